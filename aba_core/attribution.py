@@ -1,0 +1,225 @@
+"""Attribution maps, always in the sense of the loss: a feature whose increase raises the loss has
+a positive attribution.
+
+A class score has the opposite sense: raising it lowers the loss. `objective` turns it round, and
+nothing else in the package knows of orientation. Every method below is linear in the objective, so
+the sense carries over to all of them.
+
+All functions work on [*lead, *feature] inputs with logits [*lead, class], where lead is [batch]
+for one model and [replica, batch] for stacked ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aba_core.randomness import Draws
+
+Method = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_gradients"]
+Target = Literal["loss", "class_score", "true_class", "predicted_class"]
+Mode = Literal["eval", "train"]
+Per = Literal["sample", "batch"]
+
+Forward = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Float[Tensor, "*lead class_"], labels: Tensor) -> Float[Tensor, "*lead"]:
+    """Cross-entropy per sample; labels are classes [*lead] or soft labels [*lead, class]."""
+    log_probability = functional.log_softmax(logits, dim=-1)
+    if labels.dim() == logits.dim():
+        return -(labels * log_probability).sum(-1)
+    return -log_probability.gather(-1, labels[..., None]).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How maps are made. Each field is a choice that published code makes silently.
+
+    method: gradient (Simonyan et al. 2013), gradient_x_input (Shrikumar et al. 2016), smoothgrad
+        (Smilkov et al. 2017) or integrated_gradients (Sundararajan et al. 2017).
+    target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
+        highest-scoring classes drawn at random; "true_class"; "predicted_class".
+    target_per: whether that class is drawn for each sample or its rank once for the batch.
+    mode: whether batch norm and dropout act as in training while the map is made.
+    update_statistics: whether that pass may move batch norm's running statistics (mode "train").
+    samples: noisy copies (smoothgrad) or steps (integrated gradients) averaged over.
+    noise: smoothgrad's noise, as a share of the range of each input.
+    Integrated gradients start from the zero input, the data set's mean in standardised units.
+    """
+
+    method: Method = "gradient"
+    target: Target = "class_score"
+    top_k: int = 4
+    target_per: Per = "sample"
+    mode: Mode = "eval"
+    update_statistics: bool = False
+    samples: int = 16
+    noise: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("method", get_args(Method)),
+            ("target", get_args(Target)),
+            ("target_per", get_args(Per)),
+            ("mode", get_args(Mode)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}"
+                )
+        for name in ("top_k", "samples"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 1")
+        if not self.noise > 0:
+            raise ValueError(f"noise is {self.noise!r}; allowed: above 0")
+
+
+def objective(
+    logits: Float[Tensor, "*lead class_"],
+    labels: Tensor,
+    classes: Int64[Tensor, "*lead"] | None,
+    loss: Loss,
+) -> Float[Tensor, "*lead"]:
+    """What is differentiated, in the sense of the loss: the loss (`classes` None), or minus the
+    score of the attributed class. The one place that decides orientation."""
+    if classes is None:
+        return loss(logits, labels)
+    return -logits.gather(-1, classes[..., None]).squeeze(-1)
+
+
+def attributed_classes(
+    logits: Float[Tensor, "*lead class_"], labels: Tensor, attribution: Attribution, draws: Draws
+) -> Int64[Tensor, "*lead"] | None:
+    """The class whose score is attributed; None for target "loss"."""
+    if attribution.target == "loss":
+        return None
+    if attribution.target == "true_class":
+        if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}; "
+                "target 'true_class' needs one whole-number class a sample"
+            )
+        return labels
+    if attribution.target == "predicted_class":
+        return logits.argmax(-1)
+    classes = logits.shape[-1]
+    if attribution.top_k > classes:
+        raise ValueError(f"top_k is {attribution.top_k}, but the model has {classes} classes")
+    rank = (draws.shared(attribution.target_per).uniform("target") * attribution.top_k).long()
+    return logits.topk(attribution.top_k, dim=-1).indices.gather(-1, rank[..., None]).squeeze(-1)
+
+
+def attribution_map(
+    forward: Forward,
+    x: Float[Tensor, "*lead_and_feature"],
+    labels: Tensor,
+    attribution: Attribution,
+    draws: Draws,
+    loss: Loss = cross_entropy,
+) -> Float[Tensor, "*lead_and_feature"]:
+    """The map of each sample, shaped like x, in the sense of the loss.
+
+    forward: inputs to logits. draws: where the class of target "class_score" and smoothgrad's
+    noise come from.
+    """
+    x = x.detach()
+
+    def gradient(at: Tensor, classes: Tensor | None, choose: bool) -> tuple[Tensor, Tensor | None]:
+        with torch.enable_grad():
+            at = at.detach().requires_grad_()
+            logits = forward(at)
+            if choose:
+                classes = attributed_classes(logits.detach(), labels, attribution, draws)
+            value = objective(logits, labels, classes, loss)
+            (result,) = torch.autograd.grad(value.sum(), at)
+        return result, classes
+
+    if attribution.method in ("gradient", "gradient_x_input"):
+        result, _ = gradient(x, None, choose=True)
+        return result * x if attribution.method == "gradient_x_input" else result
+
+    # The class is chosen once, at the input itself, and held over all copies.
+    with torch.no_grad():
+        logits = forward(x)
+    classes = attributed_classes(logits, labels, attribution, draws)
+    total = torch.zeros_like(x)
+    if attribution.method == "smoothgrad":
+        feature_shape = x.shape[logits.dim() - 1 :]
+        feature_dims = tuple(range(logits.dim() - 1, x.dim()))
+        spread = x.amax(feature_dims, keepdim=True) - x.amin(feature_dims, keepdim=True)
+        for copy in range(attribution.samples):
+            noise = draws.noise("smoothing", copy, feature_shape.numel()).to(x.dtype)
+            noisy = x + attribution.noise * spread * noise.unflatten(-1, feature_shape)
+            total += gradient(noisy, classes, False)[0]
+        return total / attribution.samples
+    for step in range(attribution.samples):
+        total += gradient(x * ((step + 0.5) / attribution.samples), classes, False)[0]
+    return x * total / attribution.samples
+
+
+@contextmanager
+def undisturbed(model: nn.Module, mode: Mode, update_statistics: bool = False) -> Iterator[None]:
+    """The model in eval or train mode, each module's own mode and all buffers restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    kept = mode == "train" and not update_statistics
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if kept else []
+    try:
+        model.train(mode == "train")
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def attribute(
+    model: nn.Module,
+    x: Float[Tensor, "batch *feature"],
+    y: Tensor,
+    method: Method = "gradient",
+    target: Target = "class_score",
+    top_k: int = 4,
+    *,
+    draws: Draws | None = None,
+    loss: Loss = cross_entropy,
+    **choices: Any,
+) -> Float[Tensor, "batch *feature"]:
+    """The attribution map of each sample, shaped like x, in the sense of the loss.
+
+    model: any module from [batch, *feature] to logits [batch, class]; its mode, buffers, parameter
+    gradients and requires_grad flags are as before afterwards.
+    y: true classes, or whatever `loss(logits, y)` takes to give one loss a sample.
+    draws: where the random class and smoothgrad's noise come from (default: seed 0, step 0).
+    choices: further fields of `Attribution`.
+    Raises ValueError for unknown names and for inputs that are empty, NaN or infinite.
+    """
+    attribution = Attribution(method, target, top_k, **choices)
+    check_inputs(x, y)
+    if draws is None:
+        draws = Draws.single(0, 0, len(x), x.device)
+    with undisturbed(model, attribution.mode, attribution.update_statistics):
+        return attribution_map(model, x, y, attribution, draws, loss)
+
+
+def check_inputs(x: Tensor, y: Tensor) -> None:
+    """One clear error for a batch that no map can be made of."""
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(f"x of shape {tuple(x.shape)}; needed: [batch, *feature], not empty")
+    if y.shape[:1] != x.shape[:1]:
+        raise ValueError(f"y of shape {tuple(y.shape)}; needed: one label a sample, {len(x)} here")
+    if not x.is_floating_point():
+        raise ValueError(f"x of type {x.dtype}; needed: floating point")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("x holds NaN or infinite values; allowed: finite numbers")

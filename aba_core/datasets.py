@@ -1,0 +1,1063 @@
+"""Datasets: what each one is, where it comes from, how it is split and put in standard units.
+
+`load_dataset("mnist", subset="tiny")` gives three `Split`s. Three rules hold for every dataset:
+
+- The partition into training pool, validation and test is fixed: stratified by class and drawn
+  from `SPLIT_SEED` (the official test set is kept where there is one). Only the draw of a subset
+  from the training pool depends on `subset_seed`.
+- Inputs are in standard units, (x - mean) / std, with mean and std of the whole training pool.
+  Zero is therefore the mean input, and a strength of 1 is one standard deviation.
+- Every file is checked against a known hash before it is parsed; nothing unchecked is kept.
+
+Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`, by
+default data/cache of the checkout), then downloaded from the official source into the cache.
+Sizes follow the dataset table of the published slides; data/README.md says where they cannot.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import re
+import tarfile
+import uuid
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+SPLIT_SEED = 20220530  # the constant behind every partition and, with subset_seed, every subset
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be had as asked: unknown name, missing or damaged file, no network."""
+
+
+# --- The table of datasets -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a dataset: its path in mirror and cache, accepted hashes, official address."""
+
+    path: str
+    hashes: tuple[str, ...]  # "md5:..." or "sha256:..."; the first is the official file's
+    url: str
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is: shapes, published sizes, source and terms."""
+
+    name: str
+    title: str
+    input_shape: tuple[int, ...]
+    classes: int
+    class_names: tuple[str, ...]
+    subsets: dict[str, int]  # name of the subset -> number of training samples
+    validation: int
+    test: int
+    source: str
+    licence: str
+    files: tuple[SourceFile, ...] = ()
+
+
+def _mnist_file(name: str, md5: str, megabytes: float) -> SourceFile:
+    url = f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}"
+    return SourceFile(f"mnist/{name}", (f"md5:{md5}",), url, megabytes)
+
+
+_DIGIT_NAMES = tuple("0123456789")
+_NEWS_GROUPS = (
+    "alt.atheism",
+    "comp.graphics",
+    "comp.os.ms-windows.misc",
+    "comp.sys.ibm.pc.hardware",
+    "comp.sys.mac.hardware",
+    "comp.windows.x",
+    "misc.forsale",
+    "rec.autos",
+    "rec.motorcycles",
+    "rec.sport.baseball",
+    "rec.sport.hockey",
+    "sci.crypt",
+    "sci.electronics",
+    "sci.med",
+    "sci.space",
+    "soc.religion.christian",
+    "talk.politics.guns",
+    "talk.politics.mideast",
+    "talk.politics.misc",
+    "talk.religion.misc",
+)
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            name="digits",
+            title="Digits (8x8)",
+            input_shape=(1, 8, 8),
+            classes=10,
+            class_names=_DIGIT_NAMES,
+            subsets={"tiny": 100, "full": 797},
+            validation=500,
+            test=500,
+            source="scikit-learn's load_digits: test part of the UCI optical digits (1998)",
+            licence="CC BY 4.0 (UCI)",
+        ),
+        DatasetInfo(
+            name="mnist",
+            title="MNIST",
+            input_shape=(1, 28, 28),
+            classes=10,
+            class_names=_DIGIT_NAMES,
+            subsets={"tiny": 100, "med": 1000, "full": 50000},
+            validation=10000,
+            test=10000,
+            source="LeCun, Cortes, Burges (1998); files of the PyTorch project's mirror",
+            licence="no formal licence; widely listed as CC BY-SA 3.0",
+            files=(
+                _mnist_file("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873", 9.9),
+                _mnist_file("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432", 0.1),
+                _mnist_file("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3", 1.6),
+                _mnist_file("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c", 0.1),
+            ),
+        ),
+        DatasetInfo(
+            name="cifar10",
+            title="CIFAR-10",
+            input_shape=(3, 32, 32),
+            classes=10,
+            class_names=(
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ),
+            subsets={"tiny": 1000, "full": 40000},
+            validation=10000,
+            test=10000,
+            source="Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images",
+            licence="free for research with citation; no formal licence",
+            files=(
+                SourceFile(
+                    path="cifar10/cifar-10-python.tar.gz",
+                    hashes=("md5:c58f30108f718f92721af3b95e74349a",),
+                    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                    megabytes=170.5,
+                ),
+            ),
+        ),
+        DatasetInfo(
+            name="news",
+            title="20newsgroups",
+            input_shape=(1000, 100),
+            classes=20,
+            class_names=_NEWS_GROUPS,
+            subsets={"tiny": 2000, "full": 13846},
+            validation=1000,
+            test=4000,
+            source="Lang (1995), by-date version of 18846 posts; file that scikit-learn uses",
+            licence="no formal licence; Usenet posts of 1993 with names and addresses in them",
+            files=(
+                SourceFile(
+                    path="20news/20news-bydate.tar.gz",
+                    hashes=(
+                        "sha256:8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610",
+                        # the same posts, packed again (data/README.md)
+                        "sha256:22f6833a6389474089d9c5e749f012943b58a2043b4ec1d20c0c77127c1f0d1e",
+                    ),
+                    url="https://ndownloader.figshare.com/files/5975967",
+                    megabytes=14.5,
+                ),
+            ),
+        ),
+    )
+}
+
+
+# --- What a caller gets ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples of one split. Images lie in `data` as they are; text as token ids to be embedded."""
+
+    data: Tensor  # Float "n *feature", or Int "n token" where there is an embedding
+    y: Int[Tensor, " n"]
+    embedding: Float[Tensor, "word dim"] | None = None  # row 0 is padding, exactly zero
+    index: Int[Tensor, " n"] | None = None  # place in the source's own order, training files first
+
+    @property
+    def x(self) -> Float[Tensor, "n *feature"]:
+        """All inputs at once. For text this is 400 KB a sample: prefer `batch`."""
+        return self.data if self.embedding is None else _embed(self.data, self.embedding)
+
+    def batch(self, index: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes_and_feature"]:
+        """Inputs at `index` (int64, any shape [...]): [..., *feature]. Embeds only these."""
+        data = self.data[index]
+        return data if self.embedding is None else _embed(data, self.embedding)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        tail = () if self.embedding is None else self.embedding.shape[1:]
+        return (*self.data.shape[1:], *tail)
+
+    def to(self, device: str | torch.device) -> Split:
+        moved = {
+            field: None if value is None else value.to(device)
+            for field, value in (("embedding", self.embedding), ("index", self.index))
+        }
+        return Split(self.data.to(device), self.y.to(device), **moved)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The three splits of a dataset and what a run has to record of them.
+
+    `mean` and `std` broadcast against one input: x * std + mean is in the source's units (pixel
+    values; for text the embedding's own units, padding and words without a vector aside).
+    `fingerprint` is a sha256 over the selected samples, labels and units: equal fingerprints mean
+    equal data. For text it covers the token ids and the embedding's recipe, not its last bits.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    name: str
+    subset: str
+    subset_seed: int
+    classes: int
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+    notes: tuple[str, ...]
+    fingerprint: str
+
+    def to(self, device: str | torch.device) -> Splits:
+        parts = {part: getattr(self, part).to(device) for part in _PARTS}
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device), **parts)
+
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """One row of `aba datasets`."""
+
+    name: str
+    title: str
+    shape: tuple[int, ...]
+    classes: int
+    subsets: dict[str, int]
+    present: str  # "bundled", "mirror", "cache" or "not here (downloads N MB)"
+
+
+def load_dataset(
+    name: str,
+    subset: str = "tiny",
+    *,
+    subset_seed: int = 0,
+    embedding: str = "auto",
+    cache: str | Path | None = None,
+    mirror: str | Path | None = None,
+) -> Splits:
+    """Load one dataset: training subset, validation and test, in standard units.
+
+    `subset_seed` draws the training subset (the same for every model compared on it). `embedding`
+    is for text: "glove", "corpus" (made from the training pool), or "auto", which is the full
+    GloVe where its file is there and otherwise "corpus" (data/README.md has the comparison).
+    `mirror` and `cache` default to ABA_DATA_MIRROR and ABA_DATA_CACHE.
+
+    Raises DatasetError: unknown name, subset or embedding; a damaged file; no file and no network.
+    """
+    if name not in DATASETS:
+        raise DatasetError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    info = DATASETS[name]
+    if subset not in info.subsets:
+        allowed = ", ".join(f"{key} ({size})" for key, size in info.subsets.items())
+        raise DatasetError(f"unknown subset {subset!r} of {name}; known: {allowed}")
+    if not isinstance(subset_seed, int | np.integer) or subset_seed < 0:
+        raise DatasetError(f"subset_seed must be an integer of 0 or more, not {subset_seed!r}")
+    if embedding not in _EMBEDDINGS:
+        raise DatasetError(f"unknown embedding {embedding!r}; known: {', '.join(_EMBEDDINGS)}")
+    if embedding != "auto" and name != "news":
+        raise DatasetError(f"{name} takes no embedding, but {embedding!r} was asked for")
+
+    places = _places(cache, mirror)
+    if name == "news":
+        return _load_news(info, subset, subset_seed, embedding, places)
+    pictures = {"digits": _read_digits, "mnist": _read_mnist, "cifar10": _read_cifar10}
+    return _standardised(info, subset, subset_seed, pictures[name](subset, places))
+
+
+def dataset_status(
+    *, cache: str | Path | None = None, mirror: str | Path | None = None
+) -> list[DatasetStatus]:
+    """Where each dataset would come from now, by looking for files only: nothing is read."""
+    places = _places(cache, mirror)
+    return [
+        DatasetStatus(
+            name=info.name,
+            title=info.title,
+            shape=info.input_shape,
+            classes=info.classes,
+            subsets=info.subsets,
+            present=_present(info, places),
+        )
+        for info in DATASETS.values()
+    ]
+
+
+def _present(info: DatasetInfo, places: _Places) -> str:
+    if not info.files:
+        return "bundled"
+    if info.name == "cifar10":
+        found = _find_cifar10(places)
+        if found is not None:
+            missing = len(_CIFAR_MD5) - len(found.batches) if found.batches else 0
+            return found.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
+    places_of_files = {_find(file.path, places)[0] for file in info.files}
+    if "" not in places_of_files:
+        return " and ".join(sorted(places_of_files, reverse=True))
+    size = sum(file.megabytes for file in info.files if not _find(file.path, places)[0])
+    return f"not here (downloads {size:.0f} MB)"
+
+
+# --- Partition and subset --------------------------------------------------------------------
+
+
+def _stratified(
+    labels: np.ndarray, size: int, *purpose: str | int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `size` of the positions, each class in its proportion: (drawn, rest), both sorted.
+
+    The draw is a function of SPLIT_SEED and `purpose`. Raw generator words are sorted instead of
+    calling `permutation`, because only the raw stream is promised to stay over NumPy versions.
+    """
+    key = hashlib.sha256("/".join(map(str, (SPLIT_SEED, *purpose))).encode()).digest()
+    order = np.argsort(
+        np.random.PCG64(int.from_bytes(key, "big")).random_raw(len(labels)), kind="stable"
+    )
+    counts = np.bincount(labels)
+    quota = counts * size / len(labels)
+    take = np.floor(quota).astype(int)
+    largest_remainders = np.argsort(take - quota, kind="stable")
+    take[largest_remainders[: size - take.sum()]] += 1
+    drawn = np.zeros(len(labels), dtype=bool)
+    for label, number in enumerate(take):
+        drawn[order[labels[order] == label][:number]] = True
+    return np.flatnonzero(drawn), np.flatnonzero(~drawn)
+
+
+def _partition(
+    info: DatasetInfo, labels: np.ndarray, test: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of (training pool, validation, test). `test` is given where it is official."""
+    if test is None:
+        test, rest = _stratified(labels, info.test, info.name, "test")
+    else:
+        rest = np.setdiff1d(np.arange(len(labels)), test)
+    validation, pool = _stratified(labels[rest], info.validation, info.name, "validation")
+    return rest[pool], rest[validation], test
+
+
+def _draw_subset(
+    info: DatasetInfo, subset: str, subset_seed: int, labels: np.ndarray, pool: np.ndarray
+) -> np.ndarray:
+    drawn, _ = _stratified(
+        labels[pool], info.subsets[subset], info.name, "subset", subset, subset_seed
+    )
+    return pool[drawn]
+
+
+# --- Pictures --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    images: np.ndarray  # uint8 [n, channel, height, width]
+    labels: np.ndarray  # int64 [n]
+    test: np.ndarray | None  # positions of the official test set
+    index: np.ndarray  # place of each image in the complete source
+    notes: tuple[str, ...] = ()
+
+
+def _standardised(info: DatasetInfo, subset: str, subset_seed: int, raw: _Pictures) -> Splits:
+    pool, validation, test = _partition(info, raw.labels, raw.test)
+    positions = dict(
+        train=_draw_subset(info, subset, subset_seed, raw.labels, pool),
+        validation=validation,
+        test=test,
+    )
+    mean, std = _mean_and_std(raw.images[pool])
+    digest = hashlib.sha256(f"{info.name}/{mean.tolist()}/{std.tolist()}".encode())
+    parts = {}
+    for part, at in positions.items():
+        images, labels = raw.images[at], raw.labels[at]
+        digest.update(f"{part}/{images.shape}".encode() + images.tobytes() + labels.tobytes())
+        x = torch.from_numpy(images).to(torch.float32)
+        parts[part] = Split(
+            data=x.sub_(mean).div_(std),
+            y=torch.from_numpy(labels),
+            index=torch.from_numpy(raw.index[at]),
+        )
+    return Splits(
+        **parts,
+        name=info.name,
+        subset=subset,
+        subset_seed=subset_seed,
+        classes=info.classes,
+        class_names=info.class_names,
+        input_shape=info.input_shape,
+        mean=mean,
+        std=std,
+        notes=raw.notes,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _mean_and_std(images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation: one of each for grey images, one per channel for colour.
+
+    In whole numbers from the counts of the 256 values: exact, so the same on every machine.
+    """
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256).tolist()
+        number = sum(counts)
+        total = sum(value * count for value, count in enumerate(counts))
+        squares = sum(value * value * count for value, count in enumerate(counts))
+        means.append(total / number)
+        stds.append(math.sqrt((number * squares - total * total) / number**2))
+    shape: tuple[int, ...] = () if images.shape[1] == 1 else (-1, 1, 1)
+    return (
+        torch.tensor(means, dtype=torch.float32).reshape(shape),
+        torch.tensor(stds, dtype=torch.float32).reshape(shape),
+    )
+
+
+def _read_digits(subset: str, places: _Places) -> _Pictures:
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    labels = bundle.target.astype(np.int64)
+    return _Pictures(
+        images=bundle.images.astype(np.uint8)[:, None],
+        labels=labels,
+        test=None,
+        index=np.arange(len(labels)),
+        notes=("scikit-learn's bundled digits, pixel values 0 to 16",),
+    )
+
+
+def _read_mnist(subset: str, places: _Places) -> _Pictures:
+    arrays = []
+    for file in DATASETS["mnist"].files:
+        place, path = _fetch(file, places)
+        arrays.append(
+            _parse_idx(_unzip(_read_checked(path, file.hashes), path, file.hashes[0]), path)
+        )
+    train_images, train_labels, test_images, test_labels = arrays
+    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
+        if images.shape != (len(labels), 28, 28):
+            raise DatasetError(f"MNIST: {len(labels)} labels but images of shape {images.shape}")
+    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
+    return _Pictures(
+        images=np.concatenate([train_images, test_images])[:, None],
+        labels=labels,
+        test=np.arange(len(train_labels), len(labels)),
+        index=np.arange(len(labels)),
+    )
+
+
+def _parse_idx(content: bytes, path: Path) -> np.ndarray:
+    """An array of bytes in the idx format: 0, 0, 8 (unsigned byte), number of axes, sizes, data."""
+    axes = content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else 0
+    start = 4 + 4 * axes
+    if axes not in (1, 3) or len(content) < start:
+        raise DatasetError(f"{path} is no idx file of bytes (it starts with {content[:4].hex()})")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", axes, offset=4))
+    if len(content) - start != np.prod(shape, dtype=np.int64):
+        raise DatasetError(f"{path} announces {shape} bytes but holds {len(content) - start}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+# md5 of the files in the official archive
+_CIFAR_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+_CIFAR_FOLDER = "cifar-10-batches-py"
+
+
+@dataclass(frozen=True)
+class _CifarSource:
+    place: str
+    batches: dict[str, Path]  # the batches as separate files; empty where it is the archive
+    archive: Path | None = None
+
+
+def _find_cifar10(places: _Places) -> _CifarSource | None:
+    """The first complete source, else the first with the test batch and two training batches."""
+    partial = None
+    for place, root in places.roots():
+        batches = {}
+        for name in _CIFAR_MD5:
+            for path in (root / "cifar10" / _CIFAR_FOLDER / form for form in (name, f"{name}.gz")):
+                if path.is_file():
+                    batches[name] = path
+        if len(batches) == len(_CIFAR_MD5):
+            return _CifarSource(place, batches)
+        archive = root / DATASETS["cifar10"].files[0].path
+        if archive.is_file():
+            return _CifarSource(place, {}, archive)
+        if partial is None and "test_batch" in batches and len(batches) >= 3:
+            partial = _CifarSource(place, batches)
+    return partial
+
+
+def _read_cifar10(subset: str, places: _Places) -> _Pictures:
+    found = _find_cifar10(places)
+    if found is None:
+        file = DATASETS["cifar10"].files[0]
+        found = _CifarSource("cache", {}, _download(file, places))
+    names = [name for name in _CIFAR_MD5 if name in found.batches or found.archive]
+    missing = [name for name in _CIFAR_MD5 if name not in names]
+    if missing and subset == "full":
+        raise DatasetError(
+            f"cifar10 'full' needs all 5 training batches, but {found.place} lacks "
+            f"{', '.join(missing)}; add them, or put {DATASETS['cifar10'].files[0].path} into "
+            f"{places.cache}, or unset ABA_DATA_MIRROR to download it; 'tiny' works without them"
+        )
+    contents = _cifar_members(found.archive) if found.archive else None
+    images, labels, index = [], [], []
+    for number, name in enumerate(_CIFAR_MD5):
+        if name not in names:
+            continue
+        md5 = f"md5:{_CIFAR_MD5[name]}"
+        if contents is None:
+            path = found.batches[name]
+            stored = _read(path)
+            content = _unzip(stored, path, md5) if path.suffix == ".gz" else stored
+        else:
+            path, content = Path(str(found.archive), _CIFAR_FOLDER, name), contents[name]
+        _check(content, (md5,), path)
+        batch_images, batch_labels = _parse_cifar_batch(content, path)
+        images.append(batch_images)
+        labels.append(batch_labels)
+        index.append(10000 * number + np.arange(10000))
+    total = 10000 * len(names)
+    notes: tuple[str, ...] = ()
+    if missing:
+        notes = (
+            f"train pool: {5 - len(missing)} of 5 official batches present, so it is "
+            f"{total - 20000} images after validation instead of 40000",
+        )
+    return _Pictures(
+        images=np.concatenate(images),
+        labels=np.concatenate(labels),
+        test=np.arange(total - 10000, total),
+        index=np.concatenate(index),
+        notes=notes,
+    )
+
+
+def _cifar_members(archive: Path) -> dict[str, bytes]:
+    content = _read_checked(archive, DATASETS["cifar10"].files[0].hashes)
+    contents = {
+        name.name: member
+        for name, member in _tar_files(io.BytesIO(content), archive)
+        if name.parts[0] == _CIFAR_FOLDER and name.name in _CIFAR_MD5
+    }
+    missing = set(_CIFAR_MD5) - set(contents)
+    if missing:
+        raise DatasetError(f"{archive} lacks {', '.join(sorted(missing))}; {_REPLACE}")
+    return contents
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain containers and NumPy arrays of bytes; any other global is refused.
+
+    A pickle can call whatever it names, so only the three names by which NumPy rebuilds an array
+    are let through (CIFAR-10's files, written by Python 2, name no others).
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return _byte_type
+        if name == "_reconstruct" and module in (
+            "numpy.core.multiarray",
+            "numpy._core.multiarray",
+        ):
+            return _empty_array
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which data has no need of")
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+    """Stands for NumPy's `_reconstruct`: the empty array that the pickled state then fills."""
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError("it rebuilds something other than a plain array")
+    return np.empty(0, np.uint8)
+
+
+def _byte_type(code: bytes, *flags: int) -> np.dtype:
+    """Stands for `np.dtype`: bytes are all that a batch holds, and an object type runs code."""
+    if code not in (b"u1", "u1"):
+        raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of bytes")
+    return np.dtype(np.uint8)
+
+
+def _parse_cifar_batch(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a broken pickle may raise nearly anything
+        raise DatasetError(f"{path} is refused: {error}; {_REPLACE}") from error
+    images = batch.get(b"data") if isinstance(batch, dict) else None
+    labels = batch.get(b"labels") if isinstance(batch, dict) else None
+    if not (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and images.shape == (10000, 3072)
+        and isinstance(labels, list)
+        and len(labels) == 10000
+        and all(isinstance(label, int) and 0 <= label < 10 for label in labels)
+    ):
+        raise DatasetError(f"{path} holds no batch of 10000 labelled 32x32 images; {_REPLACE}")
+    return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
+
+
+# --- Text ------------------------------------------------------------------------------------
+
+_EMBEDDINGS = ("auto", "glove", "corpus")
+_TOKENS = 1000  # a text is cut or padded to this many words
+_VOCABULARY = 20000  # most frequent words of the training pool; others are left out
+_DIMENSIONS = 100
+_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # an apostrophe inside a word belongs to it
+_TEXT_RECIPE = "1: body after the first blank line, lower case, most frequent words, cut at end"
+
+_GLOVE_FULL = ("glove/glove.6B.100d.txt", "glove/glove.6B.100d.txt.gz", "glove/glove.6B.zip")
+_GLOVE_TOP = "glove/glove.6B.100d.top2716.txt.gz"
+_GLOVE_SHA256 = {  # of the unpacked text
+    "full": "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
+    "top2716": "67003571cf98fc143af1c75eae6939361b79f7f2faeba6f2fec7e8d042e595f1",
+}
+_GLOVE_NOTE = {
+    "full": "GloVe 6B 100d",
+    "top2716": "GloVe 6B 100d, its 2716 commonest words only",
+}
+_GLOVE_HELP = (
+    "download https://nlp.stanford.edu/data/glove.6B.zip (862 MB) and put it, or "
+    "glove.6B.100d.txt from it, into the folder glove/ of"
+)
+
+_WINDOW = 5  # words on each side that count as context
+_SMOOTHING = 0.75  # exponent of the context distribution
+_CORPUS_RECIPE = (
+    f"1: PPMI, window {_WINDOW}, context exponent {_SMOOTHING}, truncated SVD, "
+    "singular values to the power 1/2"
+)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    ids: np.ndarray  # uint16 [text, token], 0 is padding, word k of the vocabulary is k + 1
+    labels: np.ndarray  # int64 [text]
+    words: tuple[str, ...]
+    key: str  # hash of everything that defines them
+
+
+def _load_news(
+    info: DatasetInfo, subset: str, subset_seed: int, embedding: str, places: _Places
+) -> Splits:
+    """20 Newsgroups as 1000 words of 100 numbers.
+
+    The published split has 14866 + 1000 + 4000 = 19866 posts, more than the 18846 of the by-date
+    version, so it is probably of the version with 19997. Here validation and test have the
+    published sizes and the training pool has the remaining 13846. As there, the split is random:
+    posts of one thread may lie on both sides, and accuracies are higher than with a split by date.
+    """
+    tokens = _news_tokens(info, places)
+    pool, validation, test = _partition(info, tokens.labels)
+    vectors, has_vector, recipe, note = _word_vectors(tokens, pool, embedding, places)
+    used = np.bincount(tokens.ids[pool].ravel(), minlength=len(vectors))
+    table, mean, std = _standard_embedding(vectors, has_vector, used)
+    covered = used[1:][has_vector[1:]].sum() / used[1:].sum()
+
+    positions = dict(
+        train=_draw_subset(info, subset, subset_seed, tokens.labels, pool),
+        validation=validation,
+        test=test,
+    )
+    digest = hashlib.sha256(f"{info.name}/{recipe}".encode())
+    parts = {}
+    for part, at in positions.items():
+        ids, labels = tokens.ids[at].astype(np.int32), tokens.labels[at]
+        digest.update(f"{part}/{ids.shape}".encode() + ids.tobytes() + labels.tobytes())
+        parts[part] = Split(
+            data=torch.from_numpy(ids),
+            y=torch.from_numpy(labels),
+            embedding=table,
+            index=torch.from_numpy(at),
+        )
+    return Splits(
+        **parts,
+        name=info.name,
+        subset=subset,
+        subset_seed=subset_seed,
+        classes=info.classes,
+        class_names=info.class_names,
+        input_shape=info.input_shape,
+        mean=mean,
+        std=std,
+        notes=(
+            f"embedding: {note}; {covered:.1%} of the words kept have a vector",
+            "by-date version (18846 posts), drawn at random: train pool 13846 where the published "
+            "split has 14866",
+        ),
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
+    return torch.nn.functional.embedding(ids, embedding)
+
+
+def _news_tokens(info: DatasetInfo, places: _Places) -> _Tokens:
+    file = info.files[0]
+    _, path = _fetch(file, places)
+    content = _read_checked(path, file.hashes)
+    recipe = (_TEXT_RECIPE, _WORD.pattern, _TOKENS, _VOCABULARY, SPLIT_SEED, info.validation)
+    key = _key(hashlib.sha256(content).hexdigest(), *recipe, info.test)
+
+    def build() -> dict[str, np.ndarray]:
+        posts, labels = _read_posts(content, path, info.class_names)
+        texts = [_WORD.findall(post.lower()) for post in posts]
+        pool, _, _ = _partition(info, labels)
+        count = Counter(word for at in pool for word in texts[at])
+        words = sorted(count, key=lambda word: (-count[word], word))[:_VOCABULARY]
+        number = {word: at for at, word in enumerate(words, start=1)}
+        ids = np.zeros((len(texts), _TOKENS), dtype=np.uint16)
+        for row, text in zip(ids, texts, strict=True):
+            kept = [number[word] for word in text if word in number][:_TOKENS]
+            row[: len(kept)] = kept
+        # words joined into one array of bytes: a NumPy array of strings pads all to the longest
+        joined = np.frombuffer(" ".join(words).encode(), np.uint8)
+        return {"ids": ids, "labels": labels, "words": joined}
+
+    arrays = _cached(f"news-tokens-{key}", build, places)
+    words = tuple(arrays["words"].tobytes().decode().split(" "))
+    return _Tokens(arrays["ids"], arrays["labels"], words, key)
+
+
+def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Bodies and labels of all posts, training part first, then by group and number.
+
+    The header (everything up to the first blank line) is cut off: it names the group's readers
+    and hosts. Quotes and signatures stay.
+    """
+    found = []
+    for name, post in _tar_files(io.BytesIO(content), path):
+        part, group = name.parts[0], name.parts[-2] if len(name.parts) == 3 else ""
+        if part not in ("20news-bydate-train", "20news-bydate-test") or group not in groups:
+            raise DatasetError(f"{path} holds {name}, which is no post of the 20 groups")
+        body = post.decode("latin-1").partition("\n\n")[2]
+        found.append((part == "20news-bydate-test", groups.index(group), int(name.name), body))
+    found.sort(key=lambda entry: entry[:3])
+    labels = np.array([label for _, label, _, _ in found], dtype=np.int64)
+    return [body for *_, body in found], labels
+
+
+def _word_vectors(
+    tokens: _Tokens, pool: np.ndarray, embedding: str, places: _Places
+) -> tuple[np.ndarray, np.ndarray, str, str]:
+    """Vectors [word, dim] with row 0 for padding, which rows have one, recipe and note."""
+    full = next((found for form in _GLOVE_FULL if (found := _find(form, places))[0]), ("", Path()))
+    top = _find(_GLOVE_TOP, places)
+    version, (place, path) = ("full", full) if full[0] else ("top2716", top)
+    if embedding == "glove" and not place:
+        raise DatasetError(f"no GloVe file is here: {_GLOVE_HELP} {places.cache}, or use 'corpus'")
+    if embedding == "glove" or (embedding == "auto" and version == "full"):
+        recipe = f"glove {_GLOVE_SHA256[version]}"
+        note = _GLOVE_NOTE[version]
+
+        def build() -> dict[str, np.ndarray]:
+            return _glove_vectors(path, tokens.words, _GLOVE_SHA256[version])
+    else:
+        recipe = f"corpus {_CORPUS_RECIPE}"
+        note = "made from the words of the training pool (PPMI and SVD)"
+
+        def build() -> dict[str, np.ndarray]:
+            return {
+                "vectors": _corpus_vectors(tokens.ids[pool], len(tokens.words)),
+                "has_vector": np.arange(len(tokens.words) + 1) > 0,
+            }
+
+    arrays = _cached(f"news-embedding-{_key(tokens.key, recipe)}", build, places)
+    return arrays["vectors"], arrays["has_vector"], recipe, note
+
+
+def _standard_embedding(
+    vectors: np.ndarray, has_vector: np.ndarray, used: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Standard units over the words as they occur: mean per dimension, one deviation for all.
+
+    One deviation keeps the relative lengths of the dimensions. Padding and words without a vector
+    are exact zeros, which is the mean word.
+    """
+    share = np.where(has_vector, used, 0).astype(np.float64)
+    share /= share.sum()
+    mean = share @ vectors.astype(np.float64)
+    centred = vectors - mean
+    std = np.sqrt((share @ centred**2).mean())
+    table = np.where(has_vector[:, None], centred / std, 0.0)
+    return (
+        torch.tensor(table, dtype=torch.float32),
+        torch.tensor(mean, dtype=torch.float32),
+        torch.tensor(std, dtype=torch.float32),
+    )
+
+
+def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, np.ndarray]:
+    """Rows of a GloVe text file ("word number ... number" a line) for the words asked for."""
+    number = {word: at for at, word in enumerate(words, start=1)}
+    vectors = np.zeros((len(words) + 1, _DIMENSIONS), dtype=np.float32)
+    has_vector = np.zeros(len(words) + 1, dtype=bool)
+    digest = hashlib.sha256()
+    try:
+        with _open_text(path) as lines:
+            for line in lines:
+                digest.update(line)
+                word, _, numbers = line.partition(b" ")
+                at = number.get(word.decode("utf-8", "replace"))
+                if at is not None:
+                    vectors[at] = np.array(numbers.split(), dtype=np.float32)
+                    has_vector[at] = True
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise DatasetError(
+            f"{path} is damaged ({error}): its text should have sha256:{sha256}; {_REPLACE}"
+        ) from error
+    if digest.hexdigest() != sha256:
+        raise _wrong_hash(path, (f"sha256:{sha256}",), f"sha256:{digest.hexdigest()}")
+    return {"vectors": vectors, "has_vector": has_vector}
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[Iterator[bytes]]:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive, archive.open("glove.6B.100d.txt") as lines:
+            yield lines
+    elif path.suffix == ".gz":
+        with gzip.open(path) as lines:
+            yield lines
+    else:
+        with path.open("rb") as lines:
+            yield lines
+
+
+def _corpus_vectors(ids: np.ndarray, words: int) -> np.ndarray:
+    """Word vectors from the texts themselves; row 0, padding, is zero.
+
+    Positive pointwise mutual information of word and context, reduced by truncated SVD with the
+    singular values to the power 1/2 (Levy, Goldberg, Dagan 2015, TACL 3, sections 2 and 3).
+    """
+    from scipy import sparse
+    from sklearn.decomposition import TruncatedSVD
+
+    pairs = sparse.csr_matrix((words + 1, words + 1))
+    for distance in range(1, _WINDOW + 1):
+        left, right = ids[:, :-distance].ravel(), ids[:, distance:].ravel()
+        both = (left > 0) & (right > 0)
+        ones = np.ones(both.sum())
+        pairs = pairs + sparse.csr_matrix((ones, (left[both], right[both])), shape=pairs.shape)
+    pairs = (pairs + pairs.T).tocoo()
+    word = np.asarray(pairs.sum(axis=1)).ravel()
+    context = word**_SMOOTHING
+    information = np.log(pairs.data * context.sum() / (word[pairs.row] * context[pairs.col])).clip(
+        min=0
+    )
+    ppmi = sparse.csr_matrix((information, (pairs.row, pairs.col)), shape=pairs.shape)
+    svd = TruncatedSVD(_DIMENSIONS, n_iter=7, random_state=SPLIT_SEED)
+    vectors = svd.fit_transform(ppmi) / np.sqrt(svd.singular_values_)
+    return vectors.astype(np.float32)
+
+
+# --- Files -----------------------------------------------------------------------------------
+
+_REPLACE = "remove it or replace it by the official file"
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Folders that hold dataset files, both laid out alike (data/README.md)."""
+
+    cache: Path
+    mirror: Path | None
+
+    def roots(self) -> list[tuple[str, Path]]:
+        return [*([("mirror", self.mirror)] if self.mirror else []), ("cache", self.cache)]
+
+
+def _places(cache: str | Path | None, mirror: str | Path | None) -> _Places:
+    cache = cache or os.environ.get("ABA_DATA_CACHE") or _default_cache()
+    mirror = mirror or os.environ.get("ABA_DATA_MIRROR") or None
+    return _Places(Path(cache).expanduser(), Path(mirror).expanduser() if mirror else None)
+
+
+def _default_cache() -> Path:
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "data" / "cache"
+    return Path("~/.cache/aba")  # an installed copy has no checkout beside it
+
+
+def _find(path: str, places: _Places) -> tuple[str, Path]:
+    """(place, path) of the file in mirror or cache; place is "" where it is in neither."""
+    for place, root in places.roots():
+        if (root / path).is_file():
+            return place, root / path
+    return "", Path(path)
+
+
+def _fetch(file: SourceFile, places: _Places) -> tuple[str, Path]:
+    place, path = _find(file.path, places)
+    return (place, path) if place else ("cache", _download(file, places))
+
+
+def _download(file: SourceFile, places: _Places) -> Path:
+    """Download into the cache. pooch checks the hash before the file gets its name."""
+    import pooch
+
+    target = places.cache / file.path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write to the cache {places.cache}: {error}; set ABA_DATA_CACHE"
+        ) from error
+    elsewhere = f"set ABA_DATA_MIRROR to a folder that holds {file.path}"
+    if places.mirror and not places.mirror.is_dir():
+        elsewhere = f"ABA_DATA_MIRROR names {places.mirror}, which is no folder: correct it"
+    try:
+        pooch.retrieve(
+            url=file.url,
+            known_hash=file.hashes[0],
+            fname=target.name,
+            path=target.parent,
+            downloader=pooch.HTTPDownloader(timeout=30),
+        )
+    except ValueError as error:  # pooch's word for a wrong hash; it has removed the file
+        raise DatasetError(f"download of {file.url} is refused: {error} Or {elsewhere}") from error
+    except OSError as error:  # requests' errors are OSErrors
+        raise DatasetError(f"cannot download {file.url} ({error}); {elsewhere}") from error
+    return target
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+
+
+def _read_checked(path: Path, hashes: tuple[str, ...]) -> bytes:
+    content = _read(path)
+    _check(content, hashes, path)
+    return content
+
+
+def _check(content: bytes, hashes: tuple[str, ...], path: Path) -> None:
+    kind = hashes[0].partition(":")[0]
+    found = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
+    if found not in hashes:
+        raise _wrong_hash(path, hashes, found)
+
+
+def _wrong_hash(path: Path, hashes: tuple[str, ...], found: str) -> DatasetError:
+    return DatasetError(f"{path} has {found}, expected {' or '.join(hashes)}; {_REPLACE}")
+
+
+def _unzip(content: bytes, path: Path, expected: str) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        found = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
+        raise DatasetError(
+            f"{path} is damaged ({error}): it has {found}, expected {expected}; {_REPLACE}"
+        ) from error
+
+
+def _tar_files(stream: IO[bytes], path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Names and contents of a gzipped tar's files, read from the stream; nothing is written out.
+
+    Names that leave the archive's folder, links and devices are refused: none belongs there.
+    """
+    try:
+        with tarfile.open(fileobj=stream, mode="r|gz") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if name.is_absolute() or ".." in name.parts or "\\" in member.name:
+                    raise DatasetError(f"{path} is refused: its member {member.name!r} leaves it")
+                if member.isdir():
+                    continue
+                content = tar.extractfile(member) if member.isfile() else None
+                if content is None:
+                    raise DatasetError(
+                        f"{path} is refused: its member {member.name!r} is no plain file"
+                    )
+                yield name, content.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DatasetError(f"{path} is damaged: {error}; {_REPLACE}") from error
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
+
+
+def _cached(name: str, build: Any, places: _Places) -> dict[str, np.ndarray]:
+    """Arrays of `build()`, kept in the cache under a name that holds the hash of their making.
+
+    A damaged file is made anew: it holds nothing that cannot be. Where the cache cannot be
+    written, the arrays are made each time.
+    """
+    path = places.cache / f"{name}.npz"
+    if path.is_file():
+        with suppress(OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
+            with np.load(path, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+    arrays = build()
+    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
+    with suppress(OSError):
+        try:
+            places.cache.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as stream:
+                np.savez_compressed(stream, **arrays)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return arrays

@@ -1,0 +1,188 @@
+"""Randomness as data: every draw is a function of (seed, purpose, step, index).
+
+A counter-based hash takes the place of a generator's state, so a run's draws depend neither on how
+many runs train beside it, nor on chunking, resuming or device. Integer arithmetic is exact on
+every device; uniforms are made of its bits in float64.
+
+Mixing function: the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable
+pseudorandom number generators", OOPSLA), applied once for each of the four counters.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+# One stream per purpose. The numbers are part of every result: append, never renumber.
+PURPOSES = {
+    "initialisation": 1,
+    "order": 2,
+    "adjustment": 3,
+    "magnitude": 4,
+    "target": 5,
+    "dropout": 6,
+    "subset": 7,
+    "smoothing": 8,
+}
+
+
+def purpose_seeds(seed: int, held: Mapping[str, int] | None = None) -> dict[str, int]:
+    """One seed per purpose: all at `seed`, but those `held` at a seed of their own, so that one
+    source of randomness can vary while the others hold."""
+    unknown = sorted(set(held or ()) - set(PURPOSES))
+    if unknown:
+        raise ValueError(f"unknown purpose {unknown[0]!r}; known: {', '.join(PURPOSES)}")
+    return {name: check_seed((held or {}).get(name, seed)) for name in PURPOSES}
+
+
+def check_seed(seed: int) -> int:
+    """The seed as a Python int; refused unless a whole number from 0 to 2⁶³ − 1."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or not 0 <= number < 2**63:
+        raise ValueError(f"seed {seed!r}; allowed: whole numbers from 0 to 2**63 - 1")
+    return number
+
+
+def _signed(constant: int) -> int:
+    """The int64 with the same 64 bits: torch has no full unsigned arithmetic."""
+    return constant - 2**64 if constant >= 2**63 else constant
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_STREAMS = {name: _signed(number * 0x9E3779B97F4A7C15 % 2**64) for name, number in PURPOSES.items()}
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(bits: Tensor, places: int) -> Tensor:
+    """Logical shift: >> on int64 keeps the sign, the mask removes it."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = bits + _GOLDEN
+    bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
+    return bits ^ _shift_right(bits, 31)
+
+
+def random_bits(
+    seed: Int64[Tensor, "*any"], purpose: str, step: int | Tensor, index: Int64[Tensor, "*any"]
+) -> Int64[Tensor, "*any"]:
+    """64 random bits per element of the broadcast of seed, step and index."""
+    bits = _mix(seed + _STREAMS[purpose])
+    bits = _mix(bits ^ step)
+    return _mix(bits ^ index)
+
+
+def uniform(
+    seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
+) -> Float64[Tensor, "*any"]:
+    """Uniform draws in the open interval (0, 1), 53 bits each."""
+    bits = random_bits(seed, purpose, step, index)
+    return (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
+
+
+def normal(
+    seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
+) -> Float64[Tensor, "*any"]:
+    """Standard normal draws (Box and Muller 1958): one cosine per pair of uniforms."""
+    radius = uniform(seed, purpose, step, 2 * index)
+    angle = uniform(seed, purpose, step, 2 * index + 1)
+    return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos(2.0 * math.pi * angle)
+
+
+def half_normal(
+    seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
+) -> Float64[Tensor, "*any"]:
+    """|N(0, 1)|: mean √(2/π) ≈ 0.798."""
+    return normal(seed, purpose, step, index).abs()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What one training step may draw, for every sample of its batch.
+
+    seeds: one tensor a purpose, broadcast against index. index: [*lead], a sample's place in its
+    batch, where lead is [batch] for one model and [replica, batch] for stacked ones.
+    """
+
+    seeds: Mapping[str, Int64[Tensor, "*any"]]
+    step: int
+    index: Int64[Tensor, "*lead"]
+
+    @classmethod
+    def single(cls, seed: int, step: int, batch: int, device: torch.device | str) -> Draws:
+        """Draws of one model trained with one seed."""
+        seeds = dict.fromkeys(PURPOSES, torch.tensor(check_seed(seed), device=device))
+        return cls(seeds, step, torch.arange(batch, device=device))
+
+    def subset(self, chosen: Tensor) -> Draws:
+        """The same draws for some samples of the batch (one model only)."""
+        return replace(self, index=self.index[chosen])
+
+    def shared(self, per: str) -> Draws:
+        """These draws, or one for the whole batch where `per` is "batch"."""
+        return replace(self, index=torch.zeros_like(self.index)) if per == "batch" else self
+
+    def uniform(self, purpose: str) -> Float64[Tensor, "*lead"]:
+        return uniform(self.seeds[purpose], purpose, self.step, self.index)
+
+    def half_normal(self, purpose: str) -> Float64[Tensor, "*lead"]:
+        return half_normal(self.seeds[purpose], purpose, self.step, self.index)
+
+    def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
+        """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""
+        place = torch.arange(features, device=self.index.device)
+        # A copy counts as a step of its own; 2**20 keeps copies of neighbouring steps apart.
+        return normal(
+            self.seeds[purpose][..., None],
+            purpose,
+            self.step * 2**20 + copy,
+            self.index[..., None] * features + place,
+        )
+
+
+def choice(
+    probabilities: Float64[Tensor, "*any option"], uniforms: Float64[Tensor, "*any"]
+) -> Int64[Tensor, "*any"]:
+    """The option whose share of the unit interval holds the uniform draw."""
+    edges = probabilities.cumsum(-1)[..., :-1]
+    return (uniforms[..., None] >= edges).sum(-1)
+
+
+def epoch_order(
+    seed: Int64[Tensor, "replica"], epoch: int, samples: int
+) -> Int64[Tensor, "replica sample"]:
+    """A fresh permutation of all samples for each replica and epoch."""
+    everyone = torch.arange(samples, device=seed.device)
+    return random_bits(seed[:, None], "order", epoch, everyone).argsort(dim=1, stable=True)
+
+
+def batch_order(
+    epoch_orders: Callable[[int], Int64[Tensor, "replica sample"]],
+    step: int,
+    batch: int,
+    samples: int,
+) -> Int64[Tensor, "replica batch"]:
+    """Which samples step `step` trains on: the next piece of the stream of shuffled epochs.
+
+    Every batch is full, one may straddle two epochs, and no sample is ever dropped.
+    """
+    pieces = []
+    position, end = step * batch, (step + 1) * batch
+    while position < end:
+        epoch, place = divmod(position, samples)
+        taken = min(end - position, samples - place)
+        pieces.append(epoch_orders(epoch)[:, place : place + taken])
+        position += taken
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)

@@ -1,0 +1,130 @@
+"""Selection: split the features of an attribution map into categories, low first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, init=False)
+class Percentiles:
+    """Categories by rank within each sample, cut at the given quantiles.
+
+    `Percentiles(0.1, 0.9)` makes three: the lowest tenth, the middle, the highest tenth. The sizes
+    are exact whatever the values: `quantile · features`, rounded half up seen from the nearer end,
+    so that `Percentiles(q, 1 − q)` has low and high categories of one size. Equal values on a cut
+    are told apart by a fixed pseudo-random order of the features: a constant map then selects
+    scattered features and no corner of the picture.
+    """
+
+    quantiles: tuple[float, ...]
+
+    def __init__(self, *quantiles: float) -> None:
+        values = tuple(float(q) for q in quantiles)
+        inside = all(0.0 < q < 1.0 for q in values)
+        if not values or not inside or list(values) != sorted(set(values)):
+            raise ValueError(
+                f"percentiles {values}; allowed: increasing numbers between 0 and 1, as (0.1, 0.9)"
+            )
+        object.__setattr__(self, "quantiles", values)
+
+    @property
+    def categories(self) -> int:
+        return len(self.quantiles) + 1
+
+    @property
+    def covers(self) -> bool:
+        """Whether every feature belongs to a category."""
+        return True
+
+    def boundaries(self, features: int) -> tuple[int, ...]:
+        """How many features lie below each cut."""
+        # 1e-9: products such as 0.3 · 15 = 4.499… are meant to be halves.
+        return tuple(
+            math.floor(features * q + 0.5 + 1e-9)
+            if q <= 0.5
+            else features - math.floor(features * (1.0 - q) + 0.5 + 1e-9)
+            for q in self.quantiles
+        )
+
+    def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
+        below = [_smallest(flat, count) for count in self.boundaries(flat.shape[1])]
+        between = [upper & ~lower for lower, upper in zip(below, below[1:], strict=False)]
+        return torch.stack([below[0], *between, ~below[-1]])
+
+    def __str__(self) -> str:
+        return "percentiles " + "/".join(f"{100 * q:g}" for q in self.quantiles)
+
+
+@dataclass(frozen=True)
+class SignSplit:
+    """Two categories: features with negative (low) and with positive (high) attribution.
+
+    A feature with attribution exactly 0 is in neither: so {[−1, 1]} with target "loss" is
+    x + s · sign(∇loss), the fast gradient sign method, exactly.
+    """
+
+    @property
+    def categories(self) -> int:
+        return 2
+
+    @property
+    def covers(self) -> bool:
+        """Whether every feature belongs to a category."""
+        return False
+
+    def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
+        return torch.stack([flat < 0, flat > 0])
+
+    def __str__(self) -> str:
+        return "sign"
+
+
+Split = Percentiles | SignSplit
+
+
+def _smallest(flat: Float[Tensor, "batch feature"], count: int) -> Bool[Tensor, "batch feature"]:
+    """The `count` smallest features of each sample; ties by a fixed pseudo-random order."""
+    batch, features = flat.shape
+    if count == 0:
+        return torch.zeros_like(flat, dtype=torch.bool)
+    if count >= features:
+        return torch.ones_like(flat, dtype=torch.bool)
+    cut = flat.kthvalue(count, dim=1, keepdim=True).values
+    smallest = flat <= cut
+    # Without ties on the cut the sizes are right already: the usual case, and the cheap one.
+    if int(smallest.sum()) != count * batch:
+        less, equal = flat < cut, flat == cut
+        wanted = count - less.sum(1, keepdim=True)
+        shuffled = torch.randperm(features, generator=torch.Generator().manual_seed(features))
+        shuffled = shuffled.to(flat.device)
+        place = equal[:, shuffled].cumsum(1)[:, shuffled.argsort()]
+        smallest = less | (equal & (place <= wanted))
+    return smallest
+
+
+def categorize(
+    attribution: Float[Tensor, "batch *feature"], split: Split = Percentiles(0.1, 0.9)
+) -> Bool[Tensor, "category batch *feature"]:
+    """Which features of each sample are in which category, low category first.
+
+    attribution: a map in the sense of the loss (as `attribute` returns it), any feature shape.
+    Raises ValueError where the map holds NaN or infinite values, or has no features.
+    """
+    if attribution.dim() < 2 or attribution.shape[1:].numel() == 0:
+        raise ValueError(
+            f"attribution of shape {tuple(attribution.shape)}; "
+            "needed: [batch, *feature] with at least one feature"
+        )
+    finite = torch.isfinite(attribution).flatten(1).all(1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"the attribution map of {int((~finite).sum())} of {len(finite)} samples "
+            f"(first: sample {first}) holds NaN or infinite values; allowed: finite numbers"
+        )
+    return split.masks(attribution.flatten(1)).unflatten(2, attribution.shape[1:])

@@ -1,0 +1,397 @@
+"""Training: R replicas, one per (arm, seed), by one loop.
+
+    draws → method: (model, x, y, draws) → (x, labels) → loss → optimiser → metrics
+
+A method is the seam for everything that changes inputs or labels; ABA is one. Arms whose methods
+have the same structure train side by side; the loop itself knows none of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from itertools import groupby
+from typing import Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aba_core.attribution import Loss, cross_entropy
+from aba_core.augmentation import Augmentation, StackedABA
+from aba_core.datasets import Splits, load_dataset
+from aba_core.evaluation import accuracy_and_loss, stacked_logits
+from aba_core.models import build_model
+from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, purpose_seeds
+from aba_core.replicas import Replicas
+
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["constant", "step", "cosine"]
+ReplicaMethod = Callable[[Replicas, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What all replicas of a training share.
+
+    epochs may be fractional; a run has round(epochs · samples / batch_size) steps, at least 1.
+    schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
+    steps, "cosine" brings it to 0. curve_every: metrics also every so many steps (0: only final).
+    dtype: "float32", or "float64" for comparisons.
+    """
+
+    dataset: str = "digits"
+    subset: str = "tiny"
+    model: str = "small_cnn"
+    batch_norm: bool = False
+    epochs: float = 100
+    batch_size: int = 50
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    subset_seed: int = 0
+    curve_every: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("optimizer", get_args(Optimizer)),
+            ("schedule", get_args(Schedule)),
+            ("dtype", ("float32", "float64")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}"
+                )
+        for name, low, strict in (
+            ("epochs", 0, True),
+            ("learning_rate", 0, True),
+            ("momentum", 0, False),
+            ("weight_decay", 0, False),
+        ):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < low or (strict and value == low):
+                raise ValueError(
+                    f"{name} is {value!r}; allowed: finite numbers "
+                    f"{'above' if strict else 'not below'} {low}"
+                )
+        if self.batch_size < 1 or self.batch_size != int(self.batch_size):
+            raise ValueError(f"batch_size is {self.batch_size!r}; allowed: whole numbers from 1")
+        if self.curve_every < 0:
+            raise ValueError(f"curve_every is {self.curve_every!r}; allowed: 0 or more steps")
+
+    def steps(self, samples: int) -> int:
+        """Number of optimiser steps on a training set of so many samples."""
+        return max(1, round(self.epochs * samples / self.batch_size))
+
+    def learning_rate_factor(self, step: int, steps: int) -> float:
+        """What the schedule multiplies the learning rate by at a step."""
+        if self.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        if self.schedule == "step":
+            return 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps))
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training condition.
+
+    augmentation: None for vanilla training. learning_rate: in place of the config's.
+    held: purposes of randomness (see `randomness.PURPOSES`) held at a seed in all runs of the arm,
+    as (("initialisation", 0),); the others follow the run's seed.
+    """
+
+    name: str
+    augmentation: Augmentation | None = None
+    learning_rate: float | None = None
+    held: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("an arm needs a name")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate!r}; allowed: finite, above 0")
+        object.__setattr__(self, "held", tuple((name, int(seed)) for name, seed in self.held))
+        purpose_seeds(0, dict(self.held))  # refuses unknown purposes
+
+    def describe(self) -> dict[str, object]:
+        """The arm's columns in a table of runs."""
+        aug = self.augmentation
+        if aug is None:
+            return {
+                "arm": self.name, "adjustments": "", "strength": 0.0, "randomize": False,
+                "split": "", "attribution": "", "target": "", "top_k": 0,
+            }  # fmt: skip
+        return {
+            "arm": self.name,
+            "adjustments": aug.adjustments.text,
+            "strength": aug.strength,
+            "randomize": aug.randomize,
+            "split": str(aug.split),
+            "attribution": aug.attribution,
+            "target": aug.target,
+            "top_k": aug.top_k if aug.target == "class_score" else 0,
+        }
+
+    @property
+    def passes(self) -> int:
+        """Forward-and-backward passes through the model per training step."""
+        if self.augmentation is None:
+            return 1
+        maps = self.augmentation.maps
+        single = maps.method in ("gradient", "gradient_x_input")
+        return 2 if single else 2 + maps.samples
+
+
+@dataclass
+class Runs:
+    """What a training left: metrics, curves and the trained models."""
+
+    rows: list[dict[str, object]] = field(default_factory=list)
+    curve_rows: list[dict[str, object]] = field(default_factory=list)
+    logits: dict[tuple[str, int], Float[Tensor, "sample class_"]] = field(default_factory=dict)
+    _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per (arm, seed) with the metrics of the final step; accuracies in percent."""
+        return pd.DataFrame(self.rows)
+
+    def curves(self) -> pd.DataFrame:
+        """One row per (arm, seed, step) at the steps chosen by `curve_every`."""
+        return pd.DataFrame(self.curve_rows)
+
+    def model(self, arm: str, seed: int) -> nn.Module:
+        """The trained model of one run, in eval mode."""
+        if (arm, seed) not in self._models:
+            known = ", ".join(sorted({name for name, _ in self._models}))
+            raise KeyError(f"no run of arm {arm!r} with seed {seed}; arms: {known}")
+        return self._models[arm, seed]()
+
+
+def train(
+    config: TrainConfig,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    device: str = "cpu",
+    *,
+    splits: Splits | None = None,
+    study: str = "",
+    build: Callable[[], nn.Module] | None = None,
+    loss: Loss = cross_entropy,
+    keep_logits: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Runs:
+    """Train every arm with every seed, side by side where their structure allows.
+
+    splits: data in place of `load_dataset(config.dataset, config.subset)`; build: a freshly
+    initialised model in place of `build_model(config.model, ...)`. keep_logits: keep validation
+    logits in `Runs.logits`. progress: called with the number of model-steps just done.
+    A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
+    untouched by it. Raises ValueError for repeated arm names or seeds, a batch larger than the
+    training set, and whatever the parts refuse.
+    """
+    names = [arm.name for arm in arms]
+    for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
+        repeated = [value for value, times in values.items() if times > 1]
+        if repeated:
+            raise ValueError(f"{what} {repeated[0]!r} is repeated")
+        if not values:
+            raise ValueError(f"nothing to train: no {what}s")
+    dtype = getattr(torch, config.dtype)
+    if splits is None:
+        splits = load_dataset(config.dataset, config.subset, subset_seed=config.subset_seed)
+    if config.batch_size > len(splits.train):
+        raise ValueError(
+            f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
+            "training samples"
+        )
+    if build is None:
+        build = partial(
+            build_model, config.model, splits.input_shape, splits.classes, config.batch_norm
+        )
+    splits = splits.to(device)
+    runs = Runs()
+    members = [(arm, seed) for arm in arms for seed in seeds]
+    for group in _alike(members):
+        _train_group(
+            config, group, splits, build, loss, device, dtype, runs, study, keep_logits, progress
+        )
+    place = {(arm.name, seed): number for number, (arm, seed) in enumerate(members)}
+    runs.rows.sort(key=lambda row: place[row["arm"], row["seed"]])  # type: ignore[index]
+    return runs
+
+
+def _alike(members: Sequence[tuple[Arm, int]]) -> Iterator[list[tuple[Arm, int]]]:
+    """Runs that may train side by side: those whose augmentations share their structure."""
+
+    def structure(member: tuple[Arm, int]) -> str:
+        augmentation = member[0].augmentation
+        return "" if augmentation is None else repr(augmentation.structure)
+
+    for _, group in groupby(sorted(members, key=structure), key=structure):
+        yield list(group)
+
+
+def initial_model(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.Module:
+    """A model initialised from its seed alone, on the CPU: the same whatever trains it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().to(dtype)
+
+
+OPTIMIZER_STATE = {"sgd": ("velocity",), "adam": ("first_moment", "second_moment")}
+
+
+def optimizer_step(
+    config: TrainConfig,
+    parameters: Float[Tensor, "replica parameter"],
+    gradient: Float[Tensor, "replica parameter"],
+    state: dict[str, Tensor],
+    learning_rate: Float[Tensor, "replica 1"],
+    step: int,
+) -> None:
+    """One step of torch.optim's SGD (with momentum) or Adam on all replicas, in place."""
+    if config.weight_decay:
+        gradient = gradient.add(parameters, alpha=config.weight_decay)
+    if config.optimizer == "sgd":
+        if config.momentum:
+            gradient = state["velocity"].mul_(config.momentum).add_(gradient)
+        parameters.sub_(learning_rate * gradient)
+        return
+    beta_1, beta_2, epsilon = 0.9, 0.999, 1e-8
+    first = state["first_moment"].lerp_(gradient, 1 - beta_1)
+    second = state["second_moment"].mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+    scale = (second.sqrt() / math.sqrt(1 - beta_2 ** (step + 1))).add_(epsilon)
+    parameters.sub_(learning_rate / (1 - beta_1 ** (step + 1)) * first / scale)
+
+
+def _train_group(
+    config: TrainConfig,
+    members: Sequence[tuple[Arm, int]],
+    splits: Splits,
+    build: Callable[[], nn.Module],
+    loss: Loss,
+    device: str,
+    dtype: torch.dtype,
+    runs: Runs,
+    study: str,
+    keep_logits: bool,
+    progress: Callable[[int], None] | None,
+) -> None:
+    started = time.perf_counter()
+    seeds_of = [purpose_seeds(seed, dict(arm.held)) for arm, seed in members]
+    replicas = Replicas.stack(
+        [initial_model(build, seeds["initialisation"], dtype) for seeds in seeds_of], device
+    )
+    seeds = {
+        name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in PURPOSES
+    }
+    method = _method(members, device, dtype, loss)
+    rates = [arm.learning_rate or config.learning_rate for arm, _ in members]
+    learning_rate = torch.tensor(rates, device=device, dtype=dtype)[:, None]
+
+    samples, batch = len(splits.train), config.batch_size
+    steps = config.steps(samples)
+    epoch_orders = lru_cache(maxsize=2)(
+        lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
+    )
+    place = torch.arange(batch, device=device).expand(len(members), batch)
+    parameters = replicas.parameters.requires_grad_()
+    state = {
+        name: torch.zeros_like(parameters, requires_grad=False)
+        for name in (
+            ("velocity",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
+        )
+    }
+    finite = torch.ones(len(members), dtype=torch.bool, device=device)
+
+    for step in range(steps):
+        rows = batch_order(epoch_orders, step, batch, samples)
+        x, labels = splits.train.batch(rows).to(dtype), splits.train.y[rows]
+        if method is not None:
+            x, labels = method(replicas, x, labels, Draws(seeds, step, place))
+        with replicas.mode(training=True):
+            losses = loss(replicas.forward(parameters)(x), labels).mean(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), parameters)
+        with torch.no_grad():
+            finite &= torch.isfinite(losses)
+            factor = config.learning_rate_factor(step, steps)
+            optimizer_step(config, parameters, gradient, state, learning_rate * factor, step)
+        if config.curve_every and (step + 1) % config.curve_every == 0 and step + 1 < steps:
+            metrics, _ = _metrics(replicas, splits, loss)
+            _record(runs.curve_rows, members, config, study, step + 1, metrics)
+        if progress is not None:
+            progress(len(members))
+
+    parameters.requires_grad_(False)
+    metrics, logits = _metrics(replicas, splits, loss)
+    finite &= torch.isfinite(parameters).all(1)
+    for values in metrics.values():
+        values[~finite] = float("nan")
+    if config.curve_every:
+        _record(runs.curve_rows, members, config, study, steps, metrics)
+    share = (time.perf_counter() - started) / len(members)
+    extra: dict[str, list] = {
+        "passes": [steps * arm.passes for arm, _ in members],
+        "seconds": [share] * len(members),
+        "status": ["finished" if good else "diverged" for good in finite.tolist()],
+    }
+    _record(runs.rows, members, config, study, steps, metrics, extra)
+    for number, (arm, seed) in enumerate(members):
+        runs._models[arm.name, seed] = partial(replicas.model, number)
+        if keep_logits:
+            runs.logits[arm.name, seed] = logits[number].cpu()
+
+
+def _method(
+    members: Sequence[tuple[Arm, int]], device: str, dtype: torch.dtype, loss: Loss
+) -> ReplicaMethod | None:
+    augmentations = [arm.augmentation for arm, _ in members if arm.augmentation is not None]
+    return StackedABA.of(augmentations, device, dtype, loss) if augmentations else None
+
+
+def _metrics(
+    replicas: Replicas, splits: Splits, loss: Loss
+) -> tuple[dict[str, Tensor], Float[Tensor, "replica sample class_"]]:
+    """Accuracy and loss on every split, and the validation logits."""
+    metrics: dict[str, Tensor] = {}
+    kept = torch.empty(0)
+    with replicas.mode(training=False):
+        forward = replicas.forward(replicas.parameters.detach(), shared_inputs=True)
+        for name, split in (
+            ("validation", splits.validation),
+            ("test", splits.test),
+            ("train", splits.train),
+        ):
+            logits = stacked_logits(forward, split, replicas.parameters.dtype)
+            kept = logits if name == "validation" else kept
+            metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy_and_loss(
+                logits, split.y, loss
+            )
+    return metrics, kept
+
+
+def _record(
+    table: list[dict[str, object]],
+    members: Sequence[tuple[Arm, int]],
+    config: TrainConfig,
+    study: str,
+    step: int,
+    metrics: dict[str, Tensor],
+    extra: Mapping[str, list] | None = None,
+) -> None:
+    columns = {**{name: values.tolist() for name, values in metrics.items()}, **(extra or {})}
+    shared = {"study": study, **asdict(config)}
+    for number, (arm, seed) in enumerate(members):
+        row = {**shared, **arm.describe(), "seed": seed, "step": step}
+        if arm.learning_rate is not None:
+            row["learning_rate"] = arm.learning_rate
+        table.append(row | {name: values[number] for name, values in columns.items()})
