@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -590,7 +590,7 @@ def _cifar_members(archive: Path) -> dict[str, bytes]:
     content = _read_checked(archive, DATASETS["cifar10"].files[0].hashes)
     contents = {
         name.name: member
-        for name, member in _tar_files(io.BytesIO(content), archive)
+        for name, member in _tar_files(content, archive)
         if name.parts[0] == _CIFAR_FOLDER and name.name in _CIFAR_MD5
     }
     missing = set(_CIFAR_MD5) - set(contents)
@@ -619,14 +619,14 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which data has no need of")
 
 
-def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+def _empty_array(kind: Any, shape: tuple[int, ...], code: Any) -> np.ndarray:
     """Stands for NumPy's `_reconstruct`: the empty array that the pickled state then fills."""
     if kind is not np.ndarray or shape != (0,):
         raise pickle.UnpicklingError("it rebuilds something other than a plain array")
     return np.empty(0, np.uint8)
 
 
-def _byte_type(code: bytes, *flags: int) -> np.dtype:
+def _byte_type(code: bytes | str, *flags: int) -> np.dtype:
     """Stands for `np.dtype`: bytes are all that a batch holds, and an object type runs code."""
     if code not in (b"u1", "u1"):
         raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of bytes")
@@ -778,11 +778,11 @@ def _news_tokens(info: DatasetInfo, places: _Places) -> _Tokens:
 def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Bodies and labels of all posts, training part first, then by group and number.
 
-    The header (everything up to the first blank line) is cut off: it names the group's readers
+    The header (everything up to the first blank line) is cut off: it names people
     and hosts. Quotes and signatures stay.
     """
     found = []
-    for name, post in _tar_files(io.BytesIO(content), path):
+    for name, post in _tar_files(content, path):
         part, group = name.parts[0], name.parts[-2] if len(name.parts) == 3 else ""
         if part not in ("20news-bydate-train", "20news-bydate-test") or group not in groups:
             raise DatasetError(f"{path} holds {name}, which is no post of the 20 groups")
@@ -1012,25 +1012,25 @@ def _unzip(content: bytes, path: Path, expected: str) -> bytes:
         ) from error
 
 
-def _tar_files(stream: IO[bytes], path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Names and contents of a gzipped tar's files, read from the stream; nothing is written out.
+def _tar_files(content: bytes, path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Names and contents of a gzipped tar's files, read in place; nothing is written out.
 
     Names that leave the archive's folder, links and devices are refused: none belongs there.
     """
     try:
-        with tarfile.open(fileobj=stream, mode="r|gz") as tar:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
             for member in tar:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                     raise DatasetError(f"{path} is refused: its member {member.name!r} leaves it")
                 if member.isdir():
                     continue
-                content = tar.extractfile(member) if member.isfile() else None
-                if content is None:
+                plain = tar.extractfile(member) if member.isfile() else None
+                if plain is None:
                     raise DatasetError(
                         f"{path} is refused: its member {member.name!r} is no plain file"
                     )
-                yield name, content.read()
+                yield name, plain.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DatasetError(f"{path} is damaged: {error}; {_REPLACE}") from error
 
@@ -1048,7 +1048,7 @@ def _cached(name: str, build: Any, places: _Places) -> dict[str, np.ndarray]:
     path = places.cache / f"{name}.npz"
     if path.is_file():
         with suppress(OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
     arrays = build()
     temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")

@@ -76,7 +76,7 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def random_bits(
-    seed: Int64[Tensor, "*any"], purpose: str, step: int | Tensor, index: Int64[Tensor, "*any"]
+    seed: Int64[Tensor, "*#any"], purpose: str, step: int | Tensor, index: Int64[Tensor, "*#any"]
 ) -> Int64[Tensor, "*any"]:
     """64 random bits per element of the broadcast of seed, step and index."""
     bits = _mix(seed + _STREAMS[purpose])
@@ -153,7 +153,7 @@ class Draws:
 
 
 def choice(
-    probabilities: Float64[Tensor, "*any option"], uniforms: Float64[Tensor, "*any"]
+    probabilities: Float64[Tensor, "*#any option"], uniforms: Float64[Tensor, "*#any"]
 ) -> Int64[Tensor, "*any"]:
     """The option whose share of the unit interval holds the uniform draw."""
     edges = probabilities.cumsum(-1)[..., :-1]

@@ -79,23 +79,29 @@ def mean_interval(
 ) -> Interval:
     """Interval for the mean over runs. values: [run].
 
-    method "bootstrap" (default, needs `rng`) is the studentised bootstrap on a smoothed sample: a
-    resampled value gets Gaussian noise of Silverman's bandwidth, 1.06 · s · n^(-1/5). The noise
-    removes the resamples of equal values, which make the plain studentised bootstrap erratic below
-    ten runs. method "t" is Student's t.
+    method "bootstrap" (default, needs `rng`) is the studentised bootstrap of a smoothed sample:
+    each resampled value gets Gaussian noise of standard deviation s / √n, which makes the variance
+    of resamples unbiased. method "t" is Student's t. A constant sample gives a degenerate
+    interval, one run none.
 
-    Measured coverage of nominal 95 % intervals, 4000 samples each (standard error .004). "skewed"
-    is the log-normal, reversed; "two modes" drops one run in five by 4 standard deviations.
+    Measured coverage of nominal 95 % intervals, 4000 samples each (standard error .004 to .007).
+    "skewed" is a reversed log-normal; in "two modes" one run in five falls by 4 deviations.
 
-    ====================  =================  =================  =================
-    n                     normal  5  10  20  skewed  5  10  20  two modes 5 10 20
-    ====================  =================  =================  =================
-    COVERAGE_ROWS
-    ====================  =================  =================  =================
+    ===========  ==================  ==================  ==================
+    runs         normal: 5, 10, 20   skewed: 5, 10, 20   two modes: 5, 10, 20
+    ===========  ==================  ==================  ==================
+    bootstrap    .951  .952  .943    .875  .894  .917    .904  .928  .948
+    t            .952  .956  .948    .829  .838  .868    .893  .920  .934
+    percentile   .828  .906  .918    .730  .804  .856    .771  .878  .920
+    ===========  ==================  ==================  ==================
 
-    Sources: Hall, "The Bootstrap and Edgeworth Expansion" (1992), ch. 3; Polansky and Schucany,
-    "Kernel smoothing to improve bootstrap confidence intervals" (1997); Silverman, "Density
-    Estimation" (1986), eq. 3.28.
+    Hence the default: as good as t for normal runs (1.11 times as wide at five runs, 1.03 at ten)
+    and better otherwise. Without the smoothing, the studentised bootstrap covers .954 / .891 / .923
+    at five runs, but one interval in a hundred is 5 to 16 times as wide as t, and ties make it
+    infinite. `tests/test_statistics.py` repeats the measurement.
+
+    Sources: Hall, "The Bootstrap and Edgeworth Expansion" (1992), ch. 3; Hesterberg, "Unbiasing the
+    bootstrap: bootknife sampling vs. smoothing" (2004), for the size of the noise.
     """
     return contrast_interval(
         [values], [1.0], rng, confidence=confidence, method=method, resamples=resamples
@@ -145,6 +151,9 @@ def contrast_interval(
     Example: the runs of a set against the mean of its k members' means has weights
     (1, −1/k, …, −1/k). Arms are resampled separately and keep their own variance ("t" takes Welch's
     degrees of freedom). An arm with one run gives no interval. The bootstrap is `mean_interval`'s.
+    Coverage measured for five runs per arm, normal / skewed / two modes: difference of two arms
+    bootstrap .95 / .90 / .95, t .96 / .92 / .95; one arm against nine .93 / .87 / .91 and
+    .94 / .88 / .91.
     """
     _check_confidence(confidence)
     if method not in ("bootstrap", "t"):
@@ -162,7 +171,9 @@ def contrast_interval(
     if all(_is_constant(arm) for arm in arms):
         return Interval(estimate, estimate, estimate, n, confidence, "constant")
 
-    parts = np.array([w**2 * arm.var(ddof=1) / arm.size for w, arm in zip(weight, arms, strict=True)])
+    parts = np.array(
+        [w**2 * arm.var(ddof=1) / arm.size for w, arm in zip(weight, arms, strict=True)]
+    )
     error = float(np.sqrt(parts.sum()))
     tail = (1 - confidence) / 2
     if method == "t":
@@ -180,9 +191,7 @@ def contrast_interval(
     )
     # At small confidence the shifted quantiles of a skewed sample can miss the estimate itself.
     low, high = estimate - upper * error, estimate - lower * error
-    return Interval(
-        estimate, min(low, estimate), max(high, estimate), n, confidence, "bootstrap"
-    )
+    return Interval(estimate, min(low, estimate), max(high, estimate), n, confidence, "bootstrap")
 
 
 def _studentised_resamples(

@@ -1,0 +1,277 @@
+"""The command line, `aba`. Every command imports what it needs when it runs, so that help and
+errors come at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from analysis.runner import Outcome
+    from analysis.studies import Study
+
+app = typer.Typer(
+    name="aba",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Attribution-based augmentation: run studies, look at results, write reports.",
+)
+
+Results = Annotated[Path, typer.Option(help="Folder that results are kept in.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
+
+
+class Format(StrEnum):
+    html = "html"
+    pdf = "pdf"
+    notebook = "notebook"
+
+
+@app.command()
+def adjustments(
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+    ] = False,
+) -> None:
+    """The 27 adjustments: changes, group, offset form.
+
+    Example: aba adjustments --csv > adjustments.csv
+    """
+    from aba_core.adjustments import ADJUSTMENTS
+
+    head = ("index", "low", "middle", "high", "group", "offset", "low−offset", "high−offset")
+    rows = [(a.index, *a, a.group.value, *a.offset_form) for a in ADJUSTMENTS]
+    if csv:
+        print(",".join(head).replace("−", "_minus_"))
+        for row in rows:
+            print(",".join(map(str, row)))
+    else:
+        _print_table(head, rows)
+
+
+@app.command()
+def datasets() -> None:
+    """The data sets, their published subsets, and whether they are here."""
+    from aba_core.datasets import dataset_status
+
+    rows = [
+        (
+            status.name,
+            "×".join(map(str, status.shape)),
+            status.classes,
+            ", ".join(f"{name} {size}" for name, size in status.subsets.items()),
+            status.present,
+        )
+        for status in dataset_status()
+    ]
+    _print_table(("name", "input", "classes", "training subsets", "where"), rows)
+
+
+@app.command()
+def run(
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="isolation, tension, frozen, benchmark, or a YAML file."
+        ),
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="See `aba datasets`.  [default: digits]")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quick, standard or published.  [default: quick]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs per arm.  [default: the preset's]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Change one setting, as epochs=20; repeatable."
+        ),
+    ] = None,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    processes: Annotated[
+        int | None, typer.Option(help="Processes on CPU.  [default: one per core]", min=1)
+    ] = None,
+) -> None:
+    """Train what a study still lacks; finished runs are kept and never repeated.
+
+    Examples: aba run isolation --dataset digits
+              aba run tension --dataset mnist --preset standard --device cuda
+              aba run isolation --set strength=0.5 --seeds 10
+              aba run my_study.yaml
+    """
+    from analysis.studies import find_study
+
+    outcome = _run(
+        find_study(study, dataset, preset, seeds, set_ or ()), results, device, processes
+    )
+    if outcome.result.missing:
+        raise typer.Exit(1)
+
+
+def _run(study: Study, results: Path, device: str, processes: int | None = None) -> Outcome:
+    from analysis import runner
+
+    outcome = runner.run(study, results, device, processes, runner.bars())
+    print(outcome.result.summary())
+    print(f"{outcome.computed} runs computed now, {outcome.found} found finished, in {results}/")
+    return outcome
+
+
+@app.command()
+def status(results: Results = Path("results")) -> None:
+    """The studies in a results folder: what is finished, missing, diverged or damaged."""
+    from analysis import results as store
+
+    found = store.declarations(results)
+    if not found:
+        print(f"no studies in {results}; start one with: aba run isolation --dataset digits")
+        return
+    rows = []
+    damaged: set[Path] = set()
+    tables = {kind: store.read_rows(results, kind) for kind in ("runs", "frozen")}
+    for declaration in found:
+        frame, broken = tables[declaration.kind]
+        damaged |= set(broken)
+        result = store.collect(declaration, frame, broken)
+        runs = result.frame.drop_duplicates("key")
+        study, config = declaration.study, declaration.study.config
+        diverged = int((runs["status"] != "finished").sum()) if len(runs) else 0
+        rows.append(
+            (
+                study.name,
+                study.dataset,
+                config.get("model", "small_cnn") + "+bn" * bool(config.get("batch_norm")),
+                "+".join(sorted({entry["preset"] for entry in declaration.declared})),
+                len(study.arms),
+                len(study.seeds),
+                f"{len(runs)}/{len(declaration.keys)}",
+                diverged,
+                f"{runs['seconds'].sum():.0f}" if len(runs) else "0",
+                declaration.declared[0]["at"][:10],
+            )
+        )
+    head = ("study", "dataset", "model", "preset", "arms", "seeds", "runs", "diverged", "core s")
+    _print_table((*head, "declared"), rows)
+    for path in sorted(damaged):
+        print(f"damaged, passed over: {path} (its runs count as missing)", file=sys.stderr)
+
+
+@app.command()
+def report(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(help="Notebooks, as 02_isolation.  [default: all]")
+    ] = None,
+    results: Results = Path("results"),
+    out: Out = Path("reports"),
+    dataset: Annotated[str, typer.Option(help="Data set whose results are shown.")] = "digits",
+    format: Annotated[
+        Format, typer.Option(help="What is written for each notebook.")
+    ] = Format.html,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "-p", metavar="NAME=VALUE", help="A notebook's parameter; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Execute notebooks over a results folder and write reports, figures and tables.
+
+    Example: aba report 02_isolation --dataset digits -p confidence=0.9
+    """
+    failed = _report(notebooks or [], results, out, dataset, format, parameter or [])
+    if failed:
+        raise typer.Exit(1)
+
+
+def _report(
+    names: list[str], results: Path, out: Path, dataset: str, format: str, given: list[str]
+) -> int:
+    from analysis import reports
+
+    parameters: dict[str, object] = {"results": str(results.resolve()), "dataset": dataset}
+    for entry in given:
+        name, separator, value = entry.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"{entry!r}; needed: NAME=VALUE, as confidence=0.9")
+        parameters[name] = value
+    outcomes = reports.report(
+        names or reports.notebooks(), parameters, out, formats=(str(format),), progress=_say
+    )
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"{outcome.notebook} failed: {outcome.error}", file=sys.stderr)
+    return sum(outcome.status != "done" for outcome in outcomes)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@app.command()
+def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
+    """Isolation, tension and frozen studies on digits, then every report: minutes on two cores."""
+    from analysis.studies import standard_study
+
+    for name in ("isolation", "tension", "frozen"):
+        _run(standard_study(name, "digits", "quick"), results, "auto")
+    failed = _report([], results, out, "digits", Format.html, [])
+    if failed:
+        raise typer.Exit(1)
+    print(
+        f"Open {out / 'index.html'}; figures are in {out / 'figures'}, tables in {out / 'tables'}."
+    )
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple]) -> None:
+    """Columns as wide as their widest entry, numbers to the right."""
+    table = [tuple(map(str, row)) for row in [head, *rows]]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    numeric = [all(isinstance(row[c], int | float) for row in rows) for c in range(len(head))]
+    for row in table:
+        cells = [
+            entry.rjust(width) if right else entry.ljust(width)
+            for entry, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _completed(command: Callable[[], object]) -> int:
+    """Run a command; the exit code. One line for every error that a user can cause."""
+    # typer brings its own copy of click since 0.27: take the class from where typer has it.
+    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
+        return 130
+    except usage_error as error:
+        print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+        return 2
+    except BrokenPipeError:
+        return 1
+    except ValueError as error:
+        # Every module's own errors are ValueErrors whose text names the value and what is allowed.
+        if type(error) is ValueError or not type(error).__module__.startswith(("analysis", "aba")):
+            raise
+        print(f"aba: {error}", file=sys.stderr)
+        return 2 if type(error).__name__ in ("StudyError", "ReportError") else 1
+
+
+def main() -> None:
+    """Entry point of the `aba` command."""
+    sys.exit(_completed(lambda: app(standalone_mode=False)))

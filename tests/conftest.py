@@ -1,0 +1,34 @@
+"""What all tests share: shapes are checked while they run, one thread, small made-up data."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import jaxtyping
+import oracles.shapes
+import pytest
+
+# Before anything imports aba_core: its annotated functions check the shapes they are called with.
+jaxtyping.install_import_hook("aba_core", "oracles.shapes.check_shapes")
+
+import torch  # noqa: E402
+from aba_core.datasets import Splits  # noqa: E402
+from oracles.tiny_data import make_splits  # noqa: E402
+
+torch.set_num_threads(1)
+# The same examples on every machine, and no folder of remembered ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def tiny_splits() -> Splits:
+    """Three classes of 1×4×5 pictures: 14 to train on, 9 to validate, 7 to test."""
+    return make_splits((1, 4, 5))
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Shape checking off: to see what a user without it is told."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,103 @@
+"""One model trained with ordinary eager PyTorch: what every replica of the engine must equal.
+
+Shared with the package: the initial model, the data and the names of fields. Everything else, from
+random numbers to learning-rate schedules, is done again in the plainest way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from aba_core.datasets import Split, Splits
+from aba_core.models import build_model
+from aba_core.training import Arm, TrainConfig, initial_model
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+
+from oracles import counter_hash
+from oracles.slow_attribution import Loss, torch_cross_entropy
+from oracles.slow_augmentation import slow_aba
+
+
+@dataclass
+class PlainRun:
+    """The trained model, and metrics and parameters after each step."""
+
+    model: nn.Module
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    parameters: list[Tensor] = field(default_factory=list)
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
+
+
+def evaluate(model: nn.Module, splits: Splits, loss: Loss, dtype: torch.dtype) -> dict[str, float]:
+    metrics = {}
+    model.eval()
+    with torch.no_grad():
+        for name in ("validation", "test", "train"):
+            split: Split = getattr(splits, name)
+            right, total = 0, 0.0
+            for x, y in zip(split.x.to(dtype), split.y, strict=True):
+                logits = model(x[None])
+                right += int(logits[0].argmax() == y)
+                total += float(loss(logits, y[None]))
+            metrics[f"{name}_accuracy"] = 100 * right / len(split)
+            metrics[f"{name}_loss"] = total / len(split)
+    return metrics
+
+
+def plain_train(
+    config: TrainConfig,
+    arm: Arm,
+    seed: int,
+    splits: Splits,
+    loss: Loss = torch_cross_entropy,
+    build: Callable[[], nn.Module] | None = None,
+) -> PlainRun:
+    """Train one arm with one seed."""
+    dtype = getattr(torch, config.dtype)
+    purposes = dict.fromkeys(counter_hash.STREAM, seed) | dict(arm.held)
+    if build is None:
+
+        def build() -> nn.Module:
+            return build_model(
+                config.model, splits.input_shape, splits.classes, config.batch_norm
+            )
+
+    model = initial_model(build, purposes["initialisation"], dtype)
+    rate = arm.learning_rate or config.learning_rate
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), rate, weight_decay=config.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            model.parameters(), rate, config.momentum, weight_decay=config.weight_decay
+        )
+    samples = len(splits.train)
+    steps = max(1, round(config.epochs * samples / config.batch_size))
+    schedule: LRScheduler | None = None
+    if config.schedule == "cosine":
+        schedule = CosineAnnealingLR(optimizer, steps)
+    elif config.schedule == "step":
+        milestones = [-(-steps // 2), -(-3 * steps // 4)]
+        schedule = MultiStepLR(optimizer, milestones, gamma=0.1)
+
+    run = PlainRun(model)
+    inputs = splits.train.x.to(dtype)
+    for step in range(steps):
+        rows = counter_hash.batch(purposes["order"], step, config.batch_size, samples)
+        x, y = inputs[rows], splits.train.y[rows]
+        if arm.augmentation is not None:
+            x = slow_aba(model, x, y, arm.augmentation, purposes, step, loss)
+        model.train()
+        optimizer.zero_grad()
+        loss(model(x), y).mean().backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        run.parameters.append(flat_parameters(model))
+        run.metrics.append(evaluate(model, splits, loss, dtype))
+    model.eval()
+    return run
