@@ -250,15 +250,15 @@ def _print_table(head: tuple[str, ...], rows: list[tuple]) -> None:
 def _completed(command: Callable[[], object]) -> int:
     """Run a command; the exit code. One line for every error that a user can cause."""
     # typer brings its own copy of click since 0.27: take the class from where typer has it.
-    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    usage_error: type[Exception] = next(
+        base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+    )
     try:
-        code = command()
-        return code if isinstance(code, int) else 0
-    except typer.Exit as stop:
-        return stop.exit_code
+        # Without its standalone mode typer returns the code of an Exit, or what the command did.
+        returned = command()
+        code = returned if isinstance(returned, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
-        return 130
+        code = 130
     except usage_error as error:
         print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
         return 2
@@ -270,8 +270,15 @@ def _completed(command: Callable[[], object]) -> int:
             raise
         print(f"aba: {error}", file=sys.stderr)
         return 2 if type(error).__name__ in ("StudyError", "ReportError") else 1
+    if code == 130:  # typer's own answer to Ctrl-C, as a shell's
+        print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
+    return code
 
 
 def main() -> None:
     """Entry point of the `aba` command."""
     sys.exit(_completed(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

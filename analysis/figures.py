@@ -289,9 +289,7 @@ def group_plot(
             continue
         # Neighbouring values go to different places, always the same ones.
         places = x - 0.22 + 0.09 * (np.arange(values.size) % 3)
-        ax.plot(
-            places, values, MARKERS[group], color=COLOURS[group], ms=marker, mec="white", mew=0.4
-        )
+        ax.plot(places, values, MARKERS[group], color=COLOURS[group], ms=0.9 * marker, mew=0)
         interval = statistics.mean_interval(values, confidence=confidence, method="t")
         if np.isfinite(interval.low):
             ax.plot([x + 0.18] * 2, [interval.low, interval.high], color="black", lw=1.4 * width)
@@ -370,22 +368,29 @@ def adjustment_heatmap(
     top.set_xticks(centres, [f"Low = {name}" for name in ("−1", "0", "1")])
     top.tick_params(length=0, labelsize=0.875 * text)
     top.spines["top"].set_visible(False)
-    low = table.get(f"{value}_low")
-    title = label if low is None or not low.notna().any() else f"{label}, ± half its interval"
-    if table.get("n_diverged", pd.Series(dtype=int)).sum():
-        title += "; † with diverged runs"
-    ax.set_title(title, size=text if len(title) < 48 else 0.8 * text, pad=0.9 * text)
-    frames = [
+    widths = table.get(f"{value}_low", pd.Series(dtype=float))
+    title = f"{label}, ± half its interval" if widths.notna().any() else label
+    ax.set_title(title, size=text, pad=0.9 * text)
+    frames: list[Any] = [
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=COLOURS[g], lw=1.4 * width, label=g)
         for g in _LEGEND_ORDER
     ]
+    if "n_diverged" in table and table["n_diverged"].sum():
+        dagger: dict[str, Any] = {
+            "marker": r"$\dagger$",
+            "ls": "none",
+            "color": "black",
+            "ms": 0.6 * text,
+        }
+        frames.append(Line2D([], [], label="Diverged runs", **dagger))
     ax.legend(
         handles=frames,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.17),
-        ncols=3,
+        ncols=len(frames),
         fontsize=0.875 * text,
         frameon=False,
+        columnspacing=1.2,
         handlelength=1.0,
         handleheight=1.0,
     )
@@ -471,7 +476,7 @@ def frozen_curves(
     if strengths.size <= 7:
         ax.set_xticks(strengths, [f"{s:g}" for s in strengths])
         ax.set_xticks([], minor=True)
-    ax.set_xlabel("Strength s (standard deviations of the input)")
+    ax.set_xlabel("Strength s (input SD)")
     ax.set_ylabel(_FROZEN_LABELS[value])
     handles, labels = ax.get_legend_handles_labels()
     order = [labels.index(g) for g in _LEGEND_ORDER if g in labels]
@@ -500,6 +505,7 @@ def hypothesis_plot(
 
     table: from `tables.hypothesis_table`. The best member is the cross-fitted one where the table
     has it, else the plain maximum of the means (without an interval, and named so in the legend).
+    Diverged runs of the set and its members are counted below its name.
     """
     ax = _axes(ax, ONE_COLUMN, 82)
     text, width, marker = _sizes(ax)
@@ -542,7 +548,11 @@ def hypothesis_plot(
             ax.axhline(base - 0.5, color="0.9", lw=0.5 * width, zorder=-1)
     ax.set_xlim(limits)
     ax.set_ylim(-0.55, len(table) - 0.45)
-    names = [f"{name}" for name in table["set"]]
+    diverged = table["n_diverged"] + table["n_members_diverged"]
+    names = [
+        f"{name}\n{count} diverged" if count else name
+        for name, count in zip(table["set"], diverged, strict=True)
+    ]
     ax.set_yticks(range(len(table) - 1, -1, -1), names)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

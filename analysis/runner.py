@@ -459,7 +459,9 @@ def bars() -> Callable[[str, int, int], None]:
         now = time.monotonic()
         if last["label"] != label:
             last.update(label=label, start=now, said=now, finished=False)
-        if done >= total > 0 and not last["finished"]:
+        if last["finished"]:
+            return
+        if done >= total > 0:
             last["finished"] = True
             print(f"{label}: done in {now - last['start']:.0f} s", file=sys.stderr, flush=True)
         elif done and now - last["said"] >= 10:

@@ -62,9 +62,7 @@ def plain_train(
     if build is None:
 
         def build() -> nn.Module:
-            return build_model(
-                config.model, splits.input_shape, splits.classes, config.batch_norm
-            )
+            return build_model(config.model, splits.input_shape, splits.classes, config.batch_norm)
 
     model = initial_model(build, purposes["initialisation"], dtype)
     rate = arm.learning_rate or config.learning_rate

@@ -7,7 +7,7 @@ message that the package itself gives for it.
 from collections.abc import Callable
 from typing import Any, get_args
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 
@@ -23,4 +23,4 @@ def check_shapes(function: Callable) -> Callable:
         name: annotation if _says_a_shape(annotation) else Any
         for name, annotation in function.__annotations__.items()
     }
-    return beartype(function)
+    return beartype(function, conf=BeartypeConf(is_pep484_tower=True))  # an int is a float

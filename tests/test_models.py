@@ -1,0 +1,94 @@
+"""The models of the study: every one builds, takes any sensible input, refuses the rest."""
+
+import pytest
+import torch
+from aba_core.models import MODELS, build_model
+from torch import nn
+
+PICTURES = [(1, 1, 1), (1, 3, 5), (2, 7, 2), (1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 1, 9)]
+TEXTS = [(1, 4), (2, 4), (3, 4), (4, 1), (5, 7), (40, 10)]
+
+
+def shapes(name: str) -> list[tuple[int, ...]]:
+    if name == "text_cnn":
+        return TEXTS
+    return [*PICTURES, *TEXTS, (1,), (30,)] if name == "mlp" else PICTURES
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(("name", "shape"), [(n, s) for n in MODELS for s in shapes(n)])
+def test_every_model_maps_every_input_size_to_logits(name, shape, batch_norm):
+    model = build_model(name, shape, 7, batch_norm)
+    logits = model(torch.randn(2, *shape))
+    assert logits.shape == (2, 7)
+    assert bool(torch.isfinite(logits).all())
+    assert torch.autograd.grad(logits.sum(), list(model.parameters()))  # every one is used
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_norm_is_there_only_where_asked(name):
+    shape = (6, 4) if name == "text_cnn" else (1, 8, 8)
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    without, with_norm = (build_model(name, shape, 3, asked) for asked in (False, True))
+    assert not any(isinstance(module, norms) for module in without.modules())
+    layers = [m for m in with_norm.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
+    layers = layers or [m for m in with_norm.modules() if isinstance(m, nn.Linear)][:-1]
+    assert sum(isinstance(module, norms) for module in with_norm.modules()) == len(layers)
+    assert all(layer.bias is None for layer in layers), "batch norm has the bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "parameters"),
+    # Simonyan and Zisserman's features (torchvision counts 9,220,480 and 14,714,688), one linear
+    # layer of 512·10 + 10 on top.
+    [("vgg11", 8, 9_220_480 + 5_130), ("vgg16", 13, 14_714_688 + 5_130)],
+)
+def test_vgg_has_the_published_size(name, convolutions, parameters):
+    model = build_model(name, (3, 32, 32), 10)
+    assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) == convolutions
+    assert sum(value.numel() for value in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_model(name):
+    shape = (6, 4) if name == "text_cnn" else (1, 4, 4)
+    values = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        values.append(torch.cat([p.flatten() for p in build_model(name, shape, 3).parameters()]))
+    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+
+
+def test_the_text_model_reads_words_in_order():
+    torch.manual_seed(0)
+    model = build_model("text_cnn", (8, 4), 3)
+    x = torch.randn(1, 8, 4)
+    assert not torch.allclose(model(x), model(x.flip(1)))
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones():
+    known = "mlp, small_cnn, vgg11, vgg16, text_cnn"
+    with pytest.raises(ValueError, match=f"unknown model 'resnet'; known: {known}"):
+        build_model("resnet", (1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "needed"),
+    [
+        ("small_cnn", (8, 8), "channels, height, width"),
+        ("vgg16", (64,), "channels, height, width"),
+        ("text_cnn", (1, 8, 8), "tokens, embedding"),
+        ("small_cnn", (1, 0, 8), "channels, height, width"),
+        ("mlp", (), "any shape"),
+        ("mlp", (-1,), "any shape"),
+    ],
+)
+def test_an_input_a_model_cannot_take_is_refused_with_what_it_needs(name, shape, needed):
+    with pytest.raises(ValueError, match=rf"input shape .*'{name}'; needed: \({needed}\)"):
+        build_model(name, shape, 10)
+
+
+@pytest.mark.parametrize("classes", [0, -1])
+def test_a_model_needs_classes(classes):
+    with pytest.raises(ValueError, match=rf"classes is {classes}; allowed: whole numbers from 1"):
+        build_model("mlp", (4,), classes)

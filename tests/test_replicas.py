@@ -1,0 +1,130 @@
+"""Stacked models do what the same models do alone."""
+
+import copy
+
+import pytest
+import torch
+from aba_core.models import MODELS, build_model
+from aba_core.replicas import Replicas
+from torch import nn
+
+SHAPES = {"text_cnn": (6, 4)}
+CASES = [(name, norm) for name in MODELS if name != "vgg16" for norm in (False, True)]
+
+
+def models(name: str, batch_norm: bool, count: int = 2) -> list[nn.Module]:
+    return [
+        build_model(name, SHAPES.get(name, (1, 4, 5)), 3, batch_norm).double() for _ in range(count)
+    ]
+
+
+def inputs(name: str, replicas: int = 2, batch: int = 4) -> torch.Tensor:
+    return torch.randn(replicas, batch, *SHAPES.get(name, (1, 4, 5)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("name", "batch_norm"), CASES)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_stacked_forward_pass_equals_separate_ones(name, batch_norm, training):
+    alone, x = models(name, batch_norm), inputs(name)
+    stack = Replicas.stack(alone)
+    with stack.mode(training):
+        together = stack.forward(stack.parameters)(x)
+    for replica, model in enumerate(alone):
+        expected = model.train(training)(x[replica])
+        torch.testing.assert_close(together[replica], expected, rtol=1e-10, atol=1e-12)
+        for buffer, value in model.named_buffers():  # running statistics moved alike
+            torch.testing.assert_close(stack.buffers[buffer][replica], value)
+
+
+@pytest.mark.parametrize(("name", "batch_norm"), CASES)
+def test_the_gradient_of_the_summed_losses_holds_each_replicas_own(name, batch_norm):
+    alone, x = models(name, batch_norm), inputs(name)
+    stack = Replicas.stack(alone)
+    parameters = stack.parameters.requires_grad_()
+    with stack.mode(True):
+        loss = stack.forward(parameters)(x).pow(2).mean((1, 2)).sum()
+    (gradient,) = torch.autograd.grad(loss, parameters)
+    for replica, model in enumerate(alone):
+        model.train()(x[replica]).pow(2).mean().backward()
+        expected = torch.cat([value.grad.flatten() for value in model.parameters()])
+        torch.testing.assert_close(gradient[replica], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_shared_inputs_reach_every_replica():
+    alone, x = models("small_cnn", False), inputs("small_cnn")[0]
+    stack = Replicas.stack(alone)
+    together = stack.forward(stack.parameters, shared_inputs=True)(x)
+    for replica, model in enumerate(alone):
+        torch.testing.assert_close(together[replica], model(x))
+
+
+@pytest.mark.parametrize(("name", "batch_norm"), CASES)
+def test_a_replica_comes_out_as_it_went_in(name, batch_norm):
+    alone = models(name, batch_norm)
+    stack = Replicas.stack(alone)
+    assert len(stack) == 2
+    for replica, model in enumerate(alone):
+        out = stack.model(replica)
+        assert not any(module.training for module in out.modules())
+        assert out.state_dict().keys() == model.state_dict().keys()
+        for key, value in model.state_dict().items():
+            assert torch.equal(out.state_dict()[key], value), key
+
+
+def test_a_replica_taken_out_is_independent_of_the_stack():
+    stack = Replicas.stack(models("mlp", True))
+    first = stack.model(0)
+    before = copy.deepcopy(first.state_dict())
+    with torch.no_grad():
+        stack.parameters.add_(1)
+        for buffer in stack.buffers.values():
+            buffer.add_(1)
+    assert all(torch.equal(value, before[key]) for key, value in first.state_dict().items())
+    with torch.no_grad():
+        for value in first.parameters():
+            value.zero_()
+    assert bool((stack.parameters != 0).any())
+
+
+def test_stacking_leaves_the_models_alone():
+    alone = models("mlp", True)
+    before = [copy.deepcopy(model.state_dict()) for model in alone]
+    stack = Replicas.stack(alone)
+    with stack.mode(True), torch.no_grad():
+        stack.forward(stack.parameters)(inputs("mlp"))
+        stack.parameters.zero_()
+    for model, state in zip(alone, before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_mode_lasts_as_long_as_its_block(before, inside):
+    stack = Replicas.stack(models("mlp", True))
+    stack.template.train(before)
+    with stack.mode(inside):
+        assert stack.template.training is inside
+    assert stack.template.training is before
+    with pytest.raises(RuntimeError), stack.mode(inside):
+        raise RuntimeError
+    assert stack.template.training is before
+
+
+@pytest.mark.parametrize("update", [False, True])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_undisturbed_pass_moves_statistics_only_where_asked(mode, update):
+    stack, x = Replicas.stack(models("small_cnn", True)), inputs("small_cnn")
+    before = {name: buffer.clone() for name, buffer in stack.buffers.items()}
+    with stack.undisturbed(mode, update) as forward:
+        logits = forward(x)
+    assert not logits.requires_grad
+    moved = any(not torch.equal(stack.buffers[name], value) for name, value in before.items())
+    assert moved is (mode == "train" and update)
+
+
+def test_a_single_replica_is_a_stack_too():
+    (alone,), x = models("small_cnn", True, count=1), inputs("small_cnn", replicas=1)
+    stack = Replicas.stack([alone])
+    with stack.mode(False):
+        together = stack.forward(stack.parameters)(x)
+    torch.testing.assert_close(together[0], alone.eval()(x[0]))

@@ -1,0 +1,197 @@
+"""The runner computes exactly what is missing, and an interruption changes no number."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import results as store
+from analysis import runner
+from analysis.studies import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
+
+ARMS = (
+    ArmSpec(name="vanilla"),
+    ArmSpec(name="raise", adjustments="3", strength=0.3, target="loss"),
+    ArmSpec(name="both", adjustments="3,4", strength=0.3, target="loss"),
+)
+
+
+def study(**changes):
+    config = {"dataset": "digits", "model": "mlp", "epochs": 1, "batch_size": 20}
+    fields = dict(name="s", dataset="digits", config=config, arms=ARMS, seeds=2)
+    return Study(**{**fields, **changes})
+
+
+def numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """What must not depend on how a study was run: everything but times and names of chunks."""
+    kept = frame.drop(columns=["seconds", "finished_at", "chunk"])
+    return kept.sort_values("key").reset_index(drop=True)
+
+
+def run(spec, folder, **options):
+    return runner.run(spec, folder, device="cpu", processes=1, **options)
+
+
+def test_a_second_call_computes_nothing_and_changes_no_file(tmp_path):
+    first = run(study(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    second = run(study(), tmp_path)
+    assert (first.computed, first.found) == (6, 0)
+    assert (second.computed, second.found) == (0, 6)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
+    assert not second.result.missing
+
+
+def test_rows_carry_metrics_status_and_provenance(tmp_path):
+    frame = run(study(), tmp_path).result.frame
+    wanted = (
+        "study arm seed dataset subset model step validation_accuracy validation_loss "
+        "test_accuracy test_loss seconds status key toolkit commit torch python device data"
+    ).split()
+    assert set(wanted) <= set(frame.columns)
+    assert set(frame["status"]) == {"finished"}
+    assert frame["validation_accuracy"].between(0, 100).all()
+    assert frame["arm"].unique().tolist() == ["vanilla", "raise", "both"]
+
+
+def test_added_seeds_and_arms_compute_only_what_is_new(tmp_path):
+    run(study(seeds=1), tmp_path)
+    assert run(study(seeds=2), tmp_path).computed == 3
+    more = (*ARMS, ArmSpec(name="lower", adjustments="4", strength=0.3, target="loss"))
+    assert run(study(arms=more), tmp_path).computed == 2
+
+
+def test_the_same_arm_under_another_name_is_the_same_run(tmp_path):
+    run(study(), tmp_path)
+    renamed = (ArmSpec(name="plain", method="vanilla"), *ARMS[1:])
+    outcome = run(study(name="t", arms=renamed), tmp_path)
+    assert outcome.computed == 0
+    assert outcome.result.frame["arm"].unique().tolist() == ["plain", "raise", "both"]
+
+
+def test_other_settings_are_other_runs(tmp_path):
+    run(study(), tmp_path)
+    changed = dict(study().config, epochs=2)
+    assert run(study(config=changed), tmp_path).computed == 6
+
+
+def test_chunks_are_cut_without_regard_to_what_is_finished(tmp_path):
+    spec = study(
+        arms=tuple(
+            ArmSpec(name=str(i), adjustments=str(i), strength=1.0, target="loss") for i in range(27)
+        ),
+        seeds=3,
+    )
+    keys = runner.run_keys(spec, "data")
+    every = runner.plan_chunks(spec, keys, set(), tmp_path, "cpu")
+    assert sum(len(chunk.keys) for chunk in every) == 81
+    assert max(len(chunk.keys) for chunk in every) <= runner.ARMS_PER_CHUNK
+    done = {key for _, _, key in every[2].keys}
+    assert runner.plan_chunks(spec, keys, done, tmp_path, "cpu") == every[:2] + every[3:]
+
+
+def test_parallel_processes_give_the_same_numbers_as_one(tmp_path):
+    alone = run(study(), tmp_path / "one").result.frame
+    two = runner.run(study(), tmp_path / "two", device="cpu", processes=2).result.frame
+    pd.testing.assert_frame_equal(numbers(alone), numbers(two))
+
+
+def command(folder: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "analysis.cli", "run", "tension", "--results", str(folder)),
+        *("--seeds", "4", "--set", "epochs=10", "--device", "cpu", "--processes", "1"),
+    ]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_study_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path, stop):
+    stopped = subprocess.Popen(
+        command(tmp_path / "stopped"), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    runs = tmp_path / "stopped" / "runs"
+    while not (runs.is_dir() and list(runs.glob("*.parquet"))) and stopped.poll() is None:
+        time.sleep(0.01)
+    os.killpg(stopped.pid, stop)
+    message = stopped.communicate()[1]
+    assert stopped.returncode == (-signal.SIGKILL if stop == signal.SIGKILL else 130), message
+    if stop == signal.SIGINT:
+        assert message.strip().splitlines()[-1].startswith("aba: stopped; finished runs are kept")
+    kept = store.read_rows(tmp_path / "stopped", "runs")[0]
+    assert 0 < len(kept) < 28
+    subprocess.run(command(tmp_path / "stopped"), check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    resumed, damaged = store.read_rows(tmp_path / "stopped", "runs")
+    whole, _ = store.read_rows(tmp_path / "whole", "runs")
+    assert not damaged and len(resumed) == 28
+    pd.testing.assert_frame_equal(numbers(resumed), numbers(whole))
+
+
+def test_a_frozen_study_has_a_row_for_every_adjustment_and_strength(tmp_path):
+    spec = study(arms=ARMS[:2], seeds=1, frozen=Frozen(strengths=(0.0, 0.5)))
+    outcome = run(spec, tmp_path)
+    frame = outcome.result.frame
+    assert len(frame) == 2 * 27 * 2
+    unchanged = frame[(frame["strength"] == 0) | (frame["adjustment"] == 0)]
+    assert (unchanged[["accuracy_change", "loss_change"]].abs() < 1e-9).all().all()
+    assert run(spec, tmp_path).computed == 0
+
+
+def test_benchmark_strengths_are_chosen_on_validation_with_seeds_of_their_own(tmp_path):
+    arms = (ArmSpec(name="Vanilla", method="vanilla"), ArmSpec(name="MendABA", method="mendaba"))
+    spec = study(name="benchmark", arms=arms, seeds=1, tuning=Tuning(strengths=(0.1, 0.5), seeds=2))
+    outcome = run(spec, tmp_path)
+    trial = store.load(tmp_path, "benchmark-tuning", "digits").frame
+    assert sorted(trial["seed"].unique()) == [TUNING_SEED, TUNING_SEED + 1]
+    best = trial.groupby("strength")["validation_accuracy"].mean().idxmax()
+    reported = outcome.result.frame.set_index("arm")
+    assert reported.loc["MendABA", "strength"] == best
+    assert reported.loc["Vanilla", "strength"] == 0
+    assert len(reported) == 2
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        (ArmSpec(name="a", adjustments="27"), "adjustment index 27; allowed: 0 to 26"),
+        (ArmSpec(name="a", adjustments="1", split="sign"), "changes the middle category"),
+        (ArmSpec(name="a", adjustments="3", target="score"), "unknown target 'score'; known: loss"),
+        (ArmSpec(name="a", strength=1.0), "neither adjustments nor a method"),
+        (ArmSpec(name="a", method="vanilla", adjustments="3"), "'vanilla' takes no adjustments"),
+        (ArmSpec(name="a", adjustments="3", quantiles=(0.9, 0.1)), "increasing numbers"),
+        (ArmSpec(name="a", held={"luck": 1}), "unknown purpose 'luck'"),
+    ],
+)
+def test_a_wrong_arm_is_named_before_anything_runs(tmp_path, arm, message):
+    with pytest.raises(StudyError) as error:
+        run(study(arms=(arm,)), tmp_path)
+    assert message in str(error.value) and "arm 'a'" in str(error.value)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 3}, "unknown config field 'epoch'; known: batch_norm"),
+        ({"epochs": 0}, "epochs is 0.0; allowed"),
+        ({"model": "resnet"}, "unknown model 'resnet'; known: mlp"),
+        ({"model": "text_cnn"}, "input shape (1, 8, 8) for model 'text_cnn'"),
+        ({"batch_size": 101}, "batch_size is 101; allowed: up to the 100"),
+        ({"subset": "huge"}, "unknown subset 'huge'"),
+        ({"learning_rate": "fast"}, "learning_rate: Input should be a valid number"),
+    ],
+)
+def test_a_wrong_config_is_named_before_anything_runs(tmp_path, change, message):
+    with pytest.raises(ValueError) as error:
+        run(study(config={**study().config, **change}), tmp_path)
+    assert message in str(error.value)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(StudyError, match="unknown device 'tpu'; known: auto, cpu, cuda"):
+        runner.choose_device("tpu")

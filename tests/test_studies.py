@@ -1,0 +1,143 @@
+"""Studies are plain data: built from settings or a YAML file, checked before anything runs."""
+
+import pytest
+import yaml
+
+from analysis.studies import (
+    GROUP_SETS,
+    STANDARD,
+    Study,
+    StudyError,
+    find_study,
+    standard_study,
+    study_from_yaml,
+)
+
+
+def test_isolation_has_one_arm_for_each_adjustment_with_target_loss():
+    study = standard_study("isolation")
+    assert [arm.adjustments for arm in study.arms] == [str(i) for i in range(27)]
+    assert {arm.target for arm in study.arms} == {"loss"}
+    assert len({arm.strength for arm in study.arms}) == 1
+
+
+def test_tension_has_the_six_published_unions_and_the_missing_one():
+    study = standard_study("tension")
+    assert [arm.name for arm in study.arms] == list(GROUP_SETS)
+    assert len(study.arms) == 7
+
+
+def test_every_standard_study_exists_for_every_dataset_and_its_presets():
+    for dataset, presets in {
+        "digits": ("quick", "standard"),
+        **dict.fromkeys(("mnist", "cifar10", "news"), ("quick", "standard", "published")),
+    }.items():
+        for preset in presets:
+            for name in STANDARD:
+                study = standard_study(name, dataset, preset)
+                assert study.dataset == study.config["dataset"] == dataset
+                assert len(study.seeds) >= 1
+
+
+def test_published_preset_has_the_published_epochs_and_models():
+    settings = {
+        dataset: standard_study("isolation", dataset, "published").config
+        for dataset in ("mnist", "cifar10", "news")
+    }
+    assert [settings[d]["epochs"] for d in settings] == [1000, 500, 100]
+    assert [settings[d]["model"] for d in settings] == ["vgg11", "vgg16", "text_cnn"]
+    assert all(len(standard_study("isolation", d, "published").seeds) == 5 for d in settings)
+
+
+def test_benchmark_tunes_with_seeds_that_are_not_reported():
+    study = standard_study("benchmark", "news", "published")
+    assert study.tuning is not None
+    assert {arm.top_k for arm in study.arms if arm.method != "vanilla"} == {6}
+
+
+def test_more_seeds_continue_the_same_study_and_other_settings_do_not():
+    quick, standard = standard_study("isolation"), standard_study("isolation", preset="standard")
+    assert quick.identity == standard.identity
+    assert set(quick.seeds) < set(standard.seeds)
+    assert find_study("isolation", overrides=["epochs=3"]).identity != quick.identity
+    assert find_study("isolation", overrides=["strength=0.5"]).identity != quick.identity
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("isolatoin",), "unknown study 'isolatoin'; known: isolation, tension"),
+        (("isolation", "minst"), "unknown dataset 'minst'; known: digits, mnist"),
+        (("isolation", "digits", "huge"), "unknown preset 'huge'; known: quick, standard"),
+        (("isolation", "digits", "published"), "preset 'published' does not exist for 'digits'"),
+        (("isolation", None, None, 0), "--seeds 0; allowed: whole numbers from 1"),
+        (("isolation", None, None, None, ["epochs"]), "--set 'epochs'; needed: field=value"),
+        (("isolation", None, None, None, ["strength=much"]), "--set strength=much"),
+        (("nowhere.yaml",), "cannot read study nowhere.yaml"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(arguments, message):
+    with pytest.raises(StudyError) as error:
+        find_study(*arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+OWN = """
+name: mine
+dataset: digits
+config: {epochs: 2}
+seeds: 3
+arms:
+  - {name: vanilla}
+  - {name: opposed, adjustments: "3,4", strength: 0.2, target: loss}
+  - {name: one, adjustments: 17, strength: 0.2, split: sign}
+  - {name: MendABA, method: mendaba, strength: 0.3}
+"""
+
+
+def test_a_study_of_ones_own_comes_from_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN)
+    study = study_from_yaml(path)
+    assert study.seeds == (0, 1, 2)
+    assert study.config == {"dataset": "digits", "epochs": 2}
+    assert [arm.adjustments for arm in study.arms] == [None, "3,4", "17", None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sedes": 3}, "unknown field 'sedes'"),
+        ({"arms": []}, "arms"),
+        ({"seeds": [1, 1]}, "seeds must be distinct"),
+        ({"seeds": [-1]}, "whole numbers from 0"),
+        ({"arms": [{"name": "a"}, {"name": "a"}]}, "arm name 'a' is repeated"),
+        ({"arms": [{"name": "a", "strenght": 1}]}, "unknown field 'arms.0.strenght'"),
+        ({"arms": [{"name": "a", "method": "menda"}]}, "given: 'menda'"),
+        ({"arms": [{"name": "a", "strength": -1}]}, "given: -1"),
+        ({"name": "../up"}, "given: '../up'"),
+    ],
+)
+def test_a_wrong_yaml_names_the_file_and_the_field(tmp_path, change, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(OWN), **change}))
+    with pytest.raises(StudyError) as error:
+        study_from_yaml(path)
+    assert message in str(error.value) and "mine.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_that_is_not_a_study_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for text in ("[1, 2]", "a: [", "name: x\n"):
+        path.write_text(text)
+        with pytest.raises(StudyError, match=r"mine\.yaml"):
+            study_from_yaml(path)
+
+
+def test_a_study_survives_its_json():
+    for name in STANDARD:
+        study = standard_study(name)
+        again = Study(**study.model_dump(mode="json", exclude_none=True))
+        assert again == study and again.identity == study.identity
