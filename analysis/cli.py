@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from analysis.runner import Outcome
+    from analysis import runner
+    from analysis.reports import Outcome
     from analysis.studies import Study
 
 app = typer.Typer(
@@ -120,7 +121,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _run(study: Study, results: Path, device: str, processes: int | None = None) -> Outcome:
+def _run(study: Study, results: Path, device: str, processes: int | None = None) -> runner.Outcome:
     from analysis import runner
 
     outcome = runner.run(study, results, device, processes, runner.bars())
@@ -206,17 +207,14 @@ def _report(
         if not separator or not name:
             raise typer.BadParameter(f"{entry!r}; needed: NAME=VALUE, as confidence=0.9")
         parameters[name] = value
-    outcomes = reports.report(
-        names or reports.notebooks(), parameters, out, formats=(str(format),), progress=_say
-    )
-    for outcome in outcomes:
-        if outcome.error:
-            print(f"{outcome.notebook} failed: {outcome.error}", file=sys.stderr)
-    return sum(outcome.status != "done" for outcome in outcomes)
 
+    def say(outcome: Outcome) -> None:
+        # An error names its notebook and cell itself.
+        line = outcome.error or f"{outcome.files[-1]} ({outcome.seconds:.0f} s)"
+        print(line, file=sys.stderr if outcome.error else sys.stdout, flush=True)
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    outcomes = reports.report(names, parameters, out, formats=(str(format),), progress=say)
+    return sum(outcome.status != "finished" for outcome in outcomes)
 
 
 @app.command()

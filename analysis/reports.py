@@ -593,15 +593,21 @@ def to_html(notebook: Any, name: str, parameters: Mapping[str, Any], error: str 
         extra_loaders=[DictLoader({"report.html.j2": _TEMPLATE})],
     )
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.exclude_anchor_links = True
     page = {
         "title": _title(notebook) or name,
         "style": _STYLE + HtmlFormatter(style="default").get_style_defs(".highlight"),
         "error": error,
         "facts": f"{name}; aba-toolkit {_version()}; {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "parameters": dict(parameters),
+        "parameters": {k: _short(v) for k, v in parameters.items() if k != "out" and v != ""},
     }
     text, _ = exporter.from_notebook_node(notebook, resources={"page": page})
     return text
+
+
+def _short(value: Any) -> Any:
+    """A path inside the repository without what lies above it."""
+    return value.removeprefix(f"{ROOT}{os.sep}") if isinstance(value, str) else value
 
 
 def _title(notebook: Mapping[str, Any]) -> str:
@@ -661,12 +667,14 @@ def _entry(path: Path, notebook: Mapping[str, Any], facts: Mapping[str, Any]) ->
     dataset = html.escape(str(facts["parameters"].get("dataset", "")))
     status = "finished" if facts["status"] == "finished" else f"failed: {facts['error']}"
     data = [f"<li>{html.escape(text)}</li>" for text in _said(notebook, "data")]
+    if dataset and not data:
+        data = [f"<li>Data set: {dataset}</li>"]
     answers = [f"<li>{html.escape(text)}</li>" for text in _said(notebook, "answer")]
     return f"""<section class="{html.escape(facts["status"])}">
 <h2><a href="{html.escape(path.stem)}.{there[0]}">{title}</a></h2>
 <p class="status">{html.escape(status)}</p>
 <ul class="answers">{"".join(answers)}</ul>
-<ul class="facts">{f"<li>Data set: {dataset}</li>" if dataset else ""}{"".join(data)}
+<ul class="facts">{"".join(data)}
 <li>{facts["seconds"]:.0f} s on {html.escape(facts["at"][:10])}, aba-toolkit \
 {html.escape(facts["toolkit"])}: {", ".join(link)}</li></ul>
 </section>"""
@@ -719,7 +727,8 @@ class Page:
 
         found = results.load(self.results, study, self.dataset, self.preset)
         note = found.declaration.study.note
-        self._show(found.summary() + (f" {note}" if note else ""), "data")
+        summary = found.summary() + (f" {note}" if note else "")
+        self._show(summary[0].upper() + summary[1:], "data")
         if found.missing:
             shown = ", ".join(f"{arm} (seed {seed})" for arm, seed in found.missing[:5])
             more = len(found.missing) - 5
@@ -821,7 +830,7 @@ def _html_table(shown: pd.DataFrame) -> str:
         safe = html.escape(text)
         if text in _SYMBOLS:
             mark = f'<span style="color: {COLOURS[text]}">{_SYMBOLS[text]}</span>'
-            safe = f'<span style="white-space: nowrap">{mark} {safe}</span>'
+            safe = f"{mark} {safe}"
         return f"<td{style}>{safe}</td>"
 
     head = "".join(f"<th{a}>{html.escape(str(n))}</th>" for n, a in zip(shown, align, strict=True))
@@ -848,6 +857,7 @@ img { max-width: 100%; height: auto; display: block; margin: 0.8rem 0; }
 table { border-collapse: collapse; margin: 0.8rem 0; font-size: 0.875rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 0.22rem 0.75rem; vertical-align: baseline; text-align: left; }
+td { white-space: nowrap; }
 thead th { border-top: 2px solid #1b1b1b; border-bottom: 1px solid #1b1b1b;
   vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 2px solid #1b1b1b; }
@@ -857,7 +867,8 @@ pre { overflow-x: auto; padding: 0.6rem 0.8rem; background: #f6f6f6; font-size: 
   line-height: 1.4; }
 .error, .failed .status { color: #8a1c00; }
 .error { border-left: 4px solid #8a1c00; padding: 0.4rem 0.9rem; background: #fdf1ee; }
-.switch { float: right; font-size: 0.875rem; color: #555; margin: 1rem 1.25rem 0 0; }
+.switch { float: right; font-size: 0.875rem; color: #555; margin: 0.9rem 1.25rem 0 0; }
+label.switch { margin-right: 0.3rem; }
 #show-code:not(:checked) ~ main .code { display: none; }
 footer { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 0.6rem; font-size: 0.8125rem;
   color: #555; overflow-wrap: anywhere; }
@@ -867,7 +878,9 @@ section h2 { margin-top: 1.2rem; }
 .facts li { color: #555; font-size: 0.875rem; }
 .finished .status { color: #2b6a2b; }
 .status { margin: 0; font-size: 0.875rem; }
-@media print { .switch, .code { display: none; } main { max-width: none; padding: 0; }
+@media print { .switch, .code { display: none; } body { font-size: 12px; }
+  main { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  th, td { padding: 0.15rem 0.5rem; }
   img, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
