@@ -36,8 +36,8 @@ class Format(StrEnum):
     notebook = "notebook"
 
 
-@app.command()
-def adjustments(
+@app.command("adjustments")
+def adjustments_(
     csv: Annotated[
         bool, typer.Option("--csv", help="Comma-separated, for other programs.")
     ] = False,
@@ -46,10 +46,10 @@ def adjustments(
 
     Example: aba adjustments --csv > adjustments.csv
     """
-    from aba_core.adjustments import ADJUSTMENTS
+    from analysis.runner import adjustments
 
     head = ("index", "low", "middle", "high", "group", "offset", "low−offset", "high−offset")
-    rows = [(a.index, *a, a.group.value, *a.offset_form) for a in ADJUSTMENTS]
+    rows = [(a.index, *a, a.group.value, *a.offset_form) for a in adjustments()]
     if csv:
         print(",".join(head).replace("−", "_minus_"))
         for row in rows:
@@ -61,7 +61,7 @@ def adjustments(
 @app.command()
 def datasets() -> None:
     """The data sets, their published subsets, and whether they are here."""
-    from aba_core.datasets import dataset_status
+    from analysis.runner import dataset_status
 
     rows = [
         (
@@ -209,8 +209,9 @@ def _report(
         parameters[name] = value
 
     def say(outcome: Outcome) -> None:
-        # An error names its notebook and cell itself.
-        line = outcome.error or f"{outcome.files[-1]} ({outcome.seconds:.0f} s)"
+        line = f"{outcome.files[-1]} ({outcome.seconds:.0f} s)"
+        if outcome.error:
+            line = f"aba: {outcome.stem}: {outcome.error}"
         print(line, file=sys.stderr if outcome.error else sys.stdout, flush=True)
 
     outcomes = reports.report(names, parameters, out, formats=(str(format),), progress=say)

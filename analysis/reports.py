@@ -393,12 +393,12 @@ class _Processes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
-        self._stopped = False
+        self.stopped = False
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
         """Exit code and what the process said."""
         with self._lock:
-            if self._stopped:
+            if self.stopped:
                 return 1, "interrupted"
             process = subprocess.Popen(
                 command,
@@ -424,7 +424,7 @@ class _Processes:
 
     def stop(self) -> None:
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             for process in self._running:
                 process.terminate()
 
@@ -462,6 +462,8 @@ def _run(job: _Job, processes: _Processes) -> Outcome:
         (Path(work) / "task.json").write_text(json.dumps(task), encoding="utf-8")
         command = [sys.executable, "-m", "analysis.reports", work]
         code, said = processes.run(command, _environment(runtime))
+        if processes.stopped:  # what is there from an earlier call stays
+            raise KeyboardInterrupt
         result = Path(work) / "result.json"
         if code == 0 and result.is_file():
             error = json.loads(result.read_text(encoding="utf-8"))["error"]
@@ -537,6 +539,7 @@ def _work(folder: Path) -> None:
 
         def __init__(self, **traits: Any) -> None:
             super().__init__(**traits)
+            self.connection_file = str(Path(task["runtime"]) / "kernel.json")
             if os.name == "posix":  # sockets in a folder of our own: no race for free ports
                 self.transport = "ipc"
                 self.ip = str(Path(task["runtime"]) / "k")
@@ -554,6 +557,7 @@ def _work(folder: Path) -> None:
             "executed.ipynb",
             task["parameters"],
             kernel_name="python3",
+            language="python",  # a notebook of the user's own may not say
             progress_bar=False,
             log_output=False,
             cwd=str(source.parent),
@@ -878,7 +882,8 @@ section h2 { margin-top: 1.2rem; }
 .facts li { color: #555; font-size: 0.875rem; }
 .finished .status { color: #2b6a2b; }
 .status { margin: 0; font-size: 0.875rem; }
-@media print { .switch, .code { display: none; } body { font-size: 12px; }
+@page { margin: 15mm; }
+@media print { .switch, .code { display: none; } html, body { font-size: 11.5px; }
   main { max-width: none; padding: 0; } .scroll { overflow: visible; }
   th, td { padding: 0.15rem 0.5rem; }
   img, tr { break-inside: avoid; } h2 { break-after: avoid; } }

@@ -29,7 +29,8 @@ from analysis import results as store
 from analysis.studies import TUNING_SEED, ArmSpec, Study, StudyError, first_problem, short_hash
 
 if TYPE_CHECKING:
-    from aba_core.datasets import Splits
+    from aba_core.adjustments import Adjustment
+    from aba_core.datasets import DatasetStatus, Splits
     from aba_core.training import Arm, TrainConfig
 
 # Counted up when a change to `aba_core` changes the numbers of a run: older runs are then not
@@ -38,6 +39,20 @@ ENGINE = 1
 # Arms trained side by side in one chunk on CPU: large enough to share the cost of each operation,
 # small enough that little is lost when a chunk is. On a GPU a chunk is as large as a study.
 ARMS_PER_CHUNK = 14
+
+
+def adjustments() -> tuple[Adjustment, ...]:
+    """The 27 adjustments, for those above who must not import the core themselves."""
+    from aba_core.adjustments import ADJUSTMENTS
+
+    return ADJUSTMENTS
+
+
+def dataset_status() -> list[DatasetStatus]:
+    """What each data set is and whether it is here."""
+    from aba_core import datasets
+
+    return datasets.dataset_status()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 
 import hypothesis
 import jaxtyping
-import oracles.shapes
+import oracles.shapes  # noqa: F401  the hook below names it
 import pytest
 
 # Before anything imports aba_core: its annotated functions check the shapes they are called with.
 jaxtyping.install_import_hook("aba_core", "oracles.shapes.check_shapes")
 
 import torch  # noqa: E402
-from aba_core.datasets import Splits  # noqa: E402
 from oracles.tiny_data import make_splits  # noqa: E402
+
+from aba_core.datasets import Splits  # noqa: E402
 
 torch.set_num_threads(1)
 # The same examples on every machine, and no folder of remembered ones.

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from aba_core.adjustments import ADJUSTMENTS, Adjustment, AdjustmentSet, Group
 from hypothesis import given
 from hypothesis import strategies as st
+
+from aba_core.adjustments import ADJUSTMENTS, Adjustment, AdjustmentSet, Group
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 ISOLATION = pd.read_csv(REFERENCE / "published_isolation.csv")

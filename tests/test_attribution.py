@@ -5,15 +5,16 @@ import itertools
 
 import pytest
 import torch
+from oracles import counter_hash
+from oracles.probes import PROBES, probe
+from oracles.slow_attribution import chosen_class, slow_maps, torch_cross_entropy
+from torch import nn
+
 from aba_core.adjustments import ADJUSTMENTS, Group
 from aba_core.attribution import Attribution, attribute, cross_entropy
 from aba_core.augmentation import adjust
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
-from oracles import counter_hash
-from oracles.probes import PROBES, probe
-from oracles.slow_attribution import chosen_class, slow_maps, torch_cross_entropy
-from torch import nn
 
 METHODS = ("gradient", "gradient_x_input", "smoothgrad", "integrated_gradients")
 TARGETS = ("loss", "class_score", "true_class", "predicted_class")

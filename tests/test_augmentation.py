@@ -7,6 +7,15 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import counter_hash
+from oracles.probes import PROBES, probe
+from oracles.slow_augmentation import slow_aba, slow_adjust
+from oracles.tiny_data import make_splits
+from torch import nn
+from torch.nn import functional
+
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.attribution import attribute
 from aba_core.augmentation import (
@@ -24,14 +33,6 @@ from aba_core.augmentation import (
 from aba_core.models import build_model
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
-from hypothesis import given
-from hypothesis import strategies as st
-from oracles import counter_hash
-from oracles.probes import PROBES, probe
-from oracles.slow_augmentation import slow_aba, slow_adjust
-from oracles.tiny_data import make_splits
-from torch import nn
-from torch.nn import functional
 
 
 def seeds_of(seed: int) -> dict[str, int]:
@@ -239,12 +240,14 @@ def test_the_fast_gradient_sign_method_is_a_special_case(name, dtype, members):
     assert torch.equal(aba(model, x, y), x + 0.3 * gradient.sign())
 
 
-def test_features_without_attribution_stay_as_they_are():
+@pytest.mark.parametrize("changes", [(-1, 1), (1, 1)])
+def test_features_without_attribution_stay_as_they_are(changes):
+    """Also where both categories change alike, so that no map seems to be needed."""
     model = nn.Linear(6, 4)
     with torch.no_grad():
         model.weight[:, 2:4] = 0
     x, y = torch.randn(5, 6), torch.arange(5) % 4
-    aba = ABA(Augmentation(AdjustmentSet(((-1, 1),)), split=SignSplit(), target="loss"))
+    aba = ABA(Augmentation(AdjustmentSet((changes,)), split=SignSplit(), target="loss"))
     unchanged = aba(model, x, y) == x
     assert unchanged[:, 2:4].all() and not unchanged[:, [0, 1, 4, 5]].any()
 

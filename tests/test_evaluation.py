@@ -4,6 +4,10 @@ import math
 
 import pytest
 import torch
+from oracles.probes import probe
+from oracles.slow_attribution import slow_maps, torch_cross_entropy
+from oracles.slow_selection import slow_categories
+
 from aba_core.adjustments import ADJUSTMENTS, Group
 from aba_core.attribution import Attribution
 from aba_core.datasets import Split
@@ -11,9 +15,6 @@ from aba_core.evaluation import accuracy_and_loss, frozen, stacked_logits
 from aba_core.models import build_model
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit
-from oracles.probes import probe
-from oracles.slow_attribution import slow_maps, torch_cross_entropy
-from oracles.slow_selection import slow_categories
 
 STRENGTHS = (0.0, 0.1, 0.7)
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from aba_core.models import MODELS, build_model
 from torch import nn
+
+from aba_core.models import MODELS, build_model
 
 PICTURES = [(1, 1, 1), (1, 3, 5), (2, 7, 2), (1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 1, 9)]
 TEXTS = [(1, 4), (2, 4), (3, 4), (4, 1), (5, 7), (40, 10)]

@@ -5,6 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import counter_hash
+from scipy import stats
+
 from aba_core.randomness import (
     PURPOSES,
     Draws,
@@ -18,10 +23,6 @@ from aba_core.randomness import (
     random_bits,
     uniform,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from oracles import counter_hash
-from scipy import stats
 
 seeds = st.integers(0, 2**63 - 1)
 purposes = st.sampled_from(sorted(PURPOSES))

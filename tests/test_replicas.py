@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from aba_core.models import MODELS, build_model
 from aba_core.replicas import Replicas
-from torch import nn
 
 SHAPES = {"text_cnn": (6, 4)}
 CASES = [(name, norm) for name in MODELS if name != "vgg16" for norm in (False, True)]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from aba_core.selection import Percentiles, SignSplit, categorize
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from oracles.slow_selection import cut, slow_categories
+
+from aba_core.selection import Percentiles, SignSplit, categorize
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False, width=64)
 few_values = st.sampled_from([-1.0, 0.0, -0.0, 0.5, 2.0])

@@ -4,7 +4,7 @@ SplitMix64's finaliser as published (Steele, Lea and Flood 2014), on unsigned 64
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -55,7 +55,7 @@ def weighted_choice(weights: list[float], draw: float) -> int:
     return len(weights) - 1
 
 
-@lru_cache(maxsize=None)
+@cache
 def shuffled(seed: int, epoch: int, samples: int) -> list[int]:
     """All samples, sorted by their random bits read as signed integers."""
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from aba_core.datasets import Split, Splits
-from aba_core.models import build_model
-from aba_core.training import Arm, TrainConfig, initial_model
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
-
 from oracles import counter_hash
 from oracles.slow_attribution import Loss, torch_cross_entropy
 from oracles.slow_augmentation import slow_aba
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+
+from aba_core.datasets import Split, Splits
+from aba_core.models import build_model
+from aba_core.training import Arm, TrainConfig, initial_model
 
 
 @dataclass
@@ -38,13 +38,10 @@ def evaluate(model: nn.Module, splits: Splits, loss: Loss, dtype: torch.dtype) -
     with torch.no_grad():
         for name in ("validation", "test", "train"):
             split: Split = getattr(splits, name)
-            right, total = 0, 0.0
-            for x, y in zip(split.x.to(dtype), split.y, strict=True):
-                logits = model(x[None])
-                right += int(logits[0].argmax() == y)
-                total += float(loss(logits, y[None]))
-            metrics[f"{name}_accuracy"] = 100 * right / len(split)
-            metrics[f"{name}_loss"] = total / len(split)
+            logits = model(split.x.to(dtype))
+            right = (logits.argmax(1) == split.y).sum()
+            metrics[f"{name}_accuracy"] = 100 * float(right) / len(split)
+            metrics[f"{name}_loss"] = float(loss(logits, split.y).mean())
     return metrics
 
 

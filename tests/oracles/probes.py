@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Recurrent(nn.Module):
-    """A text model of the user's own: a recurrent cell unrolled by hand, on [batch, token, word]."""
+    """A text model: a recurrent cell unrolled by hand, on [batch, token, word]."""
 
     def __init__(self, words: int, classes: int) -> None:
         super().__init__()

@@ -7,11 +7,11 @@ that is the only batching here.
 from collections.abc import Callable
 
 import torch
-from aba_core.attribution import Attribution
+from oracles import counter_hash
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oracles import counter_hash
+from aba_core.attribution import Attribution
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-from aba_core.adjustments import Adjustment
-from aba_core.augmentation import Augmentation
-from torch import Tensor, nn
-
 from oracles import counter_hash
 from oracles.slow_attribution import Loss, slow_maps, torch_cross_entropy
 from oracles.slow_selection import slow_categories
+from torch import Tensor, nn
+
+from aba_core.adjustments import Adjustment
+from aba_core.augmentation import Augmentation
 
 
 def slow_adjust(

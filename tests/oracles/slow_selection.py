@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+
 from aba_core.selection import Percentiles, SignSplit
 
 

@@ -1,8 +1,9 @@
 """Small made-up data sets: clouds of points, one per class, in any input shape."""
 
 import torch
-from aba_core.datasets import Split, Splits
 from torch import Tensor
+
+from aba_core.datasets import Split, Splits
 
 
 def make_split(count: int, shape: tuple[int, ...], classes: int, generator: torch.Generator):

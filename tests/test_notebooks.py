@@ -1,0 +1,196 @@
+"""The committed notebooks are clean, and run headlessly on small real results."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import reports, runner
+from analysis.reports import Outcome
+from analysis.studies import standard_study
+
+# Executing them is the slow part: with `--dist loadgroup` one worker does it once.
+pytestmark = pytest.mark.xdist_group("notebooks")
+NAMES = reports.notebooks()
+FIGURES = {
+    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups"},
+    "02_isolation": {"isolation", "groups", "isolation-square"},
+    "03_variety_and_tension": {"hypothesis"},
+    "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
+}
+TABLES = {
+    "01_adjustments": {"adjustments", "measured-groups"},
+    "02_isolation": {"isolation", "groups", "association", "published-order"},
+    "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
+    "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def outputs(outcome: Outcome) -> list[dict[str, Any]]:
+    return [out for cell in read(outcome.files[0])["cells"] for out in cell.get("outputs", [])]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Isolation, tension and frozen studies of two seeds and one epoch, really trained."""
+    folder = tmp_path_factory.mktemp("results")
+    for name in ("isolation", "tension", "frozen"):
+        study = standard_study(name, "digits", "quick")
+        changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
+        if study.frozen:
+            few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
+            changes["frozen"] = few
+        runner.run(study.model_copy(update=changes), folder, device="cpu", processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(
+    results: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Outcome]]:
+    """All notebooks, executed once: the out folder, and the outcomes by name."""
+    out = tmp_path_factory.mktemp("reports")
+    given = {"results": results, "confidence": 0.9, "steps": 5}
+    outcomes = reports.report([], given, out, jobs=2)
+    return out, {outcome.notebook: outcome for outcome in outcomes}
+
+
+# --- as committed --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_committed_notebook_is_clean(name: str) -> None:
+    notebook = read(reports.find(name))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    identifiers = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(identifiers)) == len(identifiers)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell in code:
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+        source = "".join(cell["source"])
+        assert not re.search(r"^\s*[%!]|get_ipython", source, re.MULTILINE)
+    assert notebook["cells"][0]["source"][0].startswith("# ")
+    assert notebook["cells"][0]["source"][0].strip().endswith("?")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_has_one_parameters_cell_that_its_page_checks(name: str) -> None:
+    parameters = reports.parameters_of(name)
+    assert {"results", "dataset", "preset", "confidence", "seed", "out"} <= set(parameters)
+    assert parameters["out"].default == ""
+    assert all(parameter.help for parameter in parameters.values())
+    reports.page(**{parameter.name: parameter.default for parameter in parameters.values()})
+    setup = "".join(read(reports.find(name))["cells"][2]["source"])
+    for parameter in parameters:
+        assert f"{parameter}={parameter}" in setup
+
+
+# --- executed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs_without_errors_or_warnings(
+    reported: tuple[Path, dict[str, Outcome]], name: str
+) -> None:
+    outcome = reported[1][name]
+    assert outcome.error == ""
+    assert outcome.status == "finished"
+    assert [path.name for path in outcome.files] == [f"{name}-digits.ipynb", f"{name}-digits.html"]
+    assert outcome.parameters["confidence"] == 0.9
+    found = outputs(outcome)
+    assert {out["output_type"] for out in found} == {"display_data"}  # nothing printed, no warning
+    pictures = [out for out in found if "image/png" in out["data"]]
+    assert len(pictures) == len(FIGURES[name])
+    assert all(out["metadata"]["image/png"]["alt"] for out in pictures)
+    assert any("answer" in out["metadata"].get("aba", {}) for out in found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_and_tables_are_exported(
+    reported: tuple[Path, dict[str, Outcome]], name: str
+) -> None:
+    out, _ = reported
+    for stem in FIGURES[name]:
+        for ending in ("pdf", "svg", "png"):
+            assert (out / "figures" / f"{stem}-digits.{ending}").stat().st_size > 1000
+    for stem in TABLES[name]:
+        for ending in ("csv", "tex"):
+            assert (out / "tables" / f"{stem}-digits.{ending}").stat().st_size > 100
+
+
+def test_nothing_else_is_left_in_the_folder(reported: tuple[Path, dict[str, Outcome]]) -> None:
+    out, _ = reported
+    stems = {name for names in FIGURES.values() for name in names}
+    assert {path.stem.removesuffix("-digits") for path in (out / "figures").iterdir()} == stems
+    stems = {name for names in TABLES.values() for name in names}
+    assert {path.stem.removesuffix("-digits") for path in (out / "tables").iterdir()} == stems
+    assert not list(out.rglob(".*"))
+
+
+class References(HTMLParser):
+    """What a browser would fetch to show a page, and where its links go."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.links: list[str] = []
+        self.scripts = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attributes}
+        self.scripts += tag == "script"
+        self.fetched += [given[name] for name in ("src", "srcset", "data") if name in given]
+        if tag == "link":
+            self.fetched.append(given.get("href", ""))
+        elif "href" in given:
+            self.links.append(given["href"])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "index"])
+def test_a_page_stands_alone(reported: tuple[Path, dict[str, Outcome]], name: str) -> None:
+    out, _ = reported
+    text = (out / (f"{name}-digits.html" if name in NAMES else "index.html")).read_text()
+    found = References(text)
+    assert all(reference.startswith("data:image/png;base64,") for reference in found.fetched)
+    assert found.scripts == 0
+    assert not re.search(r"@import|url\(", text)
+    if name in NAMES:
+        assert len(found.fetched) == len(FIGURES[name])
+        # The code is there, behind the switch.
+        assert 'id="show-code"' in text and "reports" in text
+
+
+def test_the_index_links_every_report_and_says_what_was_found(
+    reported: tuple[Path, dict[str, Outcome]],
+) -> None:
+    out, outcomes = reported
+    text = (out / "index.html").read_text()
+    links = References(text).links
+    assert all((out / link).exists() for link in links)
+    assert {f"{outcome.stem}.html" for outcome in outcomes.values()} <= set(links)
+    assert "54 of 54 runs, 2 seeds" in text
+    assert "Epsilon" in text and "Variety" in text and "finished" in text
+    assert f"aba-toolkit {reports._version()}" in text
+
+
+def test_missing_results_say_the_command_to_run(tmp_path: Path) -> None:
+    outcome = reports.execute("02", {"results": tmp_path / "none"}, tmp_path, ["notebook"])
+    assert outcome.status == "failed"
+    assert "ResultsError: no isolation study on digits" in outcome.error
+    assert "run: aba run isolation --dataset digits" in outcome.error
+
+
+def test_without_a_frozen_study_groups_are_measured_on_the_spot(tmp_path: Path) -> None:
+    given = {"results": tmp_path / "none", "steps": 3, "models": 2}
+    outcome = reports.execute("01", given, tmp_path)
+    assert outcome.error == ""
+    assert "2 models trained here" in outcome.files[1].read_text()
