@@ -20,7 +20,7 @@ _PUBLIC = {
     "training": ("Arm", "Runs", "TrainConfig", "train"),
     "evaluation": ("frozen",),
     "models": ("MODELS", "build_model"),
-    "datasets": ("DATASETS", "Splits", "load_dataset"),
+    "datasets": ("DATASETS", "Splits", "load_dataset", "splits_from"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_MODULE_OF)
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Augmentation,
         adjust,
     )
-    from aba_core.datasets import DATASETS, Splits, load_dataset
+    from aba_core.datasets import DATASETS, Splits, load_dataset, splits_from
     from aba_core.evaluation import frozen
     from aba_core.models import MODELS, build_model
     from aba_core.selection import Percentiles, SignSplit, categorize

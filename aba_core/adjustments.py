@@ -91,6 +91,13 @@ ADJUSTMENTS: tuple[Adjustment, ...] = tuple(Adjustment(*changes) for changes in 
 Changes = Adjustment | tuple[float, ...]
 
 
+def _place(item: tuple[Changes, float]) -> tuple:
+    """Canonical order in a set: the published one, then other changes by their numbers."""
+    member = item[0]
+    named = isinstance(member, Adjustment)
+    return (0, member.index) if named else (1, *member)
+
+
 @dataclass(frozen=True)
 class AdjustmentSet:
     """Adjustments with weights; each sample draws one of them at each step.
@@ -121,6 +128,7 @@ class AdjustmentSet:
         merged: dict[Changes, float] = {}
         for member, weight in zip(members, weights, strict=True):
             merged[member] = merged.get(member, 0.0) + weight
+        merged = dict(sorted(merged.items(), key=_place))  # a set has no order; draws need one
         total = sum(merged.values())
         object.__setattr__(self, "adjustments", tuple(merged))
         object.__setattr__(self, "weights", tuple(w / total for w in merged.values()))
@@ -130,7 +138,7 @@ class AdjustmentSet:
         """A set by published indices; an index named twice has twice the weight."""
         members = []
         for index in indices:
-            if isinstance(index, bool) or index != int(index) or not 0 <= index <= 26:
+            if isinstance(index, bool) or index not in range(len(ADJUSTMENTS)):
                 raise ValueError(f"adjustment index {index!r}; allowed: 0 to 26")
             members.append(ADJUSTMENTS[int(index)])
         return cls(tuple(members), tuple(weights))

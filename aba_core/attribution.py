@@ -11,6 +11,7 @@ for one model and [replica, batch] for stacked ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ class Attribution:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 1")
-        if not self.noise > 0:
-            raise ValueError(f"noise is {self.noise!r}; allowed: above 0")
+        if not 0 < self.noise < math.inf:
+            raise ValueError(f"noise is {self.noise!r}; allowed: finite, above 0")
 
 
 def objective(
@@ -173,9 +174,12 @@ def undisturbed(model: nn.Module, mode: Mode, update_statistics: bool = False) -
     modes = [(module, module.training) for module in model.modules()]
     kept = mode == "train" and not update_statistics
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if kept else []
+    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
         model.train(mode == "train")
-        yield
+        # Dropout draws from the global generator in train mode only.
+        with torch.random.fork_rng(devices=cuda, enabled=mode == "train"):
+            yield
     finally:
         for module, training in modes:
             module.training = training

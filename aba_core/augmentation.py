@@ -189,7 +189,7 @@ class ABA:
         draws = Draws.single(self.seed, self.step, len(x), x.device)
         rows = aug.adjustments.table(aug.split.categories)
         table = torch.tensor(rows, device=x.device, dtype=x.dtype)
-        weights = torch.tensor(aug.adjustments.weights, device=x.device)
+        weights = torch.tensor(aug.adjustments.weights, device=x.device, dtype=torch.float64)
         changes, magnitude = draw_changes(aug, table, weights, draws)
         self.step += 1
 

@@ -15,6 +15,7 @@ from aba_core.adjustments import ADJUSTMENTS
 from aba_core.attribution import Loss, Method, Target, attribute, cross_entropy, undisturbed
 from aba_core.augmentation import adjust
 from aba_core.datasets import Split
+from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, categorize
 from aba_core.selection import Split as Selection
 
@@ -39,7 +40,10 @@ def accuracy_and_loss(
     """Accuracy in percent and mean loss of each replica; NaN where its logits are not finite."""
     labels = y.expand(len(logits), *y.shape)
     finite = torch.isfinite(logits).flatten(1).all(1)
-    accuracy = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
+    if labels.shape == logits.shape[:-1]:
+        accuracy = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
+    else:  # several labels a sample, or soft ones: only the loss has a meaning
+        accuracy = torch.full((len(logits),), float("nan"), dtype=torch.float64)
     losses = loss(logits, labels).double().mean(1)
     missing = torch.full_like(accuracy, float("nan"))
     return torch.where(finite, accuracy, missing), torch.where(finite, losses, missing)
@@ -63,6 +67,8 @@ def frozen(
     class, and the change of each against the unchanged inputs. Source: slides, "Adjustments applied
     in evaluation" and "MNIST Frozen".
     """
+    if selection.categories != 3:
+        raise ValueError(f"selection is {selection}; needed: three categories, low middle high")
     sums: dict[tuple[int, float], Tensor] = {}
     clean = torch.zeros(3, dtype=torch.float64)
     with undisturbed(model, "eval"):
@@ -70,14 +76,20 @@ def frozen(
         def totals(x: Tensor, y: Tensor) -> Tensor:
             logits = model(x)
             score = logits.gather(1, y[:, None])
-            correct = logits.argmax(1) == y
-            parts = (100.0 * correct.double(), loss(logits, y).double(), score.double())
+            correct = (logits.argmax(1) == y).double()
+            correct[~torch.isfinite(logits).all(1)] = float("nan")
+            parts = (100.0 * correct, loss(logits, y).double(), score.double())
             return torch.stack([part.sum() for part in parts]).cpu()
 
+        everyone = Draws.single(0, 0, len(split), split.y.device)
+        done = 0
         for x, y in _batches(split, batch):
             clean += totals(x, y)
-            categories = categorize(attribute(model, x, y, method, target), selection)
-            ones = torch.ones(len(x), device=x.device)
+            draws = everyone.subset(slice(done, done + len(x)))
+            done += len(x)
+            maps = attribute(model, x, y, method, target, draws=draws)
+            categories = categorize(maps, selection)
+            ones = torch.ones(len(x), device=x.device, dtype=torch.float64)
             for adjustment in ADJUSTMENTS:
                 changes = torch.tensor([tuple(adjustment)], device=x.device, dtype=x.dtype)
                 changes = changes.expand(len(x), 3)

@@ -31,15 +31,16 @@ def _convolutional(
 ) -> nn.Module:
     channels, height, width = input_shape
     layers: list[nn.Module] = []
-    for entry in plan:
+    for entry, following in zip(plan, (*plan[1:], None), strict=True):
         if isinstance(entry, int):
             layers.append(nn.Conv2d(channels, entry, 3, padding=1, bias=not batch_norm))
             layers += [nn.BatchNorm2d(entry)] if batch_norm else []
-            layers.append(nn.ReLU())
             channels = entry
-        elif min(height, width) >= 2:
-            layers.append(nn.MaxPool2d(2))
-            height, width = height // 2, width // 2
+            # ReLU and maximum commute; pooling first leaves a quarter of the values to rectify.
+            if following == "pool" and min(height, width) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            layers.append(nn.ReLU())
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, classes))
 
 

@@ -126,7 +126,7 @@ class Draws:
         seeds = dict.fromkeys(PURPOSES, torch.tensor(check_seed(seed), device=device))
         return cls(seeds, step, torch.arange(batch, device=device))
 
-    def subset(self, chosen: Tensor) -> Draws:
+    def subset(self, chosen: Tensor | slice) -> Draws:
         """The same draws for some samples of the batch (one model only)."""
         return replace(self, index=self.index[chosen])
 

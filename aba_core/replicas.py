@@ -11,13 +11,57 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional
 
 from aba_core.attribution import Mode
+
+# Models whose batch holds more input elements than this run one after the other on a CPU: one
+# operation for all replicas saves its overhead where inputs are small, and costs memory traffic
+# where they are large (benchmarks/README.md has the measurement).
+STACKED_UP_TO = 8_000
+
+
+class _StackedMaxPool2d(torch.autograd.Function):
+    """max_pool2d whose batching over replicas puts channels last: several times faster on a CPU."""
+
+    @staticmethod
+    def forward(x: Tensor, *options: Any) -> Tensor:
+        return functional.max_pool2d(x, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is saved: under vmap, the operations of the rule below are differentiated."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, *options: Any
+    ) -> tuple[Tensor, int]:
+        stacked = x.movedim(in_dims[0] or 0, 0)
+        pooled = functional.max_pool2d(_channels_last(stacked.flatten(0, 1)), *options)
+        return pooled.unflatten(0, stacked.shape[:2]), 0
+
+
+def _for_vmap(architecture: nn.Module) -> nn.Module:
+    """A copy of the architecture whose poolings batch our way."""
+    template = copy.deepcopy(architecture)
+    for module in template.modules():
+        if type(module) is nn.MaxPool2d and not module.return_indices:
+            options = (
+                module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
+            )  # fmt: skip
+            module.forward = partial(_pool, options)  # type: ignore[method-assign]
+    return template
+
+
+def _pool(options: tuple[Any, ...], x: Tensor) -> Tensor:
+    return _StackedMaxPool2d.apply(x, *options)
 
 
 @dataclass
@@ -26,15 +70,30 @@ class Replicas:
 
     template: the architecture; its own values are never used.
     parameters: one row a replica. buffers: batch norm's running statistics, leading axis replica.
+    together: run all replicas in each operation (vmap), one after the other, or as measured (None).
     """
 
     template: nn.Module
     parameters: Float[Tensor, "replica parameter"]
     buffers: dict[str, Tensor]
+    together: bool | None = None
+
+    def __post_init__(self) -> None:
+        self._stacked = _for_vmap(self.template)
 
     @classmethod
     def stack(cls, models: Sequence[nn.Module], device: str | torch.device = "cpu") -> Replicas:
-        """Stack separately initialised models of one architecture."""
+        """Stack separately initialised models of one architecture.
+
+        Raises ValueError for a model with dropout: its masks would come from a generator's state
+        and depend on the replicas beside it.
+        """
+        for name, module in models[0].named_modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                raise ValueError(
+                    f"module {name!r} is {module}; replicas cannot train dropout inside a model, "
+                    "set its p to 0"
+                )
         parameters, buffers = stack_module_state(list(models))
         flat = torch.cat([value.detach().flatten(1) for value in parameters.values()], dim=1)
         template = copy.deepcopy(models[0]).to(device)
@@ -63,24 +122,50 @@ class Replicas:
         shared_inputs: inputs are [batch, *feature], the same for all replicas. Batch norm in train
         mode updates `buffers` (default: the replicas' own) in place.
         """
-        named = self.named_parameters(flat)
         state = self.buffers if buffers is None else buffers
 
-        def one(parameters: dict[str, Tensor], buffer: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self.template, (parameters, buffer), (x,))
+        def run(x: Tensor) -> Tensor:
+            together = self.together
+            if together is None:
+                elements = x.numel() if shared_inputs else x.numel() // len(x)
+                together = x.device.type != "cpu" or elements <= STACKED_UP_TO
+            return (self._together if together else self._one_by_one)(flat, state, x, shared_inputs)
+
+        return run
+
+    def _together(
+        self, flat: Tensor, state: dict[str, Tensor], x: Tensor, shared_inputs: bool
+    ) -> Tensor:
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self._stacked, (parameters, buffers), (x,))
 
         stacked = vmap(one, in_dims=(0, 0, None if shared_inputs else 0))
-        return lambda x: stacked(named, state, x)
+        return stacked(self.named_parameters(flat), state, x)
+
+    def _one_by_one(
+        self, flat: Tensor, state: dict[str, Tensor], x: Tensor, shared_inputs: bool
+    ) -> Tensor:
+        logits = []
+        for replica, row in enumerate(flat.split(1)):
+            values = {
+                name: _channels_last(value[0]) for name, value in self.named_parameters(row).items()
+            }
+            values |= {name: buffer[replica] for name, buffer in state.items()}
+            inputs = _channels_last(x if shared_inputs else x[replica])
+            logits.append(functional_call(self.template, values, (inputs,)))
+        return torch.stack(logits)
 
     @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """Batch norm and dropout as in training or as in evaluation, inside the block."""
+        """Batch norm as in training or as in evaluation, inside the block."""
         before = self.template.training
-        self.template.train(training)
+        for module in (self.template, self._stacked):
+            module.train(training)
         try:
             yield
         finally:
-            self.template.train(before)
+            for module in (self.template, self._stacked):
+                module.train(before)
 
     @contextmanager
     def undisturbed(
@@ -103,3 +188,9 @@ class Replicas:
             for name, buffer in module.named_buffers():
                 buffer.copy_(self.buffers[name][replica])
         return module.eval()
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    """The same values, channels last in memory: the order in which CPU convolution and pooling
+    work fastest. `to` and not `contiguous`, which leaves a single channel in the other layout."""
+    return values.to(memory_format=torch.channels_last) if values.dim() == 4 else values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,12 +45,15 @@ class Percentiles:
     def boundaries(self, features: int) -> tuple[int, ...]:
         """How many features lie below each cut."""
         # 1e-9: products such as 0.3 · 15 = 4.499… are meant to be halves.
-        return tuple(
+        cuts = (
             math.floor(features * q + 0.5 + 1e-9)
             if q <= 0.5
             else features - math.floor(features * (1.0 - q) + 0.5 + 1e-9)
             for q in self.quantiles
         )
+        return tuple(
+            accumulate(cuts, max)
+        )  # halves round outwards: cuts a hair apart must not cross
 
     def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
         below = [_smallest(flat, count) for count in self.boundaries(flat.shape[1])]
@@ -97,7 +101,7 @@ def _smallest(flat: Float[Tensor, "batch feature"], count: int) -> Bool[Tensor, 
     cut = flat.kthvalue(count, dim=1, keepdim=True).values
     smallest = flat <= cut
     # Without ties on the cut the sizes are right already: the usual case, and the cheap one.
-    if int(smallest.sum()) != count * batch:
+    if bool((smallest.sum(1) != count).any()):
         less, equal = flat < cut, flat == cut
         wanted = count - less.sum(1, keepdim=True)
         shuffled = torch.randperm(features, generator=torch.Generator().manual_seed(features))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from itertools import groupby
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -82,9 +82,9 @@ class TrainConfig:
                     f"{name} is {value!r}; allowed: finite numbers "
                     f"{'above' if strict else 'not below'} {low}"
                 )
-        if self.batch_size < 1 or self.batch_size != int(self.batch_size):
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size!r}; allowed: whole numbers from 1")
-        if self.curve_every < 0:
+        if not isinstance(self.curve_every, int) or self.curve_every < 0:
             raise ValueError(f"curve_every is {self.curve_every!r}; allowed: 0 or more steps")
 
     def steps(self, samples: int) -> int:
@@ -155,8 +155,8 @@ class Arm:
 class Runs:
     """What a training left: metrics, curves and the trained models."""
 
-    rows: list[dict[str, object]] = field(default_factory=list)
-    curve_rows: list[dict[str, object]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    curve_rows: list[dict[str, Any]] = field(default_factory=list)
     logits: dict[tuple[str, int], Float[Tensor, "sample class_"]] = field(default_factory=dict)
     _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
 
@@ -225,7 +225,14 @@ def train(
             config, group, splits, build, loss, device, dtype, runs, study, keep_logits, progress
         )
     place = {(arm.name, seed): number for number, (arm, seed) in enumerate(members)}
-    runs.rows.sort(key=lambda row: place[row["arm"], row["seed"]])  # type: ignore[index]
+
+    def declared(row: dict[str, Any]) -> int:
+        return place[row["arm"], row["seed"]]
+
+    runs.rows.sort(key=declared)
+    runs.curve_rows.sort(key=lambda row: (row["step"], declared(row)))
+    for row in runs.rows + runs.curve_rows:
+        row.update(dataset=splits.name, subset=splits.subset)
     return runs
 
 
@@ -334,6 +341,8 @@ def _train_group(
     parameters.requires_grad_(False)
     metrics, logits = _metrics(replicas, splits, loss)
     finite &= torch.isfinite(parameters).all(1)
+    for name in ("validation_loss", "test_loss", "train_loss"):
+        finite &= torch.isfinite(metrics[name])
     for values in metrics.values():
         values[~finite] = float("nan")
     if config.curve_every:
@@ -380,7 +389,7 @@ def _metrics(
 
 
 def _record(
-    table: list[dict[str, object]],
+    table: list[dict[str, Any]],
     members: Sequence[tuple[Arm, int]],
     config: TrainConfig,
     study: str,

@@ -23,6 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Attribution-based augmentation: run studies, look at results, write reports.",
+    epilog="""\b
+Examples:
+  aba doctor                           what is installed, and what is missing
+  aba demo                             studies on digits and their reports: minutes
+  aba run isolation --dataset digits   one study
+  aba report 02_isolation              its report
+  aba run --help                       one command in full
+""",
 )
 
 Results = Annotated[Path, typer.Option(help="Folder that results are kept in.")]
@@ -44,7 +52,10 @@ def adjustments_(
 ) -> None:
     """The 27 adjustments: changes, group, offset form.
 
-    Example: aba adjustments --csv > adjustments.csv
+    \b
+    Examples:
+      aba adjustments
+      aba adjustments --csv > adjustments.csv
     """
     from analysis.runner import adjustments
 
@@ -60,7 +71,15 @@ def adjustments_(
 
 @app.command()
 def datasets() -> None:
-    """The data sets, their published subsets, and whether they are here."""
+    """The data sets, their subsets, and whether they are here.
+
+    One that is not here is downloaded, and checked, when a study first needs it.
+
+    \b
+    Examples:
+      aba datasets
+      ABA_DATA_MIRROR=/data/aba aba datasets
+    """
     from analysis.runner import dataset_status
 
     rows = [
@@ -105,12 +124,16 @@ def run(
         int | None, typer.Option(help="Processes on CPU.  [default: one per core]", min=1)
     ] = None,
 ) -> None:
-    """Train what a study still lacks; finished runs are kept and never repeated.
+    """Train what a study still lacks.
 
-    Examples: aba run isolation --dataset digits
-              aba run tension --dataset mnist --preset standard --device cuda
-              aba run isolation --set strength=0.5 --seeds 10
-              aba run my_study.yaml
+    Finished runs are kept and never repeated: after Ctrl-C the same command continues.
+
+    \b
+    Examples:
+      aba run isolation --dataset digits
+      aba run tension --dataset mnist --preset standard --device cuda
+      aba run isolation --set strength=0.5 --seeds 10
+      aba run my_study.yaml
     """
     from analysis.studies import find_study
 
@@ -132,7 +155,16 @@ def _run(study: Study, results: Path, device: str, processes: int | None = None)
 
 @app.command()
 def status(results: Results = Path("results")) -> None:
-    """The studies in a results folder: what is finished, missing, diverged or damaged."""
+    """The studies in a results folder and how far they are.
+
+    A line a study: runs finished of those declared, runs that diverged, time spent. Files that
+    cannot be read are named; their runs count as missing.
+
+    \b
+    Examples:
+      aba status
+      aba status --results other_results
+    """
     from analysis import results as store
 
     found = store.declarations(results)
@@ -187,9 +219,13 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Execute notebooks over a results folder and write reports, figures and tables.
+    """Execute notebooks; write reports, figures, tables.
 
-    Example: aba report 02_isolation --dataset digits -p confidence=0.9
+    \b
+    Examples:
+      aba report
+      aba report 02_isolation --dataset digits -p confidence=0.9
+      aba report 02_isolation --results other_results --out other_reports
     """
     failed = _report(notebooks or [], results, out, dataset, format, parameter or [])
     if failed:
@@ -220,7 +256,15 @@ def _report(
 
 @app.command()
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """Isolation, tension and frozen studies on digits, then every report: minutes on two cores."""
+    """Three studies on digits, then every report: minutes.
+
+    Isolation, tension and frozen with preset quick. What is finished is not repeated.
+
+    \b
+    Examples:
+      aba demo
+      aba demo --results /tmp/results --out /tmp/reports
+    """
     from analysis.studies import standard_study
 
     for name in ("isolation", "tension", "frozen"):
@@ -231,6 +275,26 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     print(
         f"Open {out / 'index.html'}; figures are in {out / 'figures'}, tables in {out / 'tables'}."
     )
+
+
+@app.command()
+def doctor(results: Results = Path("results"), out: Out = Path("reports")) -> None:
+    """What is installed here, what is missing, what to do.
+
+    Looks at Python, packages, device, data sets, folders, notebooks, PDF and fonts; changes
+    nothing. Exit code 1 where something is missing that `make demo` needs.
+
+    \b
+    Examples:
+      aba doctor
+      aba doctor --results other_results --out other_reports
+    """
+    from analysis import doctor as examination
+
+    findings = examination.examine(results, out)
+    print(examination.text(findings))
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
 
 
 def _print_table(head: tuple[str, ...], rows: list[tuple]) -> None:

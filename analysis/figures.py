@@ -11,6 +11,7 @@ triangles pointing down (the loss falls), Epsilon orange triangles pointing up (
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from analysis import statistics
 from analysis.tables import GROUPS, adjustment_table
 
 ONE_COLUMN, TWO_COLUMNS = 85.0, 175.0  # mm
+SLIDE = (254.0, 143.0)  # mm, 16:9
+WIDTHS = ("single", "double", "slide")
 MILLIMETRES_PER_INCH = 25.4
 
 # Okabe and Ito's palette; a joined set has a colour between those of its groups.
@@ -45,6 +48,7 @@ COLOURS = {
 MARKERS = {"Neutral": "o", "Delta": "v", "Epsilon": "^"}
 _LEGEND_ORDER = ("Epsilon", "Neutral", "Delta")
 
+STYLES = ("paper", "talk")
 _TEXT_SIZE = {"paper": 8.0, "talk": 14.0}
 _FILE_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "aba", "pdf.fonttype": 42}
 
@@ -58,6 +62,8 @@ def style(kind: str = "paper") -> Any:
     return mpl.rc_context(
         {
             "font.family": "sans-serif",
+            # Matplotlib's own font comes first, on every machine.
+            "font.sans-serif": mpl.rcParamsDefault["font.sans-serif"],
             "font.size": size,
             "axes.titlesize": size,
             "axes.labelsize": size,
@@ -86,6 +92,25 @@ def new_axes(width: float = ONE_COLUMN, height: float = 60.0) -> Axes:
     """Axes of a new figure of the given size in mm, in the style in force."""
     size = (width / MILLIMETRES_PER_INCH, height / MILLIMETRES_PER_INCH)
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def sized_axes(width: str, height: float) -> Axes:
+    """Axes of a new figure for a printed column ("single", "double") or a "slide".
+
+    height: in mm at the paper's text size; larger text makes a column's figure higher, a slide has
+    its own height.
+    """
+    return new_axes(*size_of(width, height))
+
+
+def size_of(width: str, height: float) -> tuple[float, float]:
+    """Width and height in mm. See `sized_axes`."""
+    if width not in WIDTHS:
+        raise ValueError(f"unknown width {width!r}; known: {', '.join(WIDTHS)}")
+    if width == "slide":
+        return SLIDE
+    scale = float(mpl.rcParams["font.size"]) / _TEXT_SIZE["paper"]
+    return (ONE_COLUMN if width == "single" else TWO_COLUMNS), height * scale
 
 
 def save_figure(
@@ -129,6 +154,23 @@ def _sizes(ax: Axes) -> tuple[float, float, float]:
     """Text size, line width and marker size that suit the axes, whatever style made them."""
     text = float(ax.xaxis.label.get_fontsize())
     return text, text / 8, text / 2
+
+
+def _panel_size(ax: Axes) -> tuple[float, float]:
+    """Width and height in points that the figure has for these axes and what stands around them."""
+    place = ax.get_subplotspec()
+    rows, columns = place.get_gridspec().get_geometry() if place else (1, 1)
+    width, height = ax.figure.get_size_inches()  # type: ignore[union-attr]
+    return 72 * width / columns, 72 * height / rows
+
+
+def _wrapped(text: str, width: float, size: float, lines: int = 3) -> str:
+    """Text of `size` points broken to fit a width in points; what is too long ends in "…"."""
+    characters = max(6, int(width / (0.6 * size)))
+    parts = textwrap.wrap(text, characters) or [""]
+    if len(parts) > lines:
+        parts = [*parts[: lines - 1], parts[lines - 1][: characters - 1].rstrip() + "…"]
+    return "\n".join(parts)
 
 
 def _adjustment_label(row: pd.Series) -> str:
@@ -255,7 +297,9 @@ def isolation_plot(
     ax.set_xlim(limits)
     ax.set_ylim(-0.8, len(ordered) - 0.2)
     ax.set_yticks(range(len(ordered)), [_adjustment_label(row) for _, row in ordered.iterrows()])
-    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
+    # On a slide the lines are closer than the text is high.
+    room = 0.75 * _panel_size(ax)[1] / len(ordered)
+    ax.tick_params(axis="y", length=0, labelsize=min(0.8 * text, 0.8 * room))
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(label)
     ax.set_ylabel("Adjustment: index [low, middle, high]")
@@ -370,6 +414,7 @@ def adjustment_heatmap(
     top.spines["top"].set_visible(False)
     widths = table.get(f"{value}_low", pd.Series(dtype=float))
     title = f"{label}, ± half its interval" if widths.notna().any() else label
+    title = _wrapped(title, 1.2 * _panel_size(ax)[0], text)
     ax.set_title(title, size=text, pad=0.9 * text)
     frames: list[Any] = [
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=COLOURS[g], lw=1.4 * width, label=g)
@@ -474,7 +519,8 @@ def frozen_curves(
     if strengths.size and strengths.min() > 0 and strengths.max() >= 20 * strengths.min():
         ax.set_xscale("log")
     if strengths.size <= 7:
-        ax.set_xticks(strengths, [f"{s:g}" for s in strengths])
+        shown = _apart(strengths, ax)
+        ax.set_xticks(shown, [f"{s:g}" for s in shown])
         ax.set_xticks([], minor=True)
     ax.set_xlabel("Strength s (input SD)")
     ax.set_ylabel(_FROZEN_LABELS[value])
@@ -488,6 +534,64 @@ def frozen_curves(
         frameon=False,
     )
     return ax
+
+
+def _apart(values: np.ndarray, ax: Axes) -> np.ndarray:
+    """The ends, and from the left those between whose tick labels would not touch."""
+    width = 0.6 * _panel_size(ax)[0]
+    scale = np.log if ax.get_xscale() == "log" else np.asarray
+    places = width * (scale(values) - scale(values[0])) / (np.ptp(scale(values)) or 1.0)
+    room = 2.6 * _sizes(ax)[0]
+    kept = [0]
+    for i in range(1, values.size - 1):
+        if places[i] - places[kept[-1]] >= room and places[-1] - places[i] >= room:
+            kept.append(i)
+    return values[[*kept, values.size - 1]] if values.size > 1 else values
+
+
+def frozen_panels(
+    frozen: pd.DataFrame,
+    arms: Sequence[str],
+    *,
+    width: str = "double",
+    values: Sequence[str] = ("accuracy", "loss", "class_score"),
+    confidence: float = statistics.CONFIDENCE,
+) -> Figure:
+    """`frozen_curves` for several values (down) and arms (across), each value on a common scale.
+
+    On a slide the other way round, since it is wide.
+    """
+    across = width != "slide"
+    rows, columns = (len(values), len(arms)) if across else (len(arms), len(values))
+    size = np.array(size_of(width, 61.0 * rows)) / MILLIMETRES_PER_INCH
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=tuple(size),
+        layout="constrained",
+        sharex=True,
+        sharey="row" if across else "col",
+        squeeze=False,
+    )
+    grid = axes if across else axes.T
+    for line, value in zip(grid, values, strict=True):
+        for ax, arm in zip(line, arms, strict=True):
+            frozen_curves(frozen, ax, value=value, arm=arm, confidence=confidence)
+            if ax is not grid[0, 0]:
+                ax.get_legend().remove()
+            if across:
+                ax.label_outer()
+            elif ax is not line[-1]:
+                ax.set_xlabel("")
+    for ax, arm in zip(grid[0], arms, strict=True):
+        text = _sizes(ax)[0]
+        if across:
+            ax.set_title(_wrapped(f"Trained with {arm}", 0.75 * _panel_size(ax)[0], text))
+        else:
+            room = 0.9 * _panel_size(ax)[1]
+            name = _wrapped(arm, room, text, lines=2)
+            ax.set_ylabel(f"{name}\n{ax.get_ylabel()}")
+    return figure
 
 
 def _group_of() -> dict[int, str]:
@@ -571,4 +675,106 @@ def hypothesis_plot(
         for _, name, symbol, _, fixed in kinds
     ]
     _legend_above(ax, [handles[1], handles[0], handles[2]], ncols=1)
+    return ax
+
+
+# --- arms ----------------------------------------------------------------------------------------
+
+
+def arms_plot(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    splits: Sequence[str] = ("validation", "test"),
+) -> Axes:
+    """Mean accuracy of each arm with its interval, on validation and on test, in the table's order.
+
+    table: from `tables.benchmark_table`. Arms that diverged say how often below their name.
+    """
+    text = float(mpl.rcParams["font.size"]) if ax is None else _sizes(ax)[0]
+    names = [
+        _wrapped(str(name), 16 * text, 0.875 * text, lines=2)
+        + (f"\n{int(count)} diverged" if count else "")
+        for name, count in zip(table["arm"], table["n_diverged"], strict=True)
+    ]
+    ax = _axes(ax, ONE_COLUMN, arms_height(table))
+    _, width, marker = _sizes(ax)
+    limits = _limits(table, [f"{split}_mean" for split in splits]) or (0.0, 100.0)
+    looks = {"validation": ("o", "black", 0.16), "test": ("s", "white", -0.16)}
+    for y, (_, row) in enumerate(table.iterrows()):
+        base = len(table) - 1 - y
+        ax.axhline(base, color="0.92", lw=0.5 * width, zorder=-1)
+        for split in splits:
+            symbol, face, shift = looks[split]
+            mean = row[f"{split}_mean"]
+            if not np.isfinite(mean):
+                if split == splits[0]:
+                    ax.text(limits[0], base, " no runs", va="center", size=0.75 * text)
+                continue
+            ends = row[f"{split}_mean_low"], row[f"{split}_mean_high"]
+            _interval_line(ax, base + shift, *ends, limits, color="black", lw=0.9 * width)
+            ax.plot(mean, base + shift, symbol, mfc=face, mec="black", ms=0.8 * marker)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    ax.set_yticks(range(len(table) - 1, -1, -1), names)
+    lines = sum(name.count("\n") + 1 for name in names)
+    room = 0.75 * _panel_size(ax)[1] / max(lines, 1)
+    ax.tick_params(axis="y", length=0, labelsize=min(0.875 * text, 0.75 * room))
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Accuracy (%)")
+    handles = [
+        Line2D(
+            [],
+            [],
+            color="black",
+            mfc=looks[split][1],
+            marker=looks[split][0],
+            ms=0.8 * marker,
+            lw=0.9 * width,
+            label=split.capitalize(),
+        )
+        for split in splits
+    ]
+    _legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def arms_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `arms_plot` can name every arm, on paper."""
+    lines = sum(
+        1 + (len(str(name)) > 20) + bool(count)
+        for name, count in zip(table["arm"], table["n_diverged"], strict=True)
+    )
+    return 24.0 + 4.6 * max(lines, 3)
+
+
+# --- beside the published tables -----------------------------------------------------------------
+
+
+def published_plot(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    published: str = "published",
+    label: str = "Here: validation accuracy (%)",
+) -> Axes:
+    """The 27 adjustments, published mean across and own mean upwards, coloured by group.
+
+    table: from `tables.beside_published`. Bars are the intervals of the own means; the published
+    means of five runs have none. Equal orders would rise from left to right throughout.
+    """
+    ax = _axes(ax, ONE_COLUMN, 72)
+    _, width, marker = _sizes(ax)
+    known = table[np.isfinite(table["mean"]) & np.isfinite(table["published_mean"])]
+    for group in _LEGEND_ORDER:
+        part = known[known["group"] == group]
+        x = part["published_mean"].to_numpy(np.float64)
+        ends = [part[f"mean_{end}"].to_numpy(np.float64) for end in ("low", "high")]
+        ax.vlines(x, *ends, color=COLOURS[group], lw=0.8 * width, alpha=0.7)
+        ax.plot(x, part["mean"], MARKERS[group], color=COLOURS[group], ms=marker, mew=0)
+    if known.empty:
+        ax.text(0.5, 0.5, "no runs", transform=ax.transAxes, ha="center")
+    ax.set_xlabel(f"{published}: accuracy (%)")
+    ax.set_ylabel(label)
+    _legend_above(ax, _group_handles(_LEGEND_ORDER, marker), ncols=3)
     return ax

@@ -25,6 +25,11 @@ METHOD_TITLES = {
     "fastaba": "FastABA",
     "fastaba-ce": "FastABA-CE",
 }
+METRICS = {
+    "validation_accuracy": "Validation accuracy (%)",
+    "test_accuracy": "Test accuracy (%)",
+    "train_accuracy": "Training accuracy (%)",
+}
 # The published unions of groups, and the one missing there (Del. & Neu.).
 GROUP_SETS = {
     "Neutral": "neutral",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -457,6 +458,46 @@ def _against_best(
     )
 
 
+# --- beside the published tables -----------------------------------------------------------------
+
+
+def published_order_table(
+    table: pd.DataFrame, rng: np.random.Generator, *, confidence: float = CONFIDENCE
+) -> pd.DataFrame:
+    """Spearman's rank correlation of the 27 means with the published ones, and of those.
+
+    table: from `isolation_table`. One row per pair of experiments: first ("this study" or
+    "published NAME"), second, n_adjustments, spearman (with interval over adjustments).
+    """
+    means = {"this study": table["mean"]}
+    for name in reference("isolation")["dataset"].unique():
+        means[f"published {name}"] = published_isolation_table(name)["mean"]
+    rows = []
+    for first, second in combinations(means, 2):
+        both = np.isfinite(means[first]) & np.isfinite(means[second])
+        found = statistics.correlation(
+            means[first][both], means[second][both], rng, confidence=confidence
+        )
+        rows.append(
+            {"first": first, "second": second, "n_adjustments": found.n}
+            | _triple("spearman", found)
+        )
+    return pd.DataFrame(rows)
+
+
+def published_difference_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Set minus mean of its members, here (with interval) and in each published experiment.
+
+    table: from `hypothesis_table`. Columns: set, here, "published NAME" (points).
+    """
+    names = ["difference", "difference_low", "difference_high"]
+    beside = table[["set", *names]].rename(columns=lambda name: name.replace("difference", "here"))
+    for name in reference("hypothesis")["dataset"].unique():
+        printed = published_hypothesis_table(name).set_index("set")["difference"]
+        beside[f"published {name}"] = beside["set"].map(printed)
+    return beside
+
+
 # --- frozen models -------------------------------------------------------------------------------
 
 
@@ -467,6 +508,46 @@ class Agreement:
     share: float
     kappa: float
     n: int
+
+
+def frozen_runs(frozen: pd.DataFrame, strength: float) -> pd.DataFrame:
+    """Changes at one strength, averaged over the adjustments of a group.
+
+    Rows: (arm, group, seed); columns accuracy_change, loss_change, class_score_change.
+    """
+    names = ["accuracy_change", "loss_change", "class_score_change"]
+    _require(frozen, ("arm", "seed", "adjustment", "strength", *names), "frozen results")
+    group = adjustment_table().set_index("index")["group"]
+    here = frozen[np.isclose(frozen["strength"].astype(float), strength)]
+    here = here.assign(group=here["adjustment"].map(group))
+    return here.groupby(["arm", "group", "seed"], sort=False)[names].mean()
+
+
+def frozen_group_table(
+    frozen: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    strength: float,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """What the groups do to frozen models at one strength: one row per (arm, group).
+
+    Columns: arm, group, n (models), and with intervals over models accuracy_change (points),
+    loss_change (nats), class_score_change (logits).
+    """
+    by_run = frozen_runs(frozen, strength)
+    rows = []
+    for arm in by_run.index.unique("arm"):
+        for group in ("Epsilon", "Neutral", "Delta"):
+            own = by_run.loc[(arm, group)]
+            row: dict[str, object] = {"arm": arm, "group": group, "n": len(own)}
+            for name in by_run.columns:
+                values = own[name].to_numpy(np.float64)
+                values = values[np.isfinite(values)]
+                found = statistics.mean_interval(values, rng, confidence=confidence)
+                row |= _triple(str(name), found)
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def measured_group_table(
@@ -813,10 +894,21 @@ def save_table(
     digits: int = 1,
     columns: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write STEM.csv (full precision, all columns) and STEM.tex (as `latex`); return the paths."""
+    """Write STEM.csv (full precision, all columns), STEM.tex and STEM.md; return the paths."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "tex")]
-    paths[0].write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    paths[1].write_text(latex(table, digits, columns), encoding="utf-8")
+    texts = {
+        "csv": csv_text(table),
+        "tex": latex(table, digits, columns),
+        "md": markdown(table, digits, columns),
+    }
+    paths = []
+    for ending, text in texts.items():
+        paths.append(stem.with_name(f"{stem.name}.{ending}"))
+        paths[-1].write_text(text, encoding="utf-8")
     return paths
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Comma-separated, full precision, all columns."""
+    return table.to_csv(index=False, lineterminator="\n")

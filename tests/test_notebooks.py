@@ -20,13 +20,27 @@ FIGURES = {
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
+    "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
     "01_adjustments": {"adjustments", "measured-groups"},
     "02_isolation": {"isolation", "groups", "association", "published-order"},
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
+    "09_your_own": {"own-groups"},
 }
+# These read no results: they train on data of their own, and take no data set by name.
+WITHOUT_RESULTS = {"09_your_own"}
+
+
+def stem(name: str) -> str:
+    """What a notebook's report is called when all are run with the default data set."""
+    return name if name in WITHOUT_RESULTS else f"{name}-digits"
+
+
+def shown(stem: str) -> str:
+    """The name that a figure or table was exported under, without the data set's."""
+    return stem.removesuffix("-digits").removesuffix("-own")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -84,10 +98,12 @@ def test_a_committed_notebook_is_clean(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_has_one_parameters_cell_that_its_page_checks(name: str) -> None:
     parameters = reports.parameters_of(name)
-    assert {"results", "dataset", "preset", "confidence", "seed", "out"} <= set(parameters)
+    read = set() if name in WITHOUT_RESULTS else {"results", "dataset", "preset"}
+    assert read | {"confidence", "seed", "out"} <= set(parameters)
     assert parameters["out"].default == ""
     assert all(parameter.help for parameter in parameters.values())
-    reports.page(**{parameter.name: parameter.default for parameter in parameters.values()})
+    defaults = {parameter.name: parameter.default for parameter in parameters.values()}
+    reports.page(**{"dataset": "own", **defaults})
     setup = "".join(read(reports.find(name))["cells"][2]["source"])
     for parameter in parameters:
         assert f"{parameter}={parameter}" in setup
@@ -103,7 +119,7 @@ def test_a_notebook_runs_without_errors_or_warnings(
     outcome = reported[1][name]
     assert outcome.error == ""
     assert outcome.status == "finished"
-    assert [path.name for path in outcome.files] == [f"{name}-digits.ipynb", f"{name}-digits.html"]
+    assert [path.name for path in outcome.files] == [f"{stem(name)}.ipynb", f"{stem(name)}.html"]
     assert outcome.parameters["confidence"] == 0.9
     found = outputs(outcome)
     assert {out["output_type"] for out in found} == {"display_data"}  # nothing printed, no warning
@@ -118,20 +134,21 @@ def test_figures_and_tables_are_exported(
     reported: tuple[Path, dict[str, Outcome]], name: str
 ) -> None:
     out, _ = reported
-    for stem in FIGURES[name]:
+    dataset = "own" if name in WITHOUT_RESULTS else "digits"
+    for figure in FIGURES[name]:
         for ending in ("pdf", "svg", "png"):
-            assert (out / "figures" / f"{stem}-digits.{ending}").stat().st_size > 1000
-    for stem in TABLES[name]:
+            assert (out / "figures" / f"{figure}-{dataset}.{ending}").stat().st_size > 1000
+    for table in TABLES[name]:
         for ending in ("csv", "tex"):
-            assert (out / "tables" / f"{stem}-digits.{ending}").stat().st_size > 100
+            assert (out / "tables" / f"{table}-{dataset}.{ending}").stat().st_size > 100
 
 
 def test_nothing_else_is_left_in_the_folder(reported: tuple[Path, dict[str, Outcome]]) -> None:
     out, _ = reported
     stems = {name for names in FIGURES.values() for name in names}
-    assert {path.stem.removesuffix("-digits") for path in (out / "figures").iterdir()} == stems
+    assert {shown(path.stem) for path in (out / "figures").iterdir()} == stems
     stems = {name for names in TABLES.values() for name in names}
-    assert {path.stem.removesuffix("-digits") for path in (out / "tables").iterdir()} == stems
+    assert {shown(path.stem) for path in (out / "tables").iterdir()} == stems
     assert not list(out.rglob(".*"))
 
 
@@ -158,7 +175,7 @@ class References(HTMLParser):
 @pytest.mark.parametrize("name", [*NAMES, "index"])
 def test_a_page_stands_alone(reported: tuple[Path, dict[str, Outcome]], name: str) -> None:
     out, _ = reported
-    text = (out / (f"{name}-digits.html" if name in NAMES else "index.html")).read_text()
+    text = (out / (f"{stem(name)}.html" if name in NAMES else "index.html")).read_text()
     found = References(text)
     assert all(reference.startswith("data:image/png;base64,") for reference in found.fetched)
     assert found.scripts == 0

@@ -1,11 +1,13 @@
 """Stacked models do what the same models do alone."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from aba_core import replicas
 from aba_core.models import MODELS, build_model
 from aba_core.replicas import Replicas
 
@@ -25,22 +27,24 @@ def inputs(name: str, replicas: int = 2, batch: int = 4) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "batch_norm"), CASES)
 @pytest.mark.parametrize("training", [False, True])
-def test_a_stacked_forward_pass_equals_separate_ones(name, batch_norm, training):
+@pytest.mark.parametrize("together", [False, True])
+def test_a_stacked_forward_pass_equals_separate_ones(name, batch_norm, together, training):
     alone, x = models(name, batch_norm), inputs(name)
-    stack = Replicas.stack(alone)
+    stack = replace(Replicas.stack(alone), together=together)
     with stack.mode(training):
-        together = stack.forward(stack.parameters)(x)
+        logits = stack.forward(stack.parameters)(x)
     for replica, model in enumerate(alone):
         expected = model.train(training)(x[replica])
-        torch.testing.assert_close(together[replica], expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(logits[replica], expected, rtol=1e-10, atol=1e-12)
         for buffer, value in model.named_buffers():  # running statistics moved alike
             torch.testing.assert_close(stack.buffers[buffer][replica], value)
 
 
 @pytest.mark.parametrize(("name", "batch_norm"), CASES)
-def test_the_gradient_of_the_summed_losses_holds_each_replicas_own(name, batch_norm):
+@pytest.mark.parametrize("together", [False, True])
+def test_the_gradient_of_the_summed_losses_holds_each_replicas_own(name, batch_norm, together):
     alone, x = models(name, batch_norm), inputs(name)
-    stack = Replicas.stack(alone)
+    stack = replace(Replicas.stack(alone), together=together)
     parameters = stack.parameters.requires_grad_()
     with stack.mode(True):
         loss = stack.forward(parameters)(x).pow(2).mean((1, 2)).sum()
@@ -129,3 +133,25 @@ def test_a_single_replica_is_a_stack_too():
     with stack.mode(False):
         together = stack.forward(stack.parameters)(x)
     torch.testing.assert_close(together[0], alone.eval()(x[0]))
+
+
+def test_large_inputs_run_one_by_one_and_small_ones_together(monkeypatch):
+    calls = []
+    for name in ("_together", "_one_by_one"):
+        real = getattr(Replicas, name)
+        monkeypatch.setattr(
+            Replicas,
+            name,
+            lambda self, *a, real=real, name=name: calls.append(name) or real(self, *a),
+        )
+    stack, x = Replicas.stack(models("mlp", False)), inputs("mlp")
+    stack.forward(stack.parameters)(x)
+    monkeypatch.setattr(replicas, "STACKED_UP_TO", x[0].numel() - 1)
+    stack.forward(stack.parameters)(x)
+    assert calls == ["_together", "_one_by_one"]
+
+
+def test_dropout_inside_a_model_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    with pytest.raises(ValueError, match=r"module '1' is Dropout\(p=0.5.*set its p to 0"):
+        Replicas.stack([model, copy.deepcopy(model)])

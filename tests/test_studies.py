@@ -60,7 +60,7 @@ def test_more_seeds_continue_the_same_study_and_other_settings_do_not():
     assert quick.identity == standard.identity
     assert set(quick.seeds) < set(standard.seeds)
     assert find_study("isolation", overrides=["epochs=3"]).identity != quick.identity
-    assert find_study("isolation", overrides=["strength=0.5"]).identity != quick.identity
+    assert find_study("isolation", overrides=["strength=0.7"]).identity != quick.identity
 
 
 @pytest.mark.parametrize(

@@ -365,7 +365,7 @@ def test_markdown_has_one_line_per_row():
 def test_saved_tables_keep_full_precision(tmp_path):
     table = tables.isolation_table(isolation_runs(), rng())
     paths = tables.save_table(table, tmp_path / "new" / "isolation.v0.1", columns=["index", "mean"])
-    assert [path.name for path in paths] == ["isolation.v0.1.csv", "isolation.v0.1.tex"]
+    assert [path.name for path in paths] == [f"isolation.v0.1.{e}" for e in ("csv", "tex", "md")]
     back = pd.read_csv(paths[0])
     assert back["mean"].tolist() == pytest.approx(table["mean"].tolist(), rel=1e-14)
     assert back.columns.tolist() == table.columns.tolist()
