@@ -29,11 +29,10 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis import figures, tables
+from analysis import figures, tables, toolkit_version
 from analysis import results as store
 from analysis.results import ResultsError, StudyResult
 from analysis.studies import METRICS, STANDARD
-from analysis.version import toolkit_version
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -116,14 +115,14 @@ class _Collector:
         self.study = study
         results = (study, *others)
         runs = [result.frame.drop_duplicates("key") for result in results]
-        declared = study.declaration.study
+        ran = study.frame.iloc[0]
         self.facts: dict[str, Any] = {
             "studies": [result.declaration.study.name for result in results],
-            "dataset": declared.dataset,
-            "subset": declared.config.get("subset", "tiny"),
-            "model": declared.config.get("model", "small_cnn"),
-            "batch_norm": bool(declared.config.get("batch_norm", False)),
-            "epochs": declared.config.get("epochs"),
+            "dataset": study.declaration.study.dataset,
+            "subset": str(ran["subset"]),
+            "model": str(ran["model"]),
+            "batch_norm": bool(ran["batch_norm"]),
+            "epochs": float(ran["epochs"]),
             "runs": sum(len(frame) for frame in runs),
             "runs_missing": sum(len(result.missing) for result in results),
             "runs_diverged": sum(int((frame["status"] != "finished").sum()) for frame in runs),

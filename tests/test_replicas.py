@@ -137,13 +137,18 @@ def test_a_single_replica_is_a_stack_too():
 
 def test_large_inputs_run_one_by_one_and_small_ones_together(monkeypatch):
     calls = []
-    for name in ("_together", "_one_by_one"):
+
+    def noted(name):
         real = getattr(Replicas, name)
-        monkeypatch.setattr(
-            Replicas,
-            name,
-            lambda self, *a, real=real, name=name: calls.append(name) or real(self, *a),
-        )
+
+        def run(self, *arguments):
+            calls.append(name)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(Replicas, name, run)
+
+    noted("_together")
+    noted("_one_by_one")
     stack, x = Replicas.stack(models("mlp", False)), inputs("mlp")
     stack.forward(stack.parameters)(x)
     monkeypatch.setattr(replicas, "STACKED_UP_TO", x[0].numel() - 1)
