@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -73,8 +73,6 @@ class Chunk:
 
 def core_arm(spec: ArmSpec) -> Arm:
     """The arm of `aba_core` that a specification means. Raises StudyError naming the arm."""
-    from dataclasses import replace
-
     from aba_core import PRESETS, AdjustmentSet, Arm, Augmentation, Percentiles, SignSplit
 
     fields: dict[str, Any] = {
@@ -227,11 +225,10 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
     config = core_config(study)
     splits = load_splits(study)
     wanted = {(arm, seed): key for arm, seed, key in chunk.keys}
-    # Only where seeds or arms were added to a study is part of a block there already.
+    # A block lacks some of its runs where arms were added to a study or memory was short.
     arms = [core_arm(arm) for arm in chunk.arms if any(arm.name == name for name, _ in wanted)]
-    runs = train(
-        config, arms, chunk.seeds, chunk.device, splits=splits, study=study.name, progress=count
-    )
+    seeds = [seed for seed in chunk.seeds if any(seed == other for _, other in wanted)]
+    runs = train(config, arms, seeds, chunk.device, splits=splits, study=study.name, progress=count)
     stamp = {
         **provenance(),
         "device": _device_name(chunk.device),
@@ -257,6 +254,29 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
         ):
             rows.append({"study": study.name, **kept, **result, **identity})
     return store.write_chunk(chunk.results, "frozen" if study.frozen else "runs", chunk.name, rows)
+
+
+def train_within_memory(chunk: Chunk, count: Callable[[int], None] = _count) -> list[Path]:
+    """`train_chunk`, in halves where the device runs out of memory. Finished halves are kept.
+
+    Raises torch.OutOfMemoryError where a single run does not fit.
+    """
+    import torch
+
+    try:
+        return [train_chunk(chunk, count)]
+    except torch.OutOfMemoryError:
+        if len(chunk.keys) == 1:
+            raise
+    # Outside the handler: the exception would keep the failed attempt's tensors alive.
+    torch.cuda.empty_cache()
+    print(f"{len(chunk.keys)} runs do not fit in memory; trying halves", file=sys.stderr)
+    middle = len(chunk.keys) // 2
+    return [
+        path
+        for keys in (chunk.keys[:middle], chunk.keys[middle:])
+        for path in train_within_memory(replace(chunk, keys=keys), count)
+    ]
 
 
 @cache
@@ -346,7 +366,7 @@ def run(
             report(label, done, total)
 
         for chunk in chunks:
-            train_chunk(chunk, count)
+            train_within_memory(chunk, count)
     elif chunks:
         _run_processes(chunks, processes or os.cpu_count() or 1, lambda n: report(label, n, total))
     rows, damaged = store.read_rows(results, declaration.kind)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from analysis import results as store
 from analysis import runner
@@ -129,6 +130,40 @@ def test_a_stopped_study_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path
     whole, _ = store.read_rows(tmp_path / "whole", "runs")
     assert not damaged and len(resumed) == 28
     pd.testing.assert_frame_equal(numbers(resumed), numbers(whole))
+
+
+def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch, capsys):
+    whole = run(study(), tmp_path / "whole").result.frame
+    spec = study()
+    splits = runner.load_splits(spec)
+    keys = runner.run_keys(spec, splits.fingerprint)
+    (chunk,) = runner.plan_chunks(
+        spec.model_copy(update={"seeds": (0,)}), keys, set(), tmp_path / "halves", "cpu"
+    )
+    real = runner.train_chunk
+
+    def small_memory(chunk, count):
+        if len(chunk.keys) > 1:
+            raise torch.OutOfMemoryError("made up")
+        return real(chunk, count)
+
+    monkeypatch.setattr(runner, "train_chunk", small_memory)
+    assert len(runner.train_within_memory(chunk)) == 3
+    assert "3 runs do not fit in memory; trying halves" in capsys.readouterr().err
+    halves, _ = store.read_rows(tmp_path / "halves", "runs")
+    merged = halves.merge(whole, on="key", suffixes=("", "_whole"))
+    assert len(merged) == 3
+    assert merged["validation_loss"].to_numpy() == pytest.approx(merged["validation_loss_whole"])
+
+
+def test_a_single_run_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
+    def no_memory(chunk, count):
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(runner, "train_chunk", no_memory)
+    chunk = runner.Chunk(study(), ARMS, (0,), (("vanilla", 0, "k"),), tmp_path, "cpu")
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.train_within_memory(chunk)
 
 
 def test_a_frozen_study_has_a_row_for_every_adjustment_and_strength(tmp_path):
