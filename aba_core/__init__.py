@@ -19,6 +19,7 @@ _PUBLIC = {
     "selection": ("Percentiles", "SignSplit", "categorize"),
     "training": ("Arm", "Runs", "TrainConfig", "train"),
     "evaluation": ("frozen",),
+    "inspection": ("Inspection", "inspect_sample"),
     "models": ("MODELS", "build_model"),
     "datasets": ("DATASETS", "Splits", "load_dataset", "splits_from"),
 }
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from aba_core.datasets import DATASETS, Splits, load_dataset, splits_from
     from aba_core.evaluation import frozen
+    from aba_core.inspection import Inspection, inspect_sample
     from aba_core.models import MODELS, build_model
     from aba_core.selection import Percentiles, SignSplit, categorize
     from aba_core.training import Arm, Runs, TrainConfig, train

@@ -115,7 +115,10 @@ def attributed_classes(
         return logits.argmax(-1)
     classes = logits.shape[-1]
     if attribution.top_k > classes:
-        raise ValueError(f"top_k is {attribution.top_k}, but the model has {classes} classes")
+        raise ValueError(
+            f"top_k is {attribution.top_k}, but the model has {classes} classes; "
+            f"allowed: 1 to {classes}"
+        )
     rank = (draws.shared(attribution.target_per).uniform("target") * attribution.top_k).long()
     return logits.topk(attribution.top_k, dim=-1).indices.gather(-1, rank[..., None]).squeeze(-1)
 

@@ -4,7 +4,7 @@ errors come at once."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,7 @@ app = typer.Typer(
     epilog="""\b
 Examples:
   aba doctor                           what is installed, and what is missing
-  aba demo                             studies on digits and their reports: minutes
+  aba demo                             studies on digits and reports
   aba run isolation --dataset digits   one study
   aba report 02_isolation              its report
   aba run --help                       one command in full
@@ -208,7 +208,9 @@ def report(
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
-    dataset: Annotated[str, typer.Option(help="Data set whose results are shown.")] = "digits",
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set whose results are shown.  [default: digits]")
+    ] = None,
     format: Annotated[
         Format, typer.Option(help="What is written for each notebook.")
     ] = Format.html,
@@ -218,40 +220,247 @@ def report(
             "--parameter", "-p", metavar="NAME=VALUE", help="A notebook's parameter; repeatable."
         ),
     ] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="A parameter and its values, one report each; repeatable: all combinations.",
+        ),
+    ] = None,
+    parameters: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of parameters: name: value, or name: [values]."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time.", min=1)] = 2,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace reports made with other parameters.")
+    ] = False,
 ) -> None:
     """Execute notebooks; write reports, figures, tables.
+
+    With --over or a file of parameters, in a batch: names of the files hold what varies. A report
+    of the same notebook and parameters is renewed; others in the way need --force. Exit code 1
+    where a report failed; the others are kept.
 
     \b
     Examples:
       aba report
       aba report 02_isolation --dataset digits -p confidence=0.9
-      aba report 02_isolation --results other_results --out other_reports
+      aba report 02_isolation --over dataset=digits,mnist --over confidence=0.9,0.95
+      aba report --parameters batch.yaml --jobs 4 --out batch
     """
-    failed = _report(notebooks or [], results, out, dataset, format, parameter or [])
-    if failed:
+    from analysis import reports
+
+    given: dict[str, object] = {} if dataset is None else {"dataset": dataset}
+    origin = {} if dataset is None else {"dataset": "--dataset"}
+    for entry in parameter or []:
+        name, value = _pair(entry, "NAME=VALUE, as confidence=0.9")
+        _once(origin, name, "--parameter")
+        given[name] = value
+    axes: dict[str, list[str]] = {}
+    for entry in over or []:
+        name, value = _pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
+        _once(origin, name, "--over")
+        axes[name] = [part.strip() for part in value.split(",") if part.strip()]
+    variants = reports.grid(axes)
+    if parameters is not None:
+        plain, sets = reports.read_parameters(parameters)
+        for name in dict.fromkeys([*plain, *(name for one in sets for name in one)]):
+            _once(origin, name, str(parameters))
+        given |= plain
+        variants = [{**one, **two} for one in sets for two in variants]
+    if _report(notebooks or [], results, out, format, given, variants, jobs, force):
         raise typer.Exit(1)
 
 
+def _pair(entry: str, needed: str) -> tuple[str, str]:
+    name, separator, value = entry.partition("=")
+    if not separator or not name or not value:
+        raise typer.BadParameter(f"{entry!r}; needed: {needed}")
+    return name, value
+
+
+def _once(origin: dict[str, str], name: str, where: str) -> None:
+    if name in origin:
+        raise typer.BadParameter(f"{name} is given by {origin[name]} and by {where}; choose one")
+    origin[name] = where
+
+
 def _report(
-    names: list[str], results: Path, out: Path, dataset: str, format: str, given: list[str]
+    names: list[str],
+    results: Path,
+    out: Path,
+    format: str,
+    given: Mapping[str, object],
+    variants: Sequence[Mapping[str, object]] = ({},),
+    jobs: int = 2,
+    force: bool = False,
 ) -> int:
+    """Run a batch, say what comes of it; the number of reports that failed."""
+    from tqdm import tqdm
+
     from analysis import reports
 
-    parameters: dict[str, object] = {"results": str(results.resolve()), "dataset": dataset}
-    for entry in given:
-        name, separator, value = entry.partition("=")
-        if not separator or not name:
-            raise typer.BadParameter(f"{entry!r}; needed: NAME=VALUE, as confidence=0.9")
-        parameters[name] = value
+    bar = tqdm(unit="report", disable=not sys.stderr.isatty(), leave=False)
+
+    def start(total: int) -> None:
+        bar.total = total
+        bar.refresh()
 
     def say(outcome: Outcome) -> None:
+        bar.update()
         line = f"{outcome.files[-1]} ({outcome.seconds:.0f} s)"
         if outcome.error:
             line = f"aba: {outcome.stem}: {outcome.error}"
-        print(line, file=sys.stderr if outcome.error else sys.stdout, flush=True)
+        with tqdm.external_write_mode():
+            print(line, file=sys.stderr if outcome.error else sys.stdout, flush=True)
 
-    outcomes = reports.report(names, parameters, out, formats=(str(format),), progress=say)
+    try:
+        outcomes = reports.report(
+            names,
+            given,
+            out,
+            (str(format),),
+            jobs,
+            say,
+            variants=variants,
+            usual={"results": str(results.resolve()), "dataset": "digits"},
+            force=force,
+            started=start,
+        )
+    finally:
+        bar.close()
+    if len(outcomes) > 1:
+        rows = [
+            (
+                outcome.notebook,
+                ", ".join(f"{name}={value}" for name, value in outcome.given.items()),
+                f"{outcome.seconds:.0f} s",
+                outcome.status,
+            )
+            for outcome in outcomes
+        ]
+        print()
+        _print_table(("notebook", "parameters", "time", "status"), rows)
     return sum(outcome.status != "finished" for outcome in outcomes)
+
+
+@app.command("figures")
+def figures_(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY]...", help="Studies.  [default: all there are]"),
+    ] = None,
+    results: Results = Path("results"),
+    out: Out = Path("reports"),
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set; repeatable.  [default: all there are]"),
+    ] = None,
+    format: Annotated[str, typer.Option(help="Of pdf, svg, png; with commas.")] = "pdf,svg,png",
+    width: Annotated[
+        str, typer.Option(help="single (85 mm), double (175 mm) or slide (254 × 143 mm).")
+    ] = "single",
+    style: Annotated[
+        str | None, typer.Option(help="paper or talk.  [default: talk for slides]")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
+    ] = "validation_accuracy",
+    confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    preset: Annotated[str, typer.Option(help="Preset of the studies, or any.")] = "",
+) -> None:
+    """Every standard figure and table, without a notebook.
+
+    Figures are sized in millimetres, with text as text and the data behind them as CSV; tables are
+    CSV, LaTeX and Markdown. A JSON file beside each has its caption, the checksum of its data and
+    the command that made it. Exit code 1 where something asked for is not there.
+
+    \b
+    Examples:
+      aba figures
+      aba figures isolation --dataset digits --format pdf --width double
+      aba figures --width slide --out slides
+    """
+    from analysis import exports
+
+    def say(study: str, dataset: str, files: Sequence[Path]) -> None:
+        counts = [
+            f"{n} {kind if n > 1 else kind[:-1]}"
+            for kind in ("figures", "tables")
+            if (n := sum(file.suffix == ".json" and file.parent.name == kind for file in files))
+        ]
+        print(f"{study} on {dataset}: {', '.join(counts)} in {out}/", flush=True)
+
+    done = exports.export(
+        results,
+        out,
+        studies or (),
+        dataset or (),
+        formats=[name.strip() for name in format.split(",") if name.strip()],
+        width=width,
+        style=style or "",
+        look=exports.Look(metric, confidence, seed),
+        preset=preset,
+        progress=say,
+    )
+    for note in done.notes:
+        print(note)
+    if done.absent:
+        parts = [f"{', '.join(names)} on {name}" for name, names in done.absent.items()]
+        print(f"no results of {'; '.join(parts)}")
+    for line in done.refused:
+        print(f"aba: {line}", file=sys.stderr)
+    if done.refused or not done.files:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    results: Results = Path("results"),
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set; repeatable.  [default: all there are]"),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
+    ] = "validation_accuracy",
+    confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
+    preset: Annotated[str, typer.Option(help="Preset of the studies, or any.")] = "",
+) -> None:
+    """Own results against the published tables.
+
+    What agrees and what does not, in words and tables, after the settings that differ. A data set
+    without published tables is held against all of them, by orders and signs alone. Exit code 1
+    where there is nothing to compare.
+
+    \b
+    Examples:
+      aba compare
+      aba compare --dataset mnist --confidence 0.9
+    """
+    from analysis import exports, tables
+    from analysis.results import ResultsError
+
+    look = exports.Look(metric, confidence)
+    lacking = False
+    for name in dataset or exports.studies_there(results) or ["digits"]:
+        try:
+            found, sentences = exports.compare(results, name, look, preset)
+        except ResultsError as error:
+            print(f"aba: {error}", file=sys.stderr)
+            lacking = True
+            continue
+        same = name in tables.PUBLISHED
+        print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
+        print("\n".join(f"- {sentence}" for sentence in sentences))
+        for exhibit in found.tables.values():
+            shown = tables.present(exhibit.data, exhibit.digits, exhibit.columns)
+            print(f"\n{exhibit.description}\n")
+            _print_table(tuple(shown.columns), list(shown.itertuples(index=False, name=None)))
+    if lacking:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -269,7 +478,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
 
     for name in ("isolation", "tension", "frozen"):
         _run(standard_study(name, "digits", "quick"), results, "auto")
-    failed = _report([], results, out, "digits", Format.html, [])
+    failed = _report([], results, out, Format.html, {}, force=True)
     if failed:
         raise typer.Exit(1)
     print(
@@ -332,7 +541,7 @@ def _completed(command: Callable[[], object]) -> int:
         if type(error) is ValueError or not type(error).__module__.startswith(("analysis", "aba")):
             raise
         print(f"aba: {error}", file=sys.stderr)
-        return 2 if type(error).__name__ in ("StudyError", "ReportError") else 1
+        return 2 if type(error).__name__ in ("StudyError", "ReportError", "ExportError") else 1
     if code == 130:  # typer's own answer to Ctrl-C, as a shell's
         print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
     return code

@@ -1,7 +1,7 @@
-"""The standard figures and tables of every study, defined once: for the notebooks, for `aba figures`
-and for one line of Python.
+"""The standard figures and tables of every study, defined once: for the notebooks, for
+`aba figures` and for one line of Python.
 
-    study's results → builder → exhibits (data, caption, drawing) → PDF, SVG, PNG, CSV, LaTeX, Markdown
+    results of a study → exhibits (data, caption, drawing) → PDF, SVG, PNG; CSV, LaTeX, Markdown
 
     from analysis import exports
     exports.data("isolation", "results", "digits")  # the data of any figure, as a DataFrame
@@ -32,13 +32,15 @@ from matplotlib.figure import Figure
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
 from analysis.results import ResultsError, StudyResult
-from analysis.studies import METRICS, STANDARD
+from analysis.studies import METRICS, STANDARD, short_hash
 
 FORMATS = ("pdf", "svg", "png")
+# Not a study of its own: isolation, tension and benchmark beside the published tables.
+BESIDE = "published"
 
 
 class ExportError(ValueError):
-    """Something asked for that cannot be exported; one line naming the value and what is allowed."""
+    """What cannot be exported as asked; one line naming the value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,10 @@ class Look:
 class Exhibit:
     """A figure (with `draw`) or a table.
 
-    data: what is drawn or printed. description: what it shows, a title. caption: that, and on what
-    data, model and runs, with which intervals. facts: the same for programs. draw: makes the figure
-    for a width ("single", "double", "slide") in the style in force. width: how it is shown where
-    nobody says. columns, digits: those of a printed table.
+    data: what is drawn or printed. description: what it shows, a title. note: what a reader must
+    know. caption: both, and on what data, model and runs, with which intervals. facts: the same for
+    programs. draw: makes the figure for a width ("single", "double", "slide") in the style in
+    force. width: how it is shown where nobody says. columns, digits: those of a printed table.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Exhibit:
     data: pd.DataFrame
     caption: str
     facts: Mapping[str, Any]
+    note: str = ""
     draw: Callable[[str], Figure] | None = None
     width: str = "single"
     columns: Sequence[str] | None = None
@@ -138,7 +141,8 @@ class _Collector:
             f"{description.rstrip('.')}.",
             note,
             f"Data: {facts['dataset']} ({facts['subset']}); model: {facts['model']}{norm}, "
-            f"{facts['epochs']:g} epochs; n = {self.n} runs (seeds) an arm, {facts['runs']} in all.",
+            f"{facts['epochs']:g} epochs; n = {self.n} runs (seeds) an arm, "
+            f"{facts['runs']} in all.",
             f"Intervals: {interval}." if interval else "",
         ]
         for name, what in (("runs_missing", "missing"), ("runs_diverged", "diverged")):
@@ -161,7 +165,7 @@ class _Collector:
         caption = self._caption(description, note, interval)
         facts = {**self.facts, "n": self.n, "interval": interval or "none"}
         self.exhibits.figures[name] = Exhibit(
-            name, description, data, caption, facts, draw, width=width
+            name, description, data, caption, facts, note, draw, width
         )
 
     def table(
@@ -178,26 +182,30 @@ class _Collector:
         caption = self._caption(description, note, interval)
         facts = {**self.facts, "n": self.n, "interval": interval or "none"}
         self.exhibits.tables[name] = Exhibit(
-            name, description, data, caption, facts, columns=columns, digits=digits
+            name, description, data, caption, facts, note, columns=columns, digits=digits
         )
 
     # How each kind of interval is made, in words. Few runs give none: the text then says so.
 
     @property
+    def _level(self) -> str:
+        return f"{100 * self.look.confidence:g} %"
+
+    @property
     def over_runs(self) -> str:
-        return f"{self.look.confidence:.0%}, studentised bootstrap over runs" + self._one
+        return f"{self._level}, studentised bootstrap over runs" + self._one
 
     @property
     def over_adjustments(self) -> str:
-        return f"{self.look.confidence:.0%}, studentised bootstrap over the adjustments of a group"
+        return f"{self._level}, studentised bootstrap over the adjustments of a group"
 
     @property
     def student(self) -> str:
-        return f"{self.look.confidence:.0%}, Student's t over the adjustments of a group"
+        return f"{self._level}, Student's t over the adjustments of a group"
 
     @property
     def ranks(self) -> str:
-        return f"{self.look.confidence:.0%}, BCa bootstrap over the 27 adjustments"
+        return f"{self._level}, BCa bootstrap over the 27 adjustments"
 
     @property
     def _one(self) -> str:
@@ -425,7 +433,7 @@ def frozen(
         )
         note = f"Strength {at:g}; a change of loss within ±{threshold:.2g} counts as none."
         made.figure(
-            f"{prefix}measured-groups-{_slug(arm)}",
+            prefix + measured_name(arm),
             f"Change of loss per adjustment, {arm}",
             measured,
             lambda width, arm=arm, measured=measured: _figure(  # type: ignore[misc]
@@ -441,7 +449,7 @@ def frozen(
             interval=f"half of them after ±; {made.over_runs}",
         )
         made.table(
-            f"{prefix}measured-groups-{_slug(arm)}",
+            prefix + measured_name(arm),
             f"Measured group of each adjustment, {arm}",
             measured,
             ["index", "low", "middle", "high", "group", "n", "change", "measured_group", "agrees"],
@@ -458,20 +466,26 @@ def arms(study: StudyResult, look: Look) -> Exhibits:
     name = study.declaration.study.name
     name = name if name in STANDARD else f"arms-{name}"
     table = tables.benchmark_table(study.frame, look.rng(), confidence=look.confidence)
+    # Strengths are chosen on validation: the test accuracies of that search are not for reading.
+    splits = ("validation",) if name.endswith("-tuning") else ("validation", "test")
+    hidden = [f"test_{x}" for x in ("median", "sd", "mean", "mean_low", "mean_high")]
+    table = table if "test" in splits else table.drop(columns=hidden)
     made.figure(
         name,
-        "Mean accuracy of each arm on validation and on test",
+        f"Mean accuracy of each arm on {' and on '.join(splits)}",
         table,
         lambda width: _figure(
-            figures.arms_plot(table, figures.sized_axes(width, figures.arms_height(table)))
+            figures.arms_plot(
+                table, figures.sized_axes(width, figures.arms_height(table)), splits=splits
+            )
         ),
         interval=made.over_runs,
     )
     columns = ["arm", "strength", "n", *_shown_counts(table, "n_diverged", "n_missing")]
-    columns += [f"{split}_{x}" for split in ("validation", "test") for x in ("median", "sd", "mean")]
+    columns += [f"{split}_{x}" for split in splits for x in ("median", "sd", "mean")]
     made.table(
         name,
-        "Accuracy of each arm on validation and on test",
+        f"Accuracy of each arm on {' and on '.join(splits)}",
         table,
         columns,
         note="Median and SD are the published form.",
@@ -480,8 +494,133 @@ def arms(study: StudyResult, look: Look) -> Exhibits:
     return made.exhibits
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name.lower()).strip("-.") or "arm"
+def published(
+    look: Look,
+    alone: StudyResult | None = None,
+    sets: StudyResult | None = None,
+    benchmark: StudyResult | None = None,
+) -> tuple[Exhibits, list[str]]:
+    """Results beside the published ones, and agreement and disagreement in plain words.
+
+    alone, sets, benchmark: the isolation, tension and benchmark studies on one data set, as far as
+    they are there. Figures published-NAME; tables published-settings, -agreement, -groups, -sets,
+    -benchmark. On a data set without published tables orders and signs alone are compared.
+    """
+    first = alone or benchmark
+    if first is None:
+        raise ExportError("nothing to compare; needed: an isolation or a benchmark study")
+    dataset = first.declaration.study.dataset
+    names, same_data = tables.published_for(dataset), dataset in tables.PUBLISHED
+    options: dict[str, Any] = {"confidence": look.confidence}
+    made = _Collector(first, look)
+    exhibits, sentences = made.exhibits, []
+    made.table(
+        "published-settings",
+        "Settings here and published",
+        tables.settings_table(first.frame, names),
+        note="Published as far as the slides say; the epochs are those of the benchmark.",
+    )
+    if alone is not None:
+        table = tables.isolation_table(alone.frame, look.rng(), metric=look.metric, **options)
+        order = tables.order_agreement_table(table, names, look.rng(), **options)
+        contrasts = tables.contrast_agreement_table(table, names, look.rng(), **options)
+        sentences += tables.order_sentences(order, contrasts, same_data)
+        columns = ["published", "n_adjustments", "spearman", "kendall"]
+        columns += ["n_ratings", "rating_share", "rating_kappa"] if same_data else []
+        made.table(
+            "published-agreement",
+            "Do the 27 stand in the published order?",
+            order[[c for c in order.columns if same_data or not c.startswith(("n_rat", "rat"))]],
+            columns,
+            note=f"{look.label}.",
+            interval=made.ranks,
+            digits=2,
+        )
+        columns = ["contrast", "published", "here", *["there"][:same_data], "verdict_here"]
+        made.table(
+            "published-groups",
+            "The differences of the groups here and published",
+            contrasts,
+            [*columns, "verdict_there", "agreement"],
+            note=f"{look.label}, points.",
+            interval=made.over_adjustments,
+        )
+        for name in names:
+            beside = tables.beside_published(table, name)
+            made.figure(
+                f"published-{name}",
+                f"Mean accuracy of each adjustment here against {name}",
+                beside,
+                lambda width, beside=beside, name=name: _figure(  # type: ignore[misc]
+                    figures.published_plot(
+                        beside,
+                        figures.sized_axes(width, 72),
+                        published=f"Published, {name}",
+                        label=f"Here: {look.label[0].lower()}{look.label[1:]}",
+                    )
+                ),
+                note="Published means of five runs have no intervals.",
+                interval=made.over_runs,
+            )
+    if alone is not None and sets is not None:
+        made = _Collector(sets, look, alone)
+        table = tables.hypothesis_table(
+            alone.frame, sets.frame, look.rng(), metric=look.metric, **options
+        )
+        compared = tables.set_agreement_table(table, names, **options)
+        sentences += tables.set_sentences(compared, same_data)
+        made.table(
+            "published-sets",
+            "All of a set less the mean of its members, here and published",
+            compared,
+            ["set", "published", "here", *["there"][:same_data]]
+            + ["verdict_here", "verdict_there", "agreement"],
+            note=f"{look.label}, points; published intervals are approximate, from five runs.",
+            interval=made.over_runs,
+            digits=2,
+        )
+        exhibits.tables |= made.exhibits.tables
+    if benchmark is not None:
+        made = _Collector(benchmark, look)
+        compared = tables.benchmark_agreement_table(benchmark.frame, names, look.rng(), **options)
+        sentences += tables.benchmark_sentences(compared, same_data)
+        sizes = ["there_median", "there_sd", "there_strength"] if same_data else []
+        made.table(
+            "published-benchmark",
+            "Methods here and published: medians, and differences to Vanilla",
+            compared,
+            ["published", "split", "method", "n", "here_median", "here_sd", *sizes, "here"]
+            + [*["there"][:same_data], "agreement"],
+            note="Here: mean less Vanilla's mean, points; published: median less Vanilla's median, "
+            "with an approximate interval.",
+            interval=made.over_runs,
+        )
+        exhibits.tables |= made.exhibits.tables
+    return exhibits, sentences
+
+
+def compare(
+    results: str | Path, dataset: str, look: Look | None = None, preset: str = ""
+) -> tuple[Exhibits, list[str]]:
+    """`published` for what a results folder has. Raises ResultsError where that is nothing."""
+    found: dict[str, StudyResult] = {}
+    problems = []
+    for study in ("isolation", "tension", "benchmark"):
+        try:
+            found[study] = store.load(results, study, dataset, preset)
+        except ResultsError as error:
+            problems.append(error)
+    if not {"isolation", "benchmark"} & set(found):
+        raise problems[0]
+    return published(look or Look(), *(found.get(s) for s in ("isolation", "tension", "benchmark")))
+
+
+def measured_name(arm: str) -> str:
+    """The name of the exhibits with an arm's measured groups."""
+    slug = re.sub(r"[^\w.-]+", "-", arm.lower()).strip("-.") or "arm"
+    if len(slug) > 60:  # file names have an end
+        slug = f"{slug[:50]}-{short_hash(arm)[:6]}"
+    return f"measured-groups-{slug}"
 
 
 def of_study(
@@ -491,11 +630,13 @@ def of_study(
     look: Look | None = None,
     preset: str = "",
 ) -> Exhibits:
-    """The standard figures and tables of one study on one data set.
+    """The standard figures and tables of one study on one data set, or of "published".
 
     Raises ResultsError, which says what to run, where its results are not there.
     """
     look = look or Look()
+    if study == BESIDE:
+        return compare(results, dataset, look, preset)[0]
     found = store.load(results, study, dataset, preset)
     if found.declaration.kind == "frozen":
         return frozen(found, look)
@@ -537,7 +678,7 @@ def data(
     known: list[str] = []
     second: pd.DataFrame | None = None
     problem: ResultsError | None = None
-    for study in studies_there(results).get(dataset, []):
+    for study in [*studies_there(results).get(dataset, []), BESIDE]:
         try:
             made = of_study(study, results, dataset, look)
         except ResultsError as error:
@@ -628,7 +769,9 @@ def write(
             paths = tables.save_table(exhibit.data, stem, exhibit.digits, exhibit.columns)
         else:
             drawn = figure or draw(exhibit, width, style)
-            size = [round(float(x) * figures.MILLIMETRES_PER_INCH, 1) for x in drawn.get_size_inches()]
+            size = [
+                round(float(x) * figures.MILLIMETRES_PER_INCH, 1) for x in drawn.get_size_inches()
+            ]
             facts |= {"size_mm": size, "style": style}
             with figures.style(style):
                 paths = figures.save_figure(drawn, stem, formats)
@@ -698,14 +841,15 @@ def export(
             lacking = [name for name in STANDARD if name not in names]
             if lacking:
                 done.absent[dataset] = lacking
-        for study in dict.fromkeys(studies or names):
+        for study in dict.fromkeys(studies or (*names, BESIDE)):
             try:
                 found = of_study(study, results, dataset, look, preset)
             except ResultsError as error:
                 if studies:
                     done.refused.append(str(error))
-                else:
-                    done.absent.setdefault(dataset, []).append(study)
+                elif study != BESIDE:
+                    need = " (needs isolation)" if study == "tension" else ""
+                    done.absent.setdefault(dataset, []).append(study + need)
                 continue
             text = command(results, dataset, look, width, style, formats, preset)
             files = [
@@ -717,7 +861,7 @@ def export(
             ]
             done.files[study, dataset] = files
             facts = next(iter(found.all())).facts
-            if facts["runs_missing"]:
+            if facts["runs_missing"] and study != BESIDE:
                 done.notes.append(
                     f"{study} on {dataset} is not complete: {facts['runs_missing']} runs missing"
                 )

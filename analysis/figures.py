@@ -165,11 +165,13 @@ def _panel_size(ax: Axes) -> tuple[float, float]:
 
 
 def _wrapped(text: str, width: float, size: float, lines: int = 3) -> str:
-    """Text of `size` points broken to fit a width in points; what is too long ends in "…"."""
-    characters = max(6, int(width / (0.6 * size)))
-    parts = textwrap.wrap(text, characters) or [""]
-    if len(parts) > lines:
-        parts = [*parts[: lines - 1], parts[lines - 1][: characters - 1].rstrip() + "…"]
+    """Text of `size` points broken to fit a width in points; what is too long loses its middle."""
+    characters = max(6, int(width / (0.55 * size)))
+    shown, keep = text, len(text)
+    while len(parts := textwrap.wrap(shown, characters) or [""]) > lines:
+        keep -= 1
+        tail = keep // 3
+        shown = text[: keep - tail].rstrip() + "…" + text[len(text) - tail :].lstrip()
     return "\n".join(parts)
 
 
@@ -377,10 +379,11 @@ def adjustment_heatmap(
         ax.add_patch(
             Rectangle((x, bottom), 1, 1, facecolor=colours(shade), edgecolor="white", lw=0.5)
         )
-        ink = "white" if shade > 0.5 else "black"
+        ink = "white" if shade > 0.62 else "black"  # either is read at 4:1
         diverged = "†" if row.get("n_diverged", 0) else ""
+        rounded = round(number, digits) + 0.0 if np.isfinite(number) else 0.0  # no −0.0
         cell = (
-            "–" if not np.isfinite(number) else f"{number:.{digits}f}{diverged}".replace("-", "−")
+            "–" if not np.isfinite(number) else f"{rounded:.{digits}f}{diverged}".replace("-", "−")
         )
         half = np.nan
         if f"{value}_low" in table:
@@ -414,7 +417,7 @@ def adjustment_heatmap(
     top.spines["top"].set_visible(False)
     widths = table.get(f"{value}_low", pd.Series(dtype=float))
     title = f"{label}, ± half its interval" if widths.notna().any() else label
-    title = _wrapped(title, 1.2 * _panel_size(ax)[0], text)
+    title = _wrapped(title, 0.92 * _panel_size(ax)[0], text)
     ax.set_title(title, size=text, pad=0.9 * text)
     frames: list[Any] = [
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=COLOURS[g], lw=1.4 * width, label=g)
@@ -689,16 +692,14 @@ def arms_plot(
 ) -> Axes:
     """Mean accuracy of each arm with its interval, on validation and on test, in the table's order.
 
-    table: from `tables.benchmark_table`. Arms that diverged say how often below their name.
+    table: from `tables.benchmark_table`. Diverged runs are counted beside their arm.
     """
-    text = float(mpl.rcParams["font.size"]) if ax is None else _sizes(ax)[0]
-    names = [
-        _wrapped(str(name), 16 * text, 0.875 * text, lines=2)
-        + (f"\n{int(count)} diverged" if count else "")
-        for name, count in zip(table["arm"], table["n_diverged"], strict=True)
-    ]
     ax = _axes(ax, ONE_COLUMN, arms_height(table))
-    _, width, marker = _sizes(ax)
+    text, width, marker = _sizes(ax)
+    room = 0.75 * _panel_size(ax)[1] / max(len(table), 3)
+    size = min(0.875 * text, 0.72 * room / _name_lines(table))
+    across = max(14 * text, 0.3 * _panel_size(ax)[0])
+    names = [_wrapped(str(name), across, size, _name_lines(table)) for name in table["arm"]]
     limits = _limits(table, [f"{split}_mean" for split in splits]) or (0.0, 100.0)
     looks = {"validation": ("o", "black", 0.16), "test": ("s", "white", -0.16)}
     for y, (_, row) in enumerate(table.iterrows()):
@@ -714,12 +715,22 @@ def arms_plot(
             ends = row[f"{split}_mean_low"], row[f"{split}_mean_high"]
             _interval_line(ax, base + shift, *ends, limits, color="black", lw=0.9 * width)
             ax.plot(mean, base + shift, symbol, mfc=face, mec="black", ms=0.8 * marker)
+        if row["n_diverged"]:
+            on_left = row[f"{splits[0]}_mean"] > sum(limits) / 2
+            ax.text(
+                0.01 if on_left else 0.97,
+                base,
+                f"{int(row['n_diverged'])} diverged",
+                transform=ax.get_yaxis_transform(),
+                ha="left" if on_left else "right",
+                va="center",
+                size=min(0.75 * text, 0.8 * room),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
+            )
     ax.set_xlim(limits)
     ax.set_ylim(-0.6, len(table) - 0.4)
     ax.set_yticks(range(len(table) - 1, -1, -1), names)
-    lines = sum(name.count("\n") + 1 for name in names)
-    room = 0.75 * _panel_size(ax)[1] / max(lines, 1)
-    ax.tick_params(axis="y", length=0, labelsize=min(0.875 * text, 0.75 * room))
+    ax.tick_params(axis="y", length=0, labelsize=size)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Accuracy (%)")
     handles = [
@@ -741,11 +752,12 @@ def arms_plot(
 
 def arms_height(table: pd.DataFrame) -> float:
     """Height in mm at which `arms_plot` can name every arm, on paper."""
-    lines = sum(
-        1 + (len(str(name)) > 20) + bool(count)
-        for name, count in zip(table["arm"], table["n_diverged"], strict=True)
-    )
-    return 24.0 + 4.6 * max(lines, 3)
+    return 24.0 + (8.0 if _name_lines(table) == 2 else 5.4) * max(len(table), 3)
+
+
+def _name_lines(table: pd.DataFrame) -> int:
+    """Lines that a name in `arms_plot` may have: two for long ones, unless there are many."""
+    return 2 if len(table) <= 14 and max(len(str(name)) for name in table["arm"]) > 24 else 1
 
 
 # --- beside the published tables -----------------------------------------------------------------

@@ -13,9 +13,9 @@ import ast
 import contextlib
 import difflib
 import html
-import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import math
 import os
@@ -29,10 +29,14 @@ import time
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from analysis import toolkit_version as _version
+from analysis.studies import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,16 +44,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analysis.exports import Exhibit, Look
     from analysis.results import StudyResult
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 FORMATS = ("html", "pdf", "notebook")
-METRICS = {
-    "validation_accuracy": "Validation accuracy (%)",
-    "test_accuracy": "Test accuracy (%)",
-    "train_accuracy": "Training accuracy (%)",
-}
 Scalar = str | int | float | bool
 
 
@@ -247,7 +247,8 @@ def check_value(parameter: str, value: Any) -> None:
 class Outcome:
     """What became of one notebook. status: "finished" or "failed"; error: one line, or "".
 
-    files: what was written for it, the executed notebook first. seconds: wall time.
+    files: what was written for it, the executed notebook first. seconds: wall time. given: the
+    parameters that somebody set, without folders.
     """
 
     notebook: str
@@ -256,6 +257,7 @@ class Outcome:
     status: str
     files: tuple[Path, ...]
     error: str = ""
+    given: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
@@ -267,6 +269,7 @@ def execute(
     parameters: Mapping[str, Any],
     out: str | Path,
     formats: Sequence[str] = ("html",),
+    force: bool = False,
 ) -> Outcome:
     """Run one notebook and write out/<stem>.ipynb and, by `formats`, .html and .pdf.
 
@@ -274,9 +277,11 @@ def execute(
     working directory, `out` is the out folder where not given. The notebook runs in a process and a
     kernel of its own, always with this interpreter, one thread. Where a cell fails, the executed
     copy and the page are written too, and the outcome says which cell. Files appear whole or not
-    at all. Raises ReportError before anything runs for a wrong parameter, format or folder.
+    at all. Raises ReportError before anything runs for a wrong parameter, format or folder, and
+    for a file that would be replaced (see `report`), unless `force`.
     """
     job = _job(name, parameters, _folder(out), _formats(formats))
+    _refuse_others([] if force else [job])
     return _run(job, _Processes())
 
 
@@ -287,26 +292,63 @@ def report(
     formats: Sequence[str] = ("html",),
     jobs: int = 2,
     progress: Callable[[Outcome], None] | None = None,
+    *,
+    variants: Sequence[Mapping[str, Any]] = ({},),
+    usual: Mapping[str, Any] | None = None,
+    force: bool = False,
+    started: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
     """Run several notebooks (all for no names), `jobs` at a time, and write out/index.html.
 
     Each notebook gets those of the parameters that it knows; one that none knows is an error.
-    A failing notebook does not stop the others. progress: called with each outcome as it comes.
-    Outcomes are in the order of the names. The index lists every report in the folder.
+    A failing notebook does not stop the others. started: called with the number of reports.
+    progress: called with each outcome as it comes. Outcomes are in the order of the names, then of
+    the variants. The index lists every report in the folder.
+
+    variants: sets of further parameters, as from `grid`; every notebook runs once with each set
+    that makes a difference to it. Names of the files hold what varies, numbers padded so that they
+    sort: 02_isolation-digits-confidence=0.90.html; figures and tables are then in a folder of that
+    name.
+
+    usual: parameters that nobody asked for, for the notebooks that know them.
+
+    A file that an earlier call wrote for the same notebook and parameters is renewed. Any other
+    file in the way is a ReportError before anything runs, unless `force`.
     """
     if jobs < 1:
         raise ReportError(f"jobs is {jobs}; allowed: whole numbers from 1")
     paths = list(dict.fromkeys(find(name) for name in names or notebooks()))
     known = {path: parameters_of(path) for path in paths}
     everything = list(dict.fromkeys(p for own in known.values() for p in own))
-    for parameter in parameters:
+    varied = list(dict.fromkeys(name for variant in variants for name in variant))
+    for parameter in (*parameters, *varied):
         if parameter not in everything:
             raise ReportError(_unknown(parameter, [path.stem for path in paths], everything))
     folder, wanted = _folder(out), _formats(formats)
-    work = [
-        _job(path, {k: v for k, v in parameters.items() if k in known[path]}, folder, wanted)
-        for path in paths
-    ]
+    work = []
+    for path in paths:
+        own = {k: v for k, v in {**(usual or {}), **parameters}.items() if k in known[path]}
+        sets = [
+            check_parameters(path, {k: v for k, v in variant.items() if k in known[path]})
+            for variant in variants
+        ]
+        texts = {
+            name: _texts([one.get(name, known[path][name].default) for one in sets])
+            for name in varied
+            if name in known[path]
+        }
+        for one in sets:
+            value = {name: one.get(name, known[path][name].default) for name in texts}
+            labels = {name: texts[name][value[name]] for name in texts}
+            work.append(_job(path, {**own, **one}, folder, wanted, labels))
+    by_stem: dict[str, _Job] = {}
+    for job in work:
+        if by_stem.setdefault(job.stem, job).notebook != job.notebook:
+            raise ReportError(f"two notebooks would write {job.stem}; report them into two folders")
+    work = list(by_stem.values())
+    _refuse_others([] if force else work)
+    if started is not None:
+        started(len(work))
     processes = _Processes()
 
     def run(job: _Job) -> Outcome:
@@ -326,6 +368,80 @@ def report(
     return outcomes
 
 
+def grid(over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values, the last name changing fastest: `variants` for `report`."""
+    for name, values in over.items():
+        if not values:
+            raise ReportError(f"no values for {name}; needed: one or more")
+    return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+
+
+def read_parameters(path: str | Path) -> tuple[dict[str, Scalar], list[dict[str, Scalar]]]:
+    """Parameters and variants from a YAML file.
+
+    Either one mapping, whose plain values are for every report and whose lists are a grid, or a
+    list of mappings, one a variant. Raises ReportError naming the file and what is wrong.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise ReportError(f"cannot read parameters {path}: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+    def plain(value: Any) -> bool:
+        return type(value) in (str, int, float, bool)
+
+    if isinstance(content, list) and content and all(isinstance(one, dict) for one in content):
+        for number, one in enumerate(content, 1):
+            for name, value in one.items():
+                if not plain(value):
+                    raise ReportError(
+                        f"{path}: {name} of entry {number} is {value!r}; needed: text, a number, "
+                        "true or false"
+                    )
+        return {}, content
+    if not isinstance(content, dict):
+        raise ReportError(
+            f"{path} holds {type(content).__name__}; needed: lines name: value or name: [values], "
+            "or a list of such sets"
+        )
+    for name, value in content.items():
+        if not (plain(value) or isinstance(value, list) and value and all(map(plain, value))):
+            raise ReportError(
+                f"{path}: {name} is {value!r}; needed: text, a number, true, false, or a list"
+            )
+    lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    return {name: content[name] for name in content if name not in lists}, grid(lists)
+
+
+def _texts(values: Sequence[Scalar]) -> dict[Scalar, str]:
+    """Values as parts of file names: numbers padded so that names sort, no two alike."""
+    distinct = list(dict.fromkeys(values))
+    if all(type(value) in (int, float) for value in distinct):
+        exact = [Decimal(str(value)) for value in distinct]
+        places = max(max(0, -int(number.as_tuple().exponent)) for number in exact)
+        texts = [f"{number:.{places}f}" for number in exact]
+        width = max(len(text.lstrip("-")) for text in texts)
+        return {
+            value: "-" * text.startswith("-") + text.lstrip("-").zfill(width)
+            for value, text in zip(distinct, texts, strict=True)
+        }
+    found: dict[Scalar, str] = {}
+    for value in distinct:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        safe = text = re.sub(r"[^\w.-]+", "-", text).strip("-.") or "none"
+        number = 1
+        while text in found.values():
+            number += 1
+            text = f"{safe}-{number}"
+        found[value] = text
+    return found
+
+
 @dataclass(frozen=True)
 class _Job:
     notebook: Path
@@ -333,23 +449,64 @@ class _Job:
     values: dict[str, Scalar]  # all of them
     out: Path
     formats: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)  # of what varies in the batch
 
     @property
     def stem(self) -> str:
         dataset = self.values.get("dataset")
-        return self.notebook.stem + (f"-{dataset}" if dataset else "")
+        varied = [f"-{n}={label}" for n, label in self.labels.items() if n != "dataset"]
+        return self.notebook.stem + (f"-{dataset}" if dataset else "") + "".join(varied)
 
 
-def _job(name: str | Path, given: Mapping[str, Any], out: Path, formats: tuple[str, ...]) -> _Job:
+def _refuse_others(work: Sequence[_Job]) -> None:
+    """Raises ReportError where a file is in the way that is not an earlier copy of the same."""
+    refused = []
+    for job in work:
+        kinds = ("ipynb", *(kind for kind in job.formats if kind != "notebook"))
+        there = [p for kind in kinds if (p := job.out / f"{job.stem}.{kind}").exists()]
+        difference = _difference(job) if there else ""
+        if difference:
+            refused.append(f"{there[0]} is there already, {difference}")
+    if refused:
+        more = f", and {len(refused) - 1} more like it" if len(refused) > 1 else ""
+        raise ReportError(f"{refused[0]}{more}; --force replaces, another --out keeps")
+
+
+def _difference(job: _Job) -> str:
+    """In what the report in the way differs from the one to come, "" where in nothing."""
+    try:
+        text = (job.out / f"{job.stem}.ipynb").read_text(encoding="utf-8")
+        facts = json.loads(text)["metadata"]["aba"]
+        before = dict(facts["parameters"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "not made by aba report"
+    if facts.get("notebook") != job.notebook.stem:
+        return f"made from {facts.get('notebook')}"
+    for name, value in job.values.items():
+        if name != "out" and before.get(name, value) != value:
+            return f"made with {name} = {before[name]}"
+    return ""
+
+
+def _job(
+    name: str | Path,
+    given: Mapping[str, Any],
+    out: Path,
+    formats: tuple[str, ...],
+    labels: Mapping[str, str] | None = None,
+) -> _Job:
     path = find(name)
     known = parameters_of(path)
     parameters = check_parameters(path, given)
     if "results" in parameters:
         parameters["results"] = str(Path(str(parameters["results"])).absolute())
-    if "out" in known and "out" not in parameters:
-        parameters["out"] = str(out)
     values = {key: parameters.get(key, known[key].default) for key in known}
-    return _Job(path.absolute(), parameters, values, out, formats)
+    job = _Job(path.absolute(), parameters, values, out, formats, labels or {})
+    if "out" in known and "out" not in parameters:
+        # Reports that differ in more than the data set would overwrite one another's figures.
+        own_folder = set(job.labels) - {"dataset"}
+        parameters["out"] = values["out"] = str(out / job.stem if own_folder else out)
+    return job
 
 
 def _folder(out: str | Path) -> Path:
@@ -491,6 +648,7 @@ def _run(job: _Job, processes: _Processes) -> Outcome:
         "failed" if error else "finished",
         tuple(files),
         error,
+        {k: v for k, v in job.parameters.items() if k not in ("results", "out")},
     )
 
 
@@ -500,6 +658,7 @@ def _stamp(executed: Path, job: _Job, seconds: float, error: str) -> None:
     notebook["metadata"]["aba"] = {
         "notebook": job.notebook.stem,
         "parameters": job.values,
+        "varied": dict(job.labels),
         "seconds": round(seconds, 1),
         "status": "failed" if error else "finished",
         "error": error,
@@ -507,13 +666,6 @@ def _stamp(executed: Path, job: _Job, seconds: float, error: str) -> None:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     executed.write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("aba-toolkit")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # --- in the notebook's process -------------------------------------------------------------------
@@ -668,6 +820,10 @@ def _entry(path: Path, notebook: Mapping[str, Any], facts: Mapping[str, Any]) ->
     there = [kind for kind in kinds if path.with_suffix(f".{kind}").is_file()]
     link = [f'<a href="{html.escape(path.stem)}.{kind}">{kinds[kind]}</a>' for kind in there]
     title = html.escape(_title(notebook) or path.stem)
+    varied = [f"{n} {label}" for n, label in facts.get("varied", {}).items() if n != "dataset"]
+    title += html.escape(f" ({', '.join(varied)})") if varied else ""
+    if (path.parent / path.stem).is_dir():
+        link.append(f'<a href="{html.escape(path.stem)}/">figures and tables</a>')
     dataset = html.escape(str(facts["parameters"].get("dataset", "")))
     status = "finished" if facts["status"] == "finished" else f"failed: {facts['error']}"
     data = [f"<li>{html.escape(text)}</li>" for text in _said(notebook, "data")]
@@ -716,6 +872,13 @@ class Page:
     def metric_label(self) -> str:
         return METRICS[self.metric]
 
+    @property
+    def look(self) -> Look:
+        """How the standard figures and tables of `exports` are computed."""
+        from analysis.exports import Look
+
+        return Look(self.metric, self.confidence, self.seed)
+
     def rng(self) -> np.random.Generator:
         """The random numbers of a bootstrap: new from the seed, whatever ran before."""
         import numpy as np
@@ -748,23 +911,66 @@ class Page:
         """Show text (Markdown)."""
         self._show(text)
 
+    def show(self, exhibit: Exhibit, zoom: float = 1.4, seeds: pd.DataFrame | None = None) -> None:
+        """Show a standard figure or table of `exports`; export it with its data and caption.
+
+        seeds: as in `table`.
+        """
+        from analysis import exports
+
+        figure = exports.draw(exhibit) if exhibit.draw is not None else None
+        if self.out is not None:
+            command = exports.command(
+                _short(str(self.results)),
+                self.dataset,
+                self.look,
+                exhibit.width,
+                preset=self.preset,
+            )
+            exports.write(exhibit, self.out, command=command, figure=figure)
+        if figure is None:
+            self._rows(exhibit.data, exhibit.columns, exhibit.digits, seeds)
+        else:
+            self._picture(figure, exhibit.description, zoom)
+
     def table(
         self,
         name: str,
         table: pd.DataFrame,
         columns: Sequence[str] | None = None,
         digits: int = 1,
+        seeds: pd.DataFrame | None = None,
     ) -> None:
-        """Show a table by `tables.present`; export it as tables/<name>-<dataset>.csv and .tex."""
-        from IPython.display import HTML, display
+        """Show a table by `tables.present`; export it as tables/<name>-<dataset>.csv, .tex, .md.
 
-        from analysis import tables
+        Where somebody sits before it, a table of the 27 is one to sort and filter. seeds: the
+        single runs behind it, from `interactive.by_seed`.
+        """
+        from analysis import exports, tables
 
         if self.out is not None:
             target = self.out / "tables" / f"{name}-{self.dataset}"
-            with _exported(target) as stem:
+            with exports.whole_files(target) as stem:
                 tables.save_table(table, stem, digits, columns)
-        display(HTML(_html_table(tables.present(table, digits, columns))))
+        self._rows(table, columns, digits, seeds)
+
+    def _rows(
+        self,
+        table: pd.DataFrame,
+        columns: Sequence[str] | None,
+        digits: int,
+        seeds: pd.DataFrame | None,
+    ) -> None:
+        from IPython.display import HTML, display
+
+        from analysis import interactive, tables
+
+        plain = _html_table(tables.present(table, digits, columns))
+        if "index" in table and interactive.attended():
+            widget = interactive.table_widget(table, columns, digits, seeds)
+            interactive.show_widget(widget, {"text/html": plain})
+        else:
+            display(HTML(plain))
 
     def figure(self, name: str, figure: Figure | Axes, description: str, zoom: float = 1.4) -> None:
         """Show a figure and export it as figures/<name>-<dataset>.pdf, .svg, .png.
@@ -772,17 +978,21 @@ class Page:
         description: what a reader who cannot see it is told. zoom: size on the screen over that
         on paper.
         """
-        from IPython.display import Image, display
-        from matplotlib import pyplot as plt
         from matplotlib.figure import Figure
 
-        from analysis import figures
+        from analysis import exports, figures
 
         whole = figure if isinstance(figure, Figure) else figure.get_figure(root=True)
         assert isinstance(whole, Figure)
         if self.out is not None:
-            with _exported(self.out / "figures" / f"{name}-{self.dataset}") as stem:
+            with exports.whole_files(self.out / "figures" / f"{name}-{self.dataset}") as stem:
                 figures.save_figure(whole, stem)
+        self._picture(whole, description, zoom)
+
+    def _picture(self, whole: Figure, description: str, zoom: float) -> None:
+        from IPython.display import Image, display
+        from matplotlib import pyplot as plt
+
         picture = io.BytesIO()
         whole.savefig(picture, format="png", dpi=96 * zoom * 2)
         width = round(whole.get_size_inches()[0] * 96 * zoom)
@@ -793,16 +1003,6 @@ class Page:
         from IPython.display import Markdown, display
 
         display(Markdown(text), metadata={"aba": {kind: text}} if kind else {})
-
-
-@contextlib.contextmanager
-def _exported(target: Path) -> Iterator[Path]:
-    """A stem to write files to, which then move to `target`, each whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as folder:
-        yield Path(folder) / target.name
-        for path in sorted(Path(folder).iterdir()):
-            os.replace(path, target.parent / path.name)
 
 
 def page(**parameters: Any) -> Page:

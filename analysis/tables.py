@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -498,6 +499,290 @@ def published_difference_table(table: pd.DataFrame) -> pd.DataFrame:
     return beside
 
 
+# The published experiments on our data sets. Any other data set is held against all of them, and
+# then only orders and signs mean anything.
+PUBLISHED = {"mnist": "mnist-tiny", "cifar10": "cifar10-tiny", "news": "20newsgroups-tiny"}
+_BENCHMARKS = {"mnist-tiny": "mnist", "cifar10-tiny": "cifar", "20newsgroups-tiny": "news"}
+_METHODS = {
+    "vanilla": "Vanilla",
+    "challenger": "Challenger",
+    "mendaba": "MendABA",
+    "fastaba": "FastABA",
+    "fastaba-ce": "FastABA-CE",
+}
+# What the slides say of the published runs; "not stated" is theirs too. Epochs are the benchmark's.
+PUBLISHED_SETTINGS = {
+    "mnist-tiny": {"data": "mnist, 100 images", "model": "vgg11", "epochs": "1000"},
+    "cifar10-tiny": {"data": "cifar10, 1000 images", "model": "vgg16", "epochs": "500"},
+    "20newsgroups-tiny": {
+        "data": "news, 2000 texts",
+        "model": "small CNN",
+        "epochs": "100",
+        "word vectors": "100 numbers a word, source not stated",
+    },
+}
+
+
+def published_for(dataset: str) -> tuple[str, ...]:
+    """The published experiments that results on a data set are held against."""
+    return (PUBLISHED[dataset],) if dataset in PUBLISHED else tuple(PUBLISHED.values())
+
+
+def settings_table(runs: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame:
+    """What differs before any number does: one row a setting, here and in each experiment."""
+    ran = runs.iloc[0]
+    per_arm = runs.groupby("arm")["seed"].nunique()
+    low, high = int(per_arm.min()), int(per_arm.max())
+    strengths = ", ".join(f"{s:g}" for s in sorted(runs["strength"].dropna().unique()))
+    targets = ", ".join(sorted({str(t) for t in runs.get("target", ()) if t and t == t}))
+    here = {
+        "data": f"{ran['dataset']}, {ran.get('subset', 'subset not recorded')}",
+        "model": f"{ran['model']}{' with batch norm' * bool(ran['batch_norm'])}",
+        "epochs": f"{ran['epochs']:g}",
+        "strength": strengths or "none",
+        "target": targets or "not recorded",
+        "runs an arm": f"{low}" if low == high else f"{low} to {high}",
+    }
+    if ran["dataset"] == "news":
+        here["word vectors"] = "those of `aba datasets`: GloVe where its file is there"
+    rows = []
+    for name in (*here, *(("word vectors",) if "word vectors" not in here else ())):
+        row = {"setting": name, "this study": here.get(name, "no words")}
+        for other in published:
+            usual = {"runs an arm": "5", "word vectors": "no words"}.get(name, "not stated")
+            row[f"published {other}"] = PUBLISHED_SETTINGS[other].get(name, usual)
+        rows.append(row)
+    words = any("word vectors" in PUBLISHED_SETTINGS[other] for other in published)
+    return pd.DataFrame(rows if words or "word vectors" in here else rows[:-1])
+
+
+def beside_published(table: pd.DataFrame, published: str) -> pd.DataFrame:
+    """The 27 means here (with interval) and published, with both ratings.
+
+    table: from `isolation_table`.
+    """
+    names = ["index", "low", "middle", "high", "group", "mean", "mean_low", "mean_high", "rating"]
+    result = table[names].copy()
+    other = published_isolation_table(published)
+    result["published_mean"] = other["mean"].to_numpy()
+    result["published_rating"] = other["published_rating"].to_numpy()
+    return result
+
+
+def order_agreement_table(
+    table: pd.DataFrame,
+    published: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """How far the 27 stand in the published order; the adjustment is the unit.
+
+    table: from `isolation_table`. One row per experiment. Columns: published, n_adjustments, and
+    with BCa intervals over adjustments spearman, kendall (tau-b), rating_share (equal ratings among
+    the n_ratings adjustments rated in both, the baseline left out) and rating_kappa.
+    """
+    rows = []
+    for name in published:
+        both = beside_published(table, name)
+        known = both[np.isfinite(both["mean"]) & np.isfinite(both["published_mean"])]
+        row: dict[str, object] = {"published": name, "n_adjustments": len(known)}
+        for kind in ("spearman", "kendall"):
+            found = statistics.correlation(
+                known["mean"], known["published_mean"], rng, kind=kind, confidence=confidence
+            )
+            row |= _triple(kind, found)
+        scale = {rating: number for number, (rating, _) in enumerate((*RATINGS, ("Bad", 0.0)))}
+        rated = known[known["rating"].isin(scale) & known["published_rating"].isin(scale)]
+        pair = [rated[c].map(scale).to_numpy(np.float64) for c in ("rating", "published_rating")]
+        row["n_ratings"] = len(rated)
+        for measure, statistic in (("rating_share", _share), ("rating_kappa", _kappa)):
+            found = Interval(math.nan, math.nan, math.nan, len(rated), confidence, "none")
+            if len(rated) >= 5:
+                found = statistics.bootstrap_interval(
+                    pair, statistic, rng, confidence=confidence, resamples=1_999, paired=True
+                )
+            row |= _triple(measure, found)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _share(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.asarray((a == b).mean(axis))
+
+
+def _kappa(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Cohen's kappa along an axis; 1 where both give one and the same label to all."""
+    observed = (a == b).mean(axis)
+    expected = sum((a == k).mean(axis) * (b == k).mean(axis) for k in range(len(RATINGS) + 1))
+    rest = 1 - np.asarray(expected)
+    return np.asarray(np.where(rest > 0, (observed - expected) / np.where(rest > 0, rest, 1), 1.0))
+
+
+def verdict(low: float, high: float) -> str:
+    """ "above" or "below" 0 where the whole interval is, "inconclusive" otherwise."""
+    return "above" if low > 0 else "below" if high < 0 else "inconclusive"
+
+
+def _agreement(here: str, there: str) -> str:
+    if "inconclusive" in (here, there):
+        return "inconclusive"
+    return "same" if here == there else "opposite"
+
+
+def contrast_agreement_table(
+    table: pd.DataFrame,
+    published: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """The three group contrasts here and published, both with the adjustment as the unit.
+
+    table: from `isolation_table`. One row per (contrast, experiment). Columns: contrast, published,
+    here and there (points, with intervals), verdict_here, verdict_there (see `verdict`), agreement:
+    "same" or "opposite" sign, "inconclusive" where either interval includes 0.
+    """
+    own = group_table(table, rng, confidence=confidence).set_index("name")
+    rows = []
+    for name in published:
+        other = group_table(published_isolation_table(name), rng, confidence=confidence)
+        other = other.set_index("name")
+        for first, second in CONTRASTS:
+            contrast = f"{first} − {second}"
+            row: dict[str, object] = {"contrast": contrast, "published": name}
+            for key, source in (("here", own), ("there", other)):
+                ends = ("estimate", "estimate_low", "estimate_high")
+                numbers = [float(source[end][contrast]) for end in ends]
+                row |= dict(zip((key, f"{key}_low", f"{key}_high"), numbers, strict=True))
+                row[f"verdict_{key}"] = verdict(*numbers[1:])
+            row["agreement"] = _agreement(str(row["verdict_here"]), str(row["verdict_there"]))
+            rows.append(row)
+    result = pd.DataFrame(rows)
+    order = [f"{first} − {second}" for first, second in CONTRASTS]
+    return result.sort_values(
+        "contrast", key=lambda c: c.map(order.index), kind="stable"
+    ).reset_index(drop=True)
+
+
+# Expectation of the largest of five normal values, in standard deviations.
+_MAXIMUM_OF_FIVE = 1.163
+PUBLISHED_RUNS = 5
+
+
+def published_sd(published: str) -> float:
+    """Standard deviation between published runs of one adjustment, from their maxima and means.
+
+    The median over the 27 of (maximum − mean) / 1.163, points; the slides print none.
+    """
+    table = published_isolation_table(published)
+    return float((table["max"] - table["mean"]).median() / _MAXIMUM_OF_FIVE)
+
+
+def _normal(estimate: float, error: float, confidence: float) -> tuple[float, float]:
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    return estimate - half, estimate + half
+
+
+def set_agreement_table(
+    table: pd.DataFrame, published: Sequence[str], *, confidence: float = CONFIDENCE
+) -> pd.DataFrame:
+    """Set minus mean of its members here and published.
+
+    table: from `hypothesis_table`. One row per (set, experiment). Columns: set, published, here
+    (points, with interval over runs), there (as published, with an approximate interval: normal,
+    five runs an arm, their deviation by `published_sd`), verdict_here, verdict_there, agreement:
+    of the signs, "inconclusive" where either interval includes 0.
+    """
+    own = table.set_index("set")
+    rows = []
+    for name in published:
+        other = published_hypothesis_table(name).set_index("set")["difference"]
+        for group_set, number in zip(map(str, other.index), other.tolist(), strict=True):
+            numbers = [float(own[f"difference{e}"][group_set]) for e in ("", "_low", "_high")]
+            runs = PUBLISHED_RUNS * np.array([1, len(members(group_set))])
+            error = published_sd(name) * math.sqrt((1 / runs).sum())
+            low, high = _normal(number, error, confidence)
+            here, there = verdict(*numbers[1:]), verdict(low, high)
+            row: dict[str, object] = {"set": group_set, "published": name}
+            row |= dict(zip(("here", "here_low", "here_high"), numbers, strict=True))
+            row |= {"there": number, "there_low": low, "there_high": high}
+            row |= {"verdict_here": here, "verdict_there": there}
+            row["agreement"] = _agreement(here, there)
+            rows.append(row)
+    result = pd.DataFrame(rows)
+    order = list(GROUP_SETS)
+    return result.sort_values("set", key=lambda c: c.map(order.index), kind="stable").reset_index(
+        drop=True
+    )
+
+
+def benchmark_agreement_table(
+    runs: pd.DataFrame,
+    published: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Medians of the methods, and their means less Vanilla's, here and published (tiny subsets).
+
+    runs: the benchmark study's. One row per (experiment, split, method). Columns: published, split,
+    method, n, here_median, here_sd, there_median, there_sd (percent), there_strength, here (mean
+    less Vanilla's mean, points, with interval over runs), there (median less Vanilla's median, with
+    an approximate interval: normal, from the published deviations of what are taken to be five
+    runs), verdict_here, verdict_there, agreement: of the signs, "inconclusive" where either
+    interval includes 0.
+    """
+    _require(runs, ("arm", "seed", "status", "batch_norm"), "runs")
+    norm = "yes" if bool(runs["batch_norm"].iloc[0]) else "no"
+    table = reference("benchmark")
+    rows = []
+    for name in published:
+        chosen = table[
+            (table["dataset"] == _BENCHMARKS[name])
+            & (table["subset"] == "tiny")
+            & (table["batch_norm"] == norm)
+        ]
+        for split, short in (("validation", "val"), ("test", "test")):
+            there = chosen[chosen["split"] == short].set_index("method")
+            vanilla = _values(runs, "Vanilla", f"{split}_accuracy")
+            for method, title in _METHODS.items():
+                values = _values(runs, title, f"{split}_accuracy")
+                found = Interval(math.nan, math.nan, math.nan, 0, confidence, "none")
+                if method != "vanilla":
+                    found = statistics.difference_interval(
+                        values, vanilla, rng, confidence=confidence
+                    )
+                median, sd, strength = (
+                    float(there[column][method]) for column in ("median", "std", "strength")
+                )
+                less = median - float(there["median"]["vanilla"])
+                row: dict[str, object] = {"published": name, "split": split, "method": title}
+                row |= {
+                    "n": values.size,
+                    "here_median": float(np.median(values)) if values.size else math.nan,
+                    "here_sd": values.std(ddof=1) if values.size > 1 else math.nan,
+                    "there_median": median,
+                    "there_sd": sd,
+                    "there_strength": strength,
+                }
+                row |= _triple("here", found)
+                # The median of normal values varies √(π/2) times as much as their mean.
+                spread = math.hypot(sd, float(there["std"]["vanilla"]))
+                error = spread * math.sqrt(math.pi / 2 / PUBLISHED_RUNS)
+                low, high = _normal(less, error, confidence)
+                row |= dict.fromkeys(("there", "there_low", "there_high"), math.nan)
+                row |= dict.fromkeys(("verdict_here", "verdict_there", "agreement"), "")
+                if method != "vanilla":
+                    row |= {"there": less, "there_low": low, "there_high": high}
+                    row["verdict_there"] = verdict(low, high)
+                if method != "vanilla" and values.size:
+                    row["verdict_here"] = here = verdict(found.low, found.high)
+                    row["agreement"] = _agreement(here, verdict(low, high))
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
 # --- frozen models -------------------------------------------------------------------------------
 
 
@@ -520,7 +805,7 @@ def frozen_runs(frozen: pd.DataFrame, strength: float) -> pd.DataFrame:
     group = adjustment_table().set_index("index")["group"]
     here = frozen[np.isclose(frozen["strength"].astype(float), strength)]
     here = here.assign(group=here["adjustment"].map(group))
-    return here.groupby(["arm", "group", "seed"], sort=False)[names].mean()
+    return here.groupby(["arm", "group", "seed"])[names].mean()
 
 
 def frozen_group_table(
@@ -537,7 +822,7 @@ def frozen_group_table(
     """
     by_run = frozen_runs(frozen, strength)
     rows = []
-    for arm in by_run.index.unique("arm"):
+    for arm in frozen["arm"].unique():
         for group in ("Epsilon", "Neutral", "Delta"):
             own = by_run.loc[(arm, group)]
             row: dict[str, object] = {"arm": arm, "group": group, "n": len(own)}
@@ -715,6 +1000,130 @@ def isolation_sentence(table: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _everywhere(published: Sequence[str]) -> str:
+    """Such as: in the published experiment, in all three published experiments."""
+    if len(published) == 1:
+        return "in the published experiment"
+    return f"in all {'three' if len(published) == 3 else len(published)} published experiments"
+
+
+def order_sentences(order: pd.DataFrame, contrasts: pd.DataFrame, same_data: bool) -> list[str]:
+    """Agreement of the 27 and of the groups with the published, in words.
+
+    order: from `order_agreement_table`; contrasts: from `contrast_agreement_table`. same_data:
+    whether the published experiment used the same data set, so that ratings mean the same.
+    """
+    sentences = []
+    published = list(dict.fromkeys(contrasts["published"]))
+    if (contrasts["agreement"] == "same").all():
+        first = contrasts[contrasts["published"] == published[0]]
+        wins = [
+            pair[row == "below"] for pair, row in zip(CONTRASTS, first["verdict_here"], strict=True)
+        ]
+        ranks = sorted(GROUPS, key=wins.count, reverse=True)
+        sentences.append(
+            f"The groups stand in the same order here and {_everywhere(published)}: "
+            f"{' above '.join(ranks)}."
+        )
+    else:
+        for contrast, rows in contrasts.groupby("contrast", sort=False):
+            by_kind = {
+                kind: list(rows.loc[rows["agreement"] == kind, "published"])
+                for kind in ("same", "opposite", "inconclusive")
+            }
+            words = {"same": "same sign as in", "opposite": "opposite to", "inconclusive": ""}
+            parts = [f"{words[k]} {_list(by_kind[k])}" for k in ("same", "opposite") if by_kind[k]]
+            if by_kind["inconclusive"]:
+                here = rows["verdict_here"].iloc[0] == "inconclusive"
+                parts.append(
+                    "inconclusive here"
+                    if here
+                    else f"inconclusive in {_list(by_kind['inconclusive'])}"
+                )
+            own = rows.iloc[0]
+            numbers = interval_text(own["here"], own["here_low"], own["here_high"])
+            sentences.append(f"{contrast}: {'; '.join(parts)} (here {numbers} points).")
+    for row in order.to_dict("records"):
+        numbers = interval_text(row["spearman"], row["spearman_low"], row["spearman_high"], 2)
+        kind = {
+            "above": "The 27 adjustments rank alike here and in",
+            "below": "The 27 adjustments rank in opposite order here and in",
+            "inconclusive": "Whether the 27 adjustments rank alike is inconclusive for",
+        }[verdict(row["spearman_low"], row["spearman_high"])]
+        sentences.append(f"{kind} {row['published']}: Spearman {numbers}.")
+        if same_data and row["n_ratings"] and math.isfinite(row["rating_share"]):
+            numbers = interval_text(
+                row["rating_kappa"], row["rating_kappa_low"], row["rating_kappa_high"], 2
+            )
+            kind = verdict(row["rating_kappa_low"], row["rating_kappa_high"])
+            than = {
+                "above": "more than by chance",
+                "below": "less than by chance",
+                "inconclusive": "inconclusive against chance",
+            }[kind]
+            sentences.append(
+                f"{round(row['rating_share'] * row['n_ratings'])} of {row['n_ratings']} ratings "
+                f"are as published: κ {numbers}, {than}."
+            )
+    return sentences
+
+
+def set_sentences(sets: pd.DataFrame, same_data: bool) -> list[str]:
+    """Agreement of a `set_agreement_table` in words, one sentence an experiment and a dissent."""
+    sentences = []
+    for published, rows in sets.groupby("published", sort=False):
+        for word in ("above", "below"):
+            agree = (rows["agreement"] == "same") & (rows["verdict_here"] == word)
+            same = list(rows.loc[agree, "set"])
+            if same:
+                sentences.append(
+                    f"Sets {word} the mean of their members, as in {published}: {_list(same)}."
+                )
+        for row in rows[rows["agreement"] != "same"].to_dict("records"):
+            what = "advantage" if row["there"] > 0 else "disadvantage"
+            what += f" of the set {row['set']}"
+            sentences.append(_dissent(what, row, str(published), same_data))
+    return sentences
+
+
+def benchmark_sentences(benchmark: pd.DataFrame, same_data: bool) -> list[str]:
+    """Agreement of a `benchmark_agreement_table` in words: each method against Vanilla."""
+    sentences = []
+    rated = benchmark[benchmark["agreement"] != ""]
+    for (published, split), rows in rated.groupby(["published", "split"], sort=False):
+        where = f"{published} ({split})"
+        for sign, word in ((1, "above"), (-1, "below")):
+            same = rows[(rows["agreement"] == "same") & (np.sign(rows["there"]) == sign)]
+            if len(same):
+                sentences.append(f"{_list(list(same['method']))} {word} Vanilla, as in {where}.")
+        for row in rows[rows["agreement"] != "same"].to_dict("records"):
+            what = "advantage" if row["there"] > 0 else "disadvantage"
+            sentences.append(
+                _dissent(f"{what} of {row['method']} against Vanilla", row, where, same_data)
+            )
+    return sentences
+
+
+def _dissent(what: str, row: dict, where: str, same_data: bool) -> str:
+    """Such as: The published advantage of X does not appear: −1.0 points [−2.0, −0.1] here."""
+
+    def numbers(name: str) -> str:
+        text = interval_text(row[name], row[f"{name}_low"], row[f"{name}_high"])
+        return text.replace(" [", " points [") if "[" in text else f"{text} points"
+
+    here = numbers("here")
+    there = f"against {numbers('there')} in {where}" if same_data else f"against {where}"
+    if row["agreement"] == "opposite":
+        return f"The published {what} does not appear: {here} here, {there}."
+    if row["verdict_there"] == "inconclusive":
+        return f"The published {what} is itself inconclusive: {here} here, {there}."
+    return f"The published {what} is inconclusive here: {here}, {there}."
+
+
 def hypothesis_sentences(table: pd.DataFrame) -> list[str]:
     """One sentence per set of a `hypothesis_table`: against its mean, best member, best group."""
     sentences = []
@@ -769,6 +1178,22 @@ LABELS = {
     "best_group_crossfitted": "Best group, cross-fitted (%)",
     "difference_to_best_group": "Difference to best group (points)",
     "change": "Change of loss",
+    "here": "Here (points)",
+    "there": "Published (points)",
+    "verdict_here": "Sign here",
+    "verdict_there": "Sign published",
+    "spearman": "Spearman",
+    "kendall": "Kendall",
+    "n_ratings": "Rated in both",
+    "rating_share": "Equal ratings",
+    "rating_kappa": "κ of ratings",
+    "here_median": "Median here (%)",
+    "here_sd": "SD here",
+    "there_median": "Median published (%)",
+    "there_sd": "SD published",
+    "there_strength": "Strength published",
+    "published_mean": "Published mean (%)",
+    "published_rating": "Published rating",
     "effect": "Hedges' g",
     "p_welch": "p (Welch)",
     "p_permutation": "p (permutation)",
@@ -833,7 +1258,7 @@ def _cell(column: str, value: object, digits: int) -> str:
     number = float(value)  # type: ignore[arg-type]
     if column.startswith("p_"):
         return "<0.001" if number < 0.001 else f"{number:.3f}"
-    return f"{number:g}" if column == "strength" else _rounded(number, digits)
+    return f"{number:g}" if column.endswith("strength") else _rounded(number, digits)
 
 
 _LATEX = {
@@ -852,6 +1277,8 @@ _LATEX = {
     "−": "$-$",
     "–": "--",
     "η": r"$\eta$",
+    "κ": r"$\kappa$",
+    "±": r"$\pm$",
     "²": r"$^2$",
 }
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from oracles.made_results import make_study, standard
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,3 +92,73 @@ def test_help_comes_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout and "report" in done.stdout
+
+
+# --- batches of reports, figures -----------------------------------------------------------------
+
+
+@pytest.fixture
+def own_notebook(tmp_path) -> Path:
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    parameters = new_code_cell('dataset = "digits"\nconfidence = 0.95\n')
+    parameters.metadata["tags"] = ["parameters"]
+    code = new_code_cell("assert confidence > 0.85\nprint(dataset, confidence)")
+    path = tmp_path / "own.ipynb"
+    nbformat.write(new_notebook(cells=[parameters, code]), path)
+    return path
+
+
+def test_a_batch_ends_with_a_table_and_keeps_what_worked(own_notebook, tmp_path):
+    out = tmp_path / "out"
+    command = ["report", str(own_notebook), "--out", str(out), "--format", "notebook"]
+    done = aba(*command, "--over", "confidence=0.8,0.9", "--jobs", "2")
+    assert done.returncode == 1
+    assert "own-digits-confidence=0.8: cell In [3]: AssertionError" in done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[-3:]]
+    assert rows[0] == ["notebook", "parameters", "time", "status"]
+    assert [row[-1] for row in rows[1:]] == ["failed", "finished"]
+    assert "confidence=0.9" in rows[2]
+    assert (out / "own-digits-confidence=0.9.ipynb").is_file()
+    assert "report/s" not in done.stderr  # no bar without a terminal
+
+    batch = tmp_path / "batch.yaml"
+    batch.write_text("confidence: 0.9\ndataset: [digits]\n")
+    assert aba(*command, "--parameters", str(batch)).returncode == 0
+    refused = aba(*command, "-p", "confidence=0.95")
+    assert refused.returncode == 2
+    assert "is there already, made with confidence = 0.9" in refused.stderr
+    assert aba(*command, "-p", "confidence=0.95", "--force").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "02", "--over", "confidence"], "'confidence'; needed: NAME=VALUE,VALUE"),
+        (["report", "02", "--over", "seed=1", "-p", "seed=2"], "by --parameter and by --over"),
+        (["report", "02", "--over", "seed=1,x"], "parameter 'seed' of 02_isolation is 'x'"),
+        (["report", "02", "--over", "sede=1"], "unknown parameter 'sede'"),
+        (["report", "02", "--parameters", "none.yaml"], "cannot read parameters none.yaml"),
+        (["figures", "--width", "wide"], "unknown width 'wide'; known: single, double, slide"),
+        (["figures", "--format", "jpg"], "unknown format 'jpg'; known: pdf, svg, png"),
+    ],
+)
+def test_a_wrong_batch_or_export_is_one_line(arguments, message, tmp_path):
+    done = aba(*arguments, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_figures_says_what_it_made_and_what_is_not_there(tmp_path):
+    results, out = tmp_path / "r", tmp_path / "o"
+    make_study(results, standard("isolation", seeds=2))
+    command = ["figures", "--results", str(results), "--out", str(out), "--format", "svg"]
+    done = aba(*command)
+    assert done.returncode == 0, done.stderr
+    assert "isolation on digits: 3 figures, 4 tables in" in done.stdout
+    assert "no results of tension, frozen, benchmark on digits" in done.stdout
+    asked = aba(*command, "benchmark")
+    assert asked.returncode == 1 and "run: aba run benchmark" in asked.stderr
+    assert aba("figures", "--results", str(tmp_path / "none")).returncode == 1

@@ -16,7 +16,7 @@ from analysis.studies import standard_study
 pytestmark = pytest.mark.xdist_group("notebooks")
 NAMES = reports.notebooks()
 FIGURES = {
-    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups"},
+    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups", "explorer"},
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
@@ -98,8 +98,8 @@ def test_a_committed_notebook_is_clean(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_has_one_parameters_cell_that_its_page_checks(name: str) -> None:
     parameters = reports.parameters_of(name)
-    read = set() if name in WITHOUT_RESULTS else {"results", "dataset", "preset"}
-    assert read | {"confidence", "seed", "out"} <= set(parameters)
+    needed = set() if name in WITHOUT_RESULTS else {"results", "dataset", "preset"}
+    assert needed | {"confidence", "seed", "out"} <= set(parameters)
     assert parameters["out"].default == ""
     assert all(parameter.help for parameter in parameters.values())
     defaults = {parameter.name: parameter.default for parameter in parameters.values()}

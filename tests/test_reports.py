@@ -209,7 +209,7 @@ def test_an_earlier_page_does_not_survive_a_process_that_leaves_none(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "own.html").write_text("old")
     monkeypatch.setattr(reports._Processes, "run", lambda *_: (-9, "first\nKilled\n"))
-    outcome = reports.execute(path, {}, tmp_path / "out")
+    outcome = reports.execute(path, {}, tmp_path / "out", force=True)
     assert outcome.error == "the process of the notebook ended: Killed"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["own.ipynb"]
     assert not leftovers(tmp_path)
@@ -228,8 +228,150 @@ def test_an_interrupt_leaves_what_was_there(
     (out / "own.html").write_text("old")
     monkeypatch.setattr(reports._Processes, "run", stopped)
     with pytest.raises(KeyboardInterrupt):
-        reports.report([path], {}, out)
+        reports.report([path], {}, out, force=True)
     assert [file.name for file in out.rglob("*")] == ["own.html"]
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+CELL = 'dataset = "digits"\nconfidence = 0.95\nseed = 0\nout = ""\n'
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Two notebooks, the second without a seed; nothing is executed."""
+    folder = tmp_path / "notebooks"
+    monkeypatch.setattr(reports, "NOTEBOOKS", folder)
+    write_notebook(folder, "01_first", CELL)
+    write_notebook(folder, "02_second", CELL.replace("seed = 0\n", ""))
+
+    def run(processes: reports._Processes, command: list[str], _: object) -> tuple[int, str]:
+        work = Path(command[-1])
+        task = json.loads((work / "task.json").read_text())
+        if task["values"]["confidence"] == 0.5:
+            return 1, "broken"
+        (work / "result.json").write_text('{"error": ""}')
+        (work / "page.html").write_text("page")
+        return 0, ""
+
+    monkeypatch.setattr(reports._Processes, "run", run)
+    return tmp_path / "out"
+
+
+def test_a_grid_is_every_combination() -> None:
+    assert reports.grid({}) == [{}]
+    assert reports.grid({"a": [1, 2], "b": ["x"]}) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
+    with pytest.raises(ReportError, match="no values for a"):
+        reports.grid({"a": []})
+
+
+def test_names_of_a_batch_sort_and_hold_what_varies(two: Path) -> None:
+    variants = reports.grid({"dataset": ["mnist", "digits"], "seed": ["9", "10", "100"]})
+    counted: list[int] = []
+    outcomes = reports.report(["01"], {}, two, variants=variants, started=counted.append)
+    stems = [outcome.stem for outcome in outcomes]
+    assert stems[0] == "01_first-mnist-seed=009" and len(set(stems)) == 6 == counted[0]
+    digits = [stem for stem in stems if "digits" in stem]
+    assert sorted(digits) == digits == [f"01_first-digits-seed={n}" for n in ("009", "010", "100")]
+    own = json.loads((two / f"{stems[0]}.ipynb").read_text())["metadata"]["aba"]["parameters"]
+    assert own["out"] == str(two / stems[0])  # or their figures would overwrite one another's
+    assert "(seed 009)" in (two / "index.html").read_text()
+
+
+def test_a_notebook_runs_once_for_what_makes_no_difference_to_it(two: Path) -> None:
+    outcomes = reports.report([], {}, two, variants=reports.grid({"seed": [1, 2]}))
+    assert [outcome.stem for outcome in outcomes] == [
+        "01_first-digits-seed=1",
+        "01_first-digits-seed=2",
+        "02_second-digits",
+    ]
+    assert outcomes[0].given == {"seed": 1}
+    with pytest.raises(ReportError, match="unknown parameter 'sede' for 01_first, 02_second"):
+        reports.report([], {}, two, variants=[{"sede": 1}])
+    with pytest.raises(ReportError, match="confidence is 2.0; allowed"):
+        reports.report([], {}, two, variants=[{"confidence": 0.9}, {"confidence": 2}])
+
+
+def test_usual_parameters_are_for_the_notebooks_that_know_them(two: Path) -> None:
+    outcomes = reports.report([], {}, two, usual={"seed": 5, "results": "r"})
+    assert [outcome.parameters.get("seed") for outcome in outcomes] == [5, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.9, 0.95], ["0.90", "0.95"]),
+        ([0.05, 2.0, 10.0], ["00.05", "02.00", "10.00"]),
+        ([1e-05, 1.0], ["0.00001", "1.00000"]),
+        ([5, 10], ["05", "10"]),
+        ([True, False], ["true", "false"]),
+        (["a/b", "a b", ""], ["a-b", "a-b-2", "none"]),
+    ],
+)
+def test_values_become_parts_of_file_names(values: list, texts: list[str]) -> None:
+    assert list(reports._texts(values).values()) == texts
+
+
+def test_the_same_report_is_renewed_and_another_one_is_not_replaced(two: Path) -> None:
+    reports.report(["01"], {"confidence": 0.9}, two)
+    reports.report(["01"], {"confidence": 0.9}, two)
+    with pytest.raises(ReportError) as caught:
+        reports.report([], {}, two)
+    assert str(caught.value) == (
+        f"{two / '01_first-digits.ipynb'} is there already, made with confidence = 0.9; "
+        "--force replaces, another --out keeps"
+    )
+    assert not (two / "02_second-digits.ipynb").exists()  # nothing ran
+    reports.report([], {}, two, force=True)
+    (two / "02_second-digits.ipynb").write_text("{}")
+    with pytest.raises(ReportError, match="02_second.*not made by aba report"):
+        reports.report([], {}, two)
+
+
+def test_two_notebooks_of_one_name_are_refused(two: Path, tmp_path: Path) -> None:
+    paths = [write_notebook(tmp_path / folder, "own", CELL) for folder in ("a", "b")]
+    with pytest.raises(ReportError, match="two notebooks would write own-digits"):
+        reports.report(paths, {}, two)
+
+
+def test_a_failure_keeps_the_others_of_a_batch(two: Path) -> None:
+    outcomes = reports.report(["01"], {}, two, variants=reports.grid({"confidence": [0.5, 0.9]}))
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert (two / "01_first-digits-confidence=0.9.html").is_file()
+
+
+def test_parameters_are_read_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "batch.yaml"
+    path.write_text("dataset: [digits, mnist]\nconfidence: 0.9\n")
+    assert reports.read_parameters(path) == (
+        {"confidence": 0.9},
+        [{"dataset": "digits"}, {"dataset": "mnist"}],
+    )
+    path.write_text("- {dataset: digits, seed: 1}\n- {dataset: mnist}\n")
+    assert reports.read_parameters(path)[1] == [
+        {"dataset": "digits", "seed": 1},
+        {"dataset": "mnist"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {b: 1}", "a is {'b': 1}; needed: text, a number"),
+        ("a: []", r"a is \[\]; needed"),
+        ("- {a: [1]}", r"a of entry 1 is \[1\]"),
+        ("5", "holds int; needed: lines name: value"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_wrong_yaml_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "batch.yaml"
+    path.write_text(text)
+    with pytest.raises(ReportError, match=message) as caught:
+        reports.read_parameters(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ReportError, match="cannot read parameters"):
+        reports.read_parameters(tmp_path / "none.yaml")
 
 
 # --- what notebooks use --------------------------------------------------------------------------

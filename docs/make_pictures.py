@@ -1,0 +1,127 @@
+"""Draw the pictures of the documentation anew: `python docs/make_pictures.py [--results results]`.
+
+concepts.svg trains a small model for a few seconds. The others show the digits studies of a results
+folder (`aba run isolation --preset standard`, likewise tension and frozen) and are left as they are
+where it has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from aba_core import (
+    ADJUSTMENTS,
+    Arm,
+    Percentiles,
+    TrainConfig,
+    adjust,
+    attribute,
+    categorize,
+    load_dataset,
+    train,
+)
+from analysis import figures, results, tables
+
+IMAGES = Path(__file__).resolve().parent / "images"
+STRENGTH = 1.0
+SHOWN = (17, 16, 15)  # an Epsilon, a Delta and a Neutral adjustment
+
+
+def picture(ax: Axes, values: np.ndarray, title: str, **show: object) -> None:
+    """One 8×8 picture without axes."""
+    ax.imshow(values, interpolation="nearest", **show)  # type: ignore[arg-type]
+    ax.set_title(title)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def concepts() -> plt.Figure:
+    """A digit, its attribution map, the three categories, and three augmented versions."""
+    splits = load_dataset("digits")
+    config = TrainConfig(epochs=40, batch_size=20, optimizer="adam", learning_rate=0.005)
+    model = train(config, [Arm("vanilla")], [0]).model("vanilla", 0)
+    x, y = splits.validation.x, splits.validation.y
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(model(x), y, reduction="none")
+    # The first one that is neither trivial nor hopeless: there both directions can be seen.
+    sample = int(((losses > 0.2) & (losses < 0.5)).nonzero()[0])
+    x, y = x[sample : sample + 1], y[sample : sample + 1]
+    attribution = attribute(model, x, y, target="loss")
+    categories = categorize(attribution, Percentiles(0.1, 0.9))
+
+    def loss(inputs: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(torch.nn.functional.cross_entropy(model(inputs), y))
+
+    grey = {"cmap": "gray_r", "vmin": float(x.min()) - STRENGTH, "vmax": float(x.max()) + STRENGTH}
+    inches = 1 / figures.MILLIMETRES_PER_INCH
+    size = (figures.TWO_COLUMNS * inches, 40 * inches)
+    figure, axes = plt.subplots(1, 6, figsize=size, layout="constrained")
+    picture(axes[0], x[0, 0].numpy(), f"input, loss {loss(x):.2f}", **grey)
+    reach = float(attribution.abs().max())
+    picture(
+        axes[1],
+        attribution[0, 0].numpy(),
+        "attribution map",
+        cmap="PuOr_r",
+        vmin=-reach,
+        vmax=reach,
+    )
+    low, high = figures.COLOURS["Delta"], figures.COLOURS["Epsilon"]
+    number = categories[:, 0, 0].int().argmax(0).numpy()
+    picture(axes[2], number, "low, middle, high", cmap=ListedColormap([low, "0.9", high]))
+    for ax, index in zip(axes[3:], SHOWN, strict=True):
+        adjustment = ADJUSTMENTS[index]
+        changes = torch.tensor([tuple(adjustment)], dtype=x.dtype)
+        moved = adjust(x, categories, changes, STRENGTH, torch.ones(1))
+        picture(ax, moved[0, 0].numpy(), f"{adjustment.group}, loss {loss(moved):.2f}", **grey)
+        ax.set_xlabel(str(adjustment), color=figures.COLOURS[adjustment.group.value])
+    axes[0].set_xlabel("8×8 features")
+    axes[1].set_xlabel("+ raises the loss")
+    axes[2].set_xlabel("10 %, 80 %, 10 %")
+    return figure
+
+
+def of_results(folder: Path) -> dict[str, plt.Figure]:
+    """The figures of the digits studies in a results folder."""
+    isolation = results.load(folder, "isolation", "digits").frame
+    tension = results.load(folder, "tension", "digits").frame
+    frozen = results.load(folder, "frozen", "digits").frame
+    table = tables.isolation_table(isolation, np.random.default_rng(0))
+    sets = tables.hypothesis_table(isolation, tension, np.random.default_rng(0))
+    axes = {
+        "isolation-digits": figures.isolation_plot(table),
+        "square-digits": figures.adjustment_heatmap(table),
+        "hypothesis-digits": figures.hypothesis_plot(sets),
+        "frozen-digits": figures.frozen_curves(frozen, arm="Vanilla"),
+    }
+    return {name: ax.figure for name, ax in axes.items()}  # type: ignore[misc]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    folder = parser.parse_args().results
+    torch.set_num_threads(1)
+    with figures.style("paper"):
+        drawn = {"concepts": concepts()}
+        try:
+            drawn |= of_results(folder)
+        except results.ResultsError as error:
+            print(f"pictures of results are left as they are: {error}")
+        for name, figure in drawn.items():
+            (path,) = figures.save_figure(figure, IMAGES / name, ["svg"])
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Results folders with made-up numbers, written through the real store: no training."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import results as store
+from analysis import tables
+from analysis.studies import ArmSpec, Study, short_hash, standard_study
+
+# Near enough to what training gives: accuracies of groups, and of the benchmark's methods.
+MEANS = {"Neutral": 60.0, "Delta": 55.0, "Epsilon": 66.0}
+METHODS = {
+    "Vanilla": 60.0,
+    "Challenger": 66.0,
+    "MendABA": 68.0,
+    "FastABA": 66.5,
+    "FastABA-CE": 67.0,
+}
+
+
+def mean_of(arm: str) -> float:
+    """The true accuracy of an arm of a standard study; 62 for any other."""
+    if arm.startswith("adjustment "):
+        index = int(arm.split()[1])
+        group = tables.adjustment_table()["group"][index]
+        return MEANS[group] + 0.1 * index
+    groups = tables.GROUP_SETS.get(arm)
+    if groups:
+        return float(np.mean([MEANS[g] for g in groups])) + 2.0 * len(groups)
+    return METHODS.get(arm, 62.0)
+
+
+def make_study(
+    folder: Path,
+    study: Study,
+    *,
+    mean: Callable[[str], float] = mean_of,
+    sd: float = 0.8,
+    missing: Sequence[tuple[str, int]] = (),
+    diverged: Sequence[tuple[str, int]] = (),
+) -> None:
+    """Declare a study and write its runs, but the missing ones; diverged ones have no accuracy."""
+    noise = np.random.default_rng(len(study.name))
+    keys, rows = {}, []
+    for arm in study.arms:
+        for seed in study.seeds:
+            key = short_hash([study.name, study.dataset, arm.name, seed])
+            keys[key] = (arm.name, seed)
+            finished = (arm.name, seed) not in diverged
+            common = {
+                "study": study.name,
+                "dataset": study.dataset,
+                "subset": study.config.get("subset", "tiny"),
+                "model": study.config.get("model", "small_cnn"),
+                "batch_norm": False,
+                "epochs": float(study.config.get("epochs", 100)),
+                "arm": arm.name,
+                "seed": seed,
+                "strength": arm.strength,
+                "target": arm.target or "",
+                "seconds": 1.0,
+                "status": "finished" if finished else "diverged",
+                "key": key,
+                "chunk": study.name,
+            }
+            for row in (
+                _frozen(study, noise) if study.frozen else [_accuracies(noise, arm, mean, sd)]
+            ):
+                lost = {} if finished or study.frozen else dict.fromkeys(row, float("nan"))
+                if (arm.name, seed) not in missing:
+                    rows.append({**common, **row, **lost})
+    store.declare(folder, study, keys)
+    if rows:
+        store.write_chunk(
+            folder, "frozen" if study.frozen else "runs", f"{study.name}-{study.dataset}", rows
+        )
+
+
+def _accuracies(
+    noise: np.random.Generator, arm: ArmSpec, mean: Callable[[str], float], sd: float
+) -> dict[str, Any]:
+    accuracy = mean(arm.name) + sd * noise.normal()
+    return {
+        "validation_accuracy": accuracy,
+        "test_accuracy": accuracy - 1 + sd * noise.normal(),
+        "train_accuracy": 100.0,
+    }
+
+
+def _frozen(study: Study, noise: np.random.Generator) -> list[dict[str, Any]]:
+    assert study.frozen is not None
+    rows = []
+    shift = 0.02 * noise.normal()
+    for entry in tables.adjustment_table().to_dict("records"):
+        for strength in study.frozen.strengths:
+            change = (entry["high"] - entry["low"] + shift) * strength
+            rows.append(
+                {"adjustment": int(entry["index"]), "strength": strength}
+                | {"loss": 0.4 + change, "loss_change": change}
+                | {"accuracy": 90 - 20 * change, "accuracy_change": -20 * change}
+                | {"class_score": 5 - change, "class_score_change": -change}
+            )
+    return rows
+
+
+def standard(name: str, dataset: str = "digits", seeds: int = 5) -> Study:
+    """A standard study with the given number of seeds, strengths as if tuned."""
+    study = standard_study(name, dataset).model_copy(
+        update={"seeds": tuple(range(seeds)), "tuning": None}
+    )
+    arms = [
+        arm if arm.strength or arm.method == "vanilla" else arm.model_copy(update={"strength": 0.5})
+        for arm in study.arms
+    ]
+    return study.model_copy(update={"arms": tuple(arms)})
+
+
+def make_results(folder: Path, dataset: str = "digits", seeds: int = 5, **changes: Any) -> Path:
+    """All four standard studies on one data set. changes: see `make_study`."""
+    for name in ("isolation", "tension", "frozen", "benchmark"):
+        make_study(folder, standard(name, dataset, seeds), **changes)
+    return folder

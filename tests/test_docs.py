@@ -1,0 +1,333 @@
+"""The documentation says what is true: its Python runs, its commands parse, its links lead on.
+
+Every fenced `python` block of docs/ runs, those of a page one after another as in one session. A
+block that cannot is preceded by the line `<!-- not run: REASON -->`.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from analysis import reports, statistics, studies
+from analysis.cli import app
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+MODULES = {
+    package: sorted(p.stem for p in (ROOT / package).glob("*.py") if p.stem != "__init__")
+    for package in ("aba_core", "analysis")
+}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and why it is not run."""
+
+    language: str
+    text: str
+    line: int
+    not_run: str
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    place = 0
+    while place < len(lines):
+        fence = re.fullmatch(r"```(\w*)", lines[place].strip())
+        if fence is None:
+            place += 1
+            continue
+        end = next(n for n in range(place + 1, len(lines)) if lines[n].strip() == "```")
+        before = lines[place - 1] if place else ""
+        reason = re.fullmatch(r"<!-- not run: (.+) -->", before)
+        text = "\n".join(lines[place + 1 : end])
+        yield Block(fence[1], text, place + 2, reason[1] if reason else "")
+        place = end + 1
+
+
+def prose(path: Path) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def commands(path: Path) -> list[str]:
+    """Every `aba ...` that a page shows, in shell blocks and in running text."""
+    lines = [
+        line.split("  #")[0].strip()
+        for block in blocks(path)
+        if block.language == "sh"
+        for line in block.text.splitlines()
+    ]
+    spans = re.findall(r"`((?:\w+=\S+ )?aba [^`]*)`", prose(path))
+    found = [*lines, *(" ".join(span.split()) for span in spans)]
+    return [re.sub(r"^(\w+=\S+ )+", "", c) for c in found if re.match(r"(\w+=\S+ )*aba ", c)]
+
+
+# --- python ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_the_python_of_a_page_runs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session: dict[str, object] = {"__name__": "page"}
+    for block in blocks(path):
+        if block.language == "python" and not block.not_run:
+            # Empty lines before it, so that an error names the line of the page.
+            code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(code, session)
+
+
+def test_most_python_is_run():
+    python = [b for path in PAGES for b in blocks(path) if b.language == "python"]
+    assert len(python) >= 10
+    assert sum(bool(block.not_run) for block in python) <= len(python) // 5
+
+
+# --- studies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_the_studies_of_a_page_can_be_built(path, tmp_path):
+    from analysis import runner
+
+    for block in blocks(path):
+        if block.language == "yaml" and "arms:" in block.text:
+            file = tmp_path / "study.yaml"
+            file.write_text(block.text)
+            study = studies.study_from_yaml(file)
+            runner.core_config(study)
+            for arm in study.arms:
+                runner.core_arm(arm)
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def parse(command: str) -> None:
+    """Parse a command line as `aba` would, and check names that are only looked up later."""
+    words = [w for w in shlex.split(command)[1:] if w != "..."]
+    if ">" in words:
+        words = words[: words.index(">")]
+    group = typer.main.get_command(app)
+    if not words or words[0].startswith("-"):
+        allowed = {"--help", "-h", "--install-completion", "--show-completion"}
+        assert set(words) <= allowed, command
+        return
+    assert words[0] in group.commands, f"{command}: no command {words[0]}"
+    subcommand = group.commands[words[0]]
+    if words == ["run"]:  # the command by its name, as in "aba run downloads what it needs"
+        return
+    try:
+        context = subcommand.make_context(words[0], list(words[1:]))
+    except typer.Exit:  # --help
+        return
+    given = context.params
+    if words[0] == "run" and given["study"].isupper():
+        return
+    if words[0] == "run" and not given["study"].endswith(".yaml"):
+        changes = (given["dataset"], given["preset"], given["seeds"], given["set_"] or ())
+        studies.find_study(given["study"], *changes)
+    if words[0] == "report":
+        for notebook in given["notebooks"] or ():
+            pairs = dict(entry.split("=", 1) for entry in given["parameter"] or ())
+            reports.check_parameters(notebook, pairs)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_the_commands_of_a_page_parse(path):
+    for command in commands(path):
+        try:
+            parse(command)
+        except Exception as error:
+            text = error.format_message() if hasattr(error, "format_message") else error
+            pytest.fail(f"{name(path)}: {command}: {text}")
+
+
+def test_a_made_up_flag_would_be_found():
+    for command in ("aba run isolation --sedes 3", "aba rnu", "aba run isolatoin", "aba --hlep"):
+        with pytest.raises((Exception, AssertionError)):
+            parse(command)
+
+
+def test_the_pages_show_commands_and_all_commands_are_shown():
+    shown = {c.split()[1] for path in TEXTS for c in commands(path) if len(c.split()) > 1}
+    assert {"run", "report", "status", "doctor", "datasets", "adjustments"} <= shown
+
+
+# --- links and names ------------------------------------------------------------------------------
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    titles = re.findall(r"^#+ +(.+)$", prose(path), flags=re.M)
+    plain = (re.sub(r"[^\w\s-]", "", title.replace("`", "")).strip().lower() for title in titles)
+    return {re.sub(r"[\s-]+", "-", title) for title in plain}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_the_links_of_a_page_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        page = (path.parent / file).resolve() if file else path
+        assert page.exists(), f"{name(path)} links to {target}"
+        if DOCS in path.parents:
+            assert DOCS in page.parents, f"{name(path)} links to {target}, outside the site"
+        if anchor:
+            assert anchor in anchors(page), f"{name(path)} links to {target}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_the_files_that_a_page_names_exist(path):
+    pattern = r"`((?:aba_core|analysis|data|docs|notebooks|tests|benchmarks)/[\w./-]*)`"
+    for file in re.findall(pattern, prose(path)):
+        if not file.startswith("data/cache"):
+            assert (ROOT / file).exists(), f"{name(path)} names {file}"
+
+
+def test_every_page_is_in_the_navigation():
+    def leaves(entry: object) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        for value in entry.values() if isinstance(entry, dict) else ():
+            for item in value if isinstance(value, list) else [value]:
+                yield from leaves(item)
+
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = sorted(page for entry in navigation for page in leaves(entry))
+    assert listed == sorted(path.relative_to(DOCS).as_posix() for path in PAGES)
+
+
+@pytest.mark.parametrize("package", MODULES)
+def test_every_module_is_in_the_reference_and_in_the_architecture(package):
+    page = (DOCS / "reference" / f"{package}.md").read_text()
+    listed = re.findall(rf"^::: {package}\.(\w+)$", page, flags=re.M)
+    assert sorted(listed) == [m for m in MODULES[package] if m != "cli"]
+    architecture = (DOCS / "architecture.md").read_text()
+    for module in MODULES[package]:
+        assert f"`{module}`" in architecture, f"{package}/{module}.py is not in architecture.md"
+
+
+def test_every_public_name_of_the_core_is_in_the_reference():
+    import aba_core
+
+    page = (DOCS / "reference" / "aba_core.md").read_text()
+    for public in aba_core.__all__:
+        assert f"`{public}`" in page
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def test_the_coverage_on_the_page_is_the_one_of_the_docstring():
+    page = (DOCS / "statistics.md").read_text()
+    docstring = statistics.mean_interval.__doc__ or ""
+    for method in ("bootstrap", "t", "percentile"):
+        row = re.search(rf"^ *{method}  +([. \d]+)$", docstring, flags=re.M)
+        shown = re.search(rf"^\| {method} \|([. \d|]+)\|$", page, flags=re.M)
+        assert row and shown and row[1].split() == shown[1].replace("|", " ").split()
+
+
+def test_the_smallest_detectable_differences_on_the_page_are_computed_so():
+    page = (DOCS / "statistics.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", page, flags=re.M)
+    assert len(rows) == 4
+    for runs, one, many in rows:
+        smallest = statistics.smallest_detectable_difference
+        assert f"{smallest(1.0, int(runs)):.2f}" == one
+        assert f"{smallest(1.0, int(runs), alpha=0.05 / 26):.2f}" == many
+
+
+# --- the command line's own help ------------------------------------------------------------------
+
+
+def cli_reference():
+    spec = importlib.util.spec_from_file_location("cli_reference", DOCS / "cli_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("command", ["", *cli_reference().commands()])
+def test_help_has_a_short_purpose_and_examples_on_lines_of_their_own(command):
+    lines = cli_reference().help_of(command).splitlines()
+    assert lines[0].startswith(f"Usage: aba {command}".rstrip())
+    assert len(lines[2].strip()) <= 78 and lines[2].strip().endswith(".")
+    start = lines.index("  Examples:") + 1
+    end = next((n for n in range(start, len(lines)) if not lines[n].strip()), len(lines))
+    examples = lines[start:end]
+    assert examples and max(map(len, lines)) <= 90
+    for example in examples:
+        text = re.split(r"  +(?=\S)", example.strip())[0]
+        parse(re.sub(r"^(\w+=\S+ )+", "", text))
+
+
+def test_the_list_of_commands_is_not_cut_short():
+    assert "..." not in cli_reference().help_of().replace("[ARGS]...", "")
+
+
+def test_the_page_of_the_command_line_is_made_of_the_commands():
+    module = cli_reference()
+    page = module.on_page_markdown((DOCS / "reference" / "cli.md").read_text())
+    for command in module.commands():
+        assert f"## aba {command}\n" in page and f"Usage: aba {command}" in page
+
+
+def test_bash_completes_commands():
+    environment = {**os.environ, "_ABA_COMPLETE": "complete_bash", "COMP_WORDS": "aba doc"}
+    code = "import sys; sys.argv[0] = 'aba'; from analysis.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**environment, "COMP_CWORD": "1"},
+    )
+    assert done.stdout.split() == ["doctor"], done.stderr
+
+
+def test_show_completion_prints_a_script_for_bash():
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    code = "import sys; sys.argv[0] = 'aba'; from analysis.cli import main; main()"
+    command = [sys.executable, "-c", code, "--show-completion", "bash"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "_aba_completion" in done.stdout and "complete " in done.stdout
+
+
+# --- the documentation's packages -----------------------------------------------------------------
+
+
+def test_what_builds_the_documentation_is_pinned_and_not_in_the_default_environment():
+    def pins(file: str) -> set[str]:
+        lines = (ROOT / file).read_text().splitlines()
+        return {line.split("==")[0].lower() for line in lines if "==" in line and line[0] != "#"}
+
+    added = pins("requirements-docs.lock")
+    assert {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python"} <= added
+    assert not added & pins("requirements.lock")
+
+
+def test_the_site_needs_no_network():
+    theme = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["theme"]
+    assert theme["font"] is False
