@@ -122,8 +122,9 @@ def draw(choice: Choice, view: View, standing: pd.DataFrame | None = None) -> Fi
         top = figure.add_gridspec(1, 4, left=0.03, right=0.97, top=0.9, bottom=0.54, wspace=0.12)
         _pictures([figure.add_subplot(top[0, column]) for column in range(4)], choice, view)
         right = 3 if standing is not None else 2
+        longest = max(len(_short(name)) for name in view.class_names)
         bottom = figure.add_gridspec(
-            *(1, right), left=0.1, right=0.97, top=0.41, bottom=0.11, wspace=0.32
+            *(1, right), left=0.07 + 0.008 * longest, right=0.97, top=0.41, bottom=0.11, wspace=0.32
         )
         axes = [figure.add_subplot(bottom[0, column]) for column in range(right)]
         _scores(axes[0], view)
@@ -214,8 +215,8 @@ def _pictures(axes: Sequence[Axes], choice: Choice, view: View) -> None:
     shades: Any = colormaps[_MAPS] if several else ListedColormap(CATEGORY_COLOURS)
     axes[2].imshow(parts, cmap=shades, vmin=-limit, vmax=limit, aspect=aspect)
     sizes = [int(mask.sum()) for mask in (view.categories[0], view.categories[-1])]
-    cut = "by sign" if choice.split == "sign" else "{:.0%} and {:.0%}".format(*choice.quantiles)
-    axes[2].set_title(f"Categories, cut {'' if choice.split == 'sign' else 'at '}{cut}")
+    cut = "by sign" if choice.split == "sign" else "at {:.0%} and {:.0%}".format(*choice.quantiles)
+    axes[2].set_title(f"Categories{', summed over channels' * several}\ncut {cut}")
     axes[2].text(
         *(0.0, -0.05, f"low: {sizes[0]}"),
         transform=axes[2].transAxes, va="top", size=7, color=CATEGORY_COLOURS[0],

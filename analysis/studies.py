@@ -161,7 +161,8 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
 
     isolation: the 27 adjustments, one an arm. tension: the seven unions of groups. frozen: what
     each adjustment does to a trained model, before and after ABA training. benchmark: Vanilla and
-    the four methods, strength chosen on validation. Raises StudyError for unknown names.
+    the four methods, strength chosen on validation or as published; benchmark-bn: the same with
+    batch norm. Raises StudyError for unknown names.
     """
     if name not in STANDARD:
         raise StudyError(
@@ -176,20 +177,27 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
             f"there: {', '.join(settings['presets'])}"
         )
     chosen = settings["presets"][preset]
+    normalised = name == "benchmark-bn"
+    special = {"config": {"batch_norm": True}} if normalised else {}
+    if normalised and "batch_norm" in chosen:
+        special = {
+            **chosen["batch_norm"],
+            "config": {**chosen["batch_norm"]["config"], **special["config"]},
+        }
     strengths = {**settings["strength"], **chosen.get("strength", {})}
     seeds = chosen["seeds"]
     config = {
         "dataset": dataset,
         **settings["config"],
         **chosen.get("config", {}),
-        **chosen.get(name, {}).get("config", {}),
+        **special.get("config", {}),
     }
     common = {
         "name": name,
         "dataset": dataset,
         "preset": preset,
         "config": config,
-        "seeds": seeds[name],
+        "seeds": seeds["benchmark" if normalised else name],
         "note": " ".join(chosen.get("note", "").split()),
     }
     # Groups have their meaning with target "loss" (see the README): all but the benchmark use it.
@@ -204,17 +212,22 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         arms = [ArmSpec(name="Vanilla", method="vanilla")]
         arms.append(ArmSpec(name="MendABA", method="mendaba", **loss))
         return Study(arms=tuple(arms), frozen=Frozen(strengths=strengths["frozen"]), **common)
-    arms = [ArmSpec(name=METHOD_TITLES[method], method=method) for method in METHODS]
-    top_k = settings.get("top_k", 4)
-    arms = [
-        arm.model_copy(update={"top_k": top_k}) if arm.method not in ("vanilla",) else arm
-        for arm in arms
+    published = special.get("methods", chosen.get("methods", {}))
+    arms = [ArmSpec(name=METHOD_TITLES["vanilla"], method="vanilla")]
+    arms += [
+        ArmSpec(
+            name=METHOD_TITLES[method],
+            method=method,
+            strength=published.get(method),
+            top_k=settings.get("top_k", 4),
+        )
+        for method in METHODS[1:]
     ]
     tuning = Tuning(strengths=strengths["benchmark"], seeds=seeds["tuning"])
-    return Study(arms=tuple(arms), tuning=tuning, **common)
+    return Study(arms=tuple(arms), tuning=None if published else tuning, **common)
 
 
-STANDARD = ("isolation", "tension", "frozen", "benchmark")
+STANDARD = ("isolation", "tension", "frozen", "benchmark", "benchmark-bn")
 
 
 def study_from_yaml(path: Path) -> Study:

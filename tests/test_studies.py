@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from analysis import tables
 from analysis.studies import (
     GROUP_SETS,
     STANDARD,
@@ -50,9 +51,30 @@ def test_published_preset_has_the_published_epochs_and_models():
 
 
 def test_benchmark_tunes_with_seeds_that_are_not_reported():
-    study = standard_study("benchmark", "news", "published")
+    study = standard_study("benchmark", "news", "standard")
     assert study.tuning is not None
+    assert {arm.strength for arm in study.arms} == {None}
     assert {arm.top_k for arm in study.arms if arm.method != "vanilla"} == {6}
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "news"])
+@pytest.mark.parametrize("name", ["benchmark", "benchmark-bn"])
+def test_the_published_benchmark_has_the_published_strengths_and_epochs(dataset, name):
+    table = tables.reference("benchmark")
+    rows = table[
+        (table["dataset"] == dataset.removesuffix("10"))
+        & (table["subset"] == "tiny")
+        & (table["split"] == "val")
+        & (table["batch_norm"] == ("yes" if name.endswith("bn") else "no"))
+    ].set_index("method")
+    study = standard_study(name, dataset, "published")
+    assert study.tuning is None
+    assert study.config["epochs"] == rows["epochs"].iloc[0]
+    assert study.config.get("batch_norm", False) is name.endswith("bn")
+    assert [arm.method for arm in study.arms] == list(rows.index)
+    for arm in study.arms[1:]:
+        assert arm.strength == rows.loc[arm.method, "strength"]
+        assert arm.top_k == rows.loc[arm.method, "top_k"]
 
 
 def test_more_seeds_continue_the_same_study_and_other_settings_do_not():
