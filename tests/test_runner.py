@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -164,6 +165,20 @@ def test_a_single_run_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
     chunk = runner.Chunk(study(), ARMS, (0,), (("vanilla", 0, "k"),), tmp_path, "cpu")
     with pytest.raises(torch.OutOfMemoryError):
         runner.train_within_memory(chunk)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    killed = subprocess.Popen(
+        [*command(tmp_path), "--set", "epochs=1000"], stderr=subprocess.DEVNULL, text=True
+    )
+    process = psutil.Process(killed.pid)
+    while len(process.children()) < 2 and killed.poll() is None:  # a worker, a resource tracker
+        time.sleep(0.05)
+    workers = process.children(recursive=True)
+    killed.kill()
+    killed.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert workers and not alive
 
 
 def test_a_frozen_study_has_a_row_for_every_adjustment_and_strength(tmp_path):
