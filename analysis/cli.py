@@ -100,7 +100,8 @@ def run(
     study: Annotated[
         str,
         typer.Argument(
-            metavar="STUDY", help="isolation, tension, frozen, benchmark, benchmark-bn, or a YAML file."
+            metavar="STUDY",
+            help="isolation, tension, frozen, benchmark, benchmark-bn, or a YAML file.",
         ),
     ],
     dataset: Annotated[

@@ -38,6 +38,7 @@ CATEGORY_COLOURS = ("#0072B2", "#E6E6E6", "#D55E00")  # low, middle or none, hig
 PIXELS_PER_INCH = 130
 _SIZE = (figures.TWO_COLUMNS / figures.MILLIMETRES_PER_INCH, 4.4)
 _MAPS = "PuOr_r"
+_TITLE: dict[str, Any] = {"y": 1.03, "pad": 0}  # placed here: matplotlib's own search costs 30 ms
 _adjustments = cache(adjustment_table)  # read from its file once, not at every turn
 
 
@@ -138,7 +139,7 @@ def sentence(choice: Choice, view: View, standing: pd.DataFrame | None = None) -
     """What the drawing shows, in words."""
     name = _named(view)
     applied = f"{name} drawn from {{{choice.adjustments}}}" if _is_set(choice) else name
-    change = view.loss_after - view.loss_before
+    change = round(view.loss_after - view.loss_before, 2) + 0.0  # no −0.00
     text = f"{applied}: loss {view.loss_before:.2f} → {view.loss_after:.2f} ({change:+.2f})"
     index = view.applied
     if index is not None and np.isfinite(view.loss_changes[index]):
@@ -198,15 +199,17 @@ def _pictures(axes: Sequence[Axes], choice: Choice, view: View) -> None:
         view.class_names[int(s.argmax())] for s in (view.scores_before, view.scores_after)
     )
     truth = view.class_names[view.label]
-    axes[0].set_title(f"Input: {truth}\ntaken for {_short(before)}")
-    axes[3].set_title(f"{_named(view)}\ntaken for {_short(after)}")
+    axes[0].set_title(f"Input: {truth}\ntaken for {_short(before)}", **_TITLE)
+    axes[3].set_title(f"{_named(view)}\ntaken for {_short(after)}", **_TITLE)
     axes[0].set_xlabel(f"Loss {view.loss_before:.2f}")
     axes[3].set_xlabel(f"Loss {view.loss_after:.2f}")
 
     summed = picture(view.attribution)
     limit = float(np.abs(summed).max()) or 1.0
     axes[1].imshow(summed / limit, cmap=_MAPS, vmin=-1, vmax=1, aspect=aspect)
-    axes[1].set_title(f"Attribution of the {choice.target.replace('_', ' ')}\n(sense of the loss)")
+    axes[1].set_title(
+        f"Attribution of the {choice.target.replace('_', ' ')}\n(sense of the loss)", **_TITLE
+    )
     axes[1].set_xlabel("Orange: raising it raises the loss", fontsize=6.5)
     signs = view.categories[-1].astype(float) - view.categories[0]
     parts = picture(signs)
@@ -216,7 +219,7 @@ def _pictures(axes: Sequence[Axes], choice: Choice, view: View) -> None:
     axes[2].imshow(parts, cmap=shades, vmin=-limit, vmax=limit, aspect=aspect)
     sizes = [int(mask.sum()) for mask in (view.categories[0], view.categories[-1])]
     cut = "by sign" if choice.split == "sign" else "at {:.0%} and {:.0%}".format(*choice.quantiles)
-    axes[2].set_title(f"Categories{', summed over channels' * several}\ncut {cut}")
+    axes[2].set_title(f"Categories{', summed over channels' * several}\ncut {cut}", **_TITLE)
     axes[2].text(
         *(0.0, -0.05, f"low: {sizes[0]}"),
         transform=axes[2].transAxes, va="top", size=7, color=CATEGORY_COLOURS[0],
@@ -245,7 +248,7 @@ def _scores(ax: Axes, view: View, most: int = 10) -> None:
     for label, number in zip(ax.get_yticklabels(), shown, strict=True):
         label.set_fontweight("bold" if number == view.label else "normal")
     ax.set_ylim(-0.6, len(shown) - 0.4)
-    ax.set_title("Class scores: before ○, after ●", fontsize=7)
+    ax.set_title("Class scores: before ○, after ●", fontsize=7, **_TITLE)
     ax.set_xlabel("Score (logit); true class bold", fontsize=7)
     ax.tick_params(axis="y", length=0)
 
@@ -268,7 +271,7 @@ def _loss_changes(ax: Axes, view: View) -> None:
     ax.set_xlim(-1, 27)
     ax.set_xticks(range(0, 27, 3))
     ax.set_xlabel("Adjustment (× not with this split)" if (~known).any() else "Adjustment", size=7)
-    ax.set_title("Change of loss, this sample (nats)", fontsize=7)
+    ax.set_title("Change of loss, this sample (nats)", fontsize=7, **_TITLE)
 
 
 def _trained_alone(ax: Axes, view: View, standing: pd.DataFrame) -> None:
@@ -284,7 +287,7 @@ def _trained_alone(ax: Axes, view: View, standing: pd.DataFrame) -> None:
         ax.plot(*place, "o", mfc="none", mec="black", ms=8, mew=1.0)
     ax.set_xticks([0, 13, 26], ["worst", "", "best"])
     ax.set_xlabel("The 27, trained alone, in order", fontsize=7)
-    ax.set_title("Validation accuracy (%)", fontsize=7)
+    ax.set_title("Validation accuracy (%)", fontsize=7, **_TITLE)
     handles = [
         Line2D([], [], color=COLOURS[g], marker=m, ms=3, ls="none", label=g)
         for g, m in MARKERS.items()

@@ -37,6 +37,7 @@ from analysis.studies import METRICS, STANDARD, short_hash
 FORMATS = ("pdf", "svg", "png")
 # Not a study of its own: isolation, tension and benchmark beside the published tables.
 BESIDE = "published"
+BENCHMARKS = ("benchmark", "benchmark-bn")
 
 
 class ExportError(ValueError):
@@ -498,15 +499,16 @@ def published(
     look: Look,
     alone: StudyResult | None = None,
     sets: StudyResult | None = None,
-    benchmark: StudyResult | None = None,
+    benchmarks: Sequence[StudyResult] = (),
 ) -> tuple[Exhibits, list[str]]:
     """Results beside the published ones, and agreement and disagreement in plain words.
 
-    alone, sets, benchmark: the isolation, tension and benchmark studies on one data set, as far as
-    they are there. Figures published-NAME; tables published-settings, -agreement, -groups, -sets,
-    -benchmark. On a data set without published tables orders and signs alone are compared.
+    alone, sets, benchmarks: the isolation, tension and benchmark studies (without and with batch
+    norm) on one data set, as far as they are there. Figures published-NAME; tables
+    published-settings, -agreement, -groups, -sets, -benchmark, -benchmark-bn. On a data set without
+    published tables orders and signs alone are compared.
     """
-    first = alone or benchmark
+    first = next((study for study in (alone, *benchmarks) if study is not None), None)
     if first is None:
         raise ExportError("nothing to compare; needed: an isolation or a benchmark study")
     dataset = first.declaration.study.dataset
@@ -580,13 +582,13 @@ def published(
             digits=2,
         )
         exhibits.tables |= made.exhibits.tables
-    if benchmark is not None:
+    for benchmark in benchmarks:
         made = _Collector(benchmark, look)
         compared = tables.benchmark_agreement_table(benchmark.frame, names, look.rng(), **options)
         sentences += tables.benchmark_sentences(compared, same_data)
         sizes = ["there_median", "there_sd", "there_strength"] if same_data else []
         made.table(
-            "published-benchmark",
+            f"published-{benchmark.declaration.study.name}",
             "Methods here and published: medians, and differences to Vanilla",
             compared,
             ["published", "split", "method", "n", "here_median", "here_sd", *sizes, "here"]
@@ -605,14 +607,15 @@ def compare(
     """`published` for what a results folder has. Raises ResultsError where that is nothing."""
     found: dict[str, StudyResult] = {}
     problems = []
-    for study in ("isolation", "tension", "benchmark"):
+    for study in ("isolation", "tension", *BENCHMARKS):
         try:
             found[study] = store.load(results, study, dataset, preset)
         except ResultsError as error:
             problems.append(error)
-    if not {"isolation", "benchmark"} & set(found):
+    benchmarks = [found[name] for name in BENCHMARKS if name in found]
+    if "isolation" not in found and not benchmarks:
         raise problems[0]
-    return published(look or Look(), *(found.get(s) for s in ("isolation", "tension", "benchmark")))
+    return published(look or Look(), found.get("isolation"), found.get("tension"), benchmarks)
 
 
 def measured_name(arm: str) -> str:
@@ -693,7 +696,8 @@ def data(
     if second is not None:
         return second
     if not known:
-        raise problem or ResultsError(f"no studies on {dataset} in {results}")
+        assert problem is not None  # of BESIDE at the latest
+        raise problem
     raise ExportError(f"unknown figure {name!r} for {dataset}; known: {', '.join(known)}")
 
 

@@ -726,12 +726,12 @@ def benchmark_agreement_table(
 ) -> pd.DataFrame:
     """Medians of the methods, and their means less Vanilla's, here and published (tiny subsets).
 
-    runs: the benchmark study's. One row per (experiment, split, method). Columns: published, split,
-    method, n, here_median, here_sd, there_median, there_sd (percent), there_strength, here (mean
-    less Vanilla's mean, points, with interval over runs), there (median less Vanilla's median, with
-    an approximate interval: normal, from the published deviations of what are taken to be five
-    runs), verdict_here, verdict_there, agreement: of the signs, "inconclusive" where either
-    interval includes 0.
+    runs: a benchmark study's. One row per (experiment, split, method). Columns: published, split
+    ("validation", "test with batch norm", ...), method, n, here_median, here_sd, there_median,
+    there_sd (percent), there_strength, here (mean less Vanilla's mean, points, with interval over
+    runs), there (median less Vanilla's median, with an approximate interval: normal, from the
+    published deviations of what are taken to be five runs), verdict_here, verdict_there, agreement:
+    of the signs, "inconclusive" where either interval includes 0.
     """
     _require(runs, ("arm", "seed", "status", "batch_norm"), "runs")
     norm = "yes" if bool(runs["batch_norm"].iloc[0]) else "no"
@@ -757,7 +757,8 @@ def benchmark_agreement_table(
                     float(there[column][method]) for column in ("median", "std", "strength")
                 )
                 less = median - float(there["median"]["vanilla"])
-                row: dict[str, object] = {"published": name, "split": split, "method": title}
+                row: dict[str, object] = {"published": name, "method": title}
+                row["split"] = split + " with batch norm" * (norm == "yes")
                 row |= {
                     "n": values.size,
                     "here_median": float(np.median(values)) if values.size else math.nan,

@@ -23,7 +23,7 @@ from analysis import exports, figures, tables
 from analysis import results as store
 from analysis.exports import ExportError, Look
 from analysis.results import ResultsError
-from analysis.studies import ArmSpec, Study
+from analysis.studies import STANDARD, ArmSpec, Study
 
 LONG = "An arm whose author described every single one of its choices in its name, strength 0.30"
 SIZES = [("single", "paper"), ("double", "paper"), ("slide", "talk"), ("double", "talk")]
@@ -119,7 +119,9 @@ def overlaps(figure: Figure) -> list[str]:
 def every_figure(folder: Path) -> list[exports.Exhibit]:
     studies = exports.studies_there(folder)["digits"]
     return [
-        exhibit for study in studies for exhibit in exports.of_study(study, folder).figures.values()
+        exhibit
+        for study in (*studies, exports.BESIDE)
+        for exhibit in exports.of_study(study, folder).figures.values()
     ]
 
 
@@ -296,8 +298,8 @@ def test_a_missing_study_is_named_and_no_error_unless_it_was_asked_for(tmp_path)
     results = tmp_path / "r"
     make_study(results, standard("isolation", seeds=2))
     done = exports.export(results, tmp_path / "o", formats=["svg"])
-    assert list(done.files) == [("isolation", "digits")]
-    assert done.absent == {"digits": ["tension", "frozen", "benchmark"]} and not done.refused
+    assert list(done.files) == [("isolation", "digits"), (exports.BESIDE, "digits")]
+    assert done.absent == {"digits": list(STANDARD[1:])} and not done.refused
     done = exports.export(results, tmp_path / "o", ["benchmark"], formats=["svg"])
     assert not done.files and "run: aba run benchmark" in done.refused[0]
     done = exports.export(results, tmp_path / "o", [], ["mnist"], formats=["svg"])
@@ -333,16 +335,17 @@ def test_a_look_checks_its_values():
         Look(confidence=95)
 
 
-def test_the_data_of_any_figure_are_one_line_away(complete, tmp_path):
-    assert len(exports.data("isolation", complete)) == 27
-    assert len(exports.data("groups", complete)) == 27
-    assert exports.data("groups", complete, kind="table")["name"].iloc[3] == "Epsilon − Neutral"
+def test_the_data_of_any_figure_are_one_line_away(tmp_path):
+    complete = make_results(tmp_path, seeds=2, names=("isolation", "frozen"))
+    assert len(exports.data("published-mnist-tiny", complete)) == 27
     assert exports.data("association", complete)["n_adjustments"].iloc[0] == 27
+    assert len(exports.data("isolation", complete)) == 27
+    assert exports.data("groups", complete, kind="table")["name"].iloc[3] == "Epsilon − Neutral"
     with pytest.raises(
         ExportError, match="unknown figure 'isolatoin' for digits; known: isolation"
     ):
         exports.data("isolatoin", complete)
-    with pytest.raises(ResultsError, match="no studies on mnist"):
+    with pytest.raises(ResultsError, match="no isolation study on mnist"):
         exports.data("isolation", complete, "mnist")
     with pytest.raises(ExportError, match="unknown kind"):
         exports.data("isolation", complete, kind="picture")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis import reports, runner
+from analysis import reports, runner, tables
 from analysis.reports import Outcome
 from analysis.studies import standard_study
 
@@ -20,6 +20,7 @@ FIGURES = {
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
+    "05_published": {f"published-{name}" for name in tables.PUBLISHED.values()},
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -27,6 +28,7 @@ TABLES = {
     "02_isolation": {"isolation", "groups", "association", "published-order"},
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
+    "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
     "09_your_own": {"own-groups"},
 }
 # These read no results: they train on data of their own, and take no data set by name.

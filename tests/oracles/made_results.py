@@ -11,6 +11,7 @@ from analysis import tables
 from analysis.studies import ArmSpec, Study, short_hash, standard_study
 
 # Near enough to what training gives: accuracies of groups, and of the benchmark's methods.
+ADJUSTMENTS = tables.adjustment_table().to_dict("records")
 MEANS = {"Neutral": 60.0, "Delta": 55.0, "Epsilon": 66.0}
 METHODS = {
     "Vanilla": 60.0,
@@ -25,8 +26,7 @@ def mean_of(arm: str) -> float:
     """The true accuracy of an arm of a standard study; 62 for any other."""
     if arm.startswith("adjustment "):
         index = int(arm.split()[1])
-        group = tables.adjustment_table()["group"][index]
-        return MEANS[group] + 0.1 * index
+        return MEANS[ADJUSTMENTS[index]["group"]] + 0.1 * index
     groups = tables.GROUP_SETS.get(arm)
     if groups:
         return float(np.mean([MEANS[g] for g in groups])) + 2.0 * len(groups)
@@ -55,7 +55,7 @@ def make_study(
                 "dataset": study.dataset,
                 "subset": study.config.get("subset", "tiny"),
                 "model": study.config.get("model", "small_cnn"),
-                "batch_norm": False,
+                "batch_norm": bool(study.config.get("batch_norm", False)),
                 "epochs": float(study.config.get("epochs", 100)),
                 "arm": arm.name,
                 "seed": seed,
@@ -94,7 +94,7 @@ def _frozen(study: Study, noise: np.random.Generator) -> list[dict[str, Any]]:
     assert study.frozen is not None
     rows = []
     shift = 0.02 * noise.normal()
-    for entry in tables.adjustment_table().to_dict("records"):
+    for entry in ADJUSTMENTS:
         for strength in study.frozen.strengths:
             change = (entry["high"] - entry["low"] + shift) * strength
             rows.append(
@@ -118,8 +118,17 @@ def standard(name: str, dataset: str = "digits", seeds: int = 5) -> Study:
     return study.model_copy(update={"arms": tuple(arms)})
 
 
-def make_results(folder: Path, dataset: str = "digits", seeds: int = 5, **changes: Any) -> Path:
-    """All four standard studies on one data set. changes: see `make_study`."""
-    for name in ("isolation", "tension", "frozen", "benchmark"):
+NAMES = ("isolation", "tension", "frozen", "benchmark")
+
+
+def make_results(
+    folder: Path,
+    dataset: str = "digits",
+    seeds: int = 5,
+    names: Sequence[str] = NAMES,
+    **changes: Any,
+) -> Path:
+    """Standard studies on one data set. changes: see `make_study`."""
+    for name in names:
         make_study(folder, standard(name, dataset, seeds), **changes)
     return folder

@@ -1,0 +1,229 @@
+"""The explorer draws what it is told, and says in one line what cannot be shown."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import explorer, interactive, tables
+from analysis.explorer import Choice, Panel, View
+from analysis.reports import Page
+
+ADJUSTMENTS = tables.adjustment_table()
+
+
+def view(shape: tuple[int, ...] = (1, 4, 5), classes: int = 3, index: int = 3, **more) -> View:
+    """A made-up look at one sample, with adjustment `index` applied."""
+    rng = np.random.default_rng(0)
+    x, attribution = rng.normal(size=shape), rng.normal(size=shape)
+    changes = tuple(float(c) for c in ADJUSTMENTS.loc[index, ["low", "middle", "high"]])
+    scores = rng.normal(size=classes)
+    given = {
+        "x": x,
+        "attribution": attribution,
+        "categories": np.stack([attribution < -1, np.abs(attribution) <= 1, attribution > 1]),
+        "changes": changes,
+        "augmented": x + 0.5 * (attribution > 1),
+        "scores_before": scores,
+        "scores_after": scores - 0.3,
+        "loss_before": 0.4,
+        "loss_after": 0.9,
+        "loss_changes": np.linspace(-1, 1, 27),
+        "label": 1,
+        "class_names": tuple(f"name of class {number}" for number in range(classes)),
+    }
+    return View(**{**given, **more})
+
+
+def standing() -> pd.DataFrame:
+    mean = np.linspace(80, 90, 27)
+    return ADJUSTMENTS.assign(mean=mean, mean_low=mean - 1, mean_high=mean + 1)
+
+
+def texts(figure: Figure) -> str:
+    figure.canvas.draw()
+    return "\n".join(
+        text.get_text() for ax in figure.axes for text in [*ax.texts, ax.title, ax.xaxis.label]
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (3, 8, 8), (50, 40), (13,)], ids=str)
+@pytest.mark.parametrize("results", [True, False], ids=["results", "no results"])
+def test_every_kind_of_input_is_drawn(shape: tuple[int, ...], results: bool):
+    display = (lambda x: x / 2) if shape[0] == 3 else None
+    figure = explorer.draw(
+        Choice(), view(shape, 20, display=display), standing() if results else None
+    )
+    assert len(figure.axes) == (7 if results else 6)
+    said = texts(figure)
+    assert "3 [0, 0, 1], Epsilon" in said
+    assert "Loss 0.40" in said and "Loss 0.90" in said
+
+
+def test_a_split_without_a_middle_is_drawn_with_what_it_lacks():
+    changes = np.where(ADJUSTMENTS["middle"] == 0, 0.5, np.nan)
+    two = view(categories=view().categories[[0, 2]], changes=(-1.0, 1.0), loss_changes=changes)
+    assert two.applied == 17
+    assert "× not with this split" in texts(explorer.draw(Choice(split="sign"), two))
+
+
+def test_the_sentence_says_where_the_adjustment_stands():
+    said = explorer.sentence(Choice(adjustments="3"), view(), standing())
+    assert said == (
+        "3 [0, 0, 1], Epsilon: loss 0.40 → 0.90 (+0.50), place 24 of 27 from the highest loss on "
+        "this sample; trained alone 81.2 %, place 24 of 27."
+    )
+    assert "3 [0, 0, 1], Epsilon drawn from {3,4,0x2}" in explorer.sentence(
+        Choice(adjustments="3,4,0x2"), view()
+    )
+
+
+# --- the panel, without a browser ----------------------------------------------------------------
+
+
+@pytest.fixture
+def panel() -> Panel:
+    seen = panel_choices = []
+
+    def look(choice: Choice) -> View:
+        panel_choices.append(choice)
+        index = int(choice.adjustments.split(",")[0])
+        if choice.split == "sign" and ADJUSTMENTS["middle"][index]:
+            raise ValueError(f"adjustment {index} changes the middle category")
+        return view(index=index)
+
+    made = Panel(
+        Choice(model="a"), look, {"digits": 500, "mnist": 10_000}, ("a", "b"), lambda _: None
+    )
+    made.seen = seen  # type: ignore[attr-defined]
+    return made
+
+
+def test_a_turned_widget_brings_another_picture(panel: Panel):
+    first = bytes(panel.image.value)
+    assert first.startswith(b"\x89PNG")
+    panel.buttons[17].click()
+    assert panel.controls["adjustments"].value == "17"
+    assert panel.choice.adjustments == "17"
+    assert bytes(panel.image.value) != first
+    assert "17 [−1, 0, 1], Epsilon" in panel.message.value
+
+
+def test_the_choice_is_what_the_widgets_say(panel: Panel):
+    for name, value in (
+        *(("sample", 20), ("method", "smoothgrad"), ("target", "class_score"), ("model", "b")),
+        *(("low", 0.2), ("high", 0.7), ("strength", 1.5), ("magnitude", 2.0), ("draw", 3)),
+    ):
+        panel.controls[name].value = value
+    assert panel.choice == Choice(
+        sample=20,
+        method="smoothgrad",
+        target="class_score",
+        model="b",
+        quantiles=(0.2, 0.7),
+        strength=1.5,
+        magnitude=2.0,
+        draw=3,
+    )
+    assert panel.seen[-1] == panel.choice  # type: ignore[attr-defined]
+
+
+def test_the_sign_split_greys_out_what_changes_the_middle(panel: Panel):
+    panel.controls["split"].value = "sign"
+    greyed = [index for index, button in enumerate(panel.buttons) if button.disabled]
+    assert greyed == ADJUSTMENTS.loc[ADJUSTMENTS["middle"] != 0, "index"].tolist()
+    assert panel.controls["low"].disabled and panel.controls["high"].disabled
+    panel.controls["adjustments"].value = "1"
+    assert "Not possible: adjustment 1 changes the middle" in panel.message.value
+    assert panel.image.layout.visibility == "hidden"
+    panel.controls["split"].value = "percentiles"
+    assert panel.image.layout.visibility == "visible"
+    assert not any(button.disabled for button in panel.buttons)
+
+
+def test_a_smaller_data_set_brings_the_sample_into_its_range(panel: Panel):
+    panel.controls["dataset"].value = "mnist"
+    panel.controls["sample"].value = 9000
+    panel.controls["dataset"].value = "digits"
+    assert panel.choice.sample == 499
+    assert {choice.sample for choice in panel.seen if choice.dataset == "digits"} == {0, 499}
+
+
+def test_without_a_reader_the_same_drawing_is_a_figure_of_the_page(tmp_path, capsys):
+    page = Page("digits", tmp_path, out=tmp_path)
+    assert not interactive.attended()
+    explorer.show(page, Choice(), lambda _: view(), {"digits": 500}, ("a",))
+    for ending in ("pdf", "svg", "png"):
+        assert (tmp_path / "figures" / f"explorer-digits.{ending}").stat().st_size > 1000
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def runs() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    rows = [
+        {"arm": tables.arm_name(i), "seed": s, "accuracy": 80 + i / 5 + rng.normal()}
+        for i in range(27)
+        for s in range(4)
+    ]
+    return pd.DataFrame([*rows, {"arm": "All", "seed": 0, "accuracy": 99.0}])
+
+
+def test_single_runs_are_found_for_arms_and_for_frozen_results():
+    found = interactive.by_seed(runs(), "accuracy")
+    assert len(found) == 27 * 4 and found["value"].max() < 99
+    frozen = runs().iloc[:8].assign(adjustment=[5] * 4 + [6] * 4)
+    assert interactive.by_seed(frozen, "accuracy")["index"].tolist() == [5] * 4 + [6] * 4
+
+
+def test_rows_are_sorted_and_filtered():
+    table = standing().assign(mean=lambda t: t["mean"].where(t["index"] != 4))
+    rows = interactive.sorted_and_filtered(table, "mean", True, ["Delta", "Epsilon"])
+    assert set(rows["group"]) == {"Delta", "Epsilon"}
+    assert rows["index"].iloc[-1] == 4  # without a mean
+    assert rows["mean"].iloc[:-1].is_monotonic_decreasing
+    assert interactive.sorted_and_filtered(table, "index", False, text="epsi")[
+        "index"
+    ].tolist() == (table.loc[table["group"] == "Epsilon", "index"].tolist())
+    # A number is a whole cell, and may be written with a hyphen.
+    by_number = interactive.sorted_and_filtered(table, "index", False, text="26")
+    assert by_number["index"].tolist() == [26]
+    lowest = interactive.sorted_and_filtered(table, "index", False, text="-2")
+    assert set(lowest["low_offset"]) | set(lowest["high_offset"]) >= {-2}
+
+
+def test_a_row_opens_to_its_runs_and_text_is_escaped():
+    seeds = interactive.by_seed(runs(), "accuracy")
+    table = standing().replace({"group": {"Neutral": "<b>&"}})
+    text = interactive.rows_html(table, ["index", "group", "mean"], 1, seeds)
+    assert text.count("<details>") == 27
+    assert text.count("<circle") == 27 * 4
+    assert len(re.findall(r"<title>seed \d: \d\d\.\d</title>", text)) == 27 * 4
+    assert "&lt;b&gt;&amp;" in text and "<b>&" not in text
+    assert "<script" not in text
+
+
+def test_the_widget_answers_its_controls():
+    box = interactive.table_widget(standing(), ["index", "group", "mean"])
+    bar, shown = box.children
+    by, descending, text, *groups = bar.children
+    assert shown.value.count("<tr>") == 28
+    by.value = "mean"
+    assert descending.value
+    assert shown.value.index('<td style="text-align:right">26</td>') < shown.value.index(
+        '<td style="text-align:right">25</td>'
+    )
+    groups[0].value = False
+    assert shown.value.count("<tr>") == 19
+    text.value = "nothing like it"
+    assert "0 of 27 rows" in shown.value
+
+
+def test_an_unknown_adjustment_stands_nowhere():
+    other = replace(view(), changes=(0.5, 0.0, 0.0))
+    assert other.applied is None
+    assert explorer.sentence(Choice(), other, standing()).startswith("[0.5, 0, 0]: loss")
