@@ -1,0 +1,70 @@
+"""The results that come with the toolkit are whole, and say what the README says of them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import results, tables
+from analysis.results import declarations, load, read_rows
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "data" / "results"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hypothesis_table():
+    runs = [load(SHIPPED, study, "digits").frame for study in ("isolation", "tension")]
+    return tables.hypothesis_table(*runs, np.random.default_rng(0)).set_index("set")
+
+
+def test_every_declared_run_is_there_with_its_provenance():
+    found = declarations(SHIPPED)
+    assert {(d.study.name, d.study.dataset) for d in found} >= {
+        (name, "digits") for name in ("isolation", "tension", "frozen", "benchmark")
+    }
+    for declaration in found:
+        rows, damaged = read_rows(SHIPPED, declaration.kind)
+        result = results.collect(declaration, rows, damaged)
+        assert not damaged and not result.missing
+        frame = result.frame
+        assert frame[["toolkit", "commit", "torch", "python", "device", "data"]].notna().all().all()
+        assert not frame["commit"].str.contains("dirty|unknown").any()
+
+
+def test_the_readme_states_the_group_contrasts_of_the_shipped_runs():
+    isolation = tables.isolation_table(
+        load(SHIPPED, "isolation", "digits").frame, np.random.default_rng(0)
+    )
+    groups = tables.group_table(isolation, np.random.default_rng(0)).set_index("name")
+    stated = re.search(
+        r"Epsilon above\s+Neutral by ([\d.]+) points .*?Neutral above\s+Delta by ([\d.]+)",
+        README,
+        re.DOTALL,
+    )
+    assert stated is not None
+    for text, contrast in zip(
+        stated.groups(), ("Epsilon − Neutral", "Neutral − Delta"), strict=True
+    ):
+        assert float(text) == pytest.approx(groups.loc[contrast, "estimate"], abs=0.051)
+
+
+@pytest.mark.parametrize("name", list(tables.GROUP_SETS))
+def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
+    line = next(row for row in README.splitlines() if row.strip().startswith(f"| {name} |"))
+    cells = [
+        [float(number.replace("−", "-")) for number in re.findall(r"−?\d+\.\d+", cell)]
+        for cell in line.strip(" |").split("|")[1:]
+    ]
+    row = hypothesis_table.loc[name]
+    assert cells[0] == pytest.approx([row["all_of_group"]], abs=0.051)
+    assert cells[1] == pytest.approx([row["mean_of_members"]], abs=0.051)
+    # The ends of the intervals depend a little on the bootstrap's draws.
+    for cell, column in ((cells[2], "difference"), (cells[3], "difference_to_best_group")):
+        wanted = [row[column], row[f"{column}_low"], row[f"{column}_high"]]
+        if np.isnan(wanted[0]):
+            assert cell == []
+        else:
+            assert cell == pytest.approx(wanted, abs=0.11)
