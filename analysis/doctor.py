@@ -258,8 +258,7 @@ def _reports() -> Iterator[Finding]:
             todo = "python -m ipykernel install --sys-prefix"
             yield Finding("note", "kernel", "none of this environment for 'make lab'", todo)
     try:
-        reports._need_pdf()
-        yield Finding("ok", "pdf", "playwright and chromium")
+        yield Finding("ok", "pdf", f"printed by {reports.find_chromium()}")
     except reports.ReportError as error:
         needs, _, todo = str(error).partition(": ")
         yield Finding("note", "pdf", needs, todo.partition(";")[0])

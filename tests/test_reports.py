@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -136,9 +137,17 @@ def test_wrong_formats_jobs_and_folders_are_refused(tmp_path: Path) -> None:
 def test_pdf_without_a_browser_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reports.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ReportError, match="format pdf needs playwright"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ReportError, match="format pdf needs Chromium or Google Chrome"):
         reports.execute("02", {}, tmp_path, ["pdf"])
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on the PATH")
+def test_a_page_is_printed_as_pdf(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<h1>Printed</h1>", encoding="utf-8")
+    reports._print_pdf(page, tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF-")
 
 
 # --- execution -----------------------------------------------------------------------------------
