@@ -103,9 +103,19 @@ def test_parallel_processes_give_the_same_numbers_as_one(tmp_path):
     pd.testing.assert_frame_equal(numbers(alone), numbers(two))
 
 
+# A job that a shell starts in the background inherits a SIGINT that is ignored; Ctrl-C is what is
+# tested here, so it is switched on.
+ABA = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from analysis.cli import main\n"
+    "main()\n"
+)
+
+
 def command(folder: Path) -> list[str]:
     return [
-        *(sys.executable, "-m", "analysis.cli", "run", "tension", "--results", str(folder)),
+        *(sys.executable, "-c", ABA, "run", "tension", "--results", str(folder)),
         *("--seeds", "4", "--set", "epochs=10", "--device", "cpu", "--processes", "1"),
     ]
 
