@@ -251,6 +251,32 @@ class Splits:
     std: Tensor
     notes: tuple[str, ...]
     fingerprint: str
+    embedding: str = ""  # which word vectors a text has: "glove" or "corpus"
+
+    def first_tokens(self, tokens: int) -> Splits:
+        """Texts cut to their first so many tokens, for less than the published computation.
+
+        Raises DatasetError where the inputs are no texts, or have fewer tokens.
+        """
+        if self.train.embedding is None:
+            raise DatasetError(f"tokens is {tokens}, but {self.name} has no texts; allowed: 0")
+        if not 0 < tokens <= self.input_shape[0]:
+            raise DatasetError(
+                f"tokens is {tokens}; allowed: 1 to {self.input_shape[0]}, 0 for all"
+            )
+        parts = {
+            part: replace(
+                getattr(self, part), data=getattr(self, part).data[:, :tokens].contiguous()
+            )
+            for part in _PARTS
+        }
+        return replace(
+            self,
+            **parts,
+            input_shape=(tokens, *self.input_shape[1:]),
+            notes=(*self.notes, f"the first {tokens} of {self.input_shape[0]} tokens"),
+            fingerprint=f"{self.fingerprint}, first {tokens} tokens",
+        )
 
     def to(self, device: str | torch.device) -> Splits:
         parts = {part: getattr(self, part).to(device) for part in _PARTS}
@@ -278,6 +304,7 @@ def load_dataset(
     *,
     subset_seed: int = 0,
     embedding: str = "auto",
+    tokens: int = 0,
     cache: str | Path | None = None,
     mirror: str | Path | None = None,
 ) -> Splits:
@@ -286,6 +313,7 @@ def load_dataset(
     `subset_seed` draws the training subset (the same for every model compared on it). `embedding`
     is for text: "glove", "corpus" (made from the training pool), or "auto", which is the full
     GloVe where its file is there and otherwise "corpus" (data/README.md has the comparison).
+    `tokens` cuts texts to their first so many (0: all 1000).
     `mirror` and `cache` default to ABA_DATA_MIRROR and ABA_DATA_CACHE.
 
     Raises DatasetError: unknown name, subset or embedding; a damaged file; no file and no network.
@@ -305,7 +333,10 @@ def load_dataset(
 
     places = _places(cache, mirror)
     if name == "news":
-        return _load_news(info, subset, subset_seed, embedding, places)
+        splits = _load_news(info, subset, subset_seed, embedding, places)
+        return splits.first_tokens(tokens) if tokens else splits
+    if tokens:
+        raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
     pictures = {"digits": _read_digits, "mnist": _read_mnist, "cifar10": _read_cifar10}
     return _standardised(info, subset, subset_seed, pictures[name](subset, places))
 
@@ -393,7 +424,7 @@ def splits_from(
 
     data, total = own["train"][0], len(own["train"][0])
     rest = np.arange(total)
-    parts = {}
+    parts: dict[str, Any] = {}
     for part, share in (("test", test), ("validation", validation)):
         if part in own:
             parts[part] = Split(own[part][0], torch.from_numpy(classes[part]))
@@ -611,7 +642,7 @@ def _standardised(info: DatasetInfo, subset: str, subset_seed: int, raw: _Pictur
     )
     mean, std = _mean_and_std(raw.images[pool])
     digest = hashlib.sha256(f"{info.name}/{mean.tolist()}/{std.tolist()}".encode())
-    parts = {}
+    parts: dict[str, Any] = {}
     for part, at in positions.items():
         images, labels = raw.images[at], raw.labels[at]
         digest.update(f"{part}/{images.shape}".encode() + images.tobytes() + labels.tobytes())
@@ -915,7 +946,7 @@ def _load_news(
         test=test,
     )
     digest = hashlib.sha256(f"{info.name}/{recipe}".encode())
-    parts = {}
+    parts: dict[str, Any] = {}
     for part, at in positions.items():
         ids, labels = tokens.ids[at].astype(np.int32), tokens.labels[at]
         digest.update(f"{part}/{ids.shape}".encode() + ids.tobytes() + labels.tobytes())
@@ -941,6 +972,7 @@ def _load_news(
             "split has 14866",
         ),
         fingerprint=digest.hexdigest(),
+        embedding=recipe.split()[0],
     )
 
 

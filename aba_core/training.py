@@ -49,7 +49,8 @@ class TrainConfig:
     epochs may be fractional; a run has round(epochs · samples / batch_size) steps, at least 1.
     schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
     steps, "cosine" brings it to 0. curve_every: metrics also every so many steps (0: only final).
-    dtype: "float32", or "float64" for comparisons.
+    tokens: texts are cut to their first so many (0: all). dtype: "float32", or "float64" for
+    comparisons.
     """
 
     dataset: str = "digits"
@@ -64,6 +65,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
     subset_seed: int = 0
+    tokens: int = 0
     curve_every: int = 0
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -219,7 +221,9 @@ def train(
             raise ValueError(f"nothing to train: no {what}s")
     dtype = getattr(torch, config.dtype)
     if splits is None:
-        splits = load_dataset(config.dataset, config.subset, subset_seed=config.subset_seed)
+        splits = load_dataset(
+            config.dataset, config.subset, subset_seed=config.subset_seed, tokens=config.tokens
+        )
     if config.batch_size > len(splits.train):
         raise ValueError(
             f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
@@ -244,7 +248,7 @@ def train(
     runs.rows.sort(key=declared)
     runs.curve_rows.sort(key=lambda row: (row["step"], declared(row)))
     for row in runs.rows + runs.curve_rows:
-        row.update(dataset=splits.name, subset=splits.subset)
+        row.update(dataset=splits.name, subset=splits.subset, embedding=splits.embedding)
     return runs
 
 

@@ -331,16 +331,16 @@ def train_within_memory(chunk: Chunk, count: Callable[[int], None] = _count) -> 
 
 
 @lru_cache(maxsize=4)  # a study of subsets goes through many
-def _cached_splits(dataset: str, subset: str, subset_seed: int) -> Splits:
+def _cached_splits(dataset: str, subset: str, subset_seed: int, tokens: int) -> Splits:
     from aba_core import load_dataset
 
-    return load_dataset(dataset, subset, subset_seed=subset_seed)
+    return load_dataset(dataset, subset, subset_seed=subset_seed, tokens=tokens)
 
 
 def load_splits(study: Study) -> Splits:
     """The study's data, read once in each process."""
     config = core_config(study)
-    return _cached_splits(config.dataset, config.subset, config.subset_seed)
+    return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
 
 
 def plan_chunks(

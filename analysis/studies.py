@@ -160,6 +160,7 @@ LATER_FIELDS: dict[str, Any] = {
     "subset_per_run": False,
     "flip_bit": False,
     "keep_logits": False,
+    "tokens": 0,
 }
 
 

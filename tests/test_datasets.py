@@ -92,6 +92,8 @@ def test_impossible_seeds_and_embeddings_are_refused() -> None:
         load_dataset("news", embedding="word2vec")
     with pytest.raises(DatasetError, match="digits takes no embedding"):
         load_dataset("digits", embedding="glove")
+    with pytest.raises(DatasetError, match="tokens is 20, but digits has no texts; allowed: 0"):
+        load_dataset("digits", tokens=20)
 
 
 def test_importing_needs_neither_sklearn_nor_pooch() -> None:
@@ -578,6 +580,17 @@ def test_the_batch_of_texts_embeds_what_is_asked_for(small_news: Path) -> None:
     test = load_dataset("news", mirror=small_news).test
     index = torch.tensor([[3, 1, 4], [1, 5, 9]])
     assert torch.equal(test.batch(index), test.x[index])
+
+
+def test_texts_can_be_cut_to_their_first_tokens(small_news: Path) -> None:
+    whole = load_dataset("news", mirror=small_news)
+    cut = load_dataset("news", mirror=small_news, tokens=30)
+    assert cut.input_shape == cut.validation.feature_shape == (30, 100)
+    assert torch.equal(cut.test.x, whole.test.x[:, :30])
+    assert cut.fingerprint != whole.fingerprint and "first 30 of 1000" in cut.notes[-1]
+    for wrong in (-1, 1001):
+        with pytest.raises(DatasetError, match=f"tokens is {wrong}; allowed: 1 to 1000"):
+            load_dataset("news", mirror=small_news, tokens=wrong)
 
 
 def test_words_are_lower_case_without_header_and_rare_ones(
