@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +27,8 @@ from aba_core.randomness import Draws, check_seed, choice
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit, Split, categorize
 
+Placebo = Literal["", "permuted", "other_sample", "untrained", "random", "gaussian"]
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -34,7 +37,8 @@ class Augmentation:
     adjustments: the set each sample draws from. strength: s, in standardised input units.
     randomize: multiply by |N(0, 1)|, one draw a sample; otherwise by 1.
     split: how a map falls into categories. draw_per: whether adjustment and magnitude are drawn
-    for each sample or once for the batch. The other fields are those of `Attribution`.
+    for each sample or once for the batch. placebo: what stands in for the model's own map, to see
+    whether attribution matters (`selecting_map`). The other fields are those of `Attribution`.
     """
 
     adjustments: AdjustmentSet
@@ -50,6 +54,8 @@ class Augmentation:
     update_statistics: bool = False
     attribution_samples: int = 16
     attribution_noise: float = 0.15
+    # Not in the repr: runs are known by it, and those without a placebo keep their names.
+    placebo: Placebo = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
@@ -64,6 +70,9 @@ class Augmentation:
             raise ValueError(f"strength is {self.strength!r}; allowed: finite and not below 0")
         if self.draw_per not in ("sample", "batch"):
             raise ValueError(f"unknown draw_per {self.draw_per!r}; known: sample, batch")
+        if self.placebo not in get_args(Placebo):
+            known = ", ".join(name for name in get_args(Placebo) if name)
+            raise ValueError(f"unknown placebo {self.placebo!r}; known: {known}, or '' for none")
         self.adjustments.table(self.split.categories)  # refuses what the split cannot express
         _ = self.maps
 
@@ -144,6 +153,50 @@ def draw_changes(
     return changes, torch.ones(member.shape, dtype=torch.float64, device=member.device)
 
 
+def selecting_map(
+    placebo: Placebo,
+    own: Callable[[], Float[Tensor, "*lead_and_feature"]],
+    untrained: Callable[[], Float[Tensor, "*lead_and_feature"]],
+    draws: Draws,
+    shape: torch.Size,
+) -> Float[Tensor, "*lead_and_feature"]:
+    """The map by which features are selected: the model's own, or a placebo of the same size.
+
+    permuted: the own map, its features shuffled within each sample. other_sample: the map of the
+    sample before in the batch, which is another one at each step. untrained: the map of the model
+    as it was initialised. random and gaussian: noise, hence random categories of equal area.
+    shape: [*lead, *feature]; draws: where the noise comes from.
+    """
+    lead = draws.index.dim()
+    noise = (
+        draws.noise("placebo", 0, shape[lead:].numel())
+        if placebo in ("random", "gaussian", "permuted")
+        else None
+    )
+    if noise is not None and placebo != "permuted":
+        return noise.reshape(shape)
+    attribution = untrained() if placebo == "untrained" else own()
+    if noise is not None:
+        return attribution.flatten(lead).gather(-1, noise.argsort(-1)).reshape(shape)
+    if placebo == "other_sample":
+        if shape[lead - 1] < 2:
+            raise ValueError("placebo 'other_sample' needs batches of two samples or more, got 1")
+        return attribution.roll(1, lead - 1)
+    return attribution
+
+
+def in_random_direction(
+    x: Float[Tensor, "*lead_and_feature"],
+    augmented: Float[Tensor, "*lead_and_feature"],
+    draws: Draws,
+) -> Float[Tensor, "*lead_and_feature"]:
+    """Each sample moved as far (Euclidean norm) as it was, but along Gaussian noise."""
+    lead = draws.index.dim()
+    noise = draws.noise("placebo", 1, x.shape[lead:].numel()).to(x.dtype)
+    distance = (augmented - x).flatten(lead).norm(dim=-1, keepdim=True)
+    return x + (noise * (distance / noise.norm(dim=-1, keepdim=True))).reshape(x.shape)
+
+
 class ABA:
     """Attribution-based augmentation for anybody's own training loop.
 
@@ -151,6 +204,7 @@ class ABA:
     >>> x = aba(model, x, y)          # then train on x as usual
 
     augmentation: an `Augmentation` or a preset's name (challenger, mendaba, fastaba, fastaba-ce).
+    untrained: the model that makes the maps of placebo "untrained", freshly initialised.
     Each call is one step; draws depend on (seed, step, place in the batch), so setting `step`
     continues a stopped training exactly. Works wherever x and the model are, CPU or CUDA.
     """
@@ -161,6 +215,7 @@ class ABA:
         strength: float | None = None,
         seed: int = 0,
         loss: Loss = cross_entropy,
+        untrained: nn.Module | None = None,
     ) -> None:
         if isinstance(augmentation, str):
             name = augmentation.lower().replace("_", "-")
@@ -171,7 +226,13 @@ class ABA:
             augmentation = PRESETS[name]
         if strength is not None:
             augmentation = replace(augmentation, strength=strength)
+        if (augmentation.placebo == "untrained") != (untrained is not None):
+            raise ValueError(
+                f"placebo is {augmentation.placebo!r}; an untrained model goes with 'untrained' "
+                "and only with it"
+            )
         self.augmentation = augmentation
+        self.untrained = untrained
         self.seed = check_seed(seed)
         self.loss = loss
         self.step = 0
@@ -194,23 +255,31 @@ class ABA:
         self.step += 1
 
         # A sample whose categories all change alike needs no map, unless some of its features
-        # may belong to no category. In train mode every sample shapes the batch's statistics.
+        # may belong to no category. In train mode every sample shapes the batch's statistics, and
+        # a placebo may need the map of any.
         mapped = changes.ne(changes[:, :1]).any(1) if aug.split.covers else changes.ne(0).any(1)
-        if aug.attribution_mode == "train":
+        if aug.attribution_mode == "train" or aug.placebo:
             mapped = torch.ones_like(mapped)
         categories = torch.zeros(table.shape[1], *x.shape, dtype=torch.bool, device=x.device)
         categories[0] = True  # stands for "every feature" where all categories change alike
         if bool(mapped.any()):
-            attribution = attribute(
-                model,
-                x[mapped],
-                y[mapped],
-                draws=draws.subset(mapped),
-                loss=self.loss,
-                **vars(aug.maps),
+            some = draws.subset(mapped)
+
+            def made_by(maker: nn.Module) -> Tensor:
+                return attribute(
+                    maker, x[mapped], y[mapped], draws=some, loss=self.loss, **vars(aug.maps)
+                )
+
+            attribution = selecting_map(
+                aug.placebo,
+                lambda: made_by(model),
+                lambda: made_by(self.untrained or model),
+                some,
+                x[mapped].shape,
             )
             categories[:, mapped] = categorize(attribution, aug.split)
-        return adjust(x.detach(), categories, changes, aug.strength, magnitude)
+        augmented = adjust(x.detach(), categories, changes, aug.strength, magnitude)
+        return in_random_direction(x, augmented, draws) if aug.placebo == "gaussian" else augmented
 
 
 @dataclass(frozen=True)
@@ -218,7 +287,8 @@ class StackedABA:
     """ABA for R replicas at once, each with its own set and strength: one method of `training`.
 
     All replicas share everything of `augmentation` but these. table: changes, padded to the
-    largest set. weights: each member's probability, 0 for padding.
+    largest set. weights: each member's probability, 0 for padding. untrained: the replicas as they
+    were initialised, for the placebo of that name.
     """
 
     augmentation: Augmentation
@@ -226,6 +296,7 @@ class StackedABA:
     weights: Float[Tensor, "replica member"]
     strength: Float[Tensor, "replica"]
     loss: Loss = cross_entropy
+    untrained: Replicas | None = None
 
     @classmethod
     def of(
@@ -234,6 +305,7 @@ class StackedABA:
         device: torch.device | str,
         dtype: torch.dtype,
         loss: Loss = cross_entropy,
+        untrained: Replicas | None = None,
     ) -> StackedABA:
         """One augmentation a replica; all must agree but for set and strength."""
         shared = {augmentation.structure for augmentation in augmentations}
@@ -252,6 +324,7 @@ class StackedABA:
             torch.tensor(weights, device=device, dtype=torch.float64),
             torch.tensor([a.strength for a in augmentations], device=device, dtype=torch.float64),
             loss,
+            untrained,
         )
 
     def __call__(
@@ -262,8 +335,18 @@ class StackedABA:
         aug = self.augmentation
         changes, magnitude = draw_changes(aug, self.table, self.weights, draws)
         maps = aug.maps
-        with model.undisturbed(maps.mode, maps.update_statistics) as forward:
-            attribution = attribution_map(forward, x, y, maps, draws, self.loss)
+
+        def made_by(maker: Replicas) -> Tensor:
+            with maker.undisturbed(maps.mode, maps.update_statistics) as forward:
+                return attribution_map(forward, x, y, maps, draws, self.loss)
+
+        attribution = selecting_map(
+            aug.placebo,
+            lambda: made_by(model),
+            lambda: made_by(self.untrained or model),
+            draws,
+            x.shape,
+        )
         masks = aug.split.masks(attribution.flatten(0, 1).flatten(1))
         augmented = adjust(
             x.flatten(0, 1),
@@ -272,4 +355,7 @@ class StackedABA:
             1.0,
             (self.strength[:, None] * magnitude).flatten(),
         )
-        return augmented.unflatten(0, x.shape[:2]), y
+        augmented = augmented.unflatten(0, x.shape[:2])
+        if aug.placebo == "gaussian":
+            augmented = in_random_direction(x, augmented, draws)
+        return augmented, y

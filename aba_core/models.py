@@ -68,6 +68,14 @@ def mlp(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Modu
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
+def linear(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Module:
+    """Softmax regression on the flattened input: one minimum, whatever the initialisation. Batch
+    norm, where asked for, acts on the input."""
+    width = math.prod(input_shape)
+    normalised = [nn.BatchNorm1d(width)] if batch_norm else []
+    return nn.Sequential(nn.Flatten(), *normalised, nn.Linear(width, classes))
+
+
 class TextCNN(nn.Module):
     """Convolutions over 3, 4 and 5 tokens, the maximum over the text, one linear layer (Kim 2014).
 
@@ -99,6 +107,7 @@ _Builder = Callable[[tuple[int, ...], int, bool], nn.Module]
 
 # name: (builder, input dimensions without the batch (None: any), what they are)
 MODELS: dict[str, tuple[_Builder, int | None, str]] = {
+    "linear": (linear, None, "any shape"),
     "mlp": (mlp, None, "any shape"),
     "small_cnn": (small_cnn, 3, "channels, height, width"),
     "vgg11": (vgg11, 3, "channels, height, width"),

@@ -29,6 +29,8 @@ PURPOSES = {
     "dropout": 6,
     "subset": 7,
     "smoothing": 8,
+    "bit": 9,
+    "placebo": 10,
 }
 
 

@@ -178,6 +178,15 @@ class Replicas:
         with self.mode(mode == "train"):
             yield self.forward(self.parameters.detach(), buffers)
 
+    def copy(self) -> Replicas:
+        """The same replicas with values of their own."""
+        return Replicas(
+            copy.deepcopy(self.template),
+            self.parameters.detach().clone(),
+            {name: buffer.clone() for name, buffer in self.buffers.items()},
+            self.together,
+        )
+
     def model(self, replica: int) -> nn.Module:
         """One replica as an ordinary module with its own copy of the values, in eval mode."""
         module = copy.deepcopy(self.template)

@@ -27,7 +27,14 @@ from aba_core.augmentation import Augmentation, StackedABA
 from aba_core.datasets import Splits, load_dataset
 from aba_core.evaluation import accuracy_and_loss, stacked_logits
 from aba_core.models import build_model
-from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, purpose_seeds
+from aba_core.randomness import (
+    PURPOSES,
+    Draws,
+    batch_order,
+    epoch_order,
+    purpose_seeds,
+    random_bits,
+)
 from aba_core.replicas import Replicas
 
 Optimizer = Literal["sgd", "adam"]
@@ -106,13 +113,15 @@ class Arm:
 
     augmentation: None for vanilla training. learning_rate: in place of the config's.
     held: purposes of randomness (see `randomness.PURPOSES`) held at a seed in all runs of the arm,
-    as (("initialisation", 0),); the others follow the run's seed.
+    as (("initialisation", 0),); the others follow the run's seed. flip_bit: change the last bit of
+    one weight, drawn by purpose "bit", before training: the smallest change there is.
     """
 
     name: str
     augmentation: Augmentation | None = None
     learning_rate: float | None = None
     held: tuple[tuple[str, int], ...] = ()
+    flip_bit: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -128,7 +137,8 @@ class Arm:
         if aug is None:
             return {
                 "arm": self.name, "adjustments": "", "strength": 0.0, "randomize": False,
-                "split": "", "attribution": "", "target": "", "top_k": 0,
+                "split": "", "attribution": "", "target": "", "top_k": 0, "placebo": "",
+                "flip_bit": self.flip_bit,
             }  # fmt: skip
         return {
             "arm": self.name,
@@ -139,12 +149,14 @@ class Arm:
             "attribution": aug.attribution,
             "target": aug.target,
             "top_k": aug.top_k if aug.target == "class_score" else 0,
+            "placebo": aug.placebo,
+            "flip_bit": self.flip_bit,
         }
 
     @property
     def passes(self) -> int:
         """Forward-and-backward passes through the model per training step."""
-        if self.augmentation is None:
+        if self.augmentation is None or self.augmentation.placebo in ("random", "gaussian"):
             return 1
         maps = self.augmentation.maps
         single = maps.method in ("gradient", "gradient_x_input")
@@ -239,9 +251,11 @@ def train(
 def _alike(members: Sequence[tuple[Arm, int]]) -> Iterator[list[tuple[Arm, int]]]:
     """Runs that may train side by side: those whose augmentations share their structure."""
 
-    def structure(member: tuple[Arm, int]) -> str:
+    def structure(member: tuple[Arm, int]) -> tuple[str, str]:
         augmentation = member[0].augmentation
-        return "" if augmentation is None else repr(augmentation.structure)
+        if augmentation is None:
+            return "", ""
+        return repr(augmentation.structure), augmentation.placebo
 
     for _, group in groupby(sorted(members, key=structure), key=structure):
         yield list(group)
@@ -254,7 +268,23 @@ def initial_model(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype)
         return build().to(dtype)
 
 
-OPTIMIZER_STATE = {"sgd": ("velocity",), "adam": ("first_moment", "second_moment")}
+def flip_bit(model: nn.Module, seed: int) -> None:
+    """Change the last bit of one weight in place, drawn among those that are not 0.
+
+    The smallest change that a model can suffer. Source: Summers and Dinneen, "Nondeterminism and
+    instability in neural network optimization" (2021).
+    """
+    with torch.no_grad():
+        weights = torch.cat([value.flatten() for value in model.parameters()])
+        candidates = weights.nonzero()[:, 0]
+        zero = torch.zeros((), dtype=torch.int64)
+        place = int(candidates[random_bits(torch.tensor(seed), "bit", 0, zero) % len(candidates)])
+        integers = {torch.float32: torch.int32, torch.float64: torch.int64}[weights.dtype]
+        for value in model.parameters():
+            if place < value.numel():
+                value.view(integers).view(-1)[place] ^= 1
+                return
+            place -= value.numel()
 
 
 def optimizer_step(
@@ -295,13 +325,15 @@ def _train_group(
 ) -> None:
     started = time.perf_counter()
     seeds_of = [purpose_seeds(seed, dict(arm.held)) for arm, seed in members]
-    replicas = Replicas.stack(
-        [initial_model(build, seeds["initialisation"], dtype) for seeds in seeds_of], device
-    )
+    models = [initial_model(build, seeds["initialisation"], dtype) for seeds in seeds_of]
+    for model, own, (arm, _) in zip(models, seeds_of, members, strict=True):
+        if arm.flip_bit:
+            flip_bit(model, own["bit"])
+    replicas = Replicas.stack(models, device)
     seeds = {
         name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in PURPOSES
     }
-    method = _method(members, device, dtype, loss)
+    method = _method(members, replicas, loss)
     rates = [arm.learning_rate or config.learning_rate for arm, _ in members]
     learning_rate = torch.tensor(rates, device=device, dtype=dtype)[:, None]
 
@@ -361,10 +393,14 @@ def _train_group(
 
 
 def _method(
-    members: Sequence[tuple[Arm, int]], device: str, dtype: torch.dtype, loss: Loss
+    members: Sequence[tuple[Arm, int]], replicas: Replicas, loss: Loss
 ) -> ReplicaMethod | None:
     augmentations = [arm.augmentation for arm, _ in members if arm.augmentation is not None]
-    return StackedABA.of(augmentations, device, dtype, loss) if augmentations else None
+    if not augmentations:
+        return None
+    untrained = replicas.copy() if augmentations[0].placebo == "untrained" else None
+    parameters = replicas.parameters
+    return StackedABA.of(augmentations, parameters.device, parameters.dtype, loss, untrained)
 
 
 def _metrics(

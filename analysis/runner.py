@@ -20,14 +20,22 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from analysis import results as store
-from analysis.studies import TUNING_SEED, ArmSpec, Study, StudyError, first_problem, short_hash
+from analysis.studies import (
+    TUNING_SEED,
+    ArmSpec,
+    Study,
+    StudyError,
+    first_problem,
+    short_hash,
+    without_later,
+)
 
 if TYPE_CHECKING:
     from aba_core.adjustments import Adjustment
@@ -78,12 +86,16 @@ def core_arm(spec: ArmSpec) -> Arm:
 
     fields: dict[str, Any] = {
         name: value
-        for name in ("strength", "randomize", "attribution", "target", "top_k", "attribution_mode")
+        for name in (
+            *("strength", "randomize", "attribution", "target", "top_k", "attribution_mode"),
+            "placebo",
+        )
         if (value := getattr(spec, name)) is not None
     }
     extra: dict[str, Any] = {
         "learning_rate": spec.learning_rate,
         "held": tuple(sorted(spec.held.items())),
+        "flip_bit": spec.flip_bit,
     }
     try:
         if spec.quantiles is not None:
@@ -142,22 +154,30 @@ def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
     """The key of every run of a study: a hash of all that decides its numbers."""
     from dataclasses import asdict
 
-    config = asdict(core_config(study))
-    shared = {
-        "engine": ENGINE,
-        "config": config,
-        "data": fingerprint,
-        "frozen": study.frozen.model_dump(mode="json") if study.frozen else None,
-    }
+    config = without_later(asdict(core_config(study)))
+    shared = without_later(
+        {
+            "engine": ENGINE,
+            "config": config,
+            "data": fingerprint,
+            "frozen": study.frozen.model_dump(mode="json") if study.frozen else None,
+            "keep_logits": study.keep_logits,
+        }
+    )
     keys: dict[str, tuple[str, int]] = {}
     for spec in study.arms:
         arm = core_arm(spec)
         # The arm as the core understands it, so that two spellings of one arm are one run.
-        definition = {
-            "augmentation": repr(arm.augmentation),
-            "learning_rate": arm.learning_rate or config["learning_rate"],
-            "held": arm.held,
-        }
+        definition = without_later(
+            {
+                "augmentation": repr(arm.augmentation),
+                "learning_rate": arm.learning_rate or config["learning_rate"],
+                "held": arm.held,
+                "placebo": (arm.augmentation.placebo if arm.augmentation else "") or None,
+                "subset_per_run": spec.subset_per_run,
+                "flip_bit": arm.flip_bit,
+            }
+        )
         for seed in study.seeds:
             keys[short_hash({**shared, "arm": definition, "seed": seed})] = (spec.name, seed)
     return keys
@@ -232,13 +252,25 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
     from aba_core.evaluation import frozen
 
     study = chunk.study
+    if chunk.arms[0].subset_per_run:  # then all are, with one seed: see plan_chunks
+        own = {**study.config, "subset_seed": chunk.seeds[0]}
+        study = study.model_copy(update={"config": own})
     config = core_config(study)
     splits = load_splits(study)
     wanted = {(arm, seed): key for arm, seed, key in chunk.keys}
     # A block lacks some of its runs where arms were added to a study or memory was short.
     arms = [core_arm(arm) for arm in chunk.arms if any(arm.name == name for name, _ in wanted)]
     seeds = [seed for seed in chunk.seeds if any(seed == other for _, other in wanted)]
-    runs = train(config, arms, seeds, chunk.device, splits=splits, study=study.name, progress=count)
+    runs = train(
+        config,
+        arms,
+        seeds,
+        chunk.device,
+        splits=splits,
+        study=study.name,
+        keep_logits=study.keep_logits,
+        progress=count,
+    )
     stamp = {
         **provenance(),
         "device": _device_name(chunk.device),
@@ -253,7 +285,16 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
             continue
         identity = {"key": wanted[arm, seed], **stamp}
         if study.frozen is None:
-            rows.append({**row, **identity})
+            logits = runs.logits[arm, seed].half().numpy() if study.keep_logits else None
+            extra = (
+                {}
+                if logits is None
+                else {
+                    "validation_logits": logits.astype("<f2").tobytes(),
+                    "logit_classes": logits.shape[1],
+                }
+            )
+            rows.append({**row, **extra, **identity})
             continue
         kept = {k: row[k] for k in (*asdict(config), "arm", "seed", "seconds", "status")}
         for result in frozen(
@@ -289,7 +330,7 @@ def train_within_memory(chunk: Chunk, count: Callable[[int], None] = _count) -> 
     ]
 
 
-@cache
+@lru_cache(maxsize=4)  # a study of subsets goes through many
 def _cached_splits(dataset: str, subset: str, subset_seed: int) -> Splits:
     from aba_core import load_dataset
 
@@ -311,22 +352,29 @@ def plan_chunks(
 ) -> list[Chunk]:
     """The chunks that still have something to compute, cut without regard to what is finished."""
     by_run = {run: key for key, run in keys.items()}
-    per_chunk = ARMS_PER_CHUNK if device == "cpu" else len(study.arms)
-    blocks = -(-len(study.arms) // per_chunk)
-    size = -(-len(study.arms) // blocks)
-    seed_blocks = [(seed,) for seed in study.seeds] if device == "cpu" else [study.seeds]
     chunks = []
-    for seeds in seed_blocks:
-        for start in range(0, len(study.arms), size):
-            arms = study.arms[start : start + size]
-            missing = tuple(
-                (arm.name, seed, by_run[arm.name, seed])
-                for arm in arms
-                for seed in seeds
-                if by_run[arm.name, seed] not in finished
-            )
-            if missing:
-                chunks.append(Chunk(study, arms, seeds, missing, results, device))
+    for alike in (
+        tuple(arm for arm in study.arms if not arm.subset_per_run),
+        tuple(arm for arm in study.arms if arm.subset_per_run),  # each seed has data of its own
+    ):
+        if not alike:
+            continue
+        per_chunk = ARMS_PER_CHUNK if device == "cpu" else len(alike)
+        blocks = -(-len(alike) // per_chunk)
+        size = -(-len(alike) // blocks)
+        one_seed = device == "cpu" or alike[0].subset_per_run
+        seed_blocks = [(seed,) for seed in study.seeds] if one_seed else [study.seeds]
+        for seeds in seed_blocks:
+            for start in range(0, len(alike), size):
+                arms = alike[start : start + size]
+                missing = tuple(
+                    (arm.name, seed, by_run[arm.name, seed])
+                    for arm in arms
+                    for seed in seeds
+                    if by_run[arm.name, seed] not in finished
+                )
+                if missing:
+                    chunks.append(Chunk(study, arms, seeds, missing, results, device))
     return chunks
 
 

@@ -25,6 +25,7 @@ METHOD_TITLES = {
     "fastaba": "FastABA",
     "fastaba-ce": "FastABA-CE",
 }
+PLACEBOS = ("permuted", "other_sample", "untrained", "random", "gaussian")
 METRICS = {
     "validation_accuracy": "Validation accuracy (%)",
     "test_accuracy": "Test accuracy (%)",
@@ -54,7 +55,9 @@ class _Plain(BaseModel):
 
 class ArmSpec(_Plain):
     """One training condition. method: a preset's name, or "vanilla"; or adjustments: a set's text
-    ("3,4,0x2", "epsilon+delta"). The other fields are those of `aba_core.Augmentation`."""
+    ("3,4,0x2", "epsilon+delta"). subset_per_run: the training samples are drawn by the run's seed
+    and not by the config's subset_seed. flip_bit: the last bit of one weight is changed before
+    training. The other fields are those of `aba_core.Augmentation`."""
 
     name: str = Field(min_length=1)
     method: Literal[METHODS] | None = None  # type: ignore[valid-type]
@@ -69,6 +72,9 @@ class ArmSpec(_Plain):
     attribution_mode: Literal["eval", "train"] | None = None
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     held: dict[str, int] = {}
+    placebo: Literal[PLACEBOS] | None = None  # type: ignore[valid-type]
+    subset_per_run: bool = False
+    flip_bit: bool = False
 
     @field_validator("adjustments", mode="before")
     @classmethod
@@ -101,6 +107,7 @@ class Study(_Plain):
     """One experiment: config (fields of `aba_core.TrainConfig`), arms, seeds.
 
     frozen: evaluate each trained model under every adjustment in place of reporting runs.
+    keep_logits: keep each run's logits on the validation samples, as half precision bytes.
     tuning: choose the strength of every arm but vanilla first.
     """
 
@@ -112,6 +119,7 @@ class Study(_Plain):
     seeds: tuple[int, ...] = Field(min_length=1)
     frozen: Frozen | None = None
     tuning: Tuning | None = None
+    keep_logits: bool = False
     note: str = ""
 
     @field_validator("seeds", mode="before")
@@ -140,7 +148,28 @@ class Study(_Plain):
     @property
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
-        return short_hash(self.model_dump(mode="json", exclude={"seeds", "preset", "note"}))
+        content = self.model_dump(mode="json", exclude={"seeds", "preset", "note"})
+        content["arms"] = [without_later(arm) for arm in content["arms"]]
+        return short_hash(without_later(content))
+
+
+# Fields that came after the first results: at these values they are left out of every identity, so
+# that a new field never parts a study from the runs it had.
+LATER_FIELDS: dict[str, Any] = {
+    "placebo": None,
+    "subset_per_run": False,
+    "flip_bit": False,
+    "keep_logits": False,
+}
+
+
+def without_later(content: dict[str, Any]) -> dict[str, Any]:
+    """A definition without the later fields that are as if they did not exist."""
+    return {
+        name: value
+        for name, value in content.items()
+        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
+    }
 
 
 def short_hash(value: Any) -> str:

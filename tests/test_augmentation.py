@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from typing import get_args
 
 import jaxtyping
 import pytest
@@ -26,9 +27,12 @@ from aba_core.augmentation import (
     MENDABA,
     PRESETS,
     Augmentation,
+    Placebo,
     StackedABA,
     adjust,
     draw_changes,
+    in_random_direction,
+    selecting_map,
 )
 from aba_core.models import build_model
 from aba_core.randomness import Draws
@@ -164,6 +168,10 @@ VARIANTS = {
         CHALLENGER, attribution="integrated_gradients", attribution_samples=3, target="loss"
     ),
     "gradient x input": replace(FASTABA, attribution="gradient_x_input", target="predicted_class"),
+    "permuted map": replace(MENDABA, placebo="permuted"),
+    "another sample's map": replace(CHALLENGER, placebo="other_sample"),
+    "random categories": replace(FASTABA, placebo="random"),
+    "gaussian noise": replace(MENDABA, placebo="gaussian"),
     "neutral twice": Augmentation(AdjustmentSet.parse("0,19,26"), split=Percentiles(0.1, 0.9)),
 }
 
@@ -191,9 +199,52 @@ def test_aba_equals_mapping_every_sample(variant):
     for step in range(4):
         draws = Draws.single(2, step, len(x), "cpu")
         changes, magnitude = draw_changes(aug, table, weights, draws)
-        maps = attribute(model, x, y, **vars(aug.maps), draws=draws)
+        maps = selecting_map(
+            aug.placebo,
+            lambda draws=draws: attribute(model, x, y, **vars(aug.maps), draws=draws),
+            lambda: pytest.fail("no variant wants it"),
+            draws,
+            x.shape,
+        )
         every = adjust(x, categorize(maps, aug.split), changes, aug.strength, magnitude)
+        if aug.placebo == "gaussian":
+            every = in_random_direction(x, every, draws)
         torch.testing.assert_close(aba(model, x, y), every, rtol=1e-12, atol=1e-12)
+
+
+def test_every_placebo_moves_a_sample_as_far_as_its_own_map_would():
+    model, x, y = probe("picture", batch=12)
+    untrained, _, _ = probe("picture", batch=12, seed=1)
+    own = ABA(MENDABA, seed=3)(model, x, y) - x
+    for placebo in get_args(Placebo)[1:]:
+        aba = ABA(
+            replace(MENDABA, placebo=placebo),
+            seed=3,
+            untrained=untrained if placebo == "untrained" else None,
+        )
+        moved = aba(model, x, y) - x
+        torch.testing.assert_close(moved.flatten(1).norm(dim=1), own.flatten(1).norm(dim=1))
+        assert not torch.allclose(moved, own), placebo
+
+
+def test_the_untrained_placebo_selects_by_the_untrained_model():
+    model, x, y = probe("picture", batch=6)
+    untrained, _, _ = probe("picture", batch=6, seed=1)
+    placebo = ABA(replace(MENDABA, placebo="untrained"), seed=4, untrained=untrained)
+    torch.testing.assert_close(placebo(model, x, y), ABA(MENDABA, seed=4)(untrained, x, y))
+
+
+@pytest.mark.parametrize(("placebo", "given"), [("untrained", False), ("", True), ("random", True)])
+def test_an_untrained_model_goes_with_its_placebo_only(placebo, given):
+    model, _, _ = probe("picture")
+    with pytest.raises(ValueError, match="goes with 'untrained'"):
+        ABA(replace(MENDABA, placebo=placebo), untrained=model if given else None)
+
+
+def test_another_samples_map_needs_another_sample():
+    model, x, y = probe("picture", batch=1)
+    with pytest.raises(ValueError, match="two samples or more, got 1"):
+        ABA(replace(MENDABA, placebo="other_sample"))(model, x, y)
 
 
 def test_challenger_maps_only_the_samples_it_changes():
@@ -414,6 +465,7 @@ def test_presets_are_known_in_any_spelling(name):
         ("target_per", "epoch", "sample, batch"),
         ("attribution_samples", 0, "whole numbers from 1"),
         ("attribution_noise", 0, "above 0"),
+        ("placebo", "sham", "permuted, other_sample, untrained, random, gaussian"),
     ],
 )
 def test_a_bad_field_is_refused_with_its_value_and_what_is_allowed(field, bad, allowed):

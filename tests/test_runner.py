@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from analysis import results as store
 from analysis import runner
 from analysis.studies import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
 
+SHIPPED = Path(__file__).parents[1] / "data" / "results"
 ARMS = (
     ArmSpec(name="vanilla"),
     ArmSpec(name="raise", adjustments="3", strength=0.3, target="loss"),
@@ -80,6 +82,56 @@ def test_other_settings_are_other_runs(tmp_path):
     run(study(), tmp_path)
     changed = dict(study().config, epochs=2)
     assert run(study(config=changed), tmp_path).computed == 6
+
+
+def test_the_runs_that_were_shipped_are_still_found():
+    """New fields must not part a study from its runs: what is shipped is known by its old key."""
+    for declaration in store.declarations(SHIPPED):
+        spec = declaration.study
+        assert spec.identity in declaration.path.name
+        (data,) = {row for row in data_of(declaration)}
+        assert set(runner.run_keys(spec, data)) == set(declaration.keys)
+
+
+def data_of(declaration: store.Declaration) -> pd.Series:
+    rows, _ = store.read_rows(SHIPPED, declaration.kind)
+    return rows.loc[rows["key"].isin(list(declaration.keys)), "data"]
+
+
+def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
+    own = run(study(arms=(ArmSpec(name="own", subset_per_run=True), *ARMS)), tmp_path).result.frame
+    own = own[own["arm"] == "own"]
+    for seed in (0, 1):
+        config = dict(study().config, subset_seed=seed)
+        same = run(study(config=config, arms=ARMS[:1]), tmp_path / str(seed)).result.frame
+        (row,) = own[own["seed"] == seed].to_dict("records")
+        (other,) = same[same["seed"] == seed].to_dict("records")
+        for name in ("validation_loss", "train_loss", "subset_seed", "data"):
+            assert row[name] == other[name]
+    assert own["data"].nunique() == 2
+
+
+def test_kept_logits_are_those_of_the_metrics(tmp_path):
+    spec = study(keep_logits=True)
+    frame = run(spec, tmp_path).result.frame
+    labels = runner.load_splits(spec).validation.y.numpy()
+    for row in frame.to_dict("records"):
+        logits = np.frombuffer(row["validation_logits"], "<f2").reshape(-1, row["logit_classes"])
+        accuracy = 100 * (logits.argmax(1) == labels).mean()
+        assert accuracy == pytest.approx(row["validation_accuracy"], abs=0.41)  # ties of halves
+    assert run(study(), tmp_path).computed == 6  # runs without logits are other runs
+
+
+def test_a_flipped_bit_and_a_placebo_make_other_runs(tmp_path):
+    changed = (
+        ArmSpec(name="bit", flip_bit=True),
+        ArmSpec(name="sham", adjustments="3", strength=0.3, target="loss", placebo="permuted"),
+    )
+    frame = run(study(arms=(*ARMS, *changed)), tmp_path).result.frame
+    assert frame["key"].nunique() == 10
+    # A bit alone may not reach the loss within so few steps: of two seeds one must show it.
+    assert frame.groupby("seed")["validation_loss"].nunique().max() == 5
+    assert set(frame["placebo"]) == {"", "permuted"}
 
 
 def test_chunks_are_cut_without_regard_to_what_is_finished(tmp_path):
@@ -238,7 +290,7 @@ def test_a_wrong_arm_is_named_before_anything_runs(tmp_path, arm, message):
     [
         ({"epoch": 3}, "unknown config field 'epoch'; known: batch_norm"),
         ({"epochs": 0}, "epochs is 0.0; allowed"),
-        ({"model": "resnet"}, "unknown model 'resnet'; known: mlp"),
+        ({"model": "resnet"}, "unknown model 'resnet'; known: linear, mlp"),
         ({"model": "text_cnn"}, "input shape (1, 8, 8) for model 'text_cnn'"),
         ({"batch_size": 101}, "batch_size is 101; allowed: up to the 100"),
         ({"subset": "huge"}, "unknown subset 'huge'"),

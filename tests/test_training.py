@@ -1,5 +1,6 @@
 """Training: every replica equals one model trained alone by ordinary eager PyTorch."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from aba_core.augmentation import CHALLENGER, FASTABA, FASTABA_CE, MENDABA, Augm
 from aba_core.datasets import Split, Splits
 from aba_core.models import MODELS, build_model
 from aba_core.selection import Percentiles, SignSplit
-from aba_core.training import Arm, Runs, TrainConfig, initial_model, train
+from aba_core.training import Arm, Runs, TrainConfig, flip_bit, initial_model, train
 
 METRICS = [f"{s}_{m}" for s in ("validation", "test", "train") for m in ("accuracy", "loss")]
 SAMPLES, BATCH = 14, 5  # of tiny_splits, and small enough that batches straddle epochs
@@ -87,6 +88,7 @@ CHOICES = {
     "draw_per": ("sample", "batch"),
     "target_per": ("sample", "batch"),
     "mode": (("eval", False), ("train", False), ("train", True)),
+    "placebo": ("", "permuted", "other_sample", "untrained", "random", "gaussian"),
 }
 CONFIG_FIELDS = ("model", "batch_norm", "optimizer", "momentum", "weight_decay", "schedule")
 FIRST_SETS = {2: "3,4,16,17,0", 3: "1,2,3,4,5,6"}
@@ -114,13 +116,15 @@ def config_and_arms(case: dict) -> tuple[TrainConfig, list[Arm]]:
         attribution_mode=mode,
         update_statistics=update_statistics,
         attribution_samples=2,
+        placebo=case["placebo"],
     )
     second = replace(
         first,
         adjustments=AdjustmentSet.parse(SECOND_SETS[case["split"].categories]),
         strength=1.0,
     )
-    return config, [Arm("first", first), Arm("second", second, config.learning_rate / 2)]
+    arms = [Arm("first", first), Arm("second", second, config.learning_rate / 2, flip_bit=True)]
+    return config, arms
 
 
 def named(case: dict) -> str:
@@ -275,6 +279,22 @@ def assert_same_rows(one: pd.DataFrame, other: pd.DataFrame, tolerance: float = 
     pd.testing.assert_frame_equal(
         one.drop(columns="seconds"), other.drop(columns="seconds"), rtol=tolerance, atol=tolerance
     )
+
+
+def test_a_flipped_bit_is_one_weight_changed_by_one_unit_in_the_last_place(tiny_splits):
+    model = build_model("small_cnn", tiny_splits.input_shape, tiny_splits.classes)
+    changed = set()
+    for seed in range(5):
+        flipped = copy.deepcopy(model)
+        flip_bit(flipped, seed)
+        before, after = (
+            torch.nn.utils.parameters_to_vector(m.parameters()) for m in (model, flipped)
+        )
+        (place,) = (before != after).nonzero()[:, 0].tolist()
+        neighbours = [torch.nextafter(before[place], torch.tensor(s * math.inf)) for s in (-1, 1)]
+        assert after[place] in neighbours
+        changed.add(place)
+    assert len(changed) > 1
 
 
 def test_a_run_alone_equals_the_same_run_among_27_arms(tiny_splits):
@@ -677,7 +697,7 @@ def test_more_top_classes_than_there_are_is_refused(tiny_splits):
 def test_an_unknown_dataset_or_model_is_refused(tiny_splits):
     with pytest.raises(ValueError, match="unknown dataset 'minst'; known: digits"):
         train(replace(exact, dataset="minst"), [Arm("a")], [0])
-    with pytest.raises(ValueError, match="unknown model 'resnet'; known: mlp"):
+    with pytest.raises(ValueError, match="unknown model 'resnet'; known: linear, mlp"):
         train(replace(exact, model="resnet"), [Arm("a")], [0], splits=tiny_splits)
 
 

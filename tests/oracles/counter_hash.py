@@ -17,6 +17,8 @@ STREAM = {
     "dropout": 6,
     "subset": 7,
     "smoothing": 8,
+    "bit": 9,
+    "placebo": 10,
 }
 
 

@@ -4,9 +4,11 @@ Shared with the package: the initial model, the data and the names of fields. Ev
 random numbers to learning-rate schedules, is done again in the plainest way.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from oracles import counter_hash
 from oracles.slow_attribution import Loss, torch_cross_entropy
@@ -45,6 +47,23 @@ def evaluate(model: nn.Module, splits: Splits, loss: Loss, dtype: torch.dtype) -
     return metrics
 
 
+def flip_last_bit(model: nn.Module, seed: int) -> None:
+    """One weight that is not 0, its last bit changed in the bytes that hold it."""
+    draw = counter_hash.bits(seed, "bit", 0, 0)
+    draw = draw - 2**64 if draw >= 2**63 else draw
+    values = [value for parameter in model.parameters() for value in parameter.flatten().tolist()]
+    nonzero = [place for place, value in enumerate(values) if value != 0]
+    place = nonzero[draw % len(nonzero)]
+    for parameter in model.parameters():
+        if place < parameter.numel():
+            array = parameter.detach().numpy().reshape(-1)
+            raw = bytearray(array[place].tobytes())
+            raw[0] ^= 1  # little-endian: the last bit of the fraction
+            array[place] = np.frombuffer(bytes(raw), array.dtype)[0]
+            return
+        place -= parameter.numel()
+
+
 def plain_train(
     config: TrainConfig,
     arm: Arm,
@@ -62,6 +81,9 @@ def plain_train(
             return build_model(config.model, splits.input_shape, splits.classes, config.batch_norm)
 
     model = initial_model(build, purposes["initialisation"], dtype)
+    if arm.flip_bit:
+        flip_last_bit(model, purposes["bit"])
+    untrained = copy.deepcopy(model)
     rate = arm.learning_rate or config.learning_rate
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adam":
@@ -85,7 +107,7 @@ def plain_train(
         rows = counter_hash.batch(purposes["order"], step, config.batch_size, samples)
         x, y = inputs[rows], splits.train.y[rows]
         if arm.augmentation is not None:
-            x = slow_aba(model, x, y, arm.augmentation, purposes, step, loss)
+            x = slow_aba(model, x, y, arm.augmentation, purposes, step, loss, untrained)
         model.train()
         optimizer.zero_grad()
         loss(model(x), y).mean().backward()

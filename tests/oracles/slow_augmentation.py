@@ -47,6 +47,15 @@ def drawn_magnitude(aug: Augmentation, place: int, seeds: dict[str, int], step: 
     return abs(counter_hash.normal(seeds["magnitude"], "magnitude", step, place))
 
 
+def placebo_noise(seed: int, step: int, copy: int, place: int, features: int) -> np.ndarray:
+    return np.array(
+        [
+            counter_hash.normal(seed, "placebo", step * 2**20 + copy, place * features + feature)
+            for feature in range(features)
+        ]
+    )
+
+
 def slow_aba(
     model: nn.Module,
     x: Tensor,
@@ -55,20 +64,44 @@ def slow_aba(
     seeds: dict[str, int],
     step: int,
     loss: Loss = torch_cross_entropy,
+    untrained: nn.Module | None = None,
 ) -> Tensor:
     """The augmented batch; the model is put into the mode of the attribution and back."""
     if seeds["target"] != seeds["smoothing"]:
         raise ValueError("this oracle draws classes and noise with one seed")
+    if aug.placebo == "untrained":
+        assert untrained is not None
+        model = untrained
     before = model.training
     model.train(aug.attribution_mode == "train")
-    maps = slow_maps(model, x, y, aug.maps, seeds["target"], step, loss)
+    if aug.placebo in ("random", "gaussian"):  # no pass through the model
+        maps = torch.zeros_like(x)
+    else:
+        maps = slow_maps(model, x, y, aug.maps, seeds["target"], step, loss)
     model.train(before)
     augmented = []
     for i in range(len(x)):
-        masks = slow_categories(maps[i].reshape(-1).numpy(), aug.split)
+        values = maps[i].reshape(-1).numpy()
+        noise = (
+            [placebo_noise(seeds["placebo"], step, copy, i, len(values)) for copy in (0, 1)]
+            if aug.placebo
+            else []
+        )
+        if aug.placebo == "other_sample":
+            values = maps[i - 1].reshape(-1).numpy()  # for the first one: the last
+        elif aug.placebo == "permuted":
+            values = values[np.argsort(noise[0])]
+        elif aug.placebo in ("random", "gaussian"):
+            values = noise[0]
+        masks = slow_categories(values, aug.split)
         factor = aug.strength * drawn_magnitude(aug, i, seeds, step)
         flat = x[i].reshape(-1).numpy().copy()
+        change_of = np.zeros(len(flat))
         for mask, change in zip(masks, drawn_changes(aug, i, seeds, step), strict=True):
-            flat[mask] += factor * change
+            change_of[mask] += factor * change
+        if aug.placebo == "gaussian":
+            length = np.sqrt((change_of**2).sum() / (noise[1] ** 2).sum())
+            change_of = length * noise[1]
+        flat += change_of
         augmented.append(torch.from_numpy(np.asarray(flat)).reshape(x[i].shape))
     return torch.stack(augmented).to(x.dtype)
