@@ -8,18 +8,27 @@ before anything is spent.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
+
+from analysis import results as store
+from analysis.statistics import Interval
+from analysis.studies import Study
 
 Array = NDArray[np.float64]
 # Which of the simulated experiments find the effect, [trial]; one [trial, run] array an arm.
 Rule = Callable[[Sequence[Array], np.random.Generator], NDArray[np.bool_]]
 
 TRIALS = 4_000
+PILOT_SEEDS = 5
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"
 MOST_RUNS = 10_000
 
 
@@ -240,3 +249,159 @@ def simulated_detectable_effect(
         middle = (low + high) / 2
         low, high = (low, middle) if at(middle) >= power else (middle, high)
     return high
+
+
+# --- a whole study -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Option:
+    """Runs per arm for one question. simulated: the power when the pilot's runs are resampled."""
+
+    comparisons: int
+    sd: float
+    runs_per_arm: int
+    runs: int
+    to_run: int
+    seconds: float
+    simulated: Power
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study needs to find an effect, and what it is estimated from.
+
+    sd: of the runs of one arm (points), pooled over the pilot's arms, chi-square interval;
+    sd_by_arm: the smallest and largest. pilot: the folder that its runs are from; device: what they
+    ran on. seconds: of one core (a GPU: of the device) for one seed of every arm. options: one
+    comparison and the whole family, each at the SD and at the upper end of its interval.
+    """
+
+    study: Study
+    effect: float
+    power: float
+    alpha: float
+    sd: Interval
+    sd_by_arm: tuple[float, float]
+    pilot: Path
+    pilot_runs: int
+    pilot_arms: int
+    device: str
+    seconds: float
+    cores: int
+    options: tuple[Option, ...]
+
+
+def plan(
+    study: Study,
+    results: str | Path,
+    effect: float,
+    *,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    comparisons: int | None = None,
+    metric: str = "validation_accuracy",
+    cores: int | None = None,
+    seed: int = 0,
+) -> Plan:
+    """How many seeds a study needs to find a true difference (points) between two of its arms.
+
+    The pilot is what `results` has of the study with the same settings, else the shipped results.
+    comparisons: the size of the family that Holm's method corrects for, one less than the arms by
+    default; planned at Bonferroni's level, which its first step asks. The time is the pilot's
+    seconds per run and arm, shared by the cores (not on a GPU). Raises PlanError where there is no
+    pilot, saying how to run one.
+    """
+    if not effect > 0:
+        raise PlanError(f"effect is {effect:g}; allowed: numbers above 0, in points")
+    if not alpha < power < 1:
+        raise PlanError(f"power is {power:g}; allowed: numbers between {alpha:g} and 1")
+    if comparisons is not None and comparisons < 1:
+        raise PlanError(f"comparisons is {comparisons}; allowed: whole numbers from 1")
+    if study.frozen is not None:
+        raise PlanError(f"{study.name} evaluates trained models; plan a study that compares arms")
+    pilot, folder = _pilot(study, Path(results), metric)
+    grouped = pilot.groupby("arm", sort=False)[metric]
+    samples = [part.to_numpy(np.float64) for _, part in grouped if len(part) > 1]
+    freedom = sum(values.size - 1 for values in samples)
+    square = sum(((values - values.mean()) ** 2).sum() for values in samples)
+    if square == 0:
+        raise PlanError("the pilot's runs of each arm are all equal: any difference is one")
+    sd = math.sqrt(square / freedom)
+    low, high = sd * np.sqrt(freedom / stats.chi2.ppf([0.975, 0.025], freedom))
+    # What is left of every arm's mean, each arm at its own variance: heavy tails included.
+    rest = [(v - v.mean()) * math.sqrt(v.size / (v.size - 1)) for v in samples]
+    by_arm = [float(values.std(ddof=1)) for values in samples]
+    of_arm = pilot.groupby("arm")["seconds"].mean()
+    seconds = float(of_arm.mean()) * len(study.arms)
+    device = str(pilot["device"].iloc[-1]) if "device" in pilot else "cpu"
+    workers = (cores or os.cpu_count() or 1) if device.startswith("cpu") else 1
+    counts = pilot.groupby("arm").size()
+    own = folder == Path(results)
+    there = {arm.name: int(counts.get(arm.name, 0)) if own else 0 for arm in study.arms}
+    options = []
+    family = comparisons or max(1, len(study.arms) - 1)
+    for size in sorted({1, family}):
+        for spread in (sd, float(high)):
+            n = runs_per_arm(effect, spread, alpha=alpha / size, power=power)
+            lacking = [max(0, n - count) for count in there.values()]
+            options.append(
+                Option(
+                    size,
+                    spread,
+                    n,
+                    n * len(study.arms),
+                    sum(lacking),
+                    sum(lacking) * seconds / len(study.arms) / workers,
+                    simulated_power(
+                        [np.concatenate(rest) * spread / sd],
+                        effect,
+                        n,
+                        np.random.default_rng(seed),
+                        rule=welch_rule(alpha / size),
+                    ),
+                )
+            )
+    return Plan(
+        study,
+        effect,
+        power,
+        alpha,
+        Interval(sd, float(low), float(high), len(pilot), 0.95, "chi2"),
+        (min(by_arm), max(by_arm)),
+        folder,
+        len(pilot),
+        len(samples),
+        device,
+        seconds,
+        workers,
+        tuple(options),
+    )
+
+
+def _pilot(study: Study, results: Path, metric: str) -> tuple[pd.DataFrame, Path]:
+    """Finished runs of a study with these settings, the most there are in the first folder that
+    has two of an arm. Its arms' strengths may differ: the benchmark tunes them."""
+    for folder in dict.fromkeys((results, SHIPPED)):
+        alike = [
+            declaration
+            for declaration in store.declarations(folder)
+            if (declaration.study.name, declaration.study.dataset) == (study.name, study.dataset)
+            and declaration.study.config == study.config
+        ]
+        if not alike:
+            continue
+        rows, _ = store.read_rows(folder, "runs")
+        frames = [store.collect(declaration, rows).frame for declaration in alike]
+        frames = [frame[np.isfinite(frame[metric])] for frame in frames if len(frame)]
+        frames = [frame for frame in frames if frame["arm"].duplicated().any()]
+        if frames:
+            return max(frames, key=len), folder
+    preset = f" --preset {study.preset}" if study.preset not in ("own", "quick") else ""
+    where = f" --dataset {study.dataset}{preset}" if study.preset != "own" else ""
+    name = study.name if study.preset != "own" else f"{study.name}.yaml"
+    raise PlanError(
+        f"no finished runs of {study.name} on {study.dataset} with these settings in {results} or "
+        f"the shipped results, so their spread is unknown; a pilot: aba run {name}{where} "
+        f"--seeds {PILOT_SEEDS} --results {results}"
+    )

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from oracles.made_results import make_study, standard
 
 from analysis import design as d
+from analysis import results as store
 from analysis import statistics
+from analysis.studies import find_study, standard_study
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -120,3 +123,66 @@ def test_fresh_experiments_find_the_effect_as_often_as_the_plan_said(shape):
         powers.append(rule(arms, generator).mean())
     expected = {"normal": 0.79, "skewed": 0.72, "two modes": 0.78}[shape]
     assert np.mean(powers) == pytest.approx(expected, abs=0.06)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+def test_a_plan_rests_on_the_pilot_in_the_results(tmp_path):
+    make_study(tmp_path, standard("tension", seeds=12), sd=0.8)
+    got = d.plan(standard_study("tension"), tmp_path, 1.0, cores=2)
+    assert (got.pilot, got.pilot_runs, got.pilot_arms) == (tmp_path, 84, 7)
+    runs = store.load(tmp_path, "tension", "digits").frame
+    spread = np.sqrt(runs.groupby("arm")["validation_accuracy"].var().mean())
+    assert got.sd.estimate == pytest.approx(spread)
+    assert got.sd.low < spread < got.sd.high
+    assert got.sd_by_arm[0] < spread < got.sd_by_arm[1]
+    assert [option.comparisons for option in got.options] == [1, 1, 6, 6]
+    one, wide, family, _ = got.options
+    assert one.runs_per_arm == d.runs_per_arm(1.0, spread) < wide.runs_per_arm
+    assert family.runs_per_arm == d.runs_per_arm(1.0, spread, alpha=0.05 / 6)
+    assert one.simulated.estimate == pytest.approx(0.8, abs=0.06)
+    # A made run takes one second of a core; what is finished is not run again.
+    assert one.runs == 7 * one.runs_per_arm and family.to_run == 7 * (family.runs_per_arm - 12)
+    assert family.seconds == pytest.approx(family.to_run / 2)
+
+
+def test_without_own_runs_the_shipped_ones_are_the_pilot(tmp_path):
+    got = d.plan(standard_study("isolation"), tmp_path, 1.0)
+    assert got.pilot == d.SHIPPED and got.pilot_runs == 540
+    assert all(option.to_run == option.runs for option in got.options)
+
+
+def test_other_settings_are_no_pilot_and_the_error_says_how_to_run_one(tmp_path):
+    make_study(tmp_path, standard("tension", seeds=5))
+    changed = find_study("tension", overrides=["epochs=3"])
+    for study, command in (
+        (
+            standard_study("isolation", "cifar10", "standard"),
+            "aba run isolation --dataset cifar10 --preset standard --seeds 5",
+        ),
+        (changed, "no finished runs of tension on digits with these settings"),
+    ):
+        with pytest.raises(d.PlanError) as error:
+            d.plan(study, tmp_path, 1.0)
+        assert command in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("study", "changes", "message"),
+    [
+        ("tension", {"effect": 0}, "effect is 0; allowed: numbers above 0"),
+        ("tension", {"power": 1.5}, "power is 1.5; allowed: numbers between 0.05 and 1"),
+        ("tension", {"comparisons": 0}, "comparisons is 0; allowed: whole numbers from 1"),
+        ("frozen", {}, "frozen evaluates trained models"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_named(study, changes, message, tmp_path):
+    with pytest.raises(d.PlanError, match=message):
+        d.plan(standard_study(study), tmp_path, **{"effect": 1.0, **changes})
+
+
+def test_equal_runs_need_no_plan(tmp_path):
+    make_study(tmp_path, standard("tension", seeds=3), sd=0.0)
+    with pytest.raises(d.PlanError, match="all equal"):
+        d.plan(standard_study("tension"), tmp_path, 1.0)

