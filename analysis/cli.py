@@ -154,6 +154,97 @@ def _run(study: Study, results: Path, device: str, processes: int | None = None)
     return outcome
 
 
+@app.command("plan")
+def plan_(
+    study: Annotated[
+        str,
+        typer.Argument(metavar="STUDY", help="A standard study, or a YAML file."),
+    ],
+    effect: Annotated[
+        float, typer.Option(help="True difference of two arms that is to be found, in points.")
+    ] = 1.0,
+    power: Annotated[float, typer.Option(help="How often it is to be found.")] = 0.8,
+    comparisons: Annotated[
+        int | None,
+        typer.Option(help="Comparisons that are corrected for.  [default: arms less one]"),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="See `aba datasets`.  [default: digits]")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quick, standard or published.  [default: quick]")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
+    ] = "validation_accuracy",
+    results: Results = Path("results"),
+) -> None:
+    """Seeds that an effect needs, and the time they take.
+
+    From the spread of pilot runs: those in the results folder, else the shipped ones. Nothing is
+    run. Exit code 2 where there is no pilot, with the command that makes one.
+
+    \b
+    Examples:
+      aba plan tension --effect 1.0 --power 0.8
+      aba plan isolation --dataset mnist --preset standard --effect 0.5
+    """
+    from analysis import design, exports
+    from analysis.studies import find_study
+
+    label = exports.Look(metric).label
+    found = design.plan(
+        find_study(study, dataset, preset),
+        results,
+        effect,
+        power=power,
+        comparisons=comparisons,
+        metric=metric,
+    )
+    sd, (low, high) = found.sd, found.sd_by_arm
+    pilot = "the shipped results" if found.pilot == design.SHIPPED else found.pilot
+    print(
+        f"{found.study.name} on {found.study.dataset}: to find a true difference of {effect:g} "
+        f"{'point' if effect == 1 else 'points'} between two arms\n"
+        f"in {power:.0%} of such studies, two-sided, "
+        f"{found.alpha:.0%} false positives. {label}.\n\n"
+        f"Pilot: {found.pilot_runs} runs of {found.pilot_arms} arms in {pilot}\n"
+        f"SD of runs: {sd.estimate:.2f} points [{sd.low:.2f}, {sd.high:.2f}], pooled over arms; "
+        f"{low:.2f} to {high:.2f} by arm\n"
+    )
+    rows = [
+        (
+            "one" if option.comparisons == 1 else f"{option.comparisons}, Holm",
+            f"{option.sd:.2f}",
+            option.runs_per_arm,
+            option.runs,
+            option.to_run,
+            _duration(option.seconds),
+            str(option.simulated),
+        )
+        for option in found.options
+    ]
+    head = ("comparisons", "SD", "seeds per arm", "runs in all", "to run", "time here")
+    _print_table((*head, "power, pilot resampled"), rows)
+    cores = "one run at a time" if found.cores == 1 else f"shared by {found.cores} cores"
+    print(
+        "\nThe second SD is the upper end of its interval. Time: the pilot's "
+        f"{found.seconds:.1f} s on {found.device}\nfor one seed of every arm, {cores}"
+        + (", without the runs that choose strengths." if found.study.tuning else ".")
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return (
+                f"{seconds / size:.1f} {unit}"
+                if seconds < 10 * size
+                else f"{seconds / size:.0f} {unit}"
+            )
+    return f"{seconds:.0f} s"
+
+
 @app.command()
 def status(results: Results = Path("results")) -> None:
     """The studies in a results folder and how far they are.
@@ -520,6 +611,9 @@ def _print_table(head: tuple[str, ...], rows: list[tuple]) -> None:
         print("  ".join(cells).rstrip())
 
 
+USAGE_ERRORS = ("StudyError", "ReportError", "ExportError", "PlanError")
+
+
 def _completed(command: Callable[[], object]) -> int:
     """Run a command; the exit code. One line for every error that a user can cause."""
     # typer brings its own copy of click since 0.27: take the class from where typer has it.
@@ -542,7 +636,7 @@ def _completed(command: Callable[[], object]) -> int:
         if type(error) is ValueError or not type(error).__module__.startswith(("analysis", "aba")):
             raise
         print(f"aba: {error}", file=sys.stderr)
-        return 2 if type(error).__name__ in ("StudyError", "ReportError", "ExportError") else 1
+        return 2 if type(error).__name__ in USAGE_ERRORS else 1
     if code == 130:  # typer's own answer to Ctrl-C, as a shell's
         print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
     return code

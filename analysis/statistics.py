@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +29,8 @@ class Interval:
     """An estimate with its confidence interval; `n` counts the units it rests on.
 
     `low` and `high` are NaN where the data give no interval (one run). `method` names what was
-    computed: "bootstrap", "t", "BCa", "percentile", "basic", "newcombe", "chi2", "constant" (no
-    spread in the data) or "none".
+    computed: "bootstrap", "t", "BCa", "percentile", "basic", "newcombe", "chi2", "jackknife",
+    "constant" (no spread in the data) or "none".
     """
 
     estimate: float
@@ -134,6 +135,38 @@ def difference_interval(
         )
     return mean_interval(
         first - second, rng, confidence=confidence, method=method, resamples=resamples
+    )
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A difference of two arms as pairs and unpaired, and the correlation that decides which."""
+
+    paired: Interval
+    unpaired: Interval
+    correlation: Interval
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+    method: str = "bootstrap",
+    resamples: int = RESAMPLES,
+) -> PairedDifference:
+    """mean(a) − mean(b) with runs of one seed as pairs, beside unpaired. a, b: [seed], one order.
+
+    The correlation is Pearson's: with correlation ρ and equal spreads pairing multiplies the width
+    by √(1 − ρ). Measure it, never assume it: the unpaired interval is the one to report unless the
+    correlation's interval excludes 0.
+    """
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples}
+    return PairedDifference(
+        difference_interval(a, b, rng, paired=True, method=method, **options),
+        difference_interval(a, b, rng, method=method, **options),
+        correlation(a, b, rng, kind="pearson", confidence=confidence),
     )
 
 
@@ -275,20 +308,80 @@ def bootstrap_interval(
     return Interval(estimate, min(low, estimate), max(high, estimate), n, confidence, method)
 
 
-def sd_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
-    """Interval for the standard deviation over runs, [run], by the chi-square of normal runs.
+def sd_interval(
+    values: ArrayLike,
+    rng: np.random.Generator | None = None,
+    *,
+    confidence: float = CONFIDENCE,
+    method: str = "chi2",
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Interval for the standard deviation over runs, [run].
 
-    At five runs it reaches from 0.60 to 2.87 times the estimate: spreads need many runs.
+    method "chi2" is exact for normal runs and knows nothing of heavy tails; at five runs it reaches
+    from 0.60 to 2.87 times the estimate: spreads need many runs. method "bootstrap" (needs `rng`)
+    studentises log SD by its delta-method error, which uses the kurtosis, on the smoothed resamples
+    of `mean_interval`. Measured coverage of nominal 95 %, 1000 samples each (standard error .008 to
+    .016), for 5, 10, 20 runs; shapes as in `mean_interval`:
+
+    ===========  ==================  ==================  ==================
+    runs         normal              skewed              two modes
+    ===========  ==================  ==================  ==================
+    bootstrap    .937  .933  .930    .673  .751  .808    .868  .900  .943
+    chi2         .952  .953  .935    .629  .545  .443    .911  .921  .935
+    ===========  ==================  ==================  ==================
+
+    More runs make chi2 worse for skewed runs; no interval is good there at five.
     """
     _check_confidence(confidence)
+    if method not in ("chi2", "bootstrap"):
+        raise ValueError(f"unknown method {method!r}; known: chi2, bootstrap")
     sample = _sample(values)
     n = sample.size
     if n < 2:
         return Interval(np.nan, np.nan, np.nan, n, confidence, "none")
     sd = float(sample.std(ddof=1))
-    tails = stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], n - 1)
-    low, high = sd * np.sqrt((n - 1) / tails)
-    return Interval(sd, float(low), float(high), n, confidence, "chi2")
+    if _is_constant(sample):
+        return Interval(sd, sd, sd, n, confidence, "constant")
+    tail = (1 - confidence) / 2
+    if method == "chi2":
+        low, high = sd * np.sqrt((n - 1) / stats.chi2.ppf([1 - tail, tail], n - 1))
+        return Interval(sd, float(low), float(high), n, confidence, "chi2")
+    drawn = _smoothed_resamples(sample, rng, resamples)
+    change = np.log(drawn.std(axis=1, ddof=1) / sd) / _log_sd_error(drawn)
+    lower, upper = np.quantile(change, [tail, 1 - tail]) * _log_sd_error(sample[None])[0]
+    low, high = sd * np.exp([-upper, -lower])
+    return Interval(sd, min(float(low), sd), max(float(high), sd), n, confidence, "bootstrap")
+
+
+def sd_error(values: ArrayLike, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> float:
+    """Standard error of the standard deviation over runs, [run], by the smoothed bootstrap.
+
+    The Gaussian s / √(2(n − 1)) is a cross-check only: it fails for heavy tails. NaN for one run.
+    """
+    sample = _sample(values)
+    if sample.size < 2:
+        return float("nan")
+    if _is_constant(sample):
+        return 0.0
+    return float(_smoothed_resamples(sample, rng, resamples).std(axis=1, ddof=1).std(ddof=1))
+
+
+def _smoothed_resamples(sample: Array, rng: np.random.Generator | None, resamples: int) -> Array:
+    """Resamples of one sample as in `mean_interval`, with its variance. [resample, run]"""
+    if rng is None:
+        raise ValueError("the bootstrap needs rng, for example numpy.random.default_rng(0)")
+    n = sample.size
+    drawn = sample[rng.integers(n, size=(resamples, n))]
+    return drawn + sample.std(ddof=1) / np.sqrt(n) * rng.standard_normal((resamples, n))
+
+
+def _log_sd_error(samples: Array) -> Array:
+    """Delta-method error of log SD: √((kurtosis − (n − 3)/(n − 1)) / n) / 2. samples: [..., run]"""
+    n = samples.shape[-1]
+    square = (samples - samples.mean(-1, keepdims=True)) ** 2
+    kurtosis = (square**2).mean(-1) / square.mean(-1) ** 2
+    return np.sqrt(np.maximum(kurtosis - (n - 3) / (n - 1), 1e-3) / n) / 2
 
 
 def correlation(
@@ -425,7 +518,19 @@ def welch_p(a: ArrayLike, b: ArrayLike) -> float:
     first, second = _sample(a, "a"), _sample(b, "b")
     if min(first.size, second.size) < 2 or (_is_constant(first) and _is_constant(second)):
         return float("nan")
-    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    return _welch(first, second, 0.0, "two-sided")
+
+
+def _welch(first: Array, second: Array, bound: float, alternative: str) -> float:
+    """p of Welch's test of mean(first) − mean(second) against `bound`. From the moments, because
+    scipy warns where one of the samples has no spread."""
+    moments = [(x.mean(), x.std(ddof=1), x.size) for x in (first, second)]
+    (mean, sd, n), other = moments
+    return float(
+        stats.ttest_ind_from_stats(
+            mean - bound, sd, n, *other, equal_var=False, alternative=alternative
+        ).pvalue
+    )
 
 
 def permutation_p(
@@ -512,33 +617,128 @@ def cohens_kappa(first: ArrayLike, second: ArrayLike) -> float:
     return float((observed - expected) / (1 - expected)) if expected < 1 else float("nan")
 
 
-# --- design --------------------------------------------------------------------------------------
+# --- verdicts ------------------------------------------------------------------------------------
+
+DIRECTIONS = ("greater", "less", "different", "equivalent")
+VERDICTS = ("supported", "refuted", "inconclusive")
 
 
-def detection_power(
-    difference: float, sd: float, n_a: int, n_b: int | None = None, *, alpha: float = 0.05
-) -> float:
-    """Power of the two-sided t test for a true difference (points) at equal run SD (points)."""
-    second = n_a if n_b is None else n_b
-    if min(n_a, second) < 2 or sd <= 0:
-        raise ValueError(f"power needs two runs per arm and sd > 0, got {n_a}, {second}, sd {sd}")
-    freedom = n_a + second - 2
-    shift = abs(difference) / (sd * np.sqrt(1 / n_a + 1 / second))
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.sf(critical, freedom, -shift))
+def region_of(region: float | tuple[float, float]) -> tuple[float, float]:
+    """The region of practical equivalence as (low, high): a margin m means (−m, m).
 
-
-def smallest_detectable_difference(
-    sd: float, n_a: int, n_b: int | None = None, *, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Smallest true difference (points) that the two-sided t test detects with this power.
-
-    sd: standard deviation of runs (points); n_a, n_b: runs per arm. By the noncentral t. For many
-    comparisons give the corrected alpha, for example 0.05 / 26.
+    Differences (points) inside are too small to be worth having. Raises ValueError unless
+    low ≤ 0 ≤ high.
     """
-    if not alpha < power < 1:
-        raise ValueError(f"power {power} is not between alpha {alpha} and 1")
-    unit = optimize.brentq(
-        lambda d: detection_power(d, 1.0, n_a, n_b, alpha=alpha) - power, 0.0, 1e4
-    )
-    return float(unit) * sd
+    low, high = region if isinstance(region, tuple) else (-region, region)
+    if not low <= 0 <= high:
+        raise ValueError(
+            f"equivalence region {region} does not hold 0; as 0.5 (points) or (-0.5, 0.5)"
+        )
+    return float(low), float(high)
+
+
+def decide(
+    interval: Interval,
+    region: float | tuple[float, float] = 0.0,
+    direction: str = "different",
+) -> str:
+    """The verdict on a claim about an effect: "supported", "refuted" or "inconclusive".
+
+    interval: of the effect (points). region: see `region_of`, here (−m, m). "Inside" is
+    −m < low and high < m.
+
+    ==========  ======================================  ======================
+    claim       supported                               refuted
+    ==========  ======================================  ======================
+    greater     low > 0 and high ≥ m                    high < m
+    less        high < 0 and low ≤ −m                   low > −m
+    different   (low > 0 or high < 0) and not inside    inside
+    equivalent  inside                                  low > m or high < −m
+    ==========  ======================================  ======================
+
+    Everything else, also an effect without an interval, is inconclusive. An effect that is surely
+    there and as surely smaller than m (0 < low, high < m) *refutes* "greater": m is the smallest
+    effect worth having, and the claim is of one worth having. With m = 0 only the sign counts.
+
+    Error rates: each wrong verdict has at most half of 1 − confidence, "different" all of it. The
+    two one-sided tests (TOST) at 5 % are the claim "equivalent" with an interval of 90 %
+    (Schuirmann 1987). Several claims: `family_verdicts`.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")
+    margin_low, margin_high = region_of(region)
+    low, high = interval.low, interval.high
+    inside = margin_low < low and high < margin_high
+    supported, refuted = {
+        "greater": (low > 0, high < margin_high),
+        "less": (high < 0, low > margin_low),
+        "different": (low > 0 or high < 0, inside),
+        "equivalent": (inside, low > margin_high or high < margin_low),
+    }[direction]
+    return "refuted" if refuted else "supported" if supported else "inconclusive"
+
+
+def tost_p(
+    a: ArrayLike, b: ArrayLike, region: float | tuple[float, float], *, paired: bool = False
+) -> float:
+    """p of practical equivalence of two means: the larger of two one-sided t tests (Welch's).
+
+    a, b: [run]. Small where mean(a) − mean(b) lies surely within the region; p < .05 exactly where
+    the 90 % interval by "t" does. NaN below two runs or without spread.
+    """
+    low, high = region_of(region)
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    ends = []
+    for bound, side in ((low, "greater"), (high, "less")):
+        if paired:
+            difference = _sample(first - second)
+            if difference.size < 2 or _is_constant(difference):
+                return float("nan")
+            ends.append(float(stats.ttest_1samp(difference, bound, alternative=side).pvalue))
+        elif np.isnan(welch_p(first, second)):
+            return float("nan")
+        else:
+            ends.append(_welch(first, second, bound, side))
+    return max(ends)
+
+
+@dataclass(frozen=True)
+class FamilyVerdict:
+    """One comparison of a declared family: its simultaneous interval, p, Holm's p, verdict."""
+
+    name: str
+    interval: Interval
+    p: float
+    p_holm: float
+    verdict: str
+
+
+def family_verdicts(
+    comparisons: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    region: float | tuple[float, float] = 0.0,
+    direction: str = "different",
+    *,
+    confidence: float = CONFIDENCE,
+) -> list[FamilyVerdict]:
+    """Verdicts on the same claim for every comparison (a, b) of a family, declared beforehand.
+
+    All are right together with probability `confidence`. Intervals are Welch's t at the
+    simultaneous level 1 − (1 − confidence)/m (Bonferroni). Support of a difference asks Holm's p,
+    which is a little easier; refutation and equivalence ask the interval, because a step-down level
+    would judge the weakest arm of many at the level of one. The permutation test is of no use here:
+    five runs against five give p ≥ 2/252, which 26 comparisons raise to .21.
+    """
+    _check_confidence(confidence)
+    p_values = np.array([welch_p(a, b) for a, b in comparisons.values()])
+    level = 1 - (1 - confidence) / max(1, len(p_values))
+    made = []
+    for (name, (a, b)), p, adjusted in zip(
+        comparisons.items(), p_values, holm(p_values), strict=True
+    ):
+        interval = difference_interval(a, b, method="t", confidence=level)
+        verdict = decide(interval, region, direction)
+        if verdict == "inconclusive" and direction != "equivalent" and adjusted < 1 - confidence:
+            sides = {"greater": interval.estimate > 0, "less": interval.estimate < 0}
+            verdict = "supported" if sides.get(direction, True) else verdict
+        made.append(FamilyVerdict(name, interval, float(p), float(adjusted), verdict))
+    return made

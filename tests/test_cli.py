@@ -42,6 +42,10 @@ def test_datasets_lists_the_four_and_what_is_bundled():
         (["run", "isolation", "--seeds", "x"], "'--seeds'"),
         (["run", "isolation", "--set", "epoch=3"], "unknown config field 'epoch'; known:"),
         (["run", "isolation", "--device", "tpu"], "unknown device 'tpu'; known: auto, cpu, cuda"),
+        (["plan", "isolatoin"], "unknown study 'isolatoin'; known: isolation, tension"),
+        (["plan", "isolation", "--effect", "0"], "effect is 0; allowed: numbers above 0"),
+        (["plan", "isolation", "--metric", "loss"], "unknown metric 'loss'; known: validation"),
+        (["plan", "isolation", "--dataset", "cifar10"], "a pilot: aba run isolation --dataset"),
     ],
 )
 def test_a_usage_error_is_one_line_that_names_the_value_and_exits_with_2(
@@ -65,6 +69,15 @@ def test_run_status_and_a_second_run(tmp_path):
     assert "0 runs computed now, 7 found finished" in second.stdout
     status = aba("status", *folder)
     assert status.returncode == 0 and "7/7" in status.stdout
+
+
+def test_a_plan_is_printed_before_anything_is_run(tmp_path):
+    done = aba("plan", "tension", "--effect", "1", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "Pilot: 140 runs of 7 arms in the shipped results" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line[:3] in ("one", "6, ")]
+    assert len(rows) == 4 and "seeds per arm" in done.stdout and "time here" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_status_of_an_empty_folder_says_how_to_start(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import typer
 import yaml
 
-from analysis import reports, statistics, studies
+from analysis import design, reports, statistics, studies
 from analysis.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -253,7 +253,7 @@ def test_the_smallest_detectable_differences_on_the_page_are_computed_so():
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", page, flags=re.M)
     assert len(rows) == 4
     for runs, one, many in rows:
-        smallest = statistics.smallest_detectable_difference
+        smallest = design.smallest_detectable_difference
         assert f"{smallest(1.0, int(runs)):.2f}" == one
         assert f"{smallest(1.0, int(runs), alpha=0.05 / 26):.2f}" == many
 

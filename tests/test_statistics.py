@@ -78,6 +78,7 @@ def test_the_t_difference_is_welchs():
     ends = expected.confidence_interval(0.95)
     assert (got.low, got.high) == pytest.approx((ends.low, ends.high))
     assert s.welch_p(a, b) == pytest.approx(expected.pvalue)
+    assert s.welch_p([90.0, 90.0, 90.0], [91.0, 92.0, 93.0]) < 0.1  # and no warning
 
 
 @pytest.mark.parametrize("method", ["bootstrap", "t"])
@@ -199,6 +200,64 @@ def test_the_spread_of_five_runs_is_hardly_known():
     assert got.high / got.estimate == pytest.approx(2.87, abs=0.005)
 
 
+def test_the_bootstrap_of_a_spread_brackets_it_and_its_error_is_near_the_gaussian_one():
+    values = rng().normal(80, 2, size=40)
+    got = s.sd_interval(values, rng(), method="bootstrap")
+    assert got.low < got.estimate < got.high and got.method == "bootstrap"
+    assert got.estimate == pytest.approx(values.std(ddof=1))
+    gaussian = values.std(ddof=1) / np.sqrt(2 * 39)
+    assert s.sd_error(values, rng()) == pytest.approx(gaussian, rel=0.25)
+    assert s.sd_interval(values[::-1], rng(), method="bootstrap") == got
+
+
+def test_the_spread_of_equal_runs_is_0_and_that_of_one_run_unknown():
+    for method in ("chi2", "bootstrap"):
+        got = s.sd_interval([90.0, 90.0, 90.0], rng(), method=method)
+        assert (got.estimate, got.low, got.high, got.method) == (0, 0, 0, "constant")
+    assert s.sd_error([90.0, 90.0], rng()) == 0
+    assert np.isnan(s.sd_error([90.0], rng())) and np.isnan(s.sd_interval([90.0], rng()).low)
+    with pytest.raises(ValueError, match="known: chi2, bootstrap"):
+        s.sd_interval([1.0, 2.0], method="BCa")
+
+
+SD_COVERAGE = {
+    ("normal", 5): (0.937, 0.952),
+    ("normal", 10): (0.933, 0.953),
+    ("normal", 20): (0.930, 0.935),
+    ("skewed", 5): (0.673, 0.629),
+    ("skewed", 10): (0.751, 0.545),
+    ("skewed", 20): (0.808, 0.443),
+    ("two modes", 5): (0.868, 0.911),
+    ("two modes", 10): (0.900, 0.921),
+    ("two modes", 20): (0.943, 0.935),
+}
+TRUE_SD = {"normal": 1.0, "skewed": np.sqrt((np.e - 1) * np.e), "two modes": np.sqrt(1 + 16 * 0.16)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "n"), SD_COVERAGE)
+def test_coverage_of_spreads_is_as_the_docstring_states(kind, n):
+    generator, inside = rng(n), np.zeros(2)
+    for _ in range(1000):
+        values = _draw(kind, n, generator)
+        for place, method in enumerate(("bootstrap", "chi2")):
+            got = s.sd_interval(values, generator, method=method, resamples=999)
+            inside[place] += got.low <= TRUE_SD[kind] <= got.high
+    assert inside / 1000 == pytest.approx(np.array(SD_COVERAGE[kind, n]), abs=0.04)
+
+
+def test_pairs_are_reported_with_their_measured_correlation():
+    shared = rng(0).normal(size=20)
+    a, b = 1 + shared + 0.1 * rng(1).normal(size=20), shared + 0.1 * rng(2).normal(size=20)
+    got = s.paired_difference(a, b, rng())
+    assert got.paired.estimate == pytest.approx(got.unpaired.estimate)
+    assert got.correlation.low > 0.9
+    narrow, wide = (x.high - x.low for x in (got.paired, got.unpaired))
+    assert narrow < 0.5 * wide
+    strangers = s.paired_difference(a, rng(3).normal(size=20), rng())
+    assert not strangers.correlation.excludes(0)
+
+
 @FEW
 @given(samples, samples)
 def test_probabilities_of_improvement_mirror_each_other(a, b):
@@ -293,27 +352,151 @@ def test_kappa_has_known_values():
     assert np.isnan(s.cohens_kappa(["a"], ["a"]))
 
 
-# --- design --------------------------------------------------------------------------------------
+# --- verdicts ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "expected"), [(5, 2.02), (10, 1.32), (30, 0.74)])
-def test_smallest_detectable_difference(n, expected):
-    assert s.smallest_detectable_difference(1.0, n) == pytest.approx(expected, abs=0.006)
-    assert s.smallest_detectable_difference(2.0, n) == pytest.approx(2 * expected, abs=0.012)
+def interval(low: float, high: float) -> s.Interval:
+    return s.Interval((low + high) / 2, low, high, 10, 0.95, "t")
 
 
-def test_26_comparisons_need_a_larger_difference():
-    got = s.smallest_detectable_difference(1.0, 5, alpha=0.05 / 26)
-    assert got == pytest.approx(3.57, abs=0.006)
+@pytest.mark.parametrize(
+    ("low", "high", "greater", "less", "different", "equivalent"),
+    [
+        (0.6, 2.0, "supported", "refuted", "supported", "refuted"),
+        (0.2, 2.0, "supported", "refuted", "supported", "inconclusive"),
+        (0.1, 0.4, "refuted", "refuted", "refuted", "supported"),
+        (-0.4, 0.4, "refuted", "refuted", "refuted", "supported"),
+        (-0.4, 0.6, "inconclusive", "refuted", "inconclusive", "inconclusive"),
+        (-0.6, 0.6, "inconclusive", "inconclusive", "inconclusive", "inconclusive"),
+        (-2.0, -0.2, "refuted", "supported", "supported", "inconclusive"),
+        (-2.0, -0.6, "refuted", "supported", "supported", "refuted"),
+        (np.nan, np.nan, *["inconclusive"] * 4),
+    ],
+)
+def test_decisions_follow_the_truth_table_with_a_margin_of_half_a_point(
+    low, high, greater, less, different, equivalent
+):
+    got = [s.decide(interval(low, high), 0.5, direction) for direction in s.DIRECTIONS]
+    assert got == [greater, less, different, equivalent]
 
 
-@pytest.mark.parametrize(("sd", "expected"), [(1.3, 0.57), (2.0, 0.29)])
-def test_power_of_two_points_at_five_runs(sd, expected):
-    assert s.detection_power(2.0, sd, 5) == pytest.approx(expected, abs=0.006)
+@FEW
+@given(st.floats(-5, 5), st.floats(0, 5), st.floats(0, 3), st.sampled_from(s.DIRECTIONS))
+def test_decisions_mirror_and_never_contradict(low, width, margin, direction):
+    there = interval(low, low + width)
+    back = interval(-low - width, -low)
+    mirrored = {"greater": "less", "less": "greater"}.get(direction, direction)
+    verdict = s.decide(there, margin, direction)
+    assert verdict in s.VERDICTS
+    assert verdict == s.decide(back, margin, mirrored)
+    both = [s.decide(there, margin, name) for name in ("different", "equivalent")]
+    assert both != ["supported", "supported"]
 
 
-def test_unequal_arms_are_between_equal_ones():
-    reach = s.smallest_detectable_difference
-    assert reach(1.0, 20) < reach(1.0, 5, 20) < reach(1.0, 5)
-    with pytest.raises(ValueError, match="two runs per arm"):
-        s.detection_power(1.0, 1.0, 1)
+def test_without_a_margin_only_the_sign_counts():
+    assert s.decide(interval(0.1, 1), 0, "greater") == "supported"
+    assert s.decide(interval(-1, -0.1), 0, "greater") == "refuted"
+    assert s.decide(interval(-1, 1), 0, "greater") == "inconclusive"
+    assert s.decide(interval(0.1, 1), (-0.5, 0.05), "greater") == "supported"
+
+
+@FEW
+@given(samples, samples, st.floats(0.1, 50))
+def test_tost_is_the_interval_of_90_percent(a, b, margin):
+    p = s.tost_p(a, b, margin)
+    within = s.decide(s.difference_interval(a, b, method="t", confidence=0.9), margin, "equivalent")
+    if np.isfinite(p) and abs(p - 0.05) > 1e-9:
+        assert (p < 0.05) == (within == "supported")
+
+
+def test_paired_tost_uses_the_pairs():
+    shared = 10 * rng(0).normal(size=10)
+    a, b = shared + 0.1 * rng(1).normal(size=10), shared + 0.1 * rng(2).normal(size=10)
+    assert s.tost_p(a, b, 0.5, paired=True) < 0.001 < 0.1 < s.tost_p(a, b, 0.5)
+    assert np.isnan(s.tost_p([1.0], [2.0, 3.0], 1)) and np.isnan(
+        s.tost_p([1.0, 2.0], [1.0, 2.0], 1, paired=True)
+    )
+
+
+def test_a_wrong_region_or_direction_is_named():
+    with pytest.raises(ValueError, match="does not hold 0"):
+        s.decide(interval(0, 1), (0.5, 1.0))
+    with pytest.raises(ValueError, match="does not hold 0"):
+        s.decide(interval(0, 1), -0.5)
+    with pytest.raises(ValueError, match="known: greater, less, different, equivalent"):
+        s.decide(interval(0, 1), 0.5, "bigger")
+
+
+def test_a_family_is_judged_together():
+    base = rng(0).normal(size=10)
+    arms = {f"arm {i}": (rng(i + 1).normal(size=10), base) for i in range(25)}
+    arms["real"] = (rng(99).normal(3, 1, size=10), base)
+    got = {entry.name: entry for entry in s.family_verdicts(arms, 0.5, "greater")}
+    assert list(got) == list(arms)
+    assert got["real"].verdict == "supported" and got["real"].interval.low > 0
+    assert got["real"].p_holm == pytest.approx(26 * got["real"].p)
+    assert {entry.verdict for name, entry in got.items() if name != "real"} == {"inconclusive"}
+    assert s.family_verdicts({}) == []
+
+
+def test_equal_arms_of_a_family_are_equivalent_with_enough_runs():
+    arms = {
+        f"arm {i}": (rng(i).normal(size=200), rng(-i % 97 + 50).normal(size=200)) for i in range(4)
+    }
+    assert {v.verdict for v in s.family_verdicts(arms, 1.0, "equivalent")} == {"supported"}
+    assert {v.verdict for v in s.family_verdicts(arms, 1.0, "different")} == {"refuted"}
+
+
+def _rate(share: float, trials: int) -> float:
+    """The share less two Monte-Carlo standard errors of a rate of 5 %."""
+    return share - 2 * np.sqrt(0.05 * 0.95 / trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [5, 20])
+@pytest.mark.parametrize(
+    ("direction", "effect", "wrong"),
+    [
+        ("greater", 0.0, "supported"),
+        ("greater", 1.0, "refuted"),
+        ("less", 0.0, "supported"),
+        ("less", -1.0, "refuted"),
+        ("different", 0.0, "supported"),
+        ("different", 1.0, "refuted"),
+        ("equivalent", 1.0, "supported"),
+        ("equivalent", 1.0, "refuted"),
+    ],
+)
+def test_no_verdict_of_a_family_of_26_is_wrong_more_often_than_stated(
+    runs, direction, effect, wrong
+):
+    """At the edge of each claim, all 26 against one baseline that they share."""
+    generator, errors, trials = rng(runs), 0, 600
+    for _ in range(trials):
+        base = generator.normal(size=runs)
+        arms = {str(i): (generator.normal(effect, 1, size=runs), base) for i in range(26)}
+        errors += any(v.verdict == wrong for v in s.family_verdicts(arms, 1.0, direction))
+    assert _rate(errors / trials, trials) <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [5, 10, 20])
+@pytest.mark.parametrize(
+    ("direction", "effect", "wrong", "rate"),
+    [
+        ("greater", 0.0, "supported", 0.025),
+        ("greater", 1.0, "refuted", 0.025),
+        ("different", 0.0, "supported", 0.05),
+        ("equivalent", 1.0, "supported", 0.025),
+    ],
+)
+@pytest.mark.parametrize("method", ["bootstrap", "t"])
+def test_single_verdicts_are_wrong_no_more_often_than_stated(
+    runs, direction, effect, wrong, rate, method
+):
+    generator, errors, trials = rng(runs), 0, 2000
+    for _ in range(trials):
+        a, b = generator.normal(effect, 1, size=runs), generator.normal(size=runs)
+        got = s.difference_interval(a, b, generator, method=method, resamples=999)
+        errors += s.decide(got, 1.0, direction) == wrong
+    assert errors / trials <= rate + 2.5 * np.sqrt(rate * (1 - rate) / trials)
