@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
+from analysis import variability as varied
 from analysis.results import ResultsError, StudyResult
 from analysis.studies import METRICS, STANDARD, short_hash
 
@@ -203,6 +204,10 @@ class _Collector:
     @property
     def student(self) -> str:
         return f"{self._level}, Student's t over the adjustments of a group"
+
+    @property
+    def over_spreads(self) -> str:
+        return f"of SDs {self._level}, studentised bootstrap over runs" + self._one
 
     @property
     def ranks(self) -> str:
@@ -495,6 +500,59 @@ def arms(study: StudyResult, look: Look) -> Exhibits:
     return made.exhibits
 
 
+def variability(study: StudyResult, look: Look) -> Exhibits:
+    """Figures variability and variability-disagreement; tables variability and
+    variability-reduction. Of the linear model: table variability-linear."""
+    made = _Collector(study, look)
+    options: dict[str, Any] = {"metric": look.metric, "confidence": look.confidence}
+    table = varied.variability_table(study.frame, look.rng(), **options)
+    jackknife = f"{made._level}, jackknife over runs"
+    what = f"{look.label[0].lower()}{look.label[1:]}".replace(" (%)", "")
+    linear = study.declaration.study.name == "variability-linear"
+    if not linear:
+        for name, value, label, interval in (
+            ("variability", "accuracy_sd", f"SD of {what} (points)", made.over_spreads),
+            ("variability-disagreement", "disagreement", "Samples disagreed on (%)", jackknife),
+        ):
+            made.figure(
+                name,
+                f"{label.split(' (')[0]} between runs that differ in one thing alone",
+                table,
+                lambda width, value=value, label=label: _figure(  # type: ignore[misc]
+                    figures.variability_plot(
+                        table,
+                        figures.sized_axes(width, figures.variability_height(table)),
+                        value=value,
+                        label=label,
+                    )
+                ),
+                note="Everything else is held at one seed; dashed: runs that differ in every draw.",
+                interval=interval,
+            )
+    spreads = ["accuracy_sd", "accuracy_sd_error", "loss_sd", "loss_sd_error"]
+    made.table(
+        study.declaration.study.name,
+        "How much runs differ, by what differs between them",
+        table,
+        ["method", "source", "n", *_shown_counts(table, "n_diverged"), *spreads]
+        + [*varied.METRICS[2:], "ratio"],
+        note=f"{look.label}; errors by bootstrap; disagreement, ρ of logits and the gain of "
+        "averaging two runs are means over pairs of runs on the validation samples.",
+        interval=f"{made.over_spreads}; of the other metrics {jackknife}; of the ratio by F",
+        digits=2,
+    )
+    reduced = varied.reduction_table(study.frame, **options)
+    if len(reduced):
+        made.table(
+            "variability-reduction",
+            "How much less runs with augmentation vary than runs without",
+            reduced,
+            note="Mean over the five metrics of 1 − v/v of Vanilla, for the correlation of 1 − ρ.",
+            interval=f"{made._level}, jackknife over the runs of both",
+        )
+    return made.exhibits
+
+
 def published(
     look: Look,
     alone: StudyResult | None = None,
@@ -643,6 +701,8 @@ def of_study(
     found = store.load(results, study, dataset, preset)
     if found.declaration.kind == "frozen":
         return frozen(found, look)
+    if study in ("variability", "variability-linear"):
+        return variability(found, look)
     if study == "isolation":
         return isolation(found, look)
     if study == "tension":
