@@ -501,8 +501,8 @@ def arms(study: StudyResult, look: Look) -> Exhibits:
 
 
 def variability(study: StudyResult, look: Look) -> Exhibits:
-    """Figures variability and variability-disagreement; tables variability and
-    variability-reduction. Of the linear model: table variability-linear."""
+    """Figures variability and variability-disagreement; tables variability, variability-pairs and
+    variability-reduction. Of the linear model: tables variability-linear and -linear-pairs."""
     made = _Collector(study, look)
     options: dict[str, Any] = {"metric": look.metric, "confidence": look.confidence}
     table = varied.variability_table(study.frame, look.rng(), **options)
@@ -529,17 +529,25 @@ def variability(study: StudyResult, look: Look) -> Exhibits:
                 note="Everything else is held at one seed; dashed: runs that differ in every draw.",
                 interval=interval,
             )
-    spreads = ["accuracy_sd", "accuracy_sd_error", "loss_sd", "loss_sd_error"]
+    name = study.declaration.study.name
+    counts = ["method", "source", "n", *_shown_counts(table, "n_diverged")]
     made.table(
-        study.declaration.study.name,
-        "How much runs differ, by what differs between them",
+        name,
+        "Spread of accuracy and cross-entropy, by what differs between runs",
         table,
-        ["method", "source", "n", *_shown_counts(table, "n_diverged"), *spreads]
-        + [*varied.METRICS[2:], "ratio"],
-        note=f"{look.label}; errors by bootstrap; disagreement, ρ of logits and the gain of "
-        "averaging two runs are means over pairs of runs on the validation samples.",
-        interval=f"{made.over_spreads}; of the other metrics {jackknife}; of the ratio by F",
+        [*counts, "accuracy_sd", "accuracy_sd_error", "loss_sd", "loss_sd_error", "ratio"],
+        note=f"{look.label}; errors by bootstrap.",
+        interval=f"{made.over_spreads}; of the ratio by F",
         digits=2,
+    )
+    made.table(
+        f"{name}-pairs",
+        "How pairs of runs differ, by what differs between them",
+        table,
+        [*counts, *varied.PAIRS],
+        note="Predictions of two runs on the validation samples; the gain is in accuracy, by "
+        "averaging their probabilities.",
+        interval=jackknife,
     )
     reduced = varied.reduction_table(study.frame, **options)
     if len(reduced):

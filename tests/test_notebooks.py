@@ -21,6 +21,7 @@ FIGURES = {
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in tables.PUBLISHED.values()},
+    "08_variability": {"variability", "variability-disagreement"},
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -29,6 +30,8 @@ TABLES = {
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
+    "08_variability": {f"variability{x}" for x in ("", "-pairs", "-reduction")}
+    | {"variability-linear", "variability-linear-pairs"},
     "09_your_own": {"own-groups"},
 }
 # These read no results: they train on data of their own, and take no data set by name.
@@ -55,9 +58,9 @@ def outputs(outcome: Outcome) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Isolation, tension and frozen studies of two seeds and one epoch, really trained."""
+    """The studies that notebooks read, of two seeds and one epoch, really trained."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("isolation", "tension", "frozen"):
+    for name in ("isolation", "tension", "frozen", "variability", "variability-linear"):
         study = standard_study(name, "digits", "quick")
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
         if study.frozen:
