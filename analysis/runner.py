@@ -96,6 +96,7 @@ def core_arm(spec: ArmSpec) -> Arm:
         "learning_rate": spec.learning_rate,
         "held": tuple(sorted(spec.held.items())),
         "flip_bit": spec.flip_bit,
+        "seed_offset": spec.seed_offset,
     }
     try:
         if spec.quantiles is not None:
@@ -176,6 +177,7 @@ def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
                 "placebo": (arm.augmentation.placebo if arm.augmentation else "") or None,
                 "subset_per_run": spec.subset_per_run,
                 "flip_bit": arm.flip_bit,
+                "seed_offset": arm.seed_offset,
             }
         )
         for seed in study.seeds:
@@ -277,6 +279,7 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "chunk": chunk.name,
         "data": splits.fingerprint,
+        "hypotheses": study.hypotheses_hash,
     }
     rows = []
     for row in runs.rows:
