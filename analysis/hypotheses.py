@@ -87,7 +87,6 @@ def arms(strength: float, top_k: int = 4) -> tuple[ArmSpec, ...]:
     without_middle = ",".join(map(str, NO_MIDDLE))
     score = {**loss, "target": "class_score", "top_k": top_k}
     made += [
-        ArmSpec(name="Brightness", adjustments="{},{}".format(*BRIGHTNESS), **loss),
         ArmSpec(name="All, middle left alone", adjustments=without_middle, **loss),
         ArmSpec(name="All, class score", adjustments="all", **score),
         ArmSpec(name="All, fixed magnitude", adjustments="all", randomize=False, **loss),
@@ -370,8 +369,8 @@ def standard(n: int) -> tuple[Hypothesis, ...]:
         Hypothesis(
             name="brightness",
             statement="Shifting all features alike, which needs no map, beats training without.",
-            estimand="mean accuracy of {(1,1,1), (−1,−1,−1)} less that of Vanilla",
-            comparisons=(_minus("Brightness", VANILLA),),
+            estimand="mean accuracy of the pair (1,1,1), (−1,−1,−1) less that of Vanilla",
+            comparisons=(_minus(pair_name(BRIGHTNESS), VANILLA),),
             n=n,
         ),
         Hypothesis(
@@ -379,7 +378,7 @@ def standard(n: int) -> tuple[Hypothesis, ...]:
             statement="Changing attributed features only beats shifting all features alike.",
             estimand="mean accuracy of the adjustments that leave the middle alone less that of "
             "the brightness pair",
-            comparisons=(_minus("All, middle left alone", "Brightness"),),
+            comparisons=(_minus("All, middle left alone", pair_name(BRIGHTNESS)),),
             n=n,
         ),
         Hypothesis(

@@ -152,7 +152,10 @@ def choose_device(device: str) -> str:
 
 
 def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
-    """The key of every run of a study: a hash of all that decides its numbers."""
+    """The key of every run of a study: a hash of all that decides its numbers.
+
+    Raises StudyError for two arms that are one.
+    """
     from dataclasses import asdict
 
     config = without_later(asdict(core_config(study)))
@@ -181,7 +184,12 @@ def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
             }
         )
         for seed in study.seeds:
-            keys[short_hash({**shared, "arm": definition, "seed": seed})] = (spec.name, seed)
+            key = short_hash({**shared, "arm": definition, "seed": seed})
+            if key in keys:
+                raise StudyError(
+                    f"arms {keys[key][0]!r} and {spec.name!r} are the same runs; keep one of them"
+                )
+            keys[key] = (spec.name, seed)
     return keys
 
 
