@@ -115,8 +115,9 @@ class Arm:
 
     augmentation: None for vanilla training. learning_rate: in place of the config's.
     held: purposes of randomness (see `randomness.PURPOSES`) held at a seed in all runs of the arm,
-    as (("initialisation", 0),); the others follow the run's seed. flip_bit: change the last bit of
-    one weight, drawn by purpose "bit", before training: the smallest change there is.
+    as (("initialisation", 0),); the others follow the run's seed plus seed_offset. flip_bit: change
+    the last bit of one weight, drawn by purpose "bit", before training: the smallest change there
+    is.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Arm:
     learning_rate: float | None = None
     held: tuple[tuple[str, int], ...] = ()
     flip_bit: bool = False
+    seed_offset: int = 0
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -131,7 +133,7 @@ class Arm:
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate!r}; allowed: finite, above 0")
         object.__setattr__(self, "held", tuple((name, int(seed)) for name, seed in self.held))
-        purpose_seeds(0, dict(self.held))  # refuses unknown purposes
+        purpose_seeds(self.seed_offset, dict(self.held))  # refuses unknown purposes
 
     def describe(self) -> dict[str, object]:
         """The arm's columns in a table of runs."""
@@ -328,7 +330,7 @@ def _train_group(
     progress: Callable[[int], None] | None,
 ) -> None:
     started = time.perf_counter()
-    seeds_of = [purpose_seeds(seed, dict(arm.held)) for arm, seed in members]
+    seeds_of = [purpose_seeds(seed + arm.seed_offset, dict(arm.held)) for arm, seed in members]
     models = [initial_model(build, seeds["initialisation"], dtype) for seeds in seeds_of]
     for model, own, (arm, _) in zip(models, seeds_of, members, strict=True):
         if arm.flip_bit:

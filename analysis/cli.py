@@ -101,8 +101,8 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="isolation, tension, frozen, benchmark, benchmark-bn, variability, "
-            "variability-linear, or a YAML file.",
+            help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, "
+            "variability, variability-linear, or a YAML file.",
         ),
     ],
     dataset: Annotated[

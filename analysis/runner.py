@@ -96,6 +96,7 @@ def core_arm(spec: ArmSpec) -> Arm:
         "learning_rate": spec.learning_rate,
         "held": tuple(sorted(spec.held.items())),
         "flip_bit": spec.flip_bit,
+        "seed_offset": spec.seed_offset,
     }
     try:
         if spec.quantiles is not None:
@@ -151,7 +152,10 @@ def choose_device(device: str) -> str:
 
 
 def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
-    """The key of every run of a study: a hash of all that decides its numbers."""
+    """The key of every run of a study: a hash of all that decides its numbers.
+
+    Raises StudyError for two arms that are one.
+    """
     from dataclasses import asdict
 
     config = without_later(asdict(core_config(study)))
@@ -176,10 +180,16 @@ def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
                 "placebo": (arm.augmentation.placebo if arm.augmentation else "") or None,
                 "subset_per_run": spec.subset_per_run,
                 "flip_bit": arm.flip_bit,
+                "seed_offset": arm.seed_offset,
             }
         )
         for seed in study.seeds:
-            keys[short_hash({**shared, "arm": definition, "seed": seed})] = (spec.name, seed)
+            key = short_hash({**shared, "arm": definition, "seed": seed})
+            if key in keys:
+                raise StudyError(
+                    f"arms {keys[key][0]!r} and {spec.name!r} are the same runs; keep one of them"
+                )
+            keys[key] = (spec.name, seed)
     return keys
 
 
@@ -277,6 +287,7 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "chunk": chunk.name,
         "data": splits.fingerprint,
+        "hypotheses": study.hypotheses_hash,
     }
     rows = []
     for row in runs.rows:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
@@ -25,7 +32,14 @@ METHOD_TITLES = {
     "fastaba": "FastABA",
     "fastaba-ce": "FastABA-CE",
 }
-PLACEBOS = ("permuted", "other_sample", "untrained", "random", "gaussian")
+PLACEBO_TITLES = {
+    "permuted": "permuted map",
+    "other_sample": "another sample's map",
+    "untrained": "untrained model's map",
+    "random": "random features",
+    "gaussian": "Gaussian noise",
+}
+PLACEBOS = tuple(PLACEBO_TITLES)
 METRICS = {
     "validation_accuracy": "Validation accuracy (%)",
     "test_accuracy": "Test accuracy (%)",
@@ -72,7 +86,8 @@ class ArmSpec(_Plain):
     """One training condition. method: a preset's name, or "vanilla"; or adjustments: a set's text
     ("3,4,0x2", "epsilon+delta"). subset_per_run: the training samples are drawn by the run's seed
     and not by the config's subset_seed. flip_bit: the last bit of one weight is changed before
-    training. The other fields are those of `aba_core.Augmentation`."""
+    training. seed_offset: added to the run's seed, for an arm that is another one reseeded. The
+    other fields are those of `aba_core.Augmentation`."""
 
     name: str = Field(min_length=1)
     method: Literal[METHODS] | None = None  # type: ignore[valid-type]
@@ -90,6 +105,7 @@ class ArmSpec(_Plain):
     placebo: Literal[PLACEBOS] | None = None  # type: ignore[valid-type]
     subset_per_run: bool = False
     flip_bit: bool = False
+    seed_offset: int = Field(default=0, ge=0)
 
     @field_validator("adjustments", mode="before")
     @classmethod
@@ -118,9 +134,78 @@ class Tuning(_Plain):
     seeds: int = Field(ge=1)
 
 
+class Contrast(_Plain):
+    """One comparison of arms: a weighted sum of their mean accuracies (points).
+
+    weights: {arm: weight}. unit: what is repeated. "run": each arm's runs. "adjustment": the arms
+    with positive weight against those with negative, each by its mean. "measured": the same, with
+    groups of adjustments in place of arms, as a frozen model's change of loss sorts them.
+    minus_best_of: lists of arms; the best of each, chosen on other seeds than it is judged on, is
+    taken away (averaged over the lists).
+    """
+
+    label: str
+    weights: dict[str, float]
+    unit: Literal["run", "adjustment", "measured"] = "run"
+    minus_best_of: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def arms(self) -> set[str]:
+        """Arms that must have runs."""
+        named = set() if self.unit == "measured" else set(self.weights)
+        return named.union(*self.minus_best_of)
+
+
+class Slope(_Plain):
+    """How mean accuracy changes with one property of arms (points a unit), the others held.
+
+    term: the property asked about. covariates: {arm: {property: value}}, the same properties for
+    all. The arm is the unit: arms that differ in nothing but chance differ by themselves.
+    """
+
+    label: str
+    term: str
+    covariates: dict[str, dict[str, float]]
+
+    @property
+    def arms(self) -> set[str]:
+        """Arms that must have runs."""
+        return set(self.covariates)
+
+
+class Hypothesis(_Plain):
+    """A claim and how it is judged, declared before its runs.
+
+    statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, each at
+    the full confidence (no correction is needed where all must hold), or "any" may, with
+    intervals that hold together (Bonferroni). direction, margin: see `statistics.decide`; effects
+    below the margin (points) are not worth having. n: seeds planned for each arm.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    statement: str
+    estimand: str
+    comparisons: tuple[Contrast | Slope, ...] = Field(min_length=1)
+    rule: Literal["all", "any"] = "all"
+    direction: Literal["greater", "less", "different", "equivalent"] = "greater"
+    margin: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    n: int = Field(ge=2)
+
+    @property
+    def arms(self) -> set[str]:
+        """Arms that must have runs."""
+        return set().union(*(comparison.arms for comparison in self.comparisons))
+
+    @property
+    def identity(self) -> str:
+        """Short hash of all that is declared."""
+        return short_hash(self.model_dump(mode="json"))
+
+
 class Study(_Plain):
     """One experiment: config (fields of `aba_core.TrainConfig`), arms, seeds.
 
+    hypotheses: what the runs are to decide.
     frozen: evaluate each trained model under every adjustment in place of reporting runs.
     keep_logits: keep each run's logits on the validation samples, as half precision bytes, and the
     samples' labels.
@@ -136,6 +221,7 @@ class Study(_Plain):
     frozen: Frozen | None = None
     tuning: Tuning | None = None
     keep_logits: bool = False
+    hypotheses: tuple[Hypothesis, ...] = ()
     note: str = ""
 
     @field_validator("seeds", mode="before")
@@ -161,6 +247,26 @@ class Study(_Plain):
             raise ValueError(f"arm name {repeated[0]!r} is repeated")
         return value
 
+    @field_validator("hypotheses")
+    @classmethod
+    def _about_arms(
+        cls, value: tuple[Hypothesis, ...], info: ValidationInfo
+    ) -> tuple[Hypothesis, ...]:
+        known = {arm.name for arm in info.data.get("arms", ())}
+        for hypothesis in value:
+            unknown = sorted(hypothesis.arms - known)
+            if unknown:
+                raise ValueError(
+                    f"hypothesis {hypothesis.name!r} names the arm {unknown[0]!r}, which the "
+                    "study does not have"
+                )
+        return value
+
+    @property
+    def hypotheses_hash(self) -> str:
+        """Short hash of what the runs are to decide, "" where nothing is declared."""
+        return short_hash([one.identity for one in self.hypotheses]) if self.hypotheses else ""
+
     @property
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
@@ -175,6 +281,8 @@ LATER_FIELDS: dict[str, Any] = {
     "placebo": None,
     "subset_per_run": False,
     "flip_bit": False,
+    "seed_offset": 0,
+    "hypotheses": [],
     "keep_logits": False,
     "tokens": 0,
 }
@@ -208,8 +316,10 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     isolation: the 27 adjustments, one an arm. tension: the seven unions of groups. frozen: what
     each adjustment does to a trained model, before and after ABA training. benchmark: Vanilla and
     the four methods, strength chosen on validation or as published; benchmark-bn: the same with
-    batch norm. variability: runs that differ by one source of randomness alone, for Vanilla and
-    MendABA; variability-linear: the same for a linear model. Raises StudyError for unknown names.
+    batch norm. hypotheses: what the slides claim and what would explain it away, as `hypotheses`
+    declares it; sets: size × opposition on random sets. variability: runs that differ by one source
+    of randomness alone, for Vanilla and MendABA; variability-linear: the same for a linear model.
+    Raises StudyError for unknown names.
     """
     if name not in STANDARD:
         raise StudyError(
@@ -249,7 +359,7 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         "seeds": seeds[name.removesuffix("-bn").removesuffix("-linear")],
         "note": " ".join(chosen.get("note", "").split()),
     }
-    # Groups have their meaning with target "loss" (see the README): all but the benchmark use it.
+    # Groups have their meaning with target "loss" (see the README): studies of groups use it.
     loss = {"target": "loss", "strength": strengths["isolation"]}
     if name == "isolation":
         arms = [ArmSpec(name=f"adjustment {i}", adjustments=str(i), **loss) for i in range(27)]
@@ -257,6 +367,8 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     if name == "tension":
         arms = [ArmSpec(name=n, adjustments=text, **loss) for n, text in GROUP_SETS.items()]
         return Study(arms=tuple(arms), **common)
+    if name in ("hypotheses", "sets"):
+        return _hypothesis_study(strengths["isolation"], settings, common)
     if name == "frozen":
         arms = [ArmSpec(name="Vanilla", method="vanilla")]
         arms.append(ArmSpec(name="MendABA", method="mendaba", **loss))
@@ -307,8 +419,27 @@ def _freed(name: str, definition: dict[str, Any], free: tuple[str, ...]) -> ArmS
     )
 
 
+def _hypothesis_study(strength: float, settings: dict[str, Any], common: dict[str, Any]) -> Study:
+    from analysis import hypotheses
+
+    first, n = hypotheses.FIRST_SEED, common["seeds"]
+    common = {**common, "seeds": tuple(range(first, first + n))}
+    if common["name"] == "sets":
+        per_cell = hypotheses.SETS_PER_CELL
+        return Study(
+            arms=hypotheses.set_arms(strength, per_cell),
+            hypotheses=hypotheses.of_sets(per_cell, settings["planned"]["sets"]),
+            **common,
+        )
+    return Study(
+        arms=hypotheses.arms(strength, settings.get("top_k", 4)),
+        hypotheses=hypotheses.standard(settings["planned"]["hypotheses"]),
+        **common,
+    )
+
+
 STANDARD = (
-    *("isolation", "tension", "frozen", "benchmark", "benchmark-bn"),
+    *("isolation", "tension", "frozen", "benchmark", "benchmark-bn", "hypotheses", "sets"),
     *("variability", "variability-linear"),
 )
 
@@ -374,7 +505,8 @@ def find_study(
     if seeds is not None:
         if seeds < 1:
             raise StudyError(f"--seeds {seeds}; allowed: whole numbers from 1")
-        changes["seeds"] = tuple(range(seeds))
+        first = min(study.seeds)
+        changes["seeds"] = tuple(range(first, first + seeds))
     config = dict(study.config)
     arms = list(study.arms)
     for override in overrides:

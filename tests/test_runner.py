@@ -78,6 +78,13 @@ def test_the_same_arm_under_another_name_is_the_same_run(tmp_path):
     assert outcome.result.frame["arm"].unique().tolist() == ["plain", "raise", "both"]
 
 
+def test_one_arm_under_two_names_in_a_study_is_refused(tmp_path):
+    twice = (*ARMS, ArmSpec(name="again", adjustments="4,3", strength=0.3, target="loss"))
+    with pytest.raises(StudyError, match="arms 'both' and 'again' are the same runs"):
+        run(study(arms=twice), tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_other_settings_are_other_runs(tmp_path):
     run(study(), tmp_path)
     changed = dict(study().config, epochs=2)
