@@ -548,6 +548,7 @@ def variability(study: StudyResult, look: Look) -> Exhibits:
         note="Predictions of two runs on the validation samples; the gain is in accuracy, by "
         "averaging their probabilities.",
         interval=jackknife,
+        digits=2,
     )
     reduced = varied.reduction_table(study.frame, **options)
     if len(reduced):

@@ -781,7 +781,8 @@ def variability_plot(
     """
     ax = _axes(ax, ONE_COLUMN, variability_height(table))
     text, width, marker = _sizes(ax)
-    sources = sorted(table["source"].unique(), key=list(SOURCES).index)
+    known = list(SOURCES)
+    sources = sorted(table["source"].unique(), key=lambda s: known.index(s) if s in known else 99)
     methods = list(table["method"].unique())
     limits = _limits(table, [value]) or (0.0, 1.0)
     if (table[value].dropna() >= 0).all():

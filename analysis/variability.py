@@ -325,6 +325,6 @@ def variability_sentences(table: pd.DataFrame) -> list[str]:
 
 
 def _spread(row: dict) -> str:
-    if not row["accuracy_sd"] > 0:
+    if row["accuracy_sd"] == 0:
         return "0"
     return interval_text(row["accuracy_sd"], row["accuracy_sd_low"], row["accuracy_sd_high"], 2)

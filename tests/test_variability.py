@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 from oracles import slow_variability as slow
 
-from analysis import runner
+from analysis import figures, runner
 from analysis import variability as v
 from analysis.studies import HELD_SEED, SOURCES, ArmSpec, Study, standard_study
 
@@ -180,6 +181,18 @@ def test_runs_without_logits_or_on_other_samples_are_refused():
     frame.at[1, "validation_labels"] = np.zeros(200, "<i2").tobytes()
     with pytest.raises(v.VariabilityError, match="different samples"):
         v.variability_table(frame, rng())
+
+
+def test_the_figure_has_every_source_and_interval_of_both_methods():
+    arms = [f"{m}: {s}" for m in ("Vanilla", "ABA") for s in ("order", "all", "one bit")]
+    table = v.variability_table(made_frame(tuple(arms)), rng())
+    table.loc[2, ["accuracy_sd", "accuracy_sd_low", "accuracy_sd_high"]] = np.nan
+    ax = figures.variability_plot(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Order", "One bit", "All"]
+    assert ax.get_xlim()[0] <= 0 < ax.get_xlim()[1]
+    marks = [line for line in ax.lines if line.get_marker() in ("o", "s")]
+    assert len(marks) == 5  # one value is not known
+    plt.close(ax.figure)
 
 
 # --- the study -----------------------------------------------------------------------------------
