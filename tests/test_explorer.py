@@ -1,6 +1,7 @@
 """The explorer draws what it is told, and says in one line what cannot be shown."""
 
 import re
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,11 @@ from analysis.reports import Page
 ADJUSTMENTS = tables.adjustment_table()
 
 
-def view(shape: tuple[int, ...] = (1, 4, 5), classes: int = 3, index: int = 3, **more) -> View:
+def view(
+    shape: tuple[int, ...] = (1, 4, 5), classes: int = 3, index: int = 3, seed: int = 0, **more
+) -> View:
     """A made-up look at one sample, with adjustment `index` applied."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     x, attribution = rng.normal(size=shape), rng.normal(size=shape)
     changes = tuple(float(c) for c in ADJUSTMENTS.loc[index, ["low", "middle", "high"]])
     scores = rng.normal(size=classes)
@@ -142,6 +145,48 @@ def test_the_sign_split_greys_out_what_changes_the_middle(panel: Panel):
     panel.controls["split"].value = "percentiles"
     assert panel.image.layout.visibility == "visible"
     assert not any(button.disabled for button in panel.buttons)
+
+
+def test_a_picture_does_not_depend_on_those_before():
+    display = {"pictures": None, "colours": lambda x: x / 2}
+    table, rng = standing(), np.random.default_rng(0)
+
+    def look(choice: Choice) -> View:
+        seed = zlib.crc32(repr(choice).encode())
+        made = np.random.default_rng(seed)
+        changes = made.normal(size=27) * choice.strength
+        if choice.split == "sign":
+            changes = np.where(ADJUSTMENTS["middle"] == 0, changes, np.nan)
+        return view(
+            *((3, 6, 6) if choice.dataset == "colours" else (1, 4, 5), 20, made.integers(27), seed),
+            scores_after=made.normal(size=20) * 10 ** made.integers(4),
+            loss_changes=changes,
+            label=int(made.integers(20)),
+            class_names=tuple(f"{choice.dataset} {number}" for number in range(20)),
+            display=display[choice.dataset],
+            **({"changes": (0.5, 0.0, 0.0)} if made.random() < 0.2 else {}),
+        )
+
+    def results(dataset: str) -> pd.DataFrame | None:
+        return table if dataset == "pictures" else None
+
+    panel = Panel(
+        Choice("pictures", model="a"), look, dict.fromkeys(display, 9), ("a", "b"), results
+    )
+    moves = {
+        "dataset": tuple(display),
+        "split": explorer.SPLITS,
+        "target": explorer.TARGETS,
+        "low": (0.1, 0.2),
+        "strength": (0.0, 0.5, 3.0),
+        **dict.fromkeys(("sample", "draw"), range(9)),
+    }
+    for _ in range(24):
+        name = rng.choice(list(moves))
+        panel.controls[name].value = moves[name][rng.integers(len(moves[name]))]
+        fresh = explorer.Drawing(look(panel.choice), results(panel.choice.dataset))
+        fresh.show(panel.choice, look(panel.choice))
+        assert panel.image.value == fresh.png(), panel.choice
 
 
 def test_a_smaller_data_set_brings_the_sample_into_its_range(panel: Panel):
