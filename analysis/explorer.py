@@ -294,7 +294,7 @@ def _scores(ax: Axes, like: View, most: int = 10) -> Update:
         ways.set_segments([[(start, y), (end, y)] for start, end, y in rows])
         befores.set_data(before, places)
         afters.set_data(after, places)
-        ax.relim()
+        ax.dataLim.update_from_data_x(np.append(before, after), ignore=True)
         ax.autoscale_view()
         ax.set_yticks(places, [_short(view.class_names[number]) for number in shown], fontsize=6.5)
         for label, number in zip(ax.get_yticklabels(), shown, strict=True):
@@ -330,7 +330,8 @@ def _loss_changes(ax: Axes) -> Update:
         crosses.set_data(missing, np.zeros(len(missing)))
         here = [view.applied] if view.applied is not None else []
         ring.set_data(here, changes[here])  # NaN is not drawn
-        ax.relim()
+        # Not `relim`: it is out by rounding at the last limits, and gives a range of 0 as 1e-16.
+        ax.dataLim.update_from_data_y(np.append(changes[known], 0), ignore=True)
         ax.autoscale_view()
         ax.set_xlabel(f"Adjustment{' (× not with this split)' * (not known.all())}", size=7)
 
