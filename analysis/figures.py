@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from analysis import statistics
-from analysis.tables import GROUPS, adjustment_table
+from analysis.tables import GROUPS, adjustment_table, frozen_of_one_arm
 
 ONE_COLUMN, TWO_COLUMNS = 85.0, 175.0  # mm
 SLIDE = (254.0, 143.0)  # mm, 16:9
@@ -472,13 +472,7 @@ def frozen_curves(
     """
     if value not in _FROZEN_LABELS:
         raise ValueError(f"unknown value {value!r}; known: {', '.join(_FROZEN_LABELS)}")
-    if "arm" in frozen.columns:
-        arms = [str(name) for name in frozen["arm"].unique()]
-        if arm is None and len(arms) > 1:
-            raise ValueError(f"frozen results hold several arms ({', '.join(arms)}); choose one")
-        if arm is not None and arm not in arms:
-            raise ValueError(f"unknown arm {arm!r}; frozen results hold {', '.join(arms)}")
-        frozen = frozen if arm is None else frozen[frozen["arm"] == arm]
+    frozen = frozen_of_one_arm(frozen, arm)
     ax = _axes(ax, ONE_COLUMN, 62)
     text, width, marker = _sizes(ax)
     means = frozen.groupby(["adjustment", "strength"])[value].mean().unstack("strength")
