@@ -13,13 +13,14 @@ import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -95,7 +96,7 @@ class View:
         found["loss_changes"] = np.asarray(found["loss_changes"], dtype=np.float64)
         return cls(**found, **more)
 
-    @property
+    @cached_property
     def applied(self) -> int | None:
         """Index of the adjustment applied, None where it is none of the 27."""
         low, *middle, high = self.changes
@@ -107,32 +108,66 @@ class View:
 
 Look = Callable[[Choice], View]
 Standing = Callable[[str], pd.DataFrame | None]
+Update = Callable[[Choice, View], None]  # sets a part of a drawing to what is looked at
 
 
 # --- drawing -------------------------------------------------------------------------------------
 
 
-def draw(choice: Choice, view: View, standing: pd.DataFrame | None = None) -> Figure:
+class Drawing:
     """The sample, its map, the categories and the augmented sample; class scores before and after;
     where the adjustment stands among the 27.
 
-    standing: from `tables.isolation_table`, None where there is no isolation study.
+    Axes, ticks and artists are made once, for the samples of one data set: making them costs as
+    much as drawing them. `show` sets all that a choice or view decides, whatever was shown before.
+
+    like: any view of the data set. standing: from `tables.isolation_table`, None where there is no
+    isolation study.
     """
-    with figures.style("paper"):
-        figure = Figure(figsize=_SIZE)
-        top = figure.add_gridspec(1, 4, left=0.03, right=0.97, top=0.9, bottom=0.54, wspace=0.12)
-        _pictures([figure.add_subplot(top[0, column]) for column in range(4)], choice, view)
-        right = 3 if standing is not None else 2
-        longest = max(len(_short(name)) for name in view.class_names)
-        bottom = figure.add_gridspec(
-            *(1, right), left=0.07 + 0.008 * longest, right=0.97, top=0.41, bottom=0.11, wspace=0.32
-        )
-        axes = [figure.add_subplot(bottom[0, column]) for column in range(right)]
-        _scores(axes[0], view)
-        _loss_changes(axes[1], view)
-        if standing is not None:
-            _trained_alone(axes[2], view, standing)
-    return figure
+
+    def __init__(self, like: View, standing: pd.DataFrame | None = None) -> None:
+        self._kind, self._standing = _kind(like), standing
+        with figures.style("paper"):
+            self.figure = Figure(figsize=_SIZE, dpi=PIXELS_PER_INCH)
+            self._canvas = FigureCanvasAgg(self.figure)  # kept, for it remembers how wide texts are
+            add, grid = self.figure.add_subplot, self.figure.add_gridspec
+            top = grid(1, 4, left=0.03, right=0.97, top=0.9, bottom=0.54, wspace=0.12)
+            longest = max(len(_short(name)) for name in like.class_names)
+            left, count = 0.07 + 0.008 * longest, 3 if standing is not None else 2
+            low = grid(1, count, left=left, right=0.97, top=0.41, bottom=0.11, wspace=0.32)
+            self._updates = [
+                _pictures([add(top[0, column]) for column in range(4)], like),
+                _scores(add(low[0, 0]), like),
+                _loss_changes(add(low[0, 1])),
+            ]
+            if standing is not None:
+                self._updates.append(_trained_alone(add(low[0, 2]), standing))
+
+    def fits(self, view: View, standing: pd.DataFrame | None) -> bool:
+        """Whether this can be shown, or another drawing has to be made."""
+        return self._kind == _kind(view) and self._standing is standing
+
+    def show(self, choice: Choice, view: View) -> Figure:
+        with figures.style("paper"):
+            for update in self._updates:
+                update(choice, view)
+        return self.figure
+
+    def png(self) -> bytes:
+        """What is shown, for the screen."""
+        file = io.BytesIO()
+        # Not `savefig`, which goes through all artists once more before it draws them.
+        self._canvas.print_png(file, pil_kwargs={"compress_level": 1})
+        return file.getvalue()
+
+
+def _kind(view: View) -> tuple[object, ...]:
+    return view.x.shape, view.class_names, view.display is None
+
+
+def draw(choice: Choice, view: View, standing: pd.DataFrame | None = None) -> Figure:
+    """One `Drawing`, shown once."""
+    return Drawing(view, standing).show(choice, view)
 
 
 def sentence(choice: Choice, view: View, standing: pd.DataFrame | None = None) -> str:
@@ -176,115 +211,141 @@ def picture(values: np.ndarray) -> np.ndarray:
     return values.sum(0) if values.shape[0] != 1 else values[0]
 
 
-def _pictures(axes: Sequence[Axes], choice: Choice, view: View) -> None:
-    aspect: Literal["equal", "auto"] = "equal" if view.x.ndim == 3 else "auto"
-    colour = view.x.ndim == 3 and view.x.shape[0] == 3 and view.display is not None
-    for ax in axes:
+def _pictures(axes: Sequence[Axes], like: View) -> Update:
+    aspect: Literal["equal", "auto"] = "equal" if like.x.ndim == 3 else "auto"
+    channels = like.x.shape[0] if like.x.ndim == 3 else 1
+    shades: Any = colormaps[_MAPS] if channels > 1 else ListedColormap(CATEGORY_COLOURS)
+    images = []
+    for ax, colours in zip(axes, ("gray", _MAPS, shades, "gray"), strict=True):
         ax.set_xticks([])
         ax.set_yticks([])
         for spine in ax.spines.values():
             spine.set(visible=True, color="0.75", linewidth=0.5)
-    usual = picture(view.x)
-    # A scale that does not move with the strength, or the change could not be seen.
-    low, high = np.quantile(usual, (0.02, 0.98)) if view.x.ndim == 2 else (usual.min(), usual.max())
-    margin = 0.35 * (high - low)
-    for ax, values in ((axes[0], view.x), (axes[3], view.augmented)):
-        if colour and view.display is not None:
-            ax.imshow(np.moveaxis(view.display(values).clip(0, 1), 0, -1))
-        else:
-            ax.imshow(
-                picture(values), cmap="gray", vmin=low - margin, vmax=high + margin, aspect=aspect
-            )
-    before, after = (
-        view.class_names[int(s.argmax())] for s in (view.scores_before, view.scores_after)
-    )
-    truth = view.class_names[view.label]
-    axes[0].set_title(f"Input: {truth}\ntaken for {_short(before)}", **_TITLE)
-    axes[3].set_title(f"{_named(view)}\ntaken for {_short(after)}", **_TITLE)
-    axes[0].set_xlabel(f"Loss {view.loss_before:.2f}")
-    axes[3].set_xlabel(f"Loss {view.loss_after:.2f}")
-
-    summed = picture(view.attribution)
-    limit = float(np.abs(summed).max()) or 1.0
-    axes[1].imshow(summed / limit, cmap=_MAPS, vmin=-1, vmax=1, aspect=aspect)
-    axes[1].set_title(
-        f"Attribution of the {choice.target.replace('_', ' ')}\n(sense of the loss)", **_TITLE
-    )
+        ax.set_title("", **_TITLE)
+        images.append(ax.imshow(picture(like.x), cmap=colours, aspect=aspect))
+    images[1].set_clim(-1, 1)
+    images[2].set_clim(-channels, channels)
     axes[1].set_xlabel("Orange: raising it raises the loss", fontsize=6.5)
-    signs = view.categories[-1].astype(float) - view.categories[0]
-    parts = picture(signs)
-    several = view.x.ndim == 3 and view.x.shape[0] > 1
-    limit = view.x.shape[0] if several else 1
-    shades: Any = colormaps[_MAPS] if several else ListedColormap(CATEGORY_COLOURS)
-    axes[2].imshow(parts, cmap=shades, vmin=-limit, vmax=limit, aspect=aspect)
-    sizes = [int(mask.sum()) for mask in (view.categories[0], view.categories[-1])]
-    cut = "by sign" if choice.split == "sign" else "at {:.0%} and {:.0%}".format(*choice.quantiles)
-    axes[2].set_title(f"Categories{', summed over channels' * several}\ncut {cut}", **_TITLE)
-    axes[2].text(
-        *(0.0, -0.05, f"low: {sizes[0]}"),
-        transform=axes[2].transAxes, va="top", size=7, color=CATEGORY_COLOURS[0],
-    )  # fmt: skip
-    axes[2].text(
-        *(1.0, -0.05, f"high: {sizes[1]}"),
-        transform=axes[2].transAxes, va="top", ha="right", size=7, color=CATEGORY_COLOURS[2],
-    )  # fmt: skip
+    counts = [
+        axes[2].text(
+            *(place, -0.05, ""),
+            transform=axes[2].transAxes, va="top", ha=side, size=7, color=CATEGORY_COLOURS[number],
+        )
+        for place, side, number in ((0.0, "left", 0), (1.0, "right", 2))
+    ]  # fmt: skip
+
+    def update(choice: Choice, view: View) -> None:
+        usual = picture(view.x)
+        # A scale that does not move with the strength, or the change could not be seen.
+        ends = np.quantile(usual, (0.02, 0.98) if view.x.ndim == 2 else (0, 1))
+        margin = 0.35 * (ends[1] - ends[0])
+        truth = view.class_names[view.label]
+        for number, values, name, scores, loss in (
+            (0, view.x, f"Input: {truth}", view.scores_before, view.loss_before),
+            (3, view.augmented, _named(view), view.scores_after, view.loss_after),
+        ):
+            if channels == 3 and view.display is not None:
+                images[number].set_data(np.moveaxis(view.display(values).clip(0, 1), 0, -1))
+            else:
+                images[number].set_data(picture(values))
+                images[number].set_clim(ends[0] - margin, ends[1] + margin)
+            guess = _short(view.class_names[int(scores.argmax())])
+            axes[number].title.set_text(f"{name}\ntaken for {guess}")
+            axes[number].set_xlabel(f"Loss {loss:.2f}")
+
+        summed = picture(view.attribution)
+        images[1].set_data(summed / (float(np.abs(summed).max()) or 1.0))
+        target = choice.target.replace("_", " ")
+        axes[1].title.set_text(f"Attribution of the {target}\n(sense of the loss)")
+        images[2].set_data(picture(view.categories[-1].astype(float) - view.categories[0]))
+        cut = "at {:.0%} and {:.0%}".format(*choice.quantiles)
+        axes[2].title.set_text(
+            f"Categories{', summed over channels' * (channels > 1)}\n"
+            f"cut {'by sign' if choice.split == 'sign' else cut}"
+        )
+        counts[0].set_text(f"low: {int(view.categories[0].sum())}")
+        counts[1].set_text(f"high: {int(view.categories[-1].sum())}")
+
+    return update
 
 
 def _short(text: str, length: int = 16) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _scores(ax: Axes, view: View, most: int = 10) -> None:
+def _scores(ax: Axes, like: View, most: int = 10) -> Update:
     """Class scores before and after: all classes, or those that matter."""
-    highest = np.maximum(view.scores_before, view.scores_after)
-    highest[view.label] = np.inf
-    shown = np.sort(np.argsort(-highest, kind="stable")[:most])
-    places = np.arange(len(shown))[::-1]
-    before, after = view.scores_before[shown], view.scores_after[shown]
-    ax.hlines(places, before, after, color="0.75", lw=1.2, zorder=1)
-    ax.plot(before, places, "o", ms=3.5, mfc="white", mec="0.3", ls="none", zorder=2)
-    ax.plot(after, places, "o", ms=3.5, color="0.2", ls="none", zorder=3)
-    ax.set_yticks(places, [_short(view.class_names[number]) for number in shown], fontsize=6.5)
-    for label, number in zip(ax.get_yticklabels(), shown, strict=True):
-        label.set_fontweight("bold" if number == view.label else "normal")
-    ax.set_ylim(-0.6, len(shown) - 0.4)
+    count = min(most, len(like.class_names))
+    places = np.arange(count)[::-1]
+    ways = ax.hlines([], [], [], color="0.75", lw=1.2, zorder=1)
+    (befores,) = ax.plot([], [], "o", ms=3.5, mfc="white", mec="0.3", ls="none", zorder=2)
+    (afters,) = ax.plot([], [], "o", ms=3.5, color="0.2", ls="none", zorder=3)
+    ax.set_ylim(-0.6, count - 0.4)
     ax.set_title("Class scores: before ○, after ●", fontsize=7, **_TITLE)
     ax.set_xlabel("Score (logit); true class bold", fontsize=7)
     ax.tick_params(axis="y", length=0)
 
+    def update(choice: Choice, view: View) -> None:
+        highest = np.maximum(view.scores_before, view.scores_after)
+        highest[view.label] = np.inf
+        shown = np.sort(np.argsort(-highest, kind="stable")[:count])
+        before, after = view.scores_before[shown], view.scores_after[shown]
+        rows = zip(before, after, places, strict=True)
+        ways.set_segments([[(start, y), (end, y)] for start, end, y in rows])
+        befores.set_data(before, places)
+        afters.set_data(after, places)
+        ax.dataLim.update_from_data_x(np.append(before, after), ignore=True)
+        ax.autoscale_view()
+        ax.set_yticks(places, [_short(view.class_names[number]) for number in shown], fontsize=6.5)
+        for label, number in zip(ax.get_yticklabels(), shown, strict=True):
+            label.set_fontweight("bold" if number == view.label else "normal")
 
-def _loss_changes(ax: Axes, view: View) -> None:
+    return update
+
+
+def _loss_changes(ax: Axes) -> Update:
     """Change of loss of this sample under each of the 27, at this strength and magnitude."""
     group_of = _adjustments()["group"]
-    known = np.isfinite(view.loss_changes)
     ax.axhline(0, color="0.6", lw=0.6, zorder=0)
-    for group, colour in ((g, COLOURS[g]) for g in MARKERS):
-        own = np.flatnonzero(known & (group_of == group).to_numpy())
-        ax.vlines(own, 0, view.loss_changes[own], color=colour, lw=0.9)
-        ax.plot(own, view.loss_changes[own], MARKERS[group], color=colour, ms=3, ls="none")
-    if (~known).any():
-        missing = np.flatnonzero(~known)
-        ax.plot(missing, np.zeros(len(missing)), "x", color="0.75", ms=3, ls="none", zorder=1)
-    if view.applied is not None and known[view.applied]:
-        place = view.applied, view.loss_changes[view.applied]
-        ax.plot(*place, "o", mfc="none", mec="black", ms=8, mew=1.0)
+    marks = {
+        group: (
+            ax.vlines([], [], [], color=COLOURS[group], lw=0.9),
+            ax.plot([], [], marker, color=COLOURS[group], ms=3, ls="none")[0],
+        )
+        for group, marker in MARKERS.items()
+    }
+    (crosses,) = ax.plot([], [], "x", color="0.75", ms=3, ls="none", zorder=1)
+    ring = _ring(ax)
     ax.set_xlim(-1, 27)
     ax.set_xticks(range(0, 27, 3))
-    ax.set_xlabel("Adjustment (× not with this split)" if (~known).any() else "Adjustment", size=7)
     ax.set_title("Change of loss, this sample (nats)", fontsize=7, **_TITLE)
 
+    def update(choice: Choice, view: View) -> None:
+        changes, known = view.loss_changes, np.isfinite(view.loss_changes)
+        for group, (stems, ends) in marks.items():
+            own = np.flatnonzero(known & (group_of == group).to_numpy())
+            stems.set_segments([[(x, 0), (x, changes[x])] for x in own])
+            ends.set_data(own, changes[own])
+        missing = np.flatnonzero(~known)
+        crosses.set_data(missing, np.zeros(len(missing)))
+        here = [view.applied] if view.applied is not None else []
+        ring.set_data(here, changes[here])  # NaN is not drawn
+        # Not `relim`: it is out by rounding at the last limits, and gives a range of 0 as 1e-16.
+        ax.dataLim.update_from_data_y(np.append(changes[known], 0), ignore=True)
+        ax.autoscale_view()
+        ax.set_xlabel(f"Adjustment{' (× not with this split)' * (not known.all())}", size=7)
 
-def _trained_alone(ax: Axes, view: View, standing: pd.DataFrame) -> None:
+    return update
+
+
+def _trained_alone(ax: Axes, standing: pd.DataFrame) -> Update:
     """Mean accuracy of each adjustment trained alone, with its interval, from the results."""
     ordered = standing.sort_values("mean", kind="stable").reset_index(drop=True)
     for group, marker in MARKERS.items():
         own = ordered[ordered["group"] == group]
         ax.vlines(own.index, own["mean_low"], own["mean_high"], color=COLOURS[group], lw=0.9)
         ax.plot(own.index, own["mean"], marker, color=COLOURS[group], ms=3, ls="none")
-    chosen = ordered.index[ordered["index"] == view.applied]
-    if len(chosen):
-        place = float(chosen[0]), float(ordered["mean"][chosen[0]])
-        ax.plot(*place, "o", mfc="none", mec="black", ms=8, mew=1.0)
+    ring = _ring(ax)
     ax.set_xticks([0, 13, 26], ["worst", "", "best"])
     ax.set_xlabel("The 27, trained alone, in order", fontsize=7)
     ax.set_title("Validation accuracy (%)", fontsize=7, **_TITLE)
@@ -294,12 +355,16 @@ def _trained_alone(ax: Axes, view: View, standing: pd.DataFrame) -> None:
     ]
     ax.legend(handles=handles, loc="lower right", fontsize=6, handletextpad=0.1, borderpad=0)
 
+    def update(choice: Choice, view: View) -> None:
+        chosen = ordered[ordered["index"] == view.applied]
+        ring.set_data(chosen.index, chosen["mean"])
 
-def png(figure: Figure, pixels_per_inch: int = PIXELS_PER_INCH) -> bytes:
-    """The figure as a picture for the screen."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=pixels_per_inch, pil_kwargs={"compress_level": 1})
-    return file.getvalue()
+    return update
+
+
+def _ring(ax: Axes) -> Line2D:
+    """Marks the adjustment applied."""
+    return ax.plot([], [], "o", mfc="none", mec="black", ms=8, mew=1.0)[0]
 
 
 # --- with a reader, and without ------------------------------------------------------------------
@@ -343,6 +408,7 @@ class Panel:
 
         self.look, self.samples, self.standing = look, samples, standing
         self.known: set[tuple[str, str]] = set()
+        self.drawing: Drawing | None = None
         wide: dict[str, Any] = {
             "layout": widgets.Layout(width="19.5rem"), "style": {"description_width": "6.2rem"}
         }  # fmt: skip
@@ -468,7 +534,10 @@ class Panel:
         standing = self.standing(choice.dataset)
         self._mark(set(), view.applied, by_sign)
         self._say(sentence(choice, view, standing), "inherit")
-        self.image.value = png(draw(choice, view, standing))
+        if self.drawing is None or not self.drawing.fits(view, standing):
+            self.drawing = Drawing(view, standing)
+        self.drawing.show(choice, view)
+        self.image.value = self.drawing.png()
         self.image.layout.visibility = "visible"
 
     def _say(self, text: str, colour: str) -> None:

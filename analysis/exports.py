@@ -30,10 +30,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from analysis import figures, tables, toolkit_version
+from analysis import hypotheses as hypothesis
 from analysis import results as store
 from analysis import variability as varied
 from analysis.results import ResultsError, StudyResult
-from analysis.studies import METRICS, STANDARD, short_hash
+from analysis.studies import METRICS, STANDARD, Slope, short_hash
 
 FORMATS = ("pdf", "svg", "png")
 # Not a study of its own: isolation, tension and benchmark beside the published tables.
@@ -466,6 +467,122 @@ def frozen(
     return made.exhibits
 
 
+def measured_groups(frozen: StudyResult, neutral: float = 0.05) -> dict[str, list[str]]:
+    """{group: arms "adjustment i"} as the change of loss of frozen Vanilla models sorts them."""
+    frame = _evaluated(frozen)
+    own = frame[frame["arm"] == hypothesis.VANILLA]
+    table = tables.measured_group_table(
+        own,
+        np.random.default_rng(0),
+        strength=frozen_strength(frozen),
+        threshold=frozen_threshold(own, neutral),
+    )
+    return {
+        str(group): [tables.arm_name(i) for i in part["index"]]
+        for group, part in table.groupby("measured_group")
+        if group
+    }
+
+
+def hypotheses(
+    study: StudyResult, look: Look, frozen: StudyResult | None = None
+) -> tuple[Exhibits, list[hypothesis.Verdict]]:
+    """Figures verdicts and verdict-NAME, tables verdicts and comparisons; and the verdicts.
+
+    frozen: the frozen study, for hypotheses about measured groups. Studies but the standard one
+    have their name before each exhibit's. Where hypotheses are about properties of sets, also
+    figure sets and table mixed-model.
+    """
+    made = _Collector(study, look)
+    verdicts = hypothesis.test_all(
+        study,
+        look.rng(),
+        metric=look.metric,
+        confidence=look.confidence,
+        measured=measured_groups(frozen) if frozen is not None else None,
+    )
+    name = study.declaration.study.name
+    prefix = "" if name == "hypotheses" else f"{name}-"
+    table = hypothesis.verdict_table(verdicts)
+    tested = [judged for judged in verdicts if len(judged.table)]
+    ways = (
+        f"{look.confidence:.0%}, studentised bootstrap over runs or adjustments, Student's t over "
+        "sets; families in which any may hold: together"
+    )
+    made.figure(
+        f"{prefix}verdicts",
+        "Verdict on each hypothesis, by the comparison that decided it",
+        table,
+        lambda width: _figure(
+            figures.verdict_plot(table, figures.sized_axes(width, figures.verdict_height(table)))
+        ),
+        note=f"{look.label}.",
+        interval=ways,
+    )
+    for judged in tested:
+        own = hypothesis.comparison_table([judged])
+        made.figure(
+            f"{prefix}verdict-{judged.hypothesis.name}",
+            judged.hypothesis.statement,
+            own,
+            lambda width, own=own: _figure(  # type: ignore[misc]
+                figures.verdict_plot(
+                    own,
+                    figures.sized_axes(width, figures.verdict_height(own)),
+                    names="label",
+                )
+            ),
+            note=f"{judged.sentence} {judged.declared.capitalize()}.",
+            interval=ways,
+        )
+    made.table(
+        f"{prefix}verdicts",
+        "Verdicts",
+        table,
+        ["statement", "verdict", "comparison", "estimate", "n", "smallest_detectable"],
+        note=f"{look.label}; {verdicts[0].declared}; with 80 % power effects from the smallest "
+        "detectable would have been seen.",
+        interval=ways,
+    )
+    if tested:
+        made.table(
+            f"{prefix}comparisons",
+            "Every comparison of every hypothesis",
+            hypothesis.comparison_table(tested),
+            ["hypothesis", "label", "estimate", "n", "unit", "verdict", "smallest_detectable"],
+            note=f"{look.label}.",
+            interval=ways,
+        )
+    slopes = [
+        comparison
+        for judged in tested
+        for comparison in judged.hypothesis.comparisons
+        if isinstance(comparison, Slope)
+    ]
+    if slopes:
+        sets = hypothesis.set_frame(slopes[0], study.frame, look.metric)
+        sets = sets.rename(columns={look.metric: "accuracy"})
+        made.figure(
+            f"{prefix}sizes",
+            "Accuracy of random sets against their size and opposition",
+            sets,
+            lambda width: _figure(
+                figures.sets_plot(sets, figures.sized_axes(width, 66), label=look.label)
+            ),
+            note=f"{look.label}; small marks are sets, large ones their means.",
+            interval="95 %, Student's t over sets",
+        )
+        made.table(
+            f"{prefix}mixed-model",
+            "Mixed model of the runs: properties of sets, with set and seed as random effects",
+            hypothesis.mixed_table(slopes[0], study.frame, look.metric, look.confidence),
+            note=f"{look.label}; size: points for each doubling; opposition: from none to full.",
+            interval=f"{look.confidence:.0%}, Student's t, degrees of freedom of the sets",
+            digits=2,
+        )
+    return made.exhibits, verdicts
+
+
 def arms(study: StudyResult, look: Look) -> Exhibits:
     """Any study's arms beside one another, as the benchmark: a figure and a table of one name."""
     made = _Collector(study, look)
@@ -716,7 +833,17 @@ def of_study(
         return isolation(found, look)
     if study == "tension":
         return tension(found, look, store.load(results, "isolation", dataset, preset))
+    if found.declaration.study.hypotheses:
+        return hypotheses(found, look, _frozen(results, dataset, preset))[0]
     return arms(found, look)
+
+
+def _frozen(results: str | Path, dataset: str, preset: str = "") -> StudyResult | None:
+    """The frozen study, None where there is none: hypotheses about measured groups then wait."""
+    try:
+        return store.load(results, "frozen", dataset, preset)
+    except ResultsError:
+        return None
 
 
 def studies_there(results: str | Path) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ from matplotlib.patches import Rectangle
 
 from analysis import statistics
 from analysis.studies import SOURCES
-from analysis.tables import GROUPS, adjustment_table
+from analysis.tables import GROUPS, adjustment_table, frozen_of_one_arm
 
 ONE_COLUMN, TWO_COLUMNS = 85.0, 175.0  # mm
 SLIDE = (254.0, 143.0)  # mm, 16:9
@@ -473,13 +473,7 @@ def frozen_curves(
     """
     if value not in _FROZEN_LABELS:
         raise ValueError(f"unknown value {value!r}; known: {', '.join(_FROZEN_LABELS)}")
-    if "arm" in frozen.columns:
-        arms = [str(name) for name in frozen["arm"].unique()]
-        if arm is None and len(arms) > 1:
-            raise ValueError(f"frozen results hold several arms ({', '.join(arms)}); choose one")
-        if arm is not None and arm not in arms:
-            raise ValueError(f"unknown arm {arm!r}; frozen results hold {', '.join(arms)}")
-        frozen = frozen if arm is None else frozen[frozen["arm"] == arm]
+    frozen = frozen_of_one_arm(frozen, arm)
     ax = _axes(ax, ONE_COLUMN, 62)
     text, width, marker = _sizes(ax)
     means = frozen.groupby(["adjustment", "strength"])[value].mean().unstack("strength")
@@ -679,6 +673,110 @@ def hypothesis_plot(
         for _, name, symbol, _, fixed in kinds
     ]
     _legend_above(ax, [handles[1], handles[0], handles[2]], ncols=1)
+    return ax
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+VERDICT_LOOKS = {
+    "supported": ("#0072B2", "o"),
+    "refuted": ("#D55E00", "X"),
+    "inconclusive": ("#7A7A7A", "D"),
+}
+
+
+def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "hypothesis") -> Axes:
+    """Effects with their intervals, coloured and marked by verdict, in the table's order.
+
+    table: from `hypotheses.verdict_table` or `hypotheses.comparison_table`: the column `names`,
+    estimate (points) with interval, margin, verdict. Shaded: effects too small to be worth having.
+    A hypothesis that was not tested has its name and nothing else.
+    """
+    ax = _axes(ax, ONE_COLUMN, verdict_height(table))
+    text, width, marker = _sizes(ax)
+    limits = _limits(table.assign(zero=0.0), ["estimate", "zero"]) or (-1.0, 1.0)
+    room = 0.75 * _panel_size(ax)[1] / max(len(table), 3)
+    for y, (_, row) in enumerate(table.iterrows()):
+        place = len(table) - 1 - y
+        ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
+        if row["verdict"] not in VERDICT_LOOKS:
+            ax.text(
+                limits[1], place, f"{row['verdict']} ", ha="right", va="center", size=0.75 * text
+            )
+            continue
+        colour, symbol = VERDICT_LOOKS[row["verdict"]]
+        band = Rectangle(
+            (-row["margin"], place - 0.42), 2 * row["margin"], 0.84, color="0.9", lw=0, zorder=-1
+        )
+        ax.add_patch(band)
+        ends = row["estimate_low"], row["estimate_high"]
+        _interval_line(ax, place, *ends, limits, color=colour, lw=1.3 * width)
+        ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
+    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    size = min(0.875 * text, 0.8 * room)
+    ax.set_yticks(range(len(table) - 1, -1, -1), [str(name) for name in table[names]])
+    ax.tick_params(axis="y", length=0, labelsize=size)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Effect (points of accuracy)")
+    handles: list[Any] = [
+        Line2D([], [], color=colour, marker=symbol, ms=0.9 * marker, lw=1.3 * width, label=verdict)
+        for verdict, (colour, symbol) in VERDICT_LOOKS.items()
+        if verdict in set(table["verdict"])
+    ]
+    handles.append(Rectangle((0, 0), 1, 1, color="0.9", label="not worth having"))
+    _legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def verdict_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `verdict_plot` can name every row, on paper."""
+    return 26.0 + 4.6 * max(len(table), 3)
+
+
+def sets_plot(
+    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Validation accuracy (%)"
+) -> Axes:
+    """Accuracy of random sets against their size, by the share of members with their opposite.
+
+    table: one row a set with size (doublings), opposition (0 to 1) and accuracy (percent), the mean
+    over its runs. Small marks are sets, large ones the means of their kind with a 95 % interval
+    over sets (Student's t).
+    """
+    ax = _axes(ax, ONE_COLUMN, 66)
+    text, width, marker = _sizes(ax)
+    looks = {
+        0.0: ("#0072B2", "o", "none"),
+        0.5: ("#7A7A7A", "s", "half"),
+        1.0: ("#D55E00", "^", "all"),
+    }
+    sizes = sorted(table["size"].unique())
+    handles = []
+    for number, (opposition, (colour, symbol, name)) in enumerate(looks.items()):
+        own = table[np.isclose(table["opposition"], opposition)]
+        shift = 0.24 * (number - 1)
+        places = []
+        for size in sizes:
+            values = own.loc[own["size"] == size, "accuracy"].to_numpy(np.float64)
+            if not values.size:
+                continue
+            place = size + shift
+            spread = 0.16 * (np.arange(values.size) / max(1, values.size - 1) - 0.5)
+            ax.plot(
+                place + spread, np.sort(values), symbol, color=colour, ms=0.35 * marker, alpha=0.45
+            )
+            found = statistics.mean_interval(values, method="t")
+            ax.plot([place] * 2, [found.low, found.high], color=colour, lw=1.4 * width)
+            places.append((place, found.estimate))
+        if places:
+            line = {"color": colour, "marker": symbol, "ms": 0.9 * marker, "lw": 0.8 * width}
+            ax.plot(*zip(*places, strict=True), **line)  # type: ignore[arg-type]
+            handles.append(Line2D([], [], **line, label=f"{name} opposed"))  # type: ignore[arg-type]
+    ax.set_xticks(sizes, [f"{2**size:g}" for size in sizes])
+    ax.set_xlabel("Adjustments in the set")
+    ax.set_ylabel(label)
+    _legend_above(ax, handles, ncols=3)
     return ax
 
 

@@ -441,7 +441,7 @@ class Verdict:
     """What the runs say of a hypothesis.
 
     verdict: supported, refuted, inconclusive, or "not tested" where runs are missing. table: one
-    row a comparison with label, effect (points) and its interval, n, verdict, smallest_detectable
+    row a comparison with label, estimate (points) and its interval, n, verdict, smallest_detectable
     (points, 80 % power). sentence: all of it in words. declared: whether before its data.
     """
 
@@ -455,7 +455,7 @@ class Verdict:
     @property
     def decisive(self) -> pd.Series:
         """The comparison that decided: the weakest where all must hold, otherwise the strongest."""
-        effect = self.table["effect"].to_numpy(np.float64)
+        effect = self.table["estimate"].to_numpy(np.float64)
         if self.hypothesis.direction == "equivalent":
             return self.table.iloc[int(np.abs(effect).argmax())]
         weakest = self.hypothesis.rule == "all"
@@ -519,9 +519,9 @@ def test(
         rows.append(
             {
                 "label": comparison.label,
-                "effect": interval.estimate,
-                "effect_low": interval.low,
-                "effect_high": interval.high,
+                "estimate": interval.estimate,
+                "estimate_low": interval.low,
+                "estimate_high": interval.high,
                 "n": interval.n,
                 "unit": "set" if isinstance(comparison, Slope) else _unit(comparison),
                 "p_permutation": p,
@@ -622,6 +622,22 @@ def set_frame(slope: Slope, runs: pd.DataFrame, metric: str, by_run: bool = Fals
     return kept.join(covariates, on="set").reset_index(drop=True)
 
 
+def mixed_table(
+    slope: Slope, runs: pd.DataFrame, metric: str, confidence: float = 0.95
+) -> pd.DataFrame:
+    """A mixed model of all runs as a check of the slopes: one row a property, with estimate
+    (points), interval and p; then the spreads (SD, points) of sets, seeds and the rest."""
+    frame = set_frame(slope, runs, metric, by_run=True).rename(columns={metric: "accuracy"})
+    terms = [name for name in frame.columns if name not in ("set", "seed", "accuracy")]
+    random = ["set", "seed"] if frame["seed"].nunique() > 1 else ["set"]
+    fit = mixed.mixed_model(frame, f"accuracy ~ {' + '.join(terms)}", random, confidence=confidence)
+    fixed = fit.fixed[fit.fixed["term"] != "Intercept"]
+    spreads = [{"term": f"SD of {name}", "estimate": value} for name, value in fit.random.items()]
+    return pd.concat([fixed, pd.DataFrame(spreads)], ignore_index=True)[
+        ["term", "estimate", "estimate_low", "estimate_high", "p_value"]
+    ]
+
+
 def _sentence(judged: Verdict) -> str:
     hypothesis, row = judged.hypothesis, judged.decisive
     several = len(judged.table) > 1
@@ -632,7 +648,7 @@ def _sentence(judged: Verdict) -> str:
     unit = {"run": "runs in all", "adjustment": "adjustments", "set": "sets"}[row["unit"]]
     parts = [
         f"{hypothesis.statement} {judged.verdict.capitalize()}: {subject} "
-        f"{tables.interval_text(row['effect'], row['effect_low'], row['effect_high'])} points, "
+        f"{tables.interval_text(row['estimate'], row['estimate_low'], row['estimate_high'])} points, "
         f"{row['n']} {unit}, {hypothesis.n} seeds an arm planned; "
         f"smallest effect seen with 80 % power {row['smallest_detectable']:.1f}."
     ]
@@ -711,7 +727,7 @@ def test_all(
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a hypothesis: name, statement, verdict, the deciding comparison, its effect (points)
+    """One row a hypothesis: name, statement, verdict, the deciding comparison, its estimate (points)
     with interval, n, smallest_detectable, declared."""
     rows = []
     for judged in verdicts:
@@ -719,14 +735,15 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "hypothesis": judged.hypothesis.name,
             "statement": judged.hypothesis.statement,
             "verdict": judged.verdict,
+            "margin": judged.hypothesis.margin,
         }
         if len(judged.table):
             decisive = judged.decisive
             row |= {
                 "comparison": decisive["label"],
-                "effect": decisive["effect"],
-                "effect_low": decisive["effect_low"],
-                "effect_high": decisive["effect_high"],
+                "estimate": decisive["estimate"],
+                "estimate_low": decisive["estimate_low"],
+                "estimate_high": decisive["estimate_high"],
                 "n": decisive["n"],
                 "smallest_detectable": decisive["smallest_detectable"],
             }
@@ -736,6 +753,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a comparison of every hypothesis; see `Verdict.table`."""
-    parts = [judged.table.assign(hypothesis=judged.hypothesis.name) for judged in verdicts]
+    parts = [
+        judged.table.assign(hypothesis=judged.hypothesis.name, margin=judged.hypothesis.margin)
+        for judged in verdicts
+    ]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return table[["hypothesis", *(name for name in table.columns if name != "hypothesis")]]

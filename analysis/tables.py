@@ -836,6 +836,18 @@ def frozen_group_table(
     return pd.DataFrame(rows)
 
 
+def frozen_of_one_arm(frozen: pd.DataFrame, arm: str | None = None) -> pd.DataFrame:
+    """The rows of one arm; `arm` may be left out where there is one, or no column "arm"."""
+    if "arm" not in frozen.columns:
+        return frozen
+    arms = [str(name) for name in frozen["arm"].unique()]
+    if arm is None and len(arms) > 1:
+        raise ValueError(f"frozen results hold several arms ({', '.join(arms)}); choose one")
+    if arm is not None and arm not in arms:
+        raise ValueError(f"unknown arm {arm!r}; frozen results hold {', '.join(arms)}")
+    return frozen if arm is None else frozen[frozen["arm"] == arm]
+
+
 def measured_group_table(
     frozen: pd.DataFrame,
     rng: np.random.Generator,
@@ -864,14 +876,7 @@ def measured_group_table(
     _require(frozen, ("seed", "adjustment", "strength", metric), "frozen results")
     if threshold < 0:
         raise ValueError(f"threshold {threshold} is negative; give the size of a change, 0 or more")
-    chosen = frozen
-    if "arm" in frozen.columns:
-        arms = [str(name) for name in frozen["arm"].unique()]
-        if arm is None and len(arms) > 1:
-            raise ValueError(f"frozen results hold several arms ({', '.join(arms)}); choose one")
-        if arm is not None and arm not in arms:
-            raise ValueError(f"unknown arm {arm!r}; frozen results hold {', '.join(arms)}")
-        chosen = frozen if arm is None else frozen[frozen["arm"] == arm]
+    chosen = frozen_of_one_arm(frozen, arm)
     strengths = np.sort(chosen["strength"].dropna().unique())
     if not np.isclose(strengths, strength).any():
         known = ", ".join(f"{value:g}" for value in strengths)
@@ -1179,6 +1184,12 @@ LABELS = {
     "best_group_crossfitted": "Best group, cross-fitted (%)",
     "difference_to_best_group": "Difference to best group (points)",
     "change": "Change of loss",
+    "smallest_detectable": "Smallest effect seen with 80 % power (points)",
+    "statement": "Hypothesis",
+    "comparison": "Deciding comparison",
+    "label": "Comparison",
+    "estimate": "Estimate (points)",
+    "p_value": "p",
     "here": "Here (points)",
     "there": "Published (points)",
     "verdict_here": "Sign here",

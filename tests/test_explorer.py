@@ -1,6 +1,7 @@
 """The explorer draws what it is told, and says in one line what cannot be shown."""
 
 import re
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,11 @@ from analysis.reports import Page
 ADJUSTMENTS = tables.adjustment_table()
 
 
-def view(shape: tuple[int, ...] = (1, 4, 5), classes: int = 3, index: int = 3, **more) -> View:
+def view(
+    shape: tuple[int, ...] = (1, 4, 5), classes: int = 3, index: int = 3, seed: int = 0, **more
+) -> View:
     """A made-up look at one sample, with adjustment `index` applied."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     x, attribution = rng.normal(size=shape), rng.normal(size=shape)
     changes = tuple(float(c) for c in ADJUSTMENTS.loc[index, ["low", "middle", "high"]])
     scores = rng.normal(size=classes)
@@ -142,6 +145,45 @@ def test_the_sign_split_greys_out_what_changes_the_middle(panel: Panel):
     panel.controls["split"].value = "percentiles"
     assert panel.image.layout.visibility == "visible"
     assert not any(button.disabled for button in panel.buttons)
+
+
+def test_a_picture_does_not_depend_on_those_before():
+    shapes = {"pictures": (1, 4, 5), "colours": (3, 6, 6), "without results": (1, 4, 5)}
+    table = standing()
+
+    def results(dataset: str) -> pd.DataFrame | None:
+        return None if dataset == "without results" else table
+
+    def look(choice: Choice) -> View:
+        """Everything in it is drawn by lot, but the same for the same choice."""
+        seed = zlib.crc32(repr(choice).encode())
+        rng = np.random.default_rng(seed)
+        every = rng.normal(size=27) * choice.strength
+        known = (choice.split != "sign") | (ADJUSTMENTS["middle"] == 0)
+        return view(
+            *(shapes[choice.dataset], 20, rng.integers(27), seed),
+            scores_after=rng.normal(size=20) * 10 ** rng.integers(4),
+            loss_changes=np.where(known, every, np.nan),
+            label=int(rng.integers(20)),
+            display=(lambda x: x / 2) if choice.dataset == "colours" else None,
+            **({"changes": (0.5, 0.0, 0.0)} if rng.random() < 0.3 else {}),
+        )
+
+    start = Choice("pictures", model="a")
+    panel = Panel(start, look, dict.fromkeys(shapes, 100), ("a",), results)
+    moves = {
+        **{"dataset": tuple(shapes), "split": explorer.SPLITS, "target": explorer.TARGETS},
+        **{"low": (0.1, 0.2, 0.3), "strength": (0.0, 0.5, 3.0), "sample": tuple(range(100))},
+    }
+    names = ["sample", "split", "dataset", "strength", "split", "dataset", "target", "low"]
+    rng = np.random.default_rng(0)
+    for name in names * 3:
+        control = panel.controls[name]
+        control.value = rng.choice([value for value in moves[name] if value != control.value])
+        seen = look(panel.choice)
+        fresh = explorer.Drawing(seen, results(panel.choice.dataset))
+        fresh.show(panel.choice, seen)
+        assert panel.image.value == fresh.png(), panel.choice
 
 
 def test_a_smaller_data_set_brings_the_sample_into_its_range(panel: Panel):

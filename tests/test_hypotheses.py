@@ -117,7 +117,7 @@ def test_a_claim_is_judged_by_its_interval(gap, verdict):
     assert judged.sentence.startswith(f"A beats B. {verdict.capitalize()}: a − b")
     row = judged.table.iloc[0]
     means = own.groupby("arm")["validation_accuracy"].mean()
-    assert row["effect"] == pytest.approx(means["a"] - means["b"])
+    assert row["estimate"] == pytest.approx(means["a"] - means["b"])
 
 
 def test_all_must_hold_or_any_may():
@@ -132,7 +132,10 @@ def test_any_of_a_family_asks_for_intervals_that_hold_together():
     runs = runs_of({"a": 91, "b": 90, "c": 90}, sd=1)
     alone = hy.test(claim(A_B), runs, RNG(0)).table.iloc[0]
     family = hy.test(claim(A_B, A_C, rule="any"), runs, RNG(0)).table.iloc[0]
-    assert family["effect_high"] - family["effect_low"] > alone["effect_high"] - alone["effect_low"]
+    assert (
+        family["estimate_high"] - family["estimate_low"]
+        > alone["estimate_high"] - alone["estimate_low"]
+    )
 
 
 def test_what_arms_that_differ_in_nothing_show_supports_no_claim():
@@ -158,7 +161,7 @@ def test_the_best_member_is_chosen_on_other_seeds():
     for seed in range(60):
         runs = runs_of({"set": 90, **dict.fromkeys(members, 90)}, n=5, seed=1000 + seed)
         table = hy.test(claim(best), runs, RNG(seed)).table
-        effects.append(float(table["effect"].iloc[0]))
+        effects.append(float(table["estimate"].iloc[0]))
     assert abs(np.mean(effects)) < 3 * np.std(effects) / math.sqrt(60)
     means = runs.groupby("arm")["validation_accuracy"].mean()
     assert means["set"] - means.drop("set").max() < np.mean(effects)
@@ -176,7 +179,7 @@ def test_groups_take_the_adjustment_as_the_unit():
     measured = Contrast(label="m", weights={"Epsilon": 1, "Neutral": -1}, unit="measured")
     groups = {"Epsilon": [f"a{i}" for i in range(9)], "Neutral": [f"b{i}" for i in range(9)]}
     again = hy.test(claim(measured), runs_of(means, n=50, sd=1), RNG(0), measured=groups)
-    assert again.table.iloc[0]["effect"] == pytest.approx(row["effect"])
+    assert again.table.iloc[0]["estimate"] == pytest.approx(row["estimate"])
     untested = hy.test(claim(measured), runs_of(means), RNG(0))
     assert untested.verdict == "not tested" and "frozen" in untested.sentence
 
@@ -194,7 +197,7 @@ def test_a_slope_is_found_with_the_others_held_and_only_then():
     found = hy.test(claim(tension), runs, RNG(0))
     assert found.verdict == "supported"
     row = found.table.iloc[0]
-    assert row["effect_low"] < 2 < row["effect_high"] and row["n"] == 60
+    assert row["estimate_low"] < 2 < row["estimate_high"] and row["n"] == 60
     assert hy.test(claim(variety), runs, RNG(0)).verdict == "refuted"
 
 
@@ -213,8 +216,8 @@ def test_the_slope_equals_a_mixed_model_on_the_runs():
     frame = hy.set_frame(slope, runs, "validation_accuracy", by_run=True)
     fit = mixed_model(frame, "validation_accuracy ~ size + opposition", ["set", "seed"])
     fixed = fit.fixed.set_index("term").loc["size"]
-    assert row["effect"] == pytest.approx(fixed["estimate"], abs=1e-6)
-    assert row["effect_low"] == pytest.approx(fixed["estimate_low"], abs=1e-3)
+    assert row["estimate"] == pytest.approx(fixed["estimate"], abs=1e-6)
+    assert row["estimate_low"] == pytest.approx(fixed["estimate_low"], abs=1e-3)
 
 
 def test_missing_runs_are_said_and_nothing_is_claimed():
