@@ -207,10 +207,6 @@ class _Collector:
         return f"{self._level}, Student's t over the adjustments of a group"
 
     @property
-    def over_spreads(self) -> str:
-        return f"of SDs {self._level}, studentised bootstrap over runs" + self._one
-
-    @property
     def ranks(self) -> str:
         return f"{self._level}, BCa bootstrap over the 27 adjustments"
 
@@ -628,7 +624,7 @@ def variability(study: StudyResult, look: Look) -> Exhibits:
     linear = study.declaration.study.name == "variability-linear"
     if not linear:
         for name, value, label, interval in (
-            ("variability", "accuracy_sd", f"SD of {what} (points)", made.over_spreads),
+            ("variability", "accuracy_sd", f"SD of {what} (points)", made.over_runs),
             ("variability-disagreement", "disagreement", "Samples disagreed on (%)", jackknife),
         ):
             made.figure(
@@ -654,7 +650,7 @@ def variability(study: StudyResult, look: Look) -> Exhibits:
         table,
         [*counts, "accuracy_sd", "accuracy_sd_error", "loss_sd", "loss_sd_error", "ratio"],
         note=f"{look.label}; errors by bootstrap.",
-        interval=f"{made.over_spreads}; of the ratio by F",
+        interval=f"{made.over_runs}; of the ratio by F",
         digits=2,
     )
     made.table(

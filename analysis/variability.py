@@ -302,11 +302,11 @@ def _reduction_interval(own: Runs, base: Runs, confidence: float) -> Interval:
 
 
 def variability_sentences(table: pd.DataFrame) -> list[str]:
-    """What the spreads say, in words: all sources, each alone, and one bit."""
+    """What the spreads say, in words: all draws, each alone, one bit, other training samples."""
     sentences = []
     for method, part in table.groupby("method", sort=False):
         rows = {row["source"]: row for row in part.to_dict("records")}
-        every, bit = rows.get("all"), rows.get("one bit")
+        every, bit, subset = (rows.get(name) for name in ("all", "one bit", "subset"))
         if every is None or not np.isfinite(every["accuracy_sd"]):
             continue
         alone = [s for s in rows if s not in ("all", "subset", "all and subset", "one bit")]
@@ -320,6 +320,11 @@ def variability_sentences(table: pd.DataFrame) -> list[str]:
                 f"{method}: runs that differ in the last bit of one weight have an SD of "
                 f"{_spread(bit)} points, and disagree on {bit['disagreement']:.2g} % of the "
                 f"samples (all draws: {every['disagreement']:.2g} %)."
+            )
+        if subset is not None and np.isfinite(subset["accuracy_sd"]):
+            sentences.append(
+                f"{method}: runs that differ in their training samples alone have an SD of "
+                f"{_spread(subset)} points, which intervals over seeds do not know of."
             )
     return sentences
 
