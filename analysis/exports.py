@@ -513,6 +513,7 @@ def hypotheses(
         ),
         note=f"{look.label}.",
         interval=ways,
+        width="double",
     )
     for judged in tested:
         own = hypothesis.comparison_table([judged])
@@ -523,12 +524,13 @@ def hypotheses(
             lambda width, own=own: _figure(  # type: ignore[misc]
                 figures.verdict_plot(
                     own,
-                    figures.sized_axes(width, figures.verdict_height(own)),
+                    figures.sized_axes(width, figures.verdict_height(own, "label")),
                     names="label",
                 )
             ),
             note=f"{judged.sentence} {judged.declared.capitalize()}.",
             interval=ways,
+            width="double",
         )
     made.table(
         f"{prefix}verdicts",

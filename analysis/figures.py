@@ -691,10 +691,13 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     estimate (points) with interval, margin, verdict. Shaded: effects too small to be worth having.
     A hypothesis that was not tested has its name and nothing else.
     """
-    ax = _axes(ax, ONE_COLUMN, verdict_height(table))
+    ax = _axes(ax, TWO_COLUMNS, verdict_height(table, names))
     text, width, marker = _sizes(ax)
     limits = _limits(table.assign(zero=0.0), ["estimate", "zero"]) or (-1.0, 1.0)
+    lines = 2 if table[names].str.len().max() > 24 else 1
     room = 0.75 * _panel_size(ax)[1] / max(len(table), 3)
+    size = min(0.875 * text, 0.8 * room / lines)
+    across = 0.4 * _panel_size(ax)[0]
     for y, (_, row) in enumerate(table.iterrows()):
         place = len(table) - 1 - y
         ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
@@ -714,8 +717,8 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
     ax.set_xlim(limits)
     ax.set_ylim(-0.6, len(table) - 0.4)
-    size = min(0.875 * text, 0.8 * room)
-    ax.set_yticks(range(len(table) - 1, -1, -1), [str(name) for name in table[names]])
+    shown = [_wrapped(str(name), across, size, lines) for name in table[names]]
+    ax.set_yticks(range(len(table) - 1, -1, -1), shown)
     ax.tick_params(axis="y", length=0, labelsize=size)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Effect (points of accuracy)")
@@ -729,9 +732,9 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     return ax
 
 
-def verdict_height(table: pd.DataFrame) -> float:
+def verdict_height(table: pd.DataFrame, names: str = "hypothesis") -> float:
     """Height in mm at which `verdict_plot` can name every row, on paper."""
-    return 26.0 + 4.6 * max(len(table), 3)
+    return 26.0 + (4.6 if table[names].str.len().max() <= 24 else 7.0) * max(len(table), 3)
 
 
 def sets_plot(

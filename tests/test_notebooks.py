@@ -21,6 +21,12 @@ FIGURES = {
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in tables.PUBLISHED.values()},
+    "06_hypotheses": {"verdicts", "sets-sizes"}
+    | {
+        f"verdict-{one.name}"
+        for one in standard_study("hypotheses").hypotheses
+        if len(one.comparisons) > 1
+    },
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -29,6 +35,7 @@ TABLES = {
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
+    "06_hypotheses": {"verdicts", "comparisons", "sets-mixed-model"},
     "09_your_own": {"own-groups"},
 }
 # These read no results: they train on data of their own, and take no data set by name.
@@ -57,7 +64,7 @@ def outputs(outcome: Outcome) -> list[dict[str, Any]]:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Isolation, tension and frozen studies of two seeds and one epoch, really trained."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("isolation", "tension", "frozen"):
+    for name in ("isolation", "tension", "frozen", "hypotheses", "sets"):
         study = standard_study(name, "digits", "quick")
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
         if study.frozen:
