@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from analysis import figures, tables, toolkit_version
 from analysis import hypotheses as hypothesis
 from analysis import results as store
+from analysis import variability as varied
 from analysis.results import ResultsError, StudyResult
 from analysis.studies import METRICS, STANDARD, Slope, short_hash
 
@@ -204,6 +205,10 @@ class _Collector:
     @property
     def student(self) -> str:
         return f"{self._level}, Student's t over the adjustments of a group"
+
+    @property
+    def over_spreads(self) -> str:
+        return f"of SDs {self._level}, studentised bootstrap over runs" + self._one
 
     @property
     def ranks(self) -> str:
@@ -614,6 +619,68 @@ def arms(study: StudyResult, look: Look) -> Exhibits:
     return made.exhibits
 
 
+def variability(study: StudyResult, look: Look) -> Exhibits:
+    """Figures variability and variability-disagreement; tables variability, variability-pairs and
+    variability-reduction. Of the linear model: tables variability-linear and -linear-pairs."""
+    made = _Collector(study, look)
+    options: dict[str, Any] = {"metric": look.metric, "confidence": look.confidence}
+    table = varied.variability_table(study.frame, look.rng(), **options)
+    jackknife = f"{made._level}, jackknife over runs"
+    what = f"{look.label[0].lower()}{look.label[1:]}".replace(" (%)", "")
+    linear = study.declaration.study.name == "variability-linear"
+    if not linear:
+        for name, value, label, interval in (
+            ("variability", "accuracy_sd", f"SD of {what} (points)", made.over_spreads),
+            ("variability-disagreement", "disagreement", "Samples disagreed on (%)", jackknife),
+        ):
+            made.figure(
+                name,
+                f"{label.split(' (')[0]} between runs that differ in one thing alone",
+                table,
+                lambda width, value=value, label=label: _figure(  # type: ignore[misc]
+                    figures.variability_plot(
+                        table,
+                        figures.sized_axes(width, figures.variability_height(table)),
+                        value=value,
+                        label=label,
+                    )
+                ),
+                note="Everything else is held at one seed; dashed: runs that differ in every draw.",
+                interval=interval,
+            )
+    name = study.declaration.study.name
+    counts = ["method", "source", "n", *_shown_counts(table, "n_diverged")]
+    made.table(
+        name,
+        "Spread of accuracy and cross-entropy, by what differs between runs",
+        table,
+        [*counts, "accuracy_sd", "accuracy_sd_error", "loss_sd", "loss_sd_error", "ratio"],
+        note=f"{look.label}; errors by bootstrap.",
+        interval=f"{made.over_spreads}; of the ratio by F",
+        digits=2,
+    )
+    made.table(
+        f"{name}-pairs",
+        "How pairs of runs differ, by what differs between them",
+        table,
+        [*counts, *varied.PAIRS],
+        note="Predictions of two runs on the validation samples; the gain is in accuracy, by "
+        "averaging their probabilities.",
+        interval=jackknife,
+        digits=2,
+    )
+    reduced = varied.reduction_table(study.frame, **options)
+    if len(reduced):
+        made.table(
+            "variability-reduction",
+            "How much less runs with augmentation vary than runs without",
+            reduced,
+            note="Mean over the five metrics of 1 − v/v of Vanilla, for the correlation of 1 − ρ.",
+            interval=f"{made._level}, jackknife over the runs of both",
+        )
+    return made.exhibits
+
+
 def published(
     look: Look,
     alone: StudyResult | None = None,
@@ -762,6 +829,8 @@ def of_study(
     found = store.load(results, study, dataset, preset)
     if found.declaration.kind == "frozen":
         return frozen(found, look)
+    if study in ("variability", "variability-linear"):
+        return variability(found, look)
     if study == "isolation":
         return isolation(found, look)
     if study == "tension":

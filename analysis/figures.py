@@ -27,6 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from analysis import statistics
+from analysis.studies import SOURCES
 from analysis.tables import GROUPS, adjustment_table, frozen_of_one_arm
 
 ONE_COLUMN, TWO_COLUMNS = 85.0, 175.0  # mm
@@ -859,6 +860,65 @@ def arms_height(table: pd.DataFrame) -> float:
 def _name_lines(table: pd.DataFrame) -> int:
     """Lines that a name in `arms_plot` may have: two for long ones, unless there are many."""
     return 2 if len(table) <= 14 and max(len(str(name)) for name in table["arm"]) > 24 else 1
+
+
+# --- variability ---------------------------------------------------------------------------------
+
+# Neither is the colour of a group.
+_METHOD_LOOKS = (("o", "black", "black"), ("s", "white", "#009E73"))
+
+
+def variability_plot(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    value: str = "accuracy_sd",
+    label: str = "SD of validation accuracy (points)",
+) -> Axes:
+    """One metric of runs that differ by one source, with its interval, source by source.
+
+    table: from `variability.variability_table`, at most two methods. The dashed lines are each
+    method's runs that differ in every draw.
+    """
+    ax = _axes(ax, ONE_COLUMN, variability_height(table))
+    text, width, marker = _sizes(ax)
+    known = list(SOURCES)
+    sources = sorted(table["source"].unique(), key=lambda s: known.index(s) if s in known else 99)
+    methods = list(table["method"].unique())
+    limits = _limits(table, [value]) or (0.0, 1.0)
+    if (table[value].dropna() >= 0).all():
+        limits = min(0.0, limits[0]), limits[1]
+    ax.set_xlim(limits)
+    handles = []
+    for number, method in enumerate(methods):
+        symbol, face, colour = _METHOD_LOOKS[number % 2]
+        shift = 0.17 * (len(methods) - 1 - 2 * number)
+        for _, row in table[table["method"] == method].iterrows():
+            place = len(sources) - 1 - sources.index(row["source"])
+            if not np.isfinite(row[value]):
+                continue
+            ends = row[f"{value}_low"], row[f"{value}_high"]
+            _interval_line(ax, place + shift, *ends, limits, color=colour, lw=0.9 * width)
+            ax.plot(row[value], place + shift, symbol, mfc=face, mec=colour, ms=0.8 * marker)
+            if row["source"] == "all":
+                ax.axvline(row[value], color=colour, lw=0.6 * width, ls=(0, (4, 2)), zorder=-1)
+        handles.append(
+            Line2D([], [], color=colour, mfc=face, marker=symbol, ms=0.8 * marker, label=method)
+        )
+    for place in range(len(sources)):
+        ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
+    ax.set_ylim(-0.6, len(sources) - 0.4)
+    ax.set_yticks(range(len(sources) - 1, -1, -1), [s.capitalize() for s in sources])
+    ax.tick_params(axis="y", length=0, labelsize=0.875 * text)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(label)
+    _legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def variability_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `variability_plot` can show every source, on paper."""
+    return 22.0 + 6.5 * table["source"].nunique()
 
 
 # --- beside the published tables -----------------------------------------------------------------

@@ -303,6 +303,7 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
                 else {
                     "validation_logits": logits.astype("<f2").tobytes(),
                     "logit_classes": logits.shape[1],
+                    "validation_labels": splits.validation.y.numpy().astype("<i2").tobytes(),
                 }
             )
             rows.append({**row, **extra, **identity})

@@ -340,9 +340,9 @@ def sd_interval(
     n = sample.size
     if n < 2:
         return Interval(np.nan, np.nan, np.nan, n, confidence, "none")
-    sd = float(sample.std(ddof=1))
     if _is_constant(sample):
-        return Interval(sd, sd, sd, n, confidence, "constant")
+        return Interval(0.0, 0.0, 0.0, n, confidence, "constant")
+    sd = float(sample.std(ddof=1))
     tail = (1 - confidence) / 2
     if method == "chi2":
         low, high = sd * np.sqrt((n - 1) / stats.chi2.ppf([1 - tail, tail], n - 1))

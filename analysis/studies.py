@@ -57,6 +57,21 @@ GROUP_SETS = {
 }
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
+# What is left free in each arm of the variability study: purposes of randomness, a flipped bit, the
+# training subset. All else is held at a seed that no run has. "all" is what differs between runs of
+# every other study.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "initialisation": ("initialisation",),
+    "order": ("order",),
+    "adjustment": ("adjustment",),
+    "magnitude": ("magnitude",),
+    "target": ("target",),
+    "one bit": ("bit",),
+    "all": ("initialisation", "order", "adjustment", "magnitude", "target"),
+    "subset": ("subset",),
+    "all and subset": ("initialisation", "order", "adjustment", "magnitude", "target", "subset"),
+}
+HELD_SEED = 2000
 
 
 class StudyError(ValueError):
@@ -192,7 +207,8 @@ class Study(_Plain):
 
     hypotheses: what the runs are to decide.
     frozen: evaluate each trained model under every adjustment in place of reporting runs.
-    keep_logits: keep each run's logits on the validation samples, as half precision bytes.
+    keep_logits: keep each run's logits on the validation samples, as half precision bytes, and the
+    samples' labels.
     tuning: choose the strength of every arm but vanilla first.
     """
 
@@ -301,7 +317,9 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     each adjustment does to a trained model, before and after ABA training. benchmark: Vanilla and
     the four methods, strength chosen on validation or as published; benchmark-bn: the same with
     batch norm. hypotheses: what the slides claim and what would explain it away, as `hypotheses`
-    declares it; sets: size × opposition on random sets. Raises StudyError for unknown names.
+    declares it; sets: size × opposition on random sets. variability: runs that differ by one source
+    of randomness alone, for Vanilla and MendABA; variability-linear: the same for a linear model.
+    Raises StudyError for unknown names.
     """
     if name not in STANDARD:
         raise StudyError(
@@ -317,12 +335,14 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         )
     chosen = settings["presets"][preset]
     normalised = name == "benchmark-bn"
-    special = {"config": {"batch_norm": True}} if normalised else {}
+    special: dict[str, Any] = {"config": {"batch_norm": True}} if normalised else {}
     if normalised and "batch_norm" in chosen:
         special = {
             **chosen["batch_norm"],
             "config": {**chosen["batch_norm"]["config"], **special["config"]},
         }
+    if name == "variability-linear":
+        special = {"config": {"model": "linear"}}
     strengths = {**settings["strength"], **chosen.get("strength", {})}
     seeds = chosen["seeds"]
     config = {
@@ -336,10 +356,10 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         "dataset": dataset,
         "preset": preset,
         "config": config,
-        "seeds": seeds["benchmark" if normalised else name],
+        "seeds": seeds[name.removesuffix("-bn").removesuffix("-linear")],
         "note": " ".join(chosen.get("note", "").split()),
     }
-    # Groups have their meaning with target "loss" (see the README): all but the benchmark use it.
+    # Groups have their meaning with target "loss" (see the README): studies of groups use it.
     loss = {"target": "loss", "strength": strengths["isolation"]}
     if name == "isolation":
         arms = [ArmSpec(name=f"adjustment {i}", adjustments=str(i), **loss) for i in range(27)]
@@ -353,6 +373,23 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         arms = [ArmSpec(name="Vanilla", method="vanilla")]
         arms.append(ArmSpec(name="MendABA", method="mendaba", **loss))
         return Study(arms=tuple(arms), frozen=Frozen(strengths=strengths["frozen"]), **common)
+    if name.startswith("variability"):
+        # The class score has a target to draw, the loss has none.
+        aba: dict[str, Any] = {
+            "method": "mendaba",
+            "strength": strengths["isolation"],
+            "target": "class_score",
+        }
+        methods: dict[str, dict[str, Any]] = {"Vanilla": {"method": "vanilla"}}
+        if name == "variability":
+            methods["MendABA"] = {**aba, "top_k": settings.get("top_k", 4)}
+        arms = [
+            _freed(f"{title}: {source}", definition, SOURCES[source])
+            for title, definition in methods.items()
+            for source in SOURCES
+            if title != "Vanilla" or source not in ("adjustment", "magnitude", "target")
+        ]
+        return Study(arms=tuple(arms), keep_logits=True, **common)
     published = special.get("methods", chosen.get("methods", {}))
     arms = [ArmSpec(name=METHOD_TITLES["vanilla"], method="vanilla")]
     arms += [
@@ -366,6 +403,20 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     ]
     tuning = Tuning(strengths=strengths["benchmark"], seeds=seeds["tuning"])
     return Study(arms=tuple(arms), tuning=None if published else tuning, **common)
+
+
+def _freed(name: str, definition: dict[str, Any], free: tuple[str, ...]) -> ArmSpec:
+    """An arm whose runs differ by the free sources alone."""
+    purposes = ["initialisation", "order"]
+    if definition["method"] != "vanilla":
+        purposes += ["adjustment", "magnitude", "target"]
+    return ArmSpec(
+        name=name,
+        **definition,
+        held={purpose: HELD_SEED for purpose in purposes if purpose not in free},
+        flip_bit="bit" in free,
+        subset_per_run="subset" in free,
+    )
 
 
 def _hypothesis_study(strength: float, settings: dict[str, Any], common: dict[str, Any]) -> Study:
@@ -387,7 +438,10 @@ def _hypothesis_study(strength: float, settings: dict[str, Any], common: dict[st
     )
 
 
-STANDARD = ("isolation", "tension", "frozen", "benchmark", "benchmark-bn", "hypotheses", "sets")
+STANDARD = (
+    *("isolation", "tension", "frozen", "benchmark", "benchmark-bn", "hypotheses", "sets"),
+    *("variability", "variability-linear"),
+)
 
 
 def study_from_yaml(path: Path) -> Study:

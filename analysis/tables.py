@@ -1217,6 +1217,16 @@ LABELS = {
     "test_median": "Test median (%)",
     "validation_mean": "Validation mean (%)",
     "test_mean": "Test mean (%)",
+    "source": "What differs",
+    "accuracy_sd": "SD of accuracy (points)",
+    "accuracy_sd_error": "Its error",
+    "loss_sd": "SD of cross-entropy (nats)",
+    "loss_sd_error": "Its error (nats)",
+    "disagreement": "Disagreement (%)",
+    "logit_correlation": "ρ of logits",
+    "ensemble_gain": "Ensemble gain (points)",
+    "ratio": "SD over that of all",
+    "reduction": "Reduction (%)",
 }
 
 
@@ -1254,6 +1264,8 @@ def _digits(values: pd.Series, digits: int) -> int:
     """At least two decimals for correlations, gains, effect sizes and losses."""
     if values.name in ("gain", "effect"):
         return max(digits, 2)
+    if values.name in ("logit_correlation", "loss_sd", "loss_sd_error"):
+        return max(digits, 3)
     small = pd.api.types.is_numeric_dtype(values) and values.abs().max() <= 1.5
     return max(digits, 2) if small else digits
 
@@ -1292,6 +1304,7 @@ _LATEX = {
     "κ": r"$\kappa$",
     "±": r"$\pm$",
     "²": r"$^2$",
+    "ρ": r"$\rho$",
 }
 
 

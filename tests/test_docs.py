@@ -146,6 +146,8 @@ def parse(command: str) -> None:
     if words[0] == "run" and not given["study"].endswith(".yaml"):
         changes = (given["dataset"], given["preset"], given["seeds"], given["set_"] or ())
         studies.find_study(given["study"], *changes)
+    if words[0] == "plan" and not given["study"].isupper():
+        studies.find_study(given["study"], given["dataset"], given["preset"])
     if words[0] == "report":
         for notebook in given["notebooks"] or ():
             pairs = dict(entry.split("=", 1) for entry in given["parameter"] or ())

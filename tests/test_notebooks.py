@@ -27,6 +27,7 @@ FIGURES = {
         for one in standard_study("hypotheses").hypotheses
         if len(one.comparisons) > 1
     },
+    "08_variability": {"variability", "variability-disagreement"},
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -36,8 +37,15 @@ TABLES = {
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
     "06_hypotheses": {"verdicts", "comparisons", "sets-mixed-model"},
+    "08_variability": {f"variability{x}" for x in ("", "-pairs", "-reduction")}
+    | {"variability-linear", "variability-linear-pairs"},
     "09_your_own": {"own-groups"},
 }
+# The studies that notebooks read.
+STUDIES = (
+    *("isolation", "tension", "frozen", "hypotheses", "sets"),
+    *("variability", "variability-linear"),
+)
 # These read no results: they train on data of their own, and take no data set by name.
 WITHOUT_RESULTS = {"09_your_own"}
 
@@ -62,9 +70,9 @@ def outputs(outcome: Outcome) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Isolation, tension and frozen studies of two seeds and one epoch, really trained."""
+    """The studies that notebooks read, of two seeds and one epoch, really trained."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("isolation", "tension", "frozen", "hypotheses", "sets"):
+    for name in STUDIES:
         study = standard_study(name, "digits", "quick")
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
         if study.frozen:
