@@ -29,6 +29,7 @@ PURPOSES = {
     "dropout": 6,
     "subset": 7,
     "smoothing": 8,
+    "probe": 11,
 }
 
 

@@ -17,6 +17,7 @@ STREAM = {
     "dropout": 6,
     "subset": 7,
     "smoothing": 8,
+    "probe": 11,
 }
 
 
