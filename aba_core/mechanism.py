@@ -125,6 +125,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
         (sample, Delta adjustment) whose loss rose, over all adjustments of the group.
     linearity_error: median over samples and adjustments of Epsilon and Delta of
         |loss(x + d) − loss(x) − ∇loss · d| / |∇loss · d|; those with ∇loss · d = 0 are left out.
+    probe_samples: how many samples the probe batch has.
     A replica that diverged has NaN or infinite numbers, in its own row only.
     """
     x = probe.x.expand(len(replicas), *probe.x.shape)
@@ -149,6 +150,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
             found[f"{name}_clean"], found[f"{name}_augmented"] = values.chunk(2)
         found |= _loss_changes(replicas, probe, x, y, masks, losses.detach(), gradient, loss)
         found |= _gradients(replicas, probe, x, y, masks, draws, clean, loss)
+    found["probe_samples"] = torch.full((len(replicas),), len(y[0]), device=x.device)
     return {name: value.double() for name, value in found.items()}
 
 

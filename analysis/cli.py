@@ -101,7 +101,7 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="isolation, tension, frozen, benchmark, benchmark-bn, or a YAML file.",
+            help="isolation, tension, frozen, mechanism, benchmark, benchmark-bn, or a YAML file.",
         ),
     ],
     dataset: Annotated[
@@ -466,9 +466,9 @@ def compare(
 
 @app.command()
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """Three studies on digits, then every report: minutes.
+    """Four studies on digits, then every report: minutes.
 
-    Isolation, tension and frozen with preset quick. What is finished is not repeated.
+    Isolation, tension, frozen and mechanism with preset quick. What is finished is not repeated.
 
     \b
     Examples:
@@ -477,7 +477,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     """
     from analysis.studies import standard_study
 
-    for name in ("isolation", "tension", "frozen"):
+    for name in ("isolation", "tension", "frozen", "mechanism"):
         _run(standard_study(name, "digits", "quick"), results, "auto")
     failed = _report([], results, out, Format.html, {}, force=True)
     if failed:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 # Counted up when a change to `aba_core` changes the numbers of a run: older runs are then not
 # taken for the same.
 ENGINE = 1
+# Fields of the config that came after the first results: at these values they are no part of a key,
+# so that the runs from before keep theirs.
+LATER_FIELDS = {"mechanism": 0, "probe_strength": 0.5}
 # Arms trained side by side in one chunk on CPU: large enough to share the cost of each operation,
 # small enough that little is lost when a chunk is. On a GPU a chunk is as large as a study.
 ARMS_PER_CHUNK = 14
@@ -142,7 +145,11 @@ def run_keys(study: Study, fingerprint: str) -> dict[str, tuple[str, int]]:
     """The key of every run of a study: a hash of all that decides its numbers."""
     from dataclasses import asdict
 
-    config = asdict(core_config(study))
+    config = {
+        name: value
+        for name, value in asdict(core_config(study)).items()
+        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
+    }
     shared = {
         "engine": ENGINE,
         "config": config,
@@ -246,6 +253,13 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
         "chunk": chunk.name,
         "data": splits.fingerprint,
     }
+    measured = [
+        {**row, "key": wanted[row["arm"], row["seed"]], **stamp}
+        for row in runs.mechanism_rows
+        if (row["arm"], row["seed"]) in wanted
+    ]
+    if measured:  # before the runs: a run that is there then has its measurements
+        store.write_chunk(chunk.results, "mechanism", chunk.name, measured)
     rows = []
     for row in runs.rows:
         arm, seed = str(row["arm"]), int(row["seed"])  # type: ignore[call-overload]

@@ -40,6 +40,10 @@ GROUP_SETS = {
     "Del. & Neu.": "delta+neutral",
     "All": "all",
 }
+# Of them, those whose mechanism is looked at, and at how many steps: five cost less than a fifth of
+# the training (see `aba_core.mechanism`).
+MECHANISM_SETS = ("Neutral", "Delta", "Epsilon", "Eps. & Del.", "All")
+MEASUREMENTS = 5
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
 
@@ -162,7 +166,8 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     isolation: the 27 adjustments, one an arm. tension: the seven unions of groups. frozen: what
     each adjustment does to a trained model, before and after ABA training. benchmark: Vanilla and
     the four methods, strength chosen on validation or as published; benchmark-bn: the same with
-    batch norm. Raises StudyError for unknown names.
+    batch norm. mechanism: Vanilla and sets of groups, gradients and curvature measured on the way.
+    Raises StudyError for unknown names.
     """
     if name not in STANDARD:
         raise StudyError(
@@ -208,6 +213,11 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     if name == "tension":
         arms = [ArmSpec(name=n, adjustments=text, **loss) for n, text in GROUP_SETS.items()]
         return Study(arms=tuple(arms), **common)
+    if name == "mechanism":
+        config |= {"mechanism": MEASUREMENTS, "probe_strength": strengths["isolation"]}
+        arms = [ArmSpec(name="Vanilla", method="vanilla")]
+        arms += [ArmSpec(name=n, adjustments=GROUP_SETS[n], **loss) for n in MECHANISM_SETS]
+        return Study(arms=tuple(arms), **common)
     if name == "frozen":
         arms = [ArmSpec(name="Vanilla", method="vanilla")]
         arms.append(ArmSpec(name="MendABA", method="mendaba", **loss))
@@ -227,7 +237,7 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     return Study(arms=tuple(arms), tuning=None if published else tuning, **common)
 
 
-STANDARD = ("isolation", "tension", "frozen", "benchmark", "benchmark-bn")
+STANDARD = ("isolation", "tension", "frozen", "benchmark", "benchmark-bn", "mechanism")
 
 
 def study_from_yaml(path: Path) -> Study:

@@ -21,6 +21,10 @@ FIGURES = {
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in tables.PUBLISHED.values()},
+    "07_mechanism": {
+        f"mechanism-{name}"
+        for name in "cosines coherence violations curvature first-layer mediation".split()
+    },
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -29,6 +33,9 @@ TABLES = {
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
+    "07_mechanism": {
+        f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
+    },
     "09_your_own": {"own-groups"},
 }
 # These read no results: they train on data of their own, and take no data set by name.
@@ -55,9 +62,9 @@ def outputs(outcome: Outcome) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Isolation, tension and frozen studies of two seeds and one epoch, really trained."""
+    """Four small studies, of two seeds and one epoch, really trained."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("isolation", "tension", "frozen"):
+    for name in ("isolation", "tension", "frozen", "mechanism"):
         study = standard_study(name, "digits", "quick")
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
         if study.frozen:
