@@ -577,7 +577,7 @@ def mechanism(study: StudyResult, look: Look, measured: StudyResult) -> Exhibits
         (
             "mechanism-gradients",
             "Gradients of the groups after the last step",
-            (*_CURVES[0][2], "coherence_all"),
+            (*_CURVES[0][2], "cosine_epsilon_clean", "cosine_delta_clean"),
         ),
         (
             "mechanism-violations",

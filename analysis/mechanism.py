@@ -189,13 +189,20 @@ def sentences(
 
     arms = [str(arm) for arm in table["arm"].unique()]
     shown = control if control in arms else arms[0]
+    opposed = [arm for arm in arms if mean("cosine_epsilon_delta", arm, last).high < 0]
+    direction = (
+        f"They pull in opposite directions under {', '.join(opposed)}."
+        if opposed
+        else "Under no arm does the interval lie below 0, where they would pull in opposite "
+        "directions."
+    )
     values = {arm: mean("cosine_epsilon_delta", arm, last).estimate for arm in arms}
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     said = [
         "Opposed gradients: the mean gradients of Epsilon- and Delta-adjusted samples have cosine "
         f"{text('cosine_epsilon_delta', shown, first)} before training; after it from "
         f"{text('cosine_epsilon_delta', low)} ({low}) to {text('cosine_epsilon_delta', high)} "
-        f"({high}). {_sides(differences, 'cosine_epsilon_delta', control)}"
+        f"({high}). {direction} {_sides(differences, 'cosine_epsilon_delta', control)}".rstrip()
     ]
     rates = {
         arm: [text(f"violation_{group}", arm, last, 100, 1) for group in ("epsilon", "delta")]
