@@ -28,6 +28,10 @@ FIGURES = {
         if len(one.comparisons) > 1
     },
     "08_variability": {"variability", "variability-disagreement"},
+    "07_mechanism": {
+        f"mechanism-{name}"
+        for name in "cosines coherence violations curvature first-layer mediation".split()
+    },
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -39,12 +43,15 @@ TABLES = {
     "06_hypotheses": {"verdicts", "comparisons", "sets-mixed-model"},
     "08_variability": {f"variability{x}" for x in ("", "-pairs", "-reduction")}
     | {"variability-linear", "variability-linear-pairs"},
+    "07_mechanism": {
+        f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
+    },
     "09_your_own": {"own-groups"},
 }
 # The studies that notebooks read.
 STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
-    *("variability", "variability-linear"),
+    *("mechanism", "variability", "variability-linear"),
 )
 # These read no results: they train on data of their own, and take no data set by name.
 WITHOUT_RESULTS = {"09_your_own"}
