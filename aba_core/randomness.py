@@ -31,6 +31,7 @@ PURPOSES = {
     "smoothing": 8,
     "bit": 9,
     "placebo": 10,
+    "probe": 11,
 }
 
 

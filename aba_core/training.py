@@ -26,6 +26,7 @@ from aba_core.attribution import Loss, cross_entropy
 from aba_core.augmentation import Augmentation, StackedABA
 from aba_core.datasets import Splits, load_dataset
 from aba_core.evaluation import accuracy_and_loss, stacked_logits
+from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.models import build_model
 from aba_core.randomness import (
     PURPOSES,
@@ -49,8 +50,11 @@ class TrainConfig:
     epochs may be fractional; a run has round(epochs · samples / batch_size) steps, at least 1.
     schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
     steps, "cosine" brings it to 0. curve_every: metrics also every so many steps (0: only final).
-    tokens: texts are cut to their first so many (0: all). dtype: "float32", or "float64" for
-    comparisons.
+    tokens: texts are cut to their first so many (0: all).
+    mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
+    before the first step, the last after the last one (0: never; see `aba_core.mechanism`).
+    probe_strength: of the adjustments that arms without augmentation are measured with.
+    dtype: "float32", or "float64" for comparisons.
     """
 
     dataset: str = "digits"
@@ -68,6 +72,8 @@ class TrainConfig:
     tokens: int = 0
     curve_every: int = 0
     dtype: Literal["float32", "float64"] = "float32"
+    mechanism: int = 0
+    probe_strength: float = 0.5
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -84,6 +90,7 @@ class TrainConfig:
             ("learning_rate", 0, True),
             ("momentum", 0, False),
             ("weight_decay", 0, False),
+            ("probe_strength", 0, False),
         ):
             value = getattr(self, name)
             if not math.isfinite(value) or value < low or (strict and value == low):
@@ -95,6 +102,8 @@ class TrainConfig:
             raise ValueError(f"batch_size is {self.batch_size!r}; allowed: whole numbers from 1")
         if not isinstance(self.curve_every, int) or self.curve_every < 0:
             raise ValueError(f"curve_every is {self.curve_every!r}; allowed: 0 or more steps")
+        if not isinstance(self.mechanism, int) or self.mechanism < 0:
+            raise ValueError(f"mechanism is {self.mechanism!r}; allowed: whole numbers from 0")
 
     def steps(self, samples: int) -> int:
         """Number of optimiser steps on a training set of so many samples."""
@@ -173,6 +182,7 @@ class Runs:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     curve_rows: list[dict[str, Any]] = field(default_factory=list)
+    mechanism_rows: list[dict[str, Any]] = field(default_factory=list)
     logits: dict[tuple[str, int], Float[Tensor, "sample class_"]] = field(default_factory=dict)
     _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
 
@@ -183,6 +193,11 @@ class Runs:
     def curves(self) -> pd.DataFrame:
         """One row per (arm, seed, step) at the steps chosen by `curve_every`."""
         return pd.DataFrame(self.curve_rows)
+
+    def mechanism(self) -> pd.DataFrame:
+        """One row per (arm, seed, step) at the steps chosen by `TrainConfig.mechanism`, with the
+        metrics of `mechanism.measure`."""
+        return pd.DataFrame(self.mechanism_rows)
 
     def model(self, arm: str, seed: int) -> nn.Module:
         """The trained model of one run, in eval mode."""
@@ -248,8 +263,9 @@ def train(
         return place[row["arm"], row["seed"]]
 
     runs.rows.sort(key=declared)
-    runs.curve_rows.sort(key=lambda row: (row["step"], declared(row)))
-    for row in runs.rows + runs.curve_rows:
+    for rows in (runs.curve_rows, runs.mechanism_rows):
+        rows.sort(key=lambda row: (row["step"], declared(row)))
+    for row in runs.rows + runs.curve_rows + runs.mechanism_rows:
         row.update(dataset=splits.name, subset=splits.subset, embedding=splits.embedding)
     return runs
 
@@ -357,8 +373,17 @@ def _train_group(
         )
     }
     finite = torch.ones(len(members), dtype=torch.bool, device=device)
+    probe = None
+    if config.mechanism:
+        probed = [arm.augmentation for arm, _ in members]
+        strength = config.probe_strength
+        probe = Probe.of(probed, seeds["probe"], splits.train, dtype, strength, loss)
+    measured = measured_steps(config.mechanism, steps)
 
     for step in range(steps):
+        if probe is not None and step in measured:
+            found = measure(replicas, probe, loss)
+            _record(runs.mechanism_rows, members, config, study, step, found)
         rows = batch_order(epoch_orders, step, batch, samples)
         x, labels = splits.train.batch(rows).to(dtype), splits.train.y[rows]
         if method is not None:
@@ -377,6 +402,9 @@ def _train_group(
             progress(len(members))
 
     parameters.requires_grad_(False)
+    if probe is not None:
+        found = measure(replicas, probe, loss)
+        _record(runs.mechanism_rows, members, config, study, steps, found)
     metrics, logits = _metrics(replicas, splits, loss)
     finite &= torch.isfinite(parameters).all(1)
     for name in ("validation_loss", "test_loss", "train_loss"):

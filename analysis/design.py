@@ -28,7 +28,6 @@ Rule = Callable[[Sequence[Array], np.random.Generator], NDArray[np.bool_]]
 
 TRIALS = 4_000
 PILOT_SEEDS = 5
-SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"
 MOST_RUNS = 10_000
 
 
@@ -306,7 +305,8 @@ def plan(
 ) -> Plan:
     """How many seeds a study needs to find a true difference (points) between two of its arms.
 
-    The pilot is what `results` has of the study with the same settings, else the shipped results.
+    The pilot is what `results` has of the study with the same settings, else the shipped results;
+    else, there or here, any study of the same config, whose runs should spread alike.
     comparisons: the size of the family that Holm's method corrects for, one less than the arms by
     default; planned at Bonferroni's level, which its first step asks. The time is the pilot's
     seconds per run and arm, shared by the cores (not on a GPU). Raises PlanError where there is no
@@ -380,14 +380,17 @@ def plan(
 
 
 def _pilot(study: Study, results: Path, metric: str) -> tuple[pd.DataFrame, Path]:
-    """Finished runs of a study with these settings, the most there are in the first folder that
-    has two of an arm. Its arms' strengths may differ: the benchmark tunes them."""
-    for folder in dict.fromkeys((results, SHIPPED)):
+    """Finished runs of a study with these settings, or where there are none of other studies with
+    the same config; the most there are in the first folder that has two of an arm. Arms' strengths
+    may differ: the benchmark tunes them."""
+    folders = list(dict.fromkeys((results, store.SHIPPED)))
+    for same_name, folder in ((same, folder) for same in (True, False) for folder in folders):
         alike = [
             declaration
             for declaration in store.declarations(folder)
-            if (declaration.study.name, declaration.study.dataset) == (study.name, study.dataset)
-            and declaration.study.config == study.config
+            if declaration.study.config == study.config
+            and declaration.kind == "runs"
+            and (declaration.study.name == study.name or not same_name)
         ]
         if not alike:
             continue

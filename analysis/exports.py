@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures, tables, toolkit_version
 from analysis import hypotheses as hypothesis
+from analysis import mechanism as measures
 from analysis import results as store
 from analysis import variability as varied
 from analysis.results import ResultsError, StudyResult
@@ -514,6 +515,7 @@ def hypotheses(
         ),
         note=f"{look.label}.",
         interval=ways,
+        width="double",
     )
     for judged in tested:
         own = hypothesis.comparison_table([judged])
@@ -524,12 +526,13 @@ def hypotheses(
             lambda width, own=own: _figure(  # type: ignore[misc]
                 figures.verdict_plot(
                     own,
-                    figures.sized_axes(width, figures.verdict_height(own)),
+                    figures.sized_axes(width, figures.verdict_height(own, "label")),
                     names="label",
                 )
             ),
             note=f"{judged.sentence} {judged.declared.capitalize()}.",
             interval=ways,
+            width="double",
         )
     made.table(
         f"{prefix}verdicts",
@@ -673,6 +676,149 @@ def variability(study: StudyResult, look: Look) -> Exhibits:
             interval=f"{made._level}, jackknife over the runs of both",
         )
     return made.exhibits
+
+
+# Figures of `mechanism`: name, title, metrics, logarithmic, one scale for all panels.
+_CURVES: tuple[tuple[str, str, tuple[str, ...], bool, bool], ...] = (
+    (
+        "mechanism-cosines",
+        "Cosine between the mean gradients of two groups of adjustments, during training",
+        ("cosine_epsilon_delta", "cosine_epsilon_neutral", "cosine_delta_neutral"),
+        False,
+        True,
+    ),
+    (
+        "mechanism-coherence",
+        "Coherence of the gradients of single samples, within groups and over all, during training",
+        ("coherence_epsilon", "coherence_delta", "coherence_neutral", "coherence_all"),
+        False,
+        True,
+    ),
+    (
+        "mechanism-violations",
+        "Adjustments that do the opposite of their group, and the error of a linear prediction",
+        ("violation_epsilon", "violation_delta", "linearity_error"),
+        False,
+        False,
+    ),
+    (
+        "mechanism-curvature",
+        "Curvature of the loss on clean and on augmented samples, during training",
+        ("eigenvalue_clean", "eigenvalue_augmented", "trace_clean", "trace_augmented"),
+        True,
+        False,
+    ),
+    (
+        "mechanism-first-layer",
+        "Norm of the first layer's mean gradient, during training",
+        ("first_layer_clean", "first_layer_epsilon", "first_layer_delta", "first_layer_neutral"),
+        True,
+        True,
+    ),
+)
+
+
+def mechanism(study: StudyResult, look: Look, measured: StudyResult) -> Exhibits:
+    """Figures mechanism-cosines, -coherence, -violations, -curvature, -first-layer, -mediation;
+    tables mechanism-gradients, -violations, -curvature, -mediation.
+
+    measured: from `results.measured`.
+    """
+    made = _Collector(study, look)
+    name = study.declaration.study.name
+    prefix = "" if name == "mechanism" else f"{name}-"
+    table = measures.metric_table(measured.frame, look.rng(), confidence=look.confidence)
+    samples = int(measured.frame["probe_samples"].iloc[0])
+    strength = float(measured.frame["probe_strength"].iloc[0])
+    probe = (
+        f"Measured on a fixed probe batch of {samples} training samples, in eval mode; adjustments "
+        f"at the strength of the arm, for {measures.CONTROL} {strength:g}."
+    )
+    # Coherence of orthogonal gradients: one over their number.
+    orthogonal = {"mechanism-coherence": [1 / samples] * 3 + [1 / (3 * samples)]}
+    for stem, title, metrics, log, share in _CURVES:
+        made.figure(
+            prefix + stem,
+            title,
+            table[table["metric"].isin(metrics)].reset_index(drop=True),
+            lambda width, stem=stem, metrics=metrics, log=log, share=share: (  # type: ignore[misc]
+                figures.metric_panels(
+                    table,
+                    metrics,
+                    width=width,
+                    log=log,
+                    share=share,
+                    levels=orthogonal.get(stem, ()),
+                )
+            ),
+            note=probe + " Dotted: where all gradients are orthogonal." * (stem in orthogonal),
+            interval=made.over_runs,
+            width="double",
+        )
+    for stem, title, metrics in (
+        (
+            "mechanism-gradients",
+            "Gradients of the groups after the last step",
+            (*_CURVES[0][2], "cosine_epsilon_clean", "cosine_delta_clean"),
+        ),
+        (
+            "mechanism-violations",
+            "Violations of the groups and linearity error after the last step",
+            _CURVES[2][2],
+        ),
+        ("mechanism-curvature", "Curvature after the last step", _CURVES[3][2]),
+    ):
+        made.table(
+            prefix + stem,
+            title,
+            measures.last_table(table, metrics),
+            note=probe,
+            interval=made.over_runs,
+            digits=2,
+        )
+    mediated = measures.mediation_table(
+        study.frame, measured.frame, look.rng(), metric=look.metric, confidence=look.confidence
+    )
+    if len(mediated):
+        note = (
+            f"{look.label} against {measures.CONTROL}; mediators after the last step, neither "
+            "they nor the accuracy randomised; p by Holm over the whole table."
+        )
+        interval = f"{100 * look.confidence:g} %, smoothed bootstrap over runs within arms"
+        made.figure(
+            f"{prefix}mechanism-mediation",
+            "Effect on accuracy that goes through each mediator",
+            mediated,
+            lambda width: _figure(
+                figures.mediation_plot(
+                    mediated, figures.sized_axes(width, figures.mediation_height(mediated))
+                )
+            ),
+            note=note + " Filled marks: consistent with mediation.",
+            interval=interval,
+        )
+        made.table(
+            f"{prefix}mechanism-mediation",
+            "Effect on accuracy that goes through each mediator",
+            mediated,
+            ["mediator", "arm", "a", "b", "indirect", "total", "p_holm", "verdict"],
+            note=note,
+            interval=interval,
+            digits=2,
+        )
+    return made.exhibits
+
+
+def mechanism_sentences(study: StudyResult, look: Look, measured: StudyResult) -> list[str]:
+    """What the exhibits of `mechanism` say, in words."""
+    options: dict[str, Any] = {"confidence": look.confidence}
+    return measures.sentences(
+        measures.metric_table(measured.frame, look.rng(), **options),
+        measures.difference_table(measured.frame, look.rng(), **options),
+        measures.mediation_table(
+            study.frame, measured.frame, look.rng(), metric=look.metric, **options
+        ),
+    )
 
 
 def published(
@@ -831,6 +977,10 @@ def of_study(
         return tension(found, look, store.load(results, "isolation", dataset, preset))
     if found.declaration.study.hypotheses:
         return hypotheses(found, look, _frozen(results, dataset, preset))[0]
+    if found.declaration.study.config.get("mechanism"):
+        measured = mechanism(found, look, store.measured(found))
+        made = Exhibits() if study == "mechanism" else arms(found, look)
+        return Exhibits({**made.figures, **measured.figures}, {**made.tables, **measured.tables})
     return arms(found, look)
 
 

@@ -25,10 +25,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import statistics
 from analysis.studies import SOURCES
-from analysis.tables import GROUPS, adjustment_table, frozen_of_one_arm
+from analysis.tables import GROUPS, LABELS, adjustment_table, frozen_of_one_arm
 
 ONE_COLUMN, TWO_COLUMNS = 85.0, 175.0  # mm
 SLIDE = (254.0, 143.0)  # mm, 16:9
@@ -692,10 +693,13 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     estimate (points) with interval, margin, verdict. Shaded: effects too small to be worth having.
     A hypothesis that was not tested has its name and nothing else.
     """
-    ax = _axes(ax, ONE_COLUMN, verdict_height(table))
+    ax = _axes(ax, TWO_COLUMNS, verdict_height(table, names))
     text, width, marker = _sizes(ax)
     limits = _limits(table.assign(zero=0.0), ["estimate", "zero"]) or (-1.0, 1.0)
+    lines = 2 if table[names].str.len().max() > 24 else 1
     room = 0.75 * _panel_size(ax)[1] / max(len(table), 3)
+    size = min(0.875 * text, 0.8 * room / lines)
+    across = 0.4 * _panel_size(ax)[0]
     for y, (_, row) in enumerate(table.iterrows()):
         place = len(table) - 1 - y
         ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
@@ -715,8 +719,8 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
     ax.set_xlim(limits)
     ax.set_ylim(-0.6, len(table) - 0.4)
-    size = min(0.875 * text, 0.8 * room)
-    ax.set_yticks(range(len(table) - 1, -1, -1), [str(name) for name in table[names]])
+    shown = [_wrapped(str(name), across, size, lines) for name in table[names]]
+    ax.set_yticks(range(len(table) - 1, -1, -1), shown)
     ax.tick_params(axis="y", length=0, labelsize=size)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Effect (points of accuracy)")
@@ -730,9 +734,9 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     return ax
 
 
-def verdict_height(table: pd.DataFrame) -> float:
+def verdict_height(table: pd.DataFrame, names: str = "hypothesis") -> float:
     """Height in mm at which `verdict_plot` can name every row, on paper."""
-    return 26.0 + 4.6 * max(len(table), 3)
+    return 26.0 + (4.6 if table[names].str.len().max() <= 24 else 7.0) * max(len(table), 3)
 
 
 def sets_plot(
@@ -857,6 +861,182 @@ def arms_height(table: pd.DataFrame) -> float:
 def _name_lines(table: pd.DataFrame) -> int:
     """Lines that a name in `arms_plot` may have: two for long ones, unless there are many."""
     return 2 if len(table) <= 14 and max(len(str(name)) for name in table["arm"]) > 24 else 1
+
+
+# --- mechanism -----------------------------------------------------------------------------------
+
+_FURTHER_COLOURS = ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#8C564B")
+_FURTHER_MARKERS = ("s", "D", "P", "X", "p")
+
+
+def _arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str, Any]]:
+    """Colour, marker and line of each arm: those of its groups where it is named after them."""
+    looks: dict[str, tuple[str, str, Any]] = {}
+    own = [arm for arm in arms if arm not in COLOURS and arm.lower() != "vanilla"]
+    for number, arm in enumerate(own):
+        place = number % len(_FURTHER_COLOURS)
+        looks[arm] = (_FURTHER_COLOURS[place], _FURTHER_MARKERS[place], "-")
+    for arm in arms:
+        if arm.lower() == "vanilla":
+            looks[arm] = (COLOURS["vanilla"], "", (0, (4, 2)))
+        elif arm in COLOURS:
+            looks[arm] = (COLOURS[arm], MARKERS.get(arm, "D" if arm == "All" else "s"), "-")
+    return {arm: looks[arm] for arm in arms}
+
+
+def metric_curves(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    metric: str,
+    log: bool = False,
+    level: float | None = None,
+) -> Axes:
+    """One metric against the training step, a curve an arm, with intervals over runs.
+
+    table: from `mechanism.metric_table`. Arms stand a little beside one another at each step. log:
+    a logarithmic axis, where an interval that reaches 0 or below goes on to the edge. level: a
+    value to compare with, dotted.
+    """
+    own = table[table["metric"] == metric]
+    if own.empty:
+        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(table['metric'].unique())}")
+    ax = _axes(ax, ONE_COLUMN, 60)
+    text, width, marker = _sizes(ax)
+    looks = _arm_looks([str(arm) for arm in own["arm"].unique()])
+    apart = 0.011 * float(np.ptp(own["step"])) if len(looks) > 1 else 0.0
+    for place, (arm, (colour, symbol, line)) in enumerate(looks.items()):
+        curve = own[own["arm"] == arm].sort_values("step")
+        steps = curve["step"] + apart * (place - (len(looks) - 1) / 2)
+        low, high = (curve[f"mean_{end}"].to_numpy(np.float64) for end in ("low", "high"))
+        low = np.where(low > 0, low, 1e-30) if log else low
+        ax.vlines(steps, low, high, color=colour, lw=0.9 * width, zorder=2)
+        ax.plot(
+            steps, curve["mean"], color=colour, ls=line, marker=symbol or "o", lw=0.9 * width,
+            mfc=colour if symbol else "white", ms=0.75 * marker, label=arm, zorder=3,
+        )  # fmt: skip
+    if level is not None:
+        ax.axhline(level, color="0.35", lw=0.8 * width, ls=(0, (1, 2)), zorder=1)
+    if log:
+        ax.set_yscale("log")
+        bottom, top = _positive_range(own)
+        ax.set_ylim(bottom, top)
+        few = np.log10(top / bottom) < 2
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    elif own["mean_low"].min() < -1e-9:
+        ax.axhline(0, color="black", lw=0.6 * width, zorder=0)
+    ax.set_xlabel("Training step")
+    ax.set_ylabel(_wrapped(LABELS.get(metric, metric), 0.7 * _panel_size(ax)[1], text, 2))
+    return ax
+
+
+def _positive_range(table: pd.DataFrame) -> tuple[float, float]:
+    """Limits of a logarithmic axis: all means and upper ends, lower ends within a tenth of them."""
+    mean, low, high = (table[f"mean{end}"].to_numpy(np.float64) for end in ("", "_low", "_high"))
+    near = low[np.isfinite(low) & (low > 0.1 * mean)]
+    shown = np.concatenate([mean, high, near])
+    shown = shown[np.isfinite(shown) & (shown > 0)]
+    return (0.8 * shown.min(), 1.25 * shown.max()) if shown.size else (0.1, 1.0)
+
+
+def metric_panels(
+    table: pd.DataFrame,
+    metrics: Sequence[str],
+    *,
+    width: str = "double",
+    log: bool = False,
+    share: bool = True,
+    levels: Sequence[float] = (),
+) -> Figure:
+    """`metric_curves` for several metrics, up to three beside one another, with one legend above.
+
+    share: one scale for all panels. levels: one a metric, or none.
+    """
+    columns = 1 if width == "single" else min(len(metrics), 2 if len(metrics) == 4 else 3)
+    rows = -(-len(metrics) // columns)
+    size = np.array(size_of(width, 52.0 * rows + 10)) / MILLIMETRES_PER_INCH
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=tuple(size),
+        layout="constrained",
+        sharex=True,
+        sharey=share,
+        squeeze=False,
+    )
+    for number, (ax, metric) in enumerate(zip(axes.flat, metrics, strict=False)):
+        level = levels[number] if levels else None
+        metric_curves(table, ax, metric=metric, log=log, level=level)
+        ax.tick_params(labelleft=True)
+        if ax.get_subplotspec().rowspan.stop < rows:
+            ax.set_xlabel("")
+    for ax in axes.flat[len(metrics) :]:
+        ax.set_visible(False)
+    if log and share:
+        axes[0, 0].set_ylim(_positive_range(table[table["metric"].isin(list(metrics))]))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=3 if width == "single" else len(labels),
+        fontsize=0.875 * _sizes(axes[0, 0])[0],
+        frameon=False,
+        columnspacing=1.2,
+    )
+    return figure
+
+
+def mediation_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Indirect effect of every arm through every mediator, with its interval, in points.
+
+    table: from `mechanism.mediation_table`. Filled: consistent with mediation. The short upright
+    line is the whole effect of the arm.
+    """
+    ax = _axes(ax, ONE_COLUMN, mediation_height(table))
+    text, width, marker = _sizes(ax)
+    mediators = list(dict.fromkeys(table["mediator"]))
+    looks = _arm_looks([str(arm) for arm in table["arm"].unique()])
+    limits = _limits(table, ["indirect", "total"]) or (-1.0, 1.0)
+    limits = min(limits[0], 0.0), max(limits[1], 0.0)
+    step = len(looks) + 1.0
+    for block, mediator in enumerate(mediators):
+        for place, (arm, (colour, symbol, _)) in enumerate(looks.items()):
+            own = table[(table["mediator"] == mediator) & (table["arm"] == arm)]
+            if own.empty or not np.isfinite(own.iloc[0]["indirect"]):
+                continue
+            row, y = own.iloc[0], -(block * step + place)
+            ends = row["indirect_low"], row["indirect_high"]
+            _interval_line(ax, y, *ends, limits, color=colour, lw=1.2 * width)
+            consistent = row["verdict"] == "consistent with mediation"
+            face = colour if consistent else "white"
+            ax.plot(row["indirect"], y, symbol or "o", mfc=face, mec=colour, ms=0.9 * marker)
+            ax.plot(row["total"], y, "|", color="0.35", ms=1.6 * marker, mew=1.2 * width)
+        if block:
+            ax.axhline(-(block * step - 1), color="0.9", lw=0.5 * width, zorder=-1)
+    ax.axvline(0, color="black", lw=0.6 * width, zorder=0)
+    ax.set_xlim(limits)
+    ax.set_ylim(-(len(mediators) * step - 1), 1)
+    names = [_wrapped(name, 0.36 * _panel_size(ax)[0], text, 3) for name in mediators]
+    ax.set_yticks([-(b * step + (len(looks) - 1) / 2) for b in range(len(mediators))], names)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Indirect effect (points)")
+    handles = [
+        Line2D([], [], color=c, marker=m or "o", mfc="white", ms=0.9 * marker, lw=width, label=arm)
+        for arm, (c, m, _) in looks.items()
+    ]
+    whole = {"color": "0.35", "marker": "|", "ms": 1.6 * marker, "mew": 1.2 * width, "ls": "none"}
+    handles.append(Line2D([], [], label="Whole effect", **whole))  # type: ignore[arg-type]
+    _legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def mediation_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `mediation_plot` can show every pair, on paper."""
+    return 30.0 + 3.2 * table["mediator"].nunique() * (table["arm"].nunique() + 1)
 
 
 # --- variability ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -442,7 +442,8 @@ class Verdict:
 
     verdict: supported, refuted, inconclusive, or "not tested" where runs are missing. table: one
     row a comparison with label, estimate (points) and its interval, n, verdict, smallest_detectable
-    (points, 80 % power). sentence: all of it in words. declared: whether before its data.
+    (points, 80 % power). sentence: all of it in words. declared: whether before its data. notes:
+    why a comparison was not supported in spite of its interval, by label.
     """
 
     hypothesis: Hypothesis
@@ -450,16 +451,18 @@ class Verdict:
     table: pd.DataFrame
     sentence: str
     declared: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def decisive(self) -> pd.Series:
-        """The comparison that decided: the weakest where all must hold, otherwise the strongest."""
-        effect = self.table["estimate"].to_numpy(np.float64)
+        """The comparison that decided: of those with the verdict, the weakest where all must hold,
+        otherwise the strongest."""
+        own = self.table[self.table["verdict"] == self.verdict]
+        estimate = own["estimate"].to_numpy(np.float64)
         if self.hypothesis.direction == "equivalent":
-            return self.table.iloc[int(np.abs(effect).argmax())]
+            estimate = -np.abs(estimate)  # the largest difference is the weakest case
         weakest = self.hypothesis.rule == "all"
-        return self.table.iloc[int(effect.argmin() if weakest else effect.argmax())]
+        return own.iloc[int(estimate.argmin() if weakest else estimate.argmax())]
 
 
 def smallest_detectable(interval: Interval, power: float = POWER) -> float:
@@ -494,7 +497,8 @@ def test(
         return Verdict(hypothesis, "not tested", pd.DataFrame(), sentence, declared)
     family = len(hypothesis.comparisons) if hypothesis.rule == "any" else 1
     level = 1 - (1 - confidence) / family
-    rows, notes = [], []
+    rows: list[dict[str, Any]] = []
+    notes: dict[str, str] = {}
     for stream, comparison in zip(
         rng.spawn(len(hypothesis.comparisons)), hypothesis.comparisons, strict=True
     ):
@@ -507,14 +511,13 @@ def test(
         if verdict == "supported" and hypothesis.direction != "equivalent":
             if isinstance(comparison, Slope) and not p <= 1 - level:
                 verdict = "inconclusive"
-                notes.append(f"{comparison.label}: exchanging sets gives p = {p:.3f}")
+                notes[comparison.label] = f"exchanging sets gives p = {p:.3f}"
             if isinstance(comparison, Contrast) and comparison.unit == "run":
                 nothing = null_spread * _scale(comparison)
                 if abs(interval.estimate) <= nothing:
                     verdict = "inconclusive"
-                    notes.append(
-                        f"{comparison.label}: no more than arms that differ in nothing may show "
-                        f"(±{nothing:.1f})"
+                    notes[comparison.label] = (
+                        f"no more than arms that differ in nothing may show (±{nothing:.1f})"
                     )
         rows.append(
             {
@@ -547,8 +550,8 @@ def test(
             if found == {"refuted"}
             else "inconclusive"
         )
-    judged = Verdict(hypothesis, verdict, table, "", declared, tuple(notes))
-    return Verdict(hypothesis, verdict, table, _sentence(judged), declared, tuple(notes))
+    judged = Verdict(hypothesis, verdict, table, "", declared, notes)
+    return replace(judged, sentence=_sentence(judged))
 
 
 def _unit(contrast: Contrast) -> str:
@@ -646,13 +649,14 @@ def _sentence(judged: Verdict) -> str:
         which = "the largest of"
     subject = f"{row['label']}" + f" ({which} {len(judged.table)})" * several
     unit = {"run": "runs in all", "adjustment": "adjustments", "set": "sets"}[row["unit"]]
+    found = tables.interval_text(*(row[f"estimate{end}"] for end in ("", "_low", "_high")))
     parts = [
-        f"{hypothesis.statement} {judged.verdict.capitalize()}: {subject} "
-        f"{tables.interval_text(row['estimate'], row['estimate_low'], row['estimate_high'])} points, "
+        f"{hypothesis.statement} {judged.verdict.capitalize()}: {subject} {found} points, "
         f"{row['n']} {unit}, {hypothesis.n} seeds an arm planned; "
         f"smallest effect seen with 80 % power {row['smallest_detectable']:.1f}."
     ]
-    parts += [f"{note}." for note in judged.notes[:1]]
+    if row["label"] in judged.notes:
+        parts.append(f"Not supported: {judged.notes[row['label']]}.")
     return " ".join(parts)
 
 
@@ -727,8 +731,8 @@ def test_all(
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a hypothesis: name, statement, verdict, the deciding comparison, its estimate (points)
-    with interval, n, smallest_detectable, declared."""
+    """One row a hypothesis: name, statement, verdict, margin, the deciding comparison, its estimate
+    (points) with interval, n, smallest_detectable, declared."""
     rows = []
     for judged in verdicts:
         row: dict[str, Any] = {

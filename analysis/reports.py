@@ -919,6 +919,15 @@ class Page:
             self._show(f"**{len(found.missing)} runs are missing:** {shown}{tail}.")
         return found
 
+    def load_if_there(self, study: str) -> StudyResult | None:
+        """`load`, or None for a study that a notebook can do without."""
+        from analysis.results import ResultsError
+
+        try:
+            return self.load(study)
+        except ResultsError:
+            return None
+
     def answer(self, sentence: str) -> None:
         """Show a sentence of the answer; the front page of the reports repeats it."""
         self._show(sentence, "answer")

@@ -3,6 +3,7 @@
     results/studies/<study>-<dataset>-<identity>.json   what was declared, when, with which keys
     results/runs/<chunk>.parquet                        finished runs, one row a run
     results/frozen/<chunk>.parquet                      frozen evaluations, many rows a run
+    results/mechanism/<chunk>.parquet                   measured on the way, one row a run and step
 
 A run is known by its key, a hash of everything that defines it; a study finds its runs by key, so
 two studies that want the same run share it. Chunks are written once, under a temporary name first,
@@ -25,6 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.studies import Study
+
+# The results that come with the repository.
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"
 
 
 class ResultsError(ValueError):
@@ -73,7 +77,7 @@ def read_chunk(path: Path) -> pd.DataFrame | None:
 
 
 def read_rows(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
-    """All rows of a kind ("runs" or "frozen") and the damaged files that were passed over."""
+    """All rows of a kind ("runs", "frozen", "mechanism"), and the damaged files passed over."""
     frames, damaged = [], []
     for path in sorted((Path(results) / kind).glob("*.parquet")):
         frame = read_chunk(path)
@@ -232,3 +236,22 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
             f"run: aba run {study} --dataset {dataset} --results {results}"
         )
     return StudyResult(best.frame, best.declaration, best.missing, best.damaged, others)
+
+
+def measured(found: StudyResult) -> StudyResult:
+    """What was measured while a study's runs trained: one row a run and step.
+
+    found: as `load` returns it. Raises ResultsError where its config asks for no measurements or
+    none is there.
+    """
+    study, path = found.declaration.study, found.declaration.path
+    if not study.config.get("mechanism") or path is None:
+        raise ResultsError(
+            f"{study.name} on {study.dataset} measured nothing on the way; give its config "
+            "mechanism: 5, or run: aba run mechanism"
+        )
+    rows, damaged = read_rows(path.parent.parent, "mechanism")
+    result = collect(found.declaration, rows, damaged)
+    if not len(result.frame):
+        raise ResultsError(f"{study.name} on {study.dataset} has runs but no measurements")
+    return result

@@ -289,6 +289,13 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
         "data": splits.fingerprint,
         "hypotheses": study.hypotheses_hash,
     }
+    measured = [
+        {**row, "key": wanted[row["arm"], row["seed"]], **stamp}
+        for row in runs.mechanism_rows
+        if (row["arm"], row["seed"]) in wanted
+    ]
+    if measured:  # before the runs: a run that is there then has its measurements
+        store.write_chunk(chunk.results, "mechanism", chunk.name, measured)
     rows = []
     for row in runs.rows:
         arm, seed = str(row["arm"]), int(row["seed"])  # type: ignore[call-overload]

@@ -55,6 +55,10 @@ GROUP_SETS = {
     "Del. & Neu.": "delta+neutral",
     "All": "all",
 }
+# Of them, those whose mechanism is looked at, and at how many steps: five cost less than a fifth of
+# the training (see `aba_core.mechanism`).
+MECHANISM_SETS = ("Neutral", "Delta", "Epsilon", "Eps. & Del.", "All")
+MEASUREMENTS = 5
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
 # What is left free in each arm of the variability study: purposes of randomness, a flipped bit, the
@@ -285,6 +289,8 @@ LATER_FIELDS: dict[str, Any] = {
     "hypotheses": [],
     "keep_logits": False,
     "tokens": 0,
+    "mechanism": 0,
+    "probe_strength": 0.5,
 }
 
 
@@ -319,6 +325,7 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     batch norm. hypotheses: what the slides claim and what would explain it away, as `hypotheses`
     declares it; sets: size × opposition on random sets. variability: runs that differ by one source
     of randomness alone, for Vanilla and MendABA; variability-linear: the same for a linear model.
+    batch norm. mechanism: Vanilla and sets of groups, gradients and curvature measured on the way.
     Raises StudyError for unknown names.
     """
     if name not in STANDARD:
@@ -369,6 +376,11 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         return Study(arms=tuple(arms), **common)
     if name in ("hypotheses", "sets"):
         return _hypothesis_study(strengths["isolation"], settings, common)
+    if name == "mechanism":
+        config |= {"mechanism": MEASUREMENTS, "probe_strength": strengths["isolation"]}
+        arms = [ArmSpec(name="Vanilla", method="vanilla")]
+        arms += [ArmSpec(name=n, adjustments=GROUP_SETS[n], **loss) for n in MECHANISM_SETS]
+        return Study(arms=tuple(arms), **common)
     if name == "frozen":
         arms = [ArmSpec(name="Vanilla", method="vanilla")]
         arms.append(ArmSpec(name="MendABA", method="mendaba", **loss))
@@ -440,7 +452,7 @@ def _hypothesis_study(strength: float, settings: dict[str, Any], common: dict[st
 
 STANDARD = (
     *("isolation", "tension", "frozen", "benchmark", "benchmark-bn", "hypotheses", "sets"),
-    *("variability", "variability-linear"),
+    *("mechanism", "variability", "variability-linear"),
 )
 
 

@@ -149,7 +149,7 @@ def test_a_plan_rests_on_the_pilot_in_the_results(tmp_path):
 
 def test_without_own_runs_the_shipped_ones_are_the_pilot(tmp_path):
     got = d.plan(standard_study("isolation"), tmp_path, 1.0)
-    assert got.pilot == d.SHIPPED and got.pilot_runs == 540
+    assert got.pilot == store.SHIPPED and got.pilot_runs == 540
     assert all(option.to_run == option.runs for option in got.options)
 
 

@@ -21,7 +21,17 @@ FIGURES = {
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in tables.PUBLISHED.values()},
+    "06_hypotheses": {"verdicts", "sets-sizes"}
+    | {
+        f"verdict-{one.name}"
+        for one in standard_study("hypotheses").hypotheses
+        if len(one.comparisons) > 1
+    },
     "08_variability": {"variability", "variability-disagreement"},
+    "07_mechanism": {
+        f"mechanism-{name}"
+        for name in "cosines coherence violations curvature first-layer mediation".split()
+    },
     "09_your_own": {"own-isolation", "own-measured-groups"},
 }
 TABLES = {
@@ -30,10 +40,19 @@ TABLES = {
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
+    "06_hypotheses": {"verdicts", "comparisons", "sets-mixed-model"},
     "08_variability": {f"variability{x}" for x in ("", "-pairs", "-reduction")}
     | {"variability-linear", "variability-linear-pairs"},
+    "07_mechanism": {
+        f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
+    },
     "09_your_own": {"own-groups"},
 }
+# The studies that notebooks read.
+STUDIES = (
+    *("isolation", "tension", "frozen", "hypotheses", "sets"),
+    *("mechanism", "variability", "variability-linear"),
+)
 # These read no results: they train on data of their own, and take no data set by name.
 WITHOUT_RESULTS = {"09_your_own"}
 
@@ -60,7 +79,7 @@ def outputs(outcome: Outcome) -> list[dict[str, Any]]:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The studies that notebooks read, of two seeds and one epoch, really trained."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("isolation", "tension", "frozen", "variability", "variability-linear"):
+    for name in STUDIES:
         study = standard_study(name, "digits", "quick")
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
         if study.frozen:

@@ -17,7 +17,7 @@ from analysis import results as store
 from analysis import runner
 from analysis.studies import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
 
-SHIPPED = Path(__file__).parents[1] / "data" / "results"
+SHIPPED = store.SHIPPED
 ARMS = (
     ArmSpec(name="vanilla"),
     ArmSpec(name="raise", adjustments="3", strength=0.3, target="loss"),

@@ -60,7 +60,7 @@ class Lab:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small real results of the studies that the notebooks read."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("isolation", "tension", "frozen"):
+    for name in ("isolation", "tension", "frozen", "mechanism"):
         study = standard_study(name, "digits", "quick")
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 4}, "seeds": (0, 1, 2)}
         if study.frozen:

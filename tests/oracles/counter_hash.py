@@ -19,6 +19,7 @@ STREAM = {
     "smoothing": 8,
     "bit": 9,
     "placebo": 10,
+    "probe": 11,
 }
 
 

@@ -44,7 +44,7 @@ def make_study(
 ) -> None:
     """Declare a study and write its runs, but the missing ones; diverged ones have no accuracy."""
     noise = np.random.default_rng(len(study.name))
-    keys, rows = {}, []
+    keys, rows, measured = {}, [], []
     for arm in study.arms:
         for seed in study.seeds:
             key = short_hash([study.name, study.dataset, arm.name, seed])
@@ -72,11 +72,35 @@ def make_study(
                 lost = {} if finished or study.frozen else dict.fromkeys(row, float("nan"))
                 if (arm.name, seed) not in missing:
                     rows.append({**common, **row, **lost})
+                    measured += [
+                        {**common, **one, **dict.fromkeys(one.keys() & lost.keys(), float("nan"))}
+                        for one in _measurements(study, noise, arm)
+                    ]
     store.declare(folder, study, keys)
+    if measured:
+        store.write_chunk(folder, "mechanism", f"{study.name}-{study.dataset}", measured)
     if rows:
         store.write_chunk(
             folder, "frozen" if study.frozen else "runs", f"{study.name}-{study.dataset}", rows
         )
+
+
+def _measurements(
+    study: Study, noise: np.random.Generator, arm: ArmSpec
+) -> list[dict[str, float | int]]:
+    """Where a study measures on the way: numbers that fall from step to step, all above 0 but a
+    cosine and the first trace."""
+    rows: list[dict[str, float | int]] = []
+    for number in range(int(study.config.get("mechanism", 0))):
+        row: dict[str, float | int] = {"step": 125 * number, "probe_samples": 25}
+        row["probe_strength"] = float(study.config["probe_strength"])
+        for metric in tables.MEASURES:
+            row[metric] = 0.5**number * float(np.exp(0.3 * noise.normal()))
+        row["cosine_epsilon_delta"] -= 0.2 * number
+        if number == 0:
+            row["trace_clean"] = 5 * noise.normal()
+        rows.append(row)
+    return rows
 
 
 def _accuracies(
@@ -118,7 +142,7 @@ def standard(name: str, dataset: str = "digits", seeds: int = 5) -> Study:
     return study.model_copy(update={"arms": tuple(arms)})
 
 
-NAMES = ("isolation", "tension", "frozen", "benchmark")
+NAMES = ("isolation", "tension", "frozen", "benchmark", "mechanism")
 
 
 def make_results(

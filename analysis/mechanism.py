@@ -1,0 +1,268 @@
+"""The mechanism of augmentation: tables and sentences of what was measured while models trained.
+
+measured: one row a run and step, with arm, seed, step and the metrics of `aba_core.mechanism`, as
+`results.measured` has them. The run is the unit of every interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.mediation import mediation, verdict
+from analysis.statistics import CONFIDENCE, Interval
+from analysis.tables import MEASURES, interval_text
+
+CONTROL = "Vanilla"
+RESAMPLES = 1_999
+
+# Candidates for the path of an effect, at the last step. Those with a scale of their own and a
+# long tail enter as logarithms.
+MEDIATORS = {
+    "eigenvalue_clean": "log",
+    "trace_clean": "log",
+    "first_layer_clean": "log",
+    "coherence_all": "",
+    "cosine_epsilon_delta": "",
+}
+
+
+def metric_table(
+    measured: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    metrics: Sequence[str] = tuple(MEASURES),
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Mean over runs of every metric, with its interval: one row per (metric, arm, step).
+
+    Columns: metric, arm, step, n, mean (with interval). Runs that diverged have no numbers and are
+    left out; n counts the others. Raises ValueError for an unknown metric.
+    """
+    unknown = [name for name in metrics if name not in measured.columns]
+    if unknown:
+        raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(MEASURES)}")
+    groups = list(measured.groupby(["arm", "step"], sort=False))
+    rows = []
+    for metric, stream in zip(metrics, rng.spawn(len(metrics)), strict=True):
+        for (arm, step), part in groups:
+            values = _finite(part[metric])
+            found = statistics.mean_interval(
+                values, stream, confidence=confidence, resamples=RESAMPLES
+            )
+            rows.append(
+                {"metric": metric, "arm": arm, "step": step, "n": values.size}
+                | {"mean": found.estimate, "mean_low": found.low, "mean_high": found.high}
+            )
+    return pd.DataFrame(rows)
+
+
+def _finite(values: pd.Series) -> np.ndarray:
+    array = values.to_numpy(dtype=np.float64)
+    return array[np.isfinite(array)]
+
+
+def last_table(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The means after the last step, one row an arm, one column (with interval) a metric.
+
+    table: from `metric_table`.
+    """
+    last = table[table["step"] == table["step"].max()]
+    rows = []
+    for arm in last["arm"].unique():
+        own = last[last["arm"] == arm].set_index("metric")
+        row: dict[str, object] = {"arm": arm, "n": int(own["n"].loc[list(metrics)].min())}
+        for metric in metrics:
+            for end in ("", "_low", "_high"):
+                row[metric + end] = own[f"mean{end}"][metric]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def difference_table(
+    measured: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    metrics: Sequence[str] = tuple(MEASURES),
+    control: str = CONTROL,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Every other arm less the control after the last step: one row per (metric, arm).
+
+    Columns: metric, arm, difference (with interval, not corrected for their number), and `side`:
+    "above", "below", or "inconclusive" where the interval contains 0.
+    """
+    last = measured[measured["step"] == measured["step"].max()]
+    rows = []
+    for metric in metrics:
+        base = _finite(last.loc[last["arm"] == control, metric])
+        for arm in last["arm"].unique():
+            if arm == control:
+                continue
+            own = _finite(last.loc[last["arm"] == arm, metric])
+            found = statistics.difference_interval(
+                own, base, rng, confidence=confidence, resamples=RESAMPLES
+            )
+            side = "inconclusive"
+            if found.excludes():
+                side = "above" if found.estimate > 0 else "below"
+            rows.append(
+                {"metric": metric, "arm": arm, "difference": found.estimate}
+                | {"difference_low": found.low, "difference_high": found.high, "side": side}
+            )
+    return pd.DataFrame(rows)
+
+
+def mediation_table(
+    runs: pd.DataFrame,
+    measured: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    metric: str = "validation_accuracy",
+    control: str = CONTROL,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Does an arm's effect on accuracy against the control go through a mediator?
+
+    One row per (mediator, arm). Columns: mediator, arm, n (runs of both arms), a (SD), b (points
+    per SD), indirect (points, with interval), total (points, with interval), p, p_holm (Holm over
+    the whole table), verdict. Runs without a number, or with a mediator not above 0 where it enters
+    as a logarithm, are left out. Empty without the control. See `mediation.mediation`.
+    """
+    last = measured[measured["step"] == measured["step"].max()]
+    merged = runs[["arm", "seed", metric]].merge(last, on=["arm", "seed"], suffixes=("", "_probe"))
+    arms = [str(arm) for arm in runs["arm"].unique() if arm != control]
+    if len(arms) == runs["arm"].nunique():
+        arms = []
+    found = {}
+    for mediator, scale in MEDIATORS.items():
+        for arm in arms:
+            pairs = []
+            for name in (arm, control):
+                part = merged.loc[merged["arm"] == name, [mediator, metric]].to_numpy(np.float64)
+                part = part[np.isfinite(part).all(1)]
+                if scale == "log":
+                    part = part[part[:, 0] > 0]
+                    part[:, 0] = np.log10(part[:, 0])
+                pairs.append(part)
+            found[mediator, arm] = mediation(
+                (pairs[0][:, 0], pairs[1][:, 0]),
+                (pairs[0][:, 1], pairs[1][:, 1]),
+                rng,
+                confidence=confidence,
+            )
+    corrected = statistics.holm([one.p for one in found.values()])
+    rows = []
+    for ((mediator, arm), one), p in zip(found.items(), corrected, strict=True):
+        label = MEASURES[mediator] + " (log)" * (MEDIATORS[mediator] == "log")
+        row: dict[str, object] = {"mediator": label, "arm": arm, "n": one.indirect.n}
+        row |= {"a": one.a, "b": one.b}
+        for name, interval in (("indirect", one.indirect), ("total", one.total)):
+            row |= {name: interval.estimate}
+            row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= {"p": one.p, "p_holm": float(p), "verdict": verdict(one, float(p))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# --- sentences -----------------------------------------------------------------------------------
+
+
+def sentences(
+    table: pd.DataFrame, differences: pd.DataFrame, mediated: pd.DataFrame, control: str = CONTROL
+) -> list[str]:
+    """What was found, from `metric_table`, `difference_table` and `mediation_table`."""
+    first, last = table["step"].min(), table["step"].max()
+
+    def mean(metric: str, arm: str, step: float) -> Interval:
+        row = table[(table["metric"] == metric) & (table["arm"] == arm) & (table["step"] == step)]
+        one = row.iloc[0]
+        return Interval(one["mean"], one["mean_low"], one["mean_high"], one["n"], math.nan, "")
+
+    def text(metric: str, arm: str, step: float = last, scale: float = 1, digits: int = 2) -> str:
+        found = mean(metric, arm, step)
+        return interval_text(scale * found.estimate, scale * found.low, scale * found.high, digits)
+
+    arms = [str(arm) for arm in table["arm"].unique()]
+    shown = control if control in arms else arms[0]
+    opposed = [arm for arm in arms if mean("cosine_epsilon_delta", arm, last).high < 0]
+    direction = (
+        f"They pull in opposite directions under {', '.join(opposed)}."
+        if opposed
+        else "Under no arm does the interval lie below 0, where they would pull in opposite "
+        "directions."
+    )
+    values = {arm: mean("cosine_epsilon_delta", arm, last).estimate for arm in arms}
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    said = [
+        "Opposed gradients: the mean gradients of Epsilon- and Delta-adjusted samples have cosine "
+        f"{text('cosine_epsilon_delta', shown, first)} before training; after it from "
+        f"{text('cosine_epsilon_delta', low)} ({low}) to {text('cosine_epsilon_delta', high)} "
+        f"({high}). {direction} {_sides(differences, 'cosine_epsilon_delta', control)}".rstrip()
+    ]
+    rates = {
+        arm: [text(f"violation_{group}", arm, last, 100, 1) for group in ("epsilon", "delta")]
+        for arm in dict.fromkeys((shown, arms[-1]))
+    }
+    said.append(
+        "Nominal groups after training: "
+        + "; ".join(
+            f"under {arm} {fell} % of Epsilon adjustments lowered the loss and {rose} % of Delta "
+            "adjustments raised it"
+            for arm, (fell, rose) in rates.items()
+        )
+        + "."
+    )
+    error = {arm: mean("linearity_error", arm, last).estimate for arm in arms}
+    low, high = min(error, key=error.__getitem__), max(error, key=error.__getitem__)
+    said.append(
+        "First-order predictions of the change of loss are off by a median share of "
+        f"{text('linearity_error', shown, first)} before training; after it by "
+        f"{text('linearity_error', low)} ({low}) to {text('linearity_error', high)} ({high})."
+    )
+    said.append(
+        f"Curvature of the clean loss after training: largest eigenvalue "
+        f"{text('eigenvalue_clean', shown)} under {shown}. "
+        + _sides(differences, "eigenvalue_clean", control)
+    )
+    return said + mediation_sentences(mediated, control)
+
+
+def _sides(differences: pd.DataFrame, metric: str, control: str) -> str:
+    """Such as: Against Vanilla: above for Delta; inconclusive for All."""
+    if differences.empty:
+        return ""
+    own = differences[differences["metric"] == metric]
+    parts = [
+        f"{side} for {', '.join(names)}"
+        for side in ("above", "below", "inconclusive")
+        if (names := own.loc[own["side"] == side, "arm"].tolist())
+    ]
+    return f"Against {control}: {'; '.join(parts)}."
+
+
+def mediation_sentences(mediated: pd.DataFrame, control: str = CONTROL) -> list[str]:
+    """The verdicts of a `mediation_table` in words, with the caveat that belongs to them."""
+    if mediated.empty:
+        return [f"Mediation is not tested: there is no arm named {control}."]
+    counts = mediated["verdict"].value_counts()
+    said = []
+    for name in ("consistent with mediation", "opposed"):
+        own = mediated[mediated["verdict"] == name]
+        said += [
+            f"{row['mediator']} under {row['arm']}: {name}, "
+            f"{interval_text(row['indirect'], row['indirect_low'], row['indirect_high'])} of "
+            f"{interval_text(row['total'], row['total_low'], row['total_high'])} points "
+            f"(p = {row['p_holm']:.3f} by Holm)."
+            for row in own.to_dict("records")
+        ]
+    rest = [f"{counts[name]} {name}" for name in counts.index]
+    return [
+        *said,
+        f"Mediation, {len(mediated)} pairs of arm and mediator: {', '.join(rest)}. Mediator and "
+        "accuracy are not randomised: even a consistent pair may share a cause.",
+    ]

@@ -1,0 +1,143 @@
+"""Mediation: does an arm's effect on an outcome go through something measured on its runs?
+
+    arm → mediator (a), mediator → outcome among runs of one arm (b), indirect effect a · b
+
+Arrays in, numbers out. The arm is randomised, mediator and outcome are not: whatever moves both
+among runs of one arm (a lucky initialisation, say) looks like mediation. So the strongest verdict
+is "consistent with mediation", and never "mediated".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from analysis import statistics
+from analysis.statistics import CONFIDENCE, Array, Interval
+
+RESAMPLES = 1_999
+VERDICTS = ("consistent with mediation", "no evidence", "inconclusive", "opposed")
+
+
+@dataclass(frozen=True)
+class Mediation:
+    """a: difference of the mediator's means, in its standard deviations within an arm. b: points
+    of outcome per such deviation, at a fixed arm. indirect: a · b, total: difference of the
+    outcome's means, both in points; total − indirect is the direct effect. p: of a = 0 or b = 0."""
+
+    a: float
+    b: float
+    indirect: Interval
+    total: Interval
+    p: float
+
+
+def mediation(
+    mediator: tuple[ArrayLike, ArrayLike],
+    outcome: tuple[ArrayLike, ArrayLike],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> Mediation:
+    """The indirect effect of an arm against a control through one mediator.
+
+    mediator, outcome: (arm, control), each [run] in the order of the other; the outcome in points.
+    b is the common slope within both arms (analysis of covariance, Baron and Kenny 1986). Pairs are
+    resampled within each arm with Gaussian noise of 1 / n of their covariance, as the intervals of
+    `statistics.mean_interval`; the interval is that of percentiles. p is the larger one of Welch's
+    p of a and the t test's p of b (joint significance, MacKinnon et al. 2002).
+
+    Measured for nominal 95 % intervals, 500 samples each, 5 / 10 / 20 runs an arm: coverage .93 /
+    .91 / .96 with both paths, .96 / .95 / .94 with one; without an indirect effect p < .05 in at
+    most .02 / .04 / .05. `tests/test_mediation.py` repeats it. Below four runs an arm, or without
+    spread, interval and p are NaN. Raises ValueError for values that are not finite.
+    """
+    m = [np.asarray(values, dtype=np.float64) for values in mediator]
+    y = [np.asarray(values, dtype=np.float64) for values in outcome]
+    for first, second in zip(m, y, strict=True):
+        if first.shape != second.shape or first.ndim != 1:
+            raise ValueError(
+                f"mediator {first.shape} and outcome {second.shape}; needed: one a run"
+            )
+        if not np.isfinite([first, second]).all():
+            raise ValueError("mediator or outcome has NaN or infinite values; leave those runs out")
+    n = [values.size for values in m]
+    total = statistics.difference_interval(
+        y[0], y[1], rng, confidence=confidence, resamples=resamples
+    )
+    none = Interval(math.nan, math.nan, math.nan, sum(n), confidence, "none")
+    freedom = sum(n) - 3
+    spread = float(_within(m, m)) if min(n) > 1 else 0.0
+    if freedom < 1 or not spread > 0:
+        return Mediation(math.nan, math.nan, none, total, math.nan)
+    deviation = math.sqrt(spread / (sum(n) - 2))
+    m = [values / deviation for values in m]
+
+    slope = float(_within(m, y) / _within(m, m))
+    a = float(m[0].mean() - m[1].mean())
+    left = sum(
+        float(((yy - yy.mean() - slope * (mm - mm.mean())) ** 2).sum())
+        for mm, yy in zip(m, y, strict=True)
+    )
+    error = math.sqrt(left / freedom / float(_within(m, m)))
+    if min(n) < 4 or error == 0:
+        return Mediation(a, slope, _point(a * slope, none), total, math.nan)
+    p = max(statistics.welch_p(m[0], m[1]), 2 * float(stats.t.sf(abs(slope) / error, freedom)))
+
+    drawn_m, drawn_y = [], []
+    for mm, yy in zip(m, y, strict=True):
+        pair = np.stack([mm, yy], 1)[np.lexsort((yy, mm))]  # independent of the order of the runs
+        noise = rng.multivariate_normal(
+            np.zeros(2), np.cov(pair.T) / len(pair), size=(resamples, len(pair))
+        )
+        drawn = pair[rng.integers(len(pair), size=(resamples, len(pair)))] + noise
+        drawn_m.append(drawn[..., 0])
+        drawn_y.append(drawn[..., 1])
+    indirect = drawn_m[0].mean(-1) - drawn_m[1].mean(-1)
+    indirect = indirect * _within(drawn_m, drawn_y) / _within(drawn_m, drawn_m)
+    low, high = np.quantile(indirect, [(1 - confidence) / 2, (1 + confidence) / 2])
+    estimate = a * slope
+    interval = Interval(
+        estimate, min(float(low), estimate), max(float(high), estimate), sum(n), confidence,
+        "percentile",
+    )  # fmt: skip
+    return Mediation(a, slope, interval, total, p)
+
+
+def _within(first: list[Array], second: list[Array]) -> Array:
+    """Sum over arms and runs of the products of deviations from the arm's means."""
+    parts = [
+        ((x - x.mean(-1, keepdims=True)) * (y - y.mean(-1, keepdims=True))).sum(-1)
+        for x, y in zip(first, second, strict=True)
+    ]
+    return np.asarray(sum(parts))
+
+
+def _point(estimate: float, like: Interval) -> Interval:
+    return Interval(estimate, math.nan, math.nan, like.n, like.confidence, "none")
+
+
+def verdict(found: Mediation, p_corrected: float) -> str:
+    """One of `VERDICTS`.
+
+    consistent with mediation: p, corrected for all mediators tested, is below 1 − confidence, the
+    whole interval of the indirect effect lies on one side of 0, and on that side is the effect.
+    opposed: the same, but on the other side: through this mediator the arm loses. no evidence: the
+    interval contains 0 and does not reach half of the effect. inconclusive: anything else; with
+    these runs half of the effect or more may go through the mediator, or nothing.
+    """
+    low, high, total = found.indirect.low, found.indirect.high, found.total.estimate
+    if not math.isfinite(p_corrected + low + high):
+        return "inconclusive"
+    if p_corrected < 1 - found.indirect.confidence and found.indirect.excludes():
+        same = (found.indirect.estimate > 0) == (total > 0)
+        return "consistent with mediation" if same else "opposed"
+    reach = high if total > 0 else -low
+    if low <= 0 <= high and found.total.excludes() and reach < abs(total) / 2:
+        return "no evidence"
+    return "inconclusive"
