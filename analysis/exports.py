@@ -755,18 +755,20 @@ def mechanism(study: StudyResult, look: Look, measured: StudyResult) -> Exhibits
             interval=made.over_runs,
             width="double",
         )
-    for stem, title, metrics in (
+    for stem, title, metrics, digits in (
         (
             "mechanism-gradients",
             "Gradients of the groups after the last step",
             (*_CURVES[0][2], "cosine_epsilon_clean", "cosine_delta_clean"),
+            2,
         ),
         (
             "mechanism-violations",
             "Violations of the groups and linearity error after the last step",
             _CURVES[2][2],
+            3,  # many are near 0
         ),
-        ("mechanism-curvature", "Curvature after the last step", _CURVES[3][2]),
+        ("mechanism-curvature", "Curvature after the last step", _CURVES[3][2], 2),
     ):
         made.table(
             prefix + stem,
@@ -774,15 +776,16 @@ def mechanism(study: StudyResult, look: Look, measured: StudyResult) -> Exhibits
             measures.last_table(table, metrics),
             note=probe,
             interval=made.over_runs,
-            digits=2,
+            digits=digits,
         )
     mediated = measures.mediation_table(
         study.frame, measured.frame, look.rng(), metric=look.metric, confidence=look.confidence
     )
     if len(mediated):
         note = (
-            f"{look.label} against {measures.CONTROL}; mediators after the last step, neither "
-            "they nor the accuracy randomised; p by Holm over the whole table."
+            f"{look.label} against {measures.CONTROL}; mediators after the last step, eigenvalue, "
+            "trace and first layer on clean samples. Neither they nor the accuracy are randomised; "
+            "p by Holm over the whole table."
         )
         interval = f"{100 * look.confidence:g} %, smoothed bootstrap over runs within arms"
         made.figure(

@@ -20,14 +20,14 @@ from analysis.tables import MEASURES, interval_text
 CONTROL = "Vanilla"
 RESAMPLES = 1_999
 
-# Candidates for the path of an effect, at the last step. Those with a scale of their own and a
-# long tail enter as logarithms.
+# Candidates for the path of an effect, at the last step: short name, and whether a logarithm is
+# taken, as of those with a scale of their own and a long tail.
 MEDIATORS = {
-    "eigenvalue_clean": "log",
-    "trace_clean": "log",
-    "first_layer_clean": "log",
-    "coherence_all": "",
-    "cosine_epsilon_delta": "",
+    "eigenvalue_clean": ("Eigenvalue (log)", True),
+    "trace_clean": ("Trace (log)", True),
+    "first_layer_clean": ("First layer (log)", True),
+    "coherence_all": ("Coherence", False),
+    "cosine_epsilon_delta": ("Cosine Eps., Del.", False),
 }
 
 
@@ -40,8 +40,9 @@ def metric_table(
 ) -> pd.DataFrame:
     """Mean over runs of every metric, with its interval: one row per (metric, arm, step).
 
-    Columns: metric, arm, step, n, mean (with interval). Runs that diverged have no numbers and are
-    left out; n counts the others. Raises ValueError for an unknown metric.
+    Columns: metric, arm, step, n, mean (with interval). Intervals end where the metric does, as a
+    cosine at 1. Runs that diverged have no numbers and are left out; n counts the others. Raises
+    ValueError for an unknown metric.
     """
     unknown = [name for name in metrics if name not in measured.columns]
     if unknown:
@@ -54,11 +55,22 @@ def metric_table(
             found = statistics.mean_interval(
                 values, stream, confidence=confidence, resamples=RESAMPLES
             )
+            low, high = np.clip([found.low, found.high], *_range(metric))
             rows.append(
                 {"metric": metric, "arm": arm, "step": step, "n": values.size}
-                | {"mean": found.estimate, "mean_low": found.low, "mean_high": found.high}
+                | {"mean": found.estimate, "mean_low": low, "mean_high": high}
             )
     return pd.DataFrame(rows)
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """The values that a metric can have."""
+    kind = metric.partition("_")[0]
+    if kind in ("eigenvalue", "trace"):
+        return -math.inf, math.inf
+    return (-1.0 if kind == "cosine" else 0.0), (
+        1.0 if kind in ("cosine", "coherence", "violation") else math.inf
+    )
 
 
 def _finite(values: pd.Series) -> np.ndarray:
@@ -138,27 +150,28 @@ def mediation_table(
     arms = [str(arm) for arm in runs["arm"].unique() if arm != control]
     if len(arms) == runs["arm"].nunique():
         arms = []
+    # The same draws for every mediator of an arm, so that the arm's effect has one interval.
+    seeds = dict(zip(arms, rng.integers(2**63, size=len(arms)).tolist(), strict=True))
     found = {}
-    for mediator, scale in MEDIATORS.items():
+    for mediator, (label, logarithm) in MEDIATORS.items():
         for arm in arms:
             pairs = []
             for name in (arm, control):
                 part = merged.loc[merged["arm"] == name, [mediator, metric]].to_numpy(np.float64)
                 part = part[np.isfinite(part).all(1)]
-                if scale == "log":
+                if logarithm:
                     part = part[part[:, 0] > 0]
                     part[:, 0] = np.log10(part[:, 0])
                 pairs.append(part)
-            found[mediator, arm] = mediation(
+            found[label, arm] = mediation(
                 (pairs[0][:, 0], pairs[1][:, 0]),
                 (pairs[0][:, 1], pairs[1][:, 1]),
-                rng,
+                np.random.default_rng(seeds[arm]),
                 confidence=confidence,
             )
     corrected = statistics.holm([one.p for one in found.values()])
     rows = []
-    for ((mediator, arm), one), p in zip(found.items(), corrected, strict=True):
-        label = MEASURES[mediator] + " (log)" * (MEDIATORS[mediator] == "log")
+    for ((label, arm), one), p in zip(found.items(), corrected, strict=True):
         row: dict[str, object] = {"mediator": label, "arm": arm, "n": one.indirect.n}
         row |= {"a": one.a, "b": one.b}
         for name, interval in (("indirect", one.indirect), ("total", one.total)):

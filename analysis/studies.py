@@ -55,8 +55,8 @@ GROUP_SETS = {
     "Del. & Neu.": "delta+neutral",
     "All": "all",
 }
-# Of them, those whose mechanism is looked at, and at how many steps: five cost less than a fifth of
-# the training (see `aba_core.mechanism`).
+# Of them, those whose mechanism is looked at, and at how many steps: five cost a fifth of the
+# training on digits (see `aba_core.mechanism`).
 MECHANISM_SETS = ("Neutral", "Delta", "Epsilon", "Eps. & Del.", "All")
 MEASUREMENTS = 5
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
