@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from itertools import groupby
@@ -40,6 +41,7 @@ from aba_core.replicas import Replicas
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine"]
+Precision = Literal["full", "bf16", "tf32"]
 ReplicaMethod = Callable[[Replicas, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
 
 
@@ -54,7 +56,9 @@ class TrainConfig:
     mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
     before the first step, the last after the last one (0: never; see `aba_core.mechanism`).
     probe_strength: of the adjustments that arms without augmentation are measured with.
-    dtype: "float32", or "float64" for comparisons.
+    dtype: "float32", or "float64" for comparisons. precision of products and convolutions while
+    training: "full", that of dtype; "bf16", 8 bits of fraction (autocast; parameters, optimiser and
+    metrics stay in dtype); "tf32", 10 bits, on CUDA only. benchmarks/README.md has the effect.
     """
 
     dataset: str = "digits"
@@ -72,6 +76,7 @@ class TrainConfig:
     tokens: int = 0
     curve_every: int = 0
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Precision = "full"
     mechanism: int = 0
     probe_strength: float = 0.5
 
@@ -80,6 +85,7 @@ class TrainConfig:
             ("optimizer", get_args(Optimizer)),
             ("schedule", get_args(Schedule)),
             ("dtype", ("float32", "float64")),
+            ("precision", get_args(Precision)),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -250,6 +256,10 @@ def train(
         build = partial(
             build_model, config.model, splits.input_shape, splits.classes, config.batch_norm
         )
+    if config.precision == "tf32" and torch.device(device).type != "cuda":
+        raise ValueError(
+            f"precision is 'tf32', which {device!r} does not have; allowed: full, bf16"
+        )
     splits = splits.to(device)
     runs = Runs()
     members = [(arm, seed) for arm in arms for seed in seeds]
@@ -307,6 +317,26 @@ def flip_bit(model: nn.Module, seed: int) -> None:
                 value.view(integers).view(-1)[place] ^= 1
                 return
             place -= value.numel()
+
+
+@contextmanager
+def products_in(precision: Precision, device: str) -> Iterator[None]:
+    """Matrix products and convolutions with this precision, inside the block.
+
+    PyTorch's own default on CUDA is tf32 for convolutions: here it is asked for or it is off.
+    """
+    kind = torch.device(device).type
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    try:
+        if kind == "cuda":
+            matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        if kind == "cuda":
+            matmul.allow_tf32, convolution.allow_tf32 = before
 
 
 def optimizer_step(
@@ -386,11 +416,12 @@ def _train_group(
             _record(runs.mechanism_rows, members, config, study, step, found)
         rows = batch_order(epoch_orders, step, batch, samples)
         x, labels = splits.train.batch(rows).to(dtype), splits.train.y[rows]
-        if method is not None:
-            x, labels = method(replicas, x, labels, Draws(seeds, step, place))
-        with replicas.mode(training=True):
-            losses = loss(replicas.forward(parameters)(x), labels).mean(1)
-        (gradient,) = torch.autograd.grad(losses.sum(), parameters)
+        with products_in(config.precision, device):
+            if method is not None:
+                x, labels = method(replicas, x, labels, Draws(seeds, step, place))
+            with replicas.mode(training=True):
+                losses = loss(replicas.forward(parameters)(x).to(dtype), labels).mean(1)
+            (gradient,) = torch.autograd.grad(losses.sum(), parameters)
         with torch.no_grad():
             finite &= torch.isfinite(losses)
             factor = config.learning_rate_factor(step, steps)

@@ -291,6 +291,7 @@ LATER_FIELDS: dict[str, Any] = {
     "tokens": 0,
     "mechanism": 0,
     "probe_strength": 0.5,
+    "precision": "full",
 }
 
 

@@ -297,6 +297,27 @@ def test_a_flipped_bit_is_one_weight_changed_by_one_unit_in_the_last_place(tiny_
     assert len(changed) > 1
 
 
+def test_half_precision_moves_little_and_leaves_parameters_whole(tiny_splits):
+    config = replace(exact, model="small_cnn", dtype="float32", learning_rate=0.01)
+    arms = [Arm("vanilla"), Arm("aba", replace(MENDABA, strength=0.3, target="loss"))]
+    full, half = (
+        train(replace(config, precision=p), arms, [0, 1], splits=tiny_splits)
+        for p in ("full", "bf16")
+    )
+    whole, rough = full.frame().validation_loss, half.frame().validation_loss
+    assert not (whole == rough).any()
+    assert (whole - rough).abs().max() < 0.05 * whole.abs().max()
+    assert {p.dtype for p in half.model("aba", 0).parameters()} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_precision_that_a_device_lacks_is_refused(tiny_splits):
+    with pytest.raises(ValueError, match="precision is 'tf32', which 'cpu' does not have"):
+        train(replace(exact, precision="tf32"), [Arm("a")], [0], splits=tiny_splits)
+    with pytest.raises(ValueError, match="unknown precision 'fp8'; known: full, bf16, tf32"):
+        replace(exact, precision="fp8")
+
+
 def test_a_run_alone_equals_the_same_run_among_27_arms(tiny_splits):
     config = replace(exact, model="small_cnn", batch_norm=True)
     arms = twenty_seven_arms()
