@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -56,7 +58,9 @@ class Percentiles:
         )  # halves round outwards: cuts a hair apart must not cross
 
     def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
-        below = [_smallest(flat, count) for count in self.boundaries(flat.shape[1])]
+        counts = self.boundaries(flat.shape[1])
+        cuts = _order_statistics(flat, counts)
+        below = [_smallest(flat, *pair) for pair in zip(counts, cuts, strict=True)]
         between = [upper & ~lower for lower, upper in zip(below, below[1:], strict=False)]
         return torch.stack([below[0], *between, ~below[-1]])
 
@@ -91,14 +95,28 @@ class SignSplit:
 Split = Percentiles | SignSplit
 
 
-def _smallest(flat: Float[Tensor, "batch feature"], count: int) -> Bool[Tensor, "batch feature"]:
-    """The `count` smallest features of each sample; ties by a fixed pseudo-random order."""
+def _order_statistics(
+    flat: Float[Tensor, "batch feature"], counts: Sequence[int]
+) -> list[Float[Tensor, "batch 1"]]:
+    """The count-th smallest feature of each sample, for each count (from 1; 0 gives the first)."""
+    places = [min(max(count, 1), flat.shape[1]) for count in counts]
+    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
+        # NumPy's vectorised sort takes a tenth of the time of selecting one value in torch.
+        ordered = torch.from_numpy(np.sort(flat.detach().numpy(), axis=1))
+        return [ordered[:, place - 1 : place] for place in places]
+    return [flat.kthvalue(place, dim=1, keepdim=True).values for place in places]
+
+
+def _smallest(
+    flat: Float[Tensor, "batch feature"], count: int, cut: Float[Tensor, "batch 1"]
+) -> Bool[Tensor, "batch feature"]:
+    """The `count` smallest features of each sample, `cut` being the largest of them; ties by a
+    fixed pseudo-random order."""
     batch, features = flat.shape
     if count == 0:
         return torch.zeros_like(flat, dtype=torch.bool)
     if count >= features:
         return torch.ones_like(flat, dtype=torch.bool)
-    cut = flat.kthvalue(count, dim=1, keepdim=True).values
     smallest = flat <= cut
     # Without ties on the cut the sizes are right already: the usual case, and the cheap one.
     if bool((smallest.sum(1) != count).any()):
