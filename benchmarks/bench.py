@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -199,35 +198,99 @@ def measure_cost(rounds: int) -> list[dict[str, object]]:
     return rows
 
 
+# What grows, one thing at a time from a middle: (side of a picture, batch, replicas an arm, arms).
+GROWTH = {
+    "replicas": [(8, 20, r, 1) for r in (1, 2, 4, 8, 16, 32, 64, 128)],
+    "arms": [(8, 20, 4, a) for a in (1, 2, 4, 8, 16, 27)],
+    "batch": [(8, b, 16, 1) for b in (5, 10, 20, 40, 80)],
+    "image side": [(side, 20, 16, 1) for side in (8, 12, 16, 20, 24, 28, 32)],
+}
+
+
 def measure_growth() -> list[dict[str, object]]:
-    """Seconds and memory of a model-step as R grows, each in a process of its own."""
+    """Time and memory of a step as one thing grows, each point in a process of its own."""
     rows: list[dict[str, object]] = []
-    for data in ("digits 8×8", "MNIST 28×28"):
-        for replicas in (1, 4, 14, 28, 56):
-            context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
+    for what, points in GROWTH.items():
+        for point in points:
             answers = context.Queue()
-            process = context.Process(target=_growth, args=(data, replicas, answers))
+            process = context.Process(target=_growth, args=(point, answers))
             process.start()
             seconds, megabytes = answers.get(timeout=600)
             process.join()
+            side, batch, replicas, count = point
             rows.append(
-                {"data": data, "R": replicas, "ms": seconds * 1e3, "MB per replica": megabytes}
-            )
+                {
+                    "grows": what, "side": side, "batch": batch, "R": replicas * count,
+                    "arms": count, "ms": seconds * 1e3, "MB": megabytes,
+                }
+            )  # fmt: skip
             print(rows[-1], flush=True)
     return rows
 
 
-def _growth(data: str, replicas: int, answers: object) -> None:
+def _growth(point: tuple[int, int, int, int], answers: object) -> None:
     torch.set_num_threads(1)
-    splits = made_up(SHAPES[data])
-    batch, steps = (20, 40) if data.startswith("digits") else (50, 8)
-    engine_seconds(config(4, batch), splits, ALL, 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = engine_seconds(config(steps, batch), splits, ALL, replicas)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    # A peak below that of loading the libraries does not show.
-    megabytes = f"{grown / 1024 / replicas:.1f}" if grown else "not above the start-up peak"
-    answers.put((seconds, megabytes))  # type: ignore[attr-defined]
+    side, batch, replicas, count = point
+    splits = made_up((1, side, side))
+    setting = config(24, batch)
+    # Arms of several sets, so that their tables are padded to the largest.
+    sets = [Augmentation(AdjustmentSet.parse(str(i)), 0.5, target="loss") for i in range(1, 27)]
+    chosen = [Arm(f"{i}", a) for i, a in enumerate([ALL, *sets][:count])]
+    seeds = list(range(replicas))
+    train(config(4, batch), chosen[:1], [0], splits=splits)  # libraries are loaded
+    before = _resident(reset=True)
+    times: list[float] = []
+    train(
+        setting, chosen, seeds, splits=splits, progress=lambda _: times.append(time.perf_counter())
+    )
+    grown = _resident() - before
+    seconds = statistics.median(b - a for a, b in zip(times[6:], times[7:], strict=False))
+    members = replicas * count
+    answers.put((seconds / members, grown / members))  # type: ignore[attr-defined]
+
+
+def _resident(reset: bool = False) -> float:
+    """Peak resident memory of this process in MB since the last reset (Linux; NaN elsewhere)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def growth_plot(rows: list[dict[str, object]], path: Path) -> None:
+    """Milliseconds and megabytes per replica against what grows."""
+    from matplotlib import pyplot as plt
+
+    from analysis import figures
+
+    keys = {"replicas": "R", "arms": "arms", "batch": "batch", "image side": "side"}
+    with figures.style("paper"):
+        figure, axes = plt.subplots(
+            2, len(keys), figsize=(6.9, 3.2), layout="constrained", sharex="col", sharey="row"
+        )
+        for column, (what, key) in enumerate(keys.items()):
+            own = [row for row in rows if row["grows"] == what]
+            for ax, value in zip(axes[:, column], ("ms", "MB"), strict=True):
+                ax.plot(
+                    [r[key] for r in own], [r[value] for r in own], "o-", color="0.2", ms=3, lw=1
+                )
+                ax.set_xscale("log", base=2)
+                ax.set_xticks([r[key] for r in own], [str(r[key]) for r in own], fontsize=6)
+                ax.minorticks_off()
+                ax.set_yscale("log")
+            axes[1, column].set_xlabel(
+                {"R": "Replicas", "arms": "Arms of 4 runs", "batch": "Batch", "side": "Image side"}[
+                    key
+                ]
+            )
+        axes[0, 0].set_ylabel("ms a model-step")
+        axes[1, 0].set_ylabel("MB a replica")
+        figures.save_figure(figure, path, ("svg",))
+        plt.close(figure)
 
 
 def measure_gpu(rounds: int) -> list[dict[str, object]]:
@@ -285,6 +348,8 @@ def main() -> None:
     cpu = measure_cpu(rounds)
     cost = measure_cost(rounds)
     growth = [] if options.quick else measure_growth()
+    if growth:
+        growth_plot(growth, README.with_name("growth"))
     gpu = measure_gpu(rounds) if torch.cuda.is_available() else []
     text = [
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {_cpu_name()}, {os.cpu_count()} cores, "
@@ -295,9 +360,14 @@ def main() -> None:
         "### Cost of ABA: step with MendABA over vanilla step (floor of two passes: 5/3)\n",
         "| data | batch | R | ratio |\n|---|---|---|---|\n"
         + "".join("| {data} | {batch} | {R} | {ratio:.2f} |\n".format(**row) for row in cost),
-        "### Growth with R (one process, one thread)\n",
-        "| data | R | ms a model-step | MB a replica |\n|---|---|---|---|\n"
-        + "".join("| {data} | {R} | {ms:.2f} | {MB per replica} |\n".format(**r) for r in growth),
+        "### Growth of time and memory (one process, one thread, small_cnn, MB above the start)\n",
+        "![Time and memory per replica against replicas, arms, batch and image side](growth.svg)\n",
+        "| what grows | image side | batch | arms | R | ms a model-step | MB a replica |\n"
+        "|---|---|---|---|---|---|---|\n"
+        + "".join(
+            "| {grows} | {side} | {batch} | {arms} | {R} | {ms:.2f} | {MB:.2f} |\n".format(**row)
+            for row in growth
+        ),
         "### GPU\n",
         f"{torch.cuda.get_device_name()}\n\n" + _speed_table(gpu)
         if gpu
