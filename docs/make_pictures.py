@@ -1,8 +1,8 @@
 """Draw the pictures of the documentation anew: `python docs/make_pictures.py [--results results]`.
 
 concepts.svg trains a small model for a few seconds. The others show the digits studies of a results
-folder (`aba run isolation --preset standard`, likewise tension and frozen) and are left as they are
-where it has none.
+folder (`aba run isolation --preset standard`, likewise tension, frozen and hypotheses) and are left
+as they are where it has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aba_core import (
     load_dataset,
     train,
 )
-from analysis import figures, results, tables
+from analysis import exports, figures, results, tables
 
 IMAGES = Path(__file__).resolve().parent / "images"
 STRENGTH = 1.0
@@ -104,7 +104,10 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
         "hypothesis-digits": figures.hypothesis_plot(sets),
         "frozen-digits": figures.frozen_curves(frozen, arm="Vanilla"),
     }
-    return {name: ax.figure for name, ax in axes.items()}  # type: ignore[misc]
+    drawn = {name: ax.figure for name, ax in axes.items()}
+    verdicts = exports.of_study("hypotheses", folder, "digits").figures["verdicts"]
+    assert verdicts.draw is not None
+    return {**drawn, "verdicts-digits": verdicts.draw("double")}  # type: ignore[dict-item]
 
 
 def main() -> None:

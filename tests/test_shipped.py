@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import results, tables
+from analysis import exports, results, tables
 from analysis.results import declarations, load, read_rows
+from analysis.studies import STANDARD
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data" / "results"
@@ -22,8 +23,8 @@ def hypothesis_table():
 
 def test_every_declared_run_is_there_with_its_provenance():
     found = declarations(SHIPPED)
-    assert {(d.study.name, d.study.dataset) for d in found} >= {
-        (name, "digits") for name in ("isolation", "tension", "frozen", "benchmark")
+    assert {d.study.name for d in found if d.study.dataset == "digits"} >= {
+        name for name in STANDARD if name != "benchmark-bn"
     }
     for declaration in found:
         rows, damaged = read_rows(SHIPPED, declaration.kind)
@@ -68,3 +69,46 @@ def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
             assert cell == []
         else:
             assert cell == pytest.approx(wanted, abs=0.11)
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    frozen = load(SHIPPED, "frozen", "digits")
+    studies = [load(SHIPPED, name, "digits") for name in ("hypotheses", "sets")]
+    found = [v for s in studies for v in exports.hypotheses(s, exports.Look(), frozen)[1]]
+    assert all("before its data" in v.declared for v in found[:-2])  # sets share runs of pairs
+    return {verdict.hypothesis.name: verdict for verdict in found}
+
+
+# What the README's table of verdicts calls them.
+CLAIMS = {
+    "All adjustments beat training without": "augmentation-helps",
+    "Alone, Epsilon > Neutral > Delta": "group-order",
+    "**Variety**": "variety",
+    "**Tension**": "tension",
+    "An adjustment with its opposite": "tension-of-one-best",
+    "Every joined set": "tension-best-group",
+    "All adjustments beat the best one": "set-beats-best-member",
+    "Gaussian noise": "noise-helps",
+    "All on real maps": "attribution-matters",
+    "Epsilon on real maps": "attribution-matters-epsilon",
+    "Class score": "class-score",
+    "Random magnitudes": "random-magnitude",
+}
+
+
+def test_the_readme_table_of_verdicts_has_no_claim_of_its_own():
+    rows = re.findall(r"^\| (.*?) \| (?:supported|refuted|inconclusive) \|", README, re.MULTILINE)
+    assert len(rows) == len(CLAIMS)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_readme_states_the_verdicts_of_the_shipped_runs(claim, verdicts):
+    line = next(row for row in README.splitlines() if row.startswith(f"| {claim}"))
+    _, stated, numbers = line.strip(" |").split(" | ")
+    judged = verdicts[CLAIMS[claim]]
+    assert stated == judged.verdict
+    row = judged.decisive
+    wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
+    found = [float(n.replace("−", "-")) for n in re.findall(r"−?\d+\.\d+", numbers)]
+    assert found == pytest.approx(wanted, abs=0.11)
