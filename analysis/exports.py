@@ -538,7 +538,7 @@ def hypotheses(
         f"{prefix}verdicts",
         "Verdicts",
         table,
-        ["statement", "verdict", "comparison", "estimate", "n", "smallest_detectable"],
+        ["hypothesis", "verdict", "comparison", "estimate", "n", "smallest_detectable"],
         note=f"{look.label}; {verdicts[0].declared}; with 80 % power effects from the smallest "
         "detectable would have been seen.",
         interval=ways,

@@ -687,9 +687,9 @@ def declared_when(study: StudyResult) -> str:
     stamps = frame["hypotheses"] if "hypotheses" in frame else pd.Series("", index=frame.index)
     own = int((stamps == study.declaration.study.hypotheses_hash).sum())
     text = (
-        f"declared {at[:10]} before its data ({own} of {len(frame)} runs carry its hash)"
+        f"declared {at[:10]} before the data ({own} of {len(frame)} runs carry the hash)"
         if not known
-        else f"declared {at[:10]}, when {known} of its {len(frame)} runs were known"
+        else f"declared {at[:10]}, when {known} of {len(frame)} runs were known from other studies"
     )
     finished = frame["finished_at"].min() if len(frame) else ""
     grown = [entry for entry in later if str(entry["at"]) > finished]

@@ -277,8 +277,8 @@ def test_a_report_says_whether_hypotheses_came_before_their_data(tmp_path):
         return hy.declared_when(store.collect(declaration, pd.DataFrame(rows)))
 
     after, before = row_at("2999-01-01", stamp, "k"), row_at("1999-01-01", "", "l")
-    assert "before its data (1 of 1" in said(after)
-    assert "when 1 of its 2 runs were known" in said(after, before)
+    assert "before the data (1 of 1" in said(after)
+    assert "when 1 of 2 runs were known" in said(after, before)
 
 
 def test_other_hypotheses_are_another_declaration_of_the_same_runs():

@@ -76,7 +76,7 @@ def verdicts():
     frozen = load(SHIPPED, "frozen", "digits")
     studies = [load(SHIPPED, name, "digits") for name in ("hypotheses", "sets")]
     found = [v for s in studies for v in exports.hypotheses(s, exports.Look(), frozen)[1]]
-    assert all("before its data" in v.declared for v in found[:-2])  # sets share runs of pairs
+    assert all("before the data" in v.declared for v in found[:-2])  # sets share runs of pairs
     return {verdict.hypothesis.name: verdict for verdict in found}
 
 
