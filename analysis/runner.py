@@ -349,6 +349,42 @@ def train_within_memory(chunk: Chunk, count: Callable[[int], None] = _count) -> 
     ]
 
 
+def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
+    """Bytes free on the GPU, those that a training needs once and those for each run.
+
+    From one step of one run and of two: what they share cancels.
+    """
+    import torch
+
+    from aba_core import train
+
+    config, splits = core_config(chunk.study), load_splits(chunk.study)
+    one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
+    arms = [core_arm(arm) for arm in chunk.arms]
+    arm = next((arm for arm in arms if arm.augmentation is not None), arms[0])
+    torch.cuda.empty_cache()
+    free = float(torch.cuda.mem_get_info()[0])
+    before = torch.cuda.memory_allocated()
+    peaks = []
+    for runs in (1, 2):
+        torch.cuda.reset_peak_memory_stats()
+        train(one_step, [arm], list(range(runs)), chunk.device, splits=splits)
+        peaks.append(float(torch.cuda.max_memory_allocated() - before))
+    torch.cuda.empty_cache()
+    each = max(1.0, peaks[1] - peaks[0])
+    return free, max(0.0, peaks[0] - each), each
+
+
+def sized_for_memory(chunk: Chunk, free: float, once: float, each: float) -> list[Chunk]:
+    """The chunk in parts whose runs fit into four fifths of the free memory together, all seeds of
+    an arm in one part where they do."""
+    fitting = max(1, int((0.8 * free - once) / each))
+    seeds = len(chunk.seeds)
+    size = fitting - fitting % seeds if fitting >= seeds else fitting
+    keys = chunk.keys
+    return [replace(chunk, keys=keys[i : i + size]) for i in range(0, len(keys), size)]
+
+
 @lru_cache(maxsize=4)  # a study of subsets goes through many
 def _cached_splits(dataset: str, subset: str, subset_seed: int, tokens: int) -> Splits:
     from aba_core import load_dataset
@@ -443,7 +479,8 @@ def run(
             report(label, done, total)
 
         for chunk in chunks:
-            train_within_memory(chunk, count)
+            for part in sized_for_memory(chunk, *gpu_memory(chunk)):
+                train_within_memory(part, count)
     elif chunks:
         _run_processes(chunks, processes or os.cpu_count() or 1, lambda n: report(label, n, total))
     rows, damaged = store.read_rows(results, declaration.kind)

@@ -226,6 +226,17 @@ def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch
     assert merged["validation_loss"].to_numpy() == pytest.approx(merged["validation_loss_whole"])
 
 
+@pytest.mark.parametrize(
+    ("free", "sizes"), [(1e12, [6]), (60.0, [4, 2]), (25.0, [1] * 6), (1.0, [1] * 6)]
+)
+def test_a_chunk_is_cut_to_the_memory_that_is_free(tmp_path, free, sizes):
+    keys = tuple((arm.name, seed, f"{arm.name}{seed}") for arm in ARMS for seed in (0, 1))
+    chunk = runner.Chunk(study(), ARMS, (0, 1), keys, tmp_path, "cuda")
+    parts = runner.sized_for_memory(chunk, free, 8.0, 10.0)
+    assert [len(part.keys) for part in parts] == sizes
+    assert tuple(key for part in parts for key in part.keys) == keys
+
+
 def test_a_single_run_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
     def no_memory(chunk, count):
         raise torch.OutOfMemoryError("made up")
