@@ -539,8 +539,8 @@ def hypotheses(
         "Verdicts",
         table,
         ["hypothesis", "verdict", "comparison", "estimate", "n", "smallest_detectable"],
-        note=f"{look.label}; {verdicts[0].declared}; with 80 % power effects from the smallest "
-        "detectable would have been seen.",
+        note=f"{look.label}, estimates in points; {verdicts[0].declared}; detectable: the smallest "
+        "effect that would have been seen with 80 % power.",
         interval=ways,
     )
     if tested:
@@ -549,7 +549,7 @@ def hypotheses(
             "Every comparison of every hypothesis",
             hypothesis.comparison_table(tested),
             ["hypothesis", "label", "estimate", "n", "unit", "verdict", "smallest_detectable"],
-            note=f"{look.label}.",
+            note=f"{look.label}, estimates in points.",
             interval=ways,
         )
     slopes = [
@@ -575,7 +575,7 @@ def hypotheses(
             f"{prefix}mixed-model",
             "Mixed model of the runs: properties of sets, with set and seed as random effects",
             hypothesis.mixed_table(slopes[0], study.frame, look.metric, look.confidence),
-            note=f"{look.label}; size: points for each doubling; opposition: from none to full.",
+            note=f"{look.label}, points; size: for each doubling; opposition: from none to full.",
             interval=f"{look.confidence:.0%}, Student's t, degrees of freedom of the sets",
             digits=2,
         )

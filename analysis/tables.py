@@ -518,6 +518,7 @@ PUBLISHED_SETTINGS = {
         "data": "news, 2000 texts",
         "model": "small CNN",
         "epochs": "100",
+        "words of a text": "the first 1000",
         "word vectors": "100 numbers a word, source not stated",
     },
 }
@@ -544,7 +545,10 @@ def settings_table(runs: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame
         "runs an arm": f"{low}" if low == high else f"{low} to {high}",
     }
     if ran["dataset"] == "news":
-        here["word vectors"] = "those of `aba datasets`: GloVe where its file is there"
+        tokens = int(ran.get("tokens", 0) or 0)
+        here["words of a text"] = f"the first {tokens}" if tokens else "the first 1000"
+        made = {"corpus": "made from the training texts (PPMI and SVD)", "glove": "GloVe"}
+        here["word vectors"] = made.get(str(ran.get("embedding", "")), "not recorded")
     rows = []
     for name in (*here, *(("word vectors",) if "word vectors" not in here else ())):
         row = {"setting": name, "this study": here.get(name, "no words")}
@@ -1215,7 +1219,6 @@ LABELS = {
     "hypothesis": "Hypothesis",
     "comparison": "Deciding comparison",
     "label": "Comparison",
-    "estimate": "Estimate (points)",
     "p_value": "p",
     "here": "Here (points)",
     "there": "Published (points)",
