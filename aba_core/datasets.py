@@ -7,10 +7,8 @@
   from the training pool depends on `subset_seed`.
 - Inputs are in standard units, (x - mean) / std, with mean and std of the whole training pool.
   Zero is therefore the mean input, and a strength of 1 is one standard deviation.
-- Every file is checked against a known hash before it is parsed; nothing unchecked is kept.
+- Every file is checked against a known hash before it is parsed (`aba_core.sources`).
 
-Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`, by
-default data/cache of the checkout), then downloaded from the official source into the cache.
 Sizes follow the dataset table of the published slides; data/README.md says where they cannot.
 """
 
@@ -19,20 +17,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import math
-import os
 import pickle
 import re
-import tarfile
-import uuid
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,24 +34,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aba_core.sources import (
+    REPLACE,
+    DatasetError,
+    Places,
+    SourceFile,
+    cached,
+    check_hash,
+    data_places,
+    download,
+    fetch,
+    find_file,
+    read_bytes,
+    read_checked,
+    short_hash,
+    tar_files,
+    unzip,
+    wrong_hash,
+)
+
 SPLIT_SEED = 20220530  # the constant behind every partition and, with subset_seed, every subset
 
 
-class DatasetError(ValueError):
-    """A dataset cannot be had as asked: unknown name, missing or damaged file, no network."""
-
-
 # --- The table of datasets -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a dataset: its path in mirror and cache, accepted hashes, official address."""
-
-    path: str
-    hashes: tuple[str, ...]  # "md5:..." or "sha256:..."; the first is the official file's
-    url: str
-    megabytes: float
 
 
 @dataclass(frozen=True)
@@ -331,7 +330,7 @@ def load_dataset(
     if embedding != "auto" and name != "news":
         raise DatasetError(f"{name} takes no embedding, but {embedding!r} was asked for")
 
-    places = _places(cache, mirror)
+    places = data_places(cache, mirror)
     if name == "news":
         splits = _load_news(info, subset, subset_seed, embedding, places)
         return splits.first_tokens(tokens) if tokens else splits
@@ -345,7 +344,7 @@ def dataset_status(
     *, cache: str | Path | None = None, mirror: str | Path | None = None
 ) -> list[DatasetStatus]:
     """Where each dataset would come from now, by looking for files only: nothing is read."""
-    places = _places(cache, mirror)
+    places = data_places(cache, mirror)
     return [
         DatasetStatus(
             name=info.name,
@@ -359,7 +358,7 @@ def dataset_status(
     ]
 
 
-def _present(info: DatasetInfo, places: _Places) -> str:
+def _present(info: DatasetInfo, places: Places) -> str:
     if not info.files:
         return "bundled"
     if info.name == "cifar10":
@@ -367,10 +366,10 @@ def _present(info: DatasetInfo, places: _Places) -> str:
         if found is not None:
             missing = len(_CIFAR_MD5) - len(found.batches) if found.batches else 0
             return found.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
-    places_of_files = {_find(file.path, places)[0] for file in info.files}
+    places_of_files = {find_file(file.path, places)[0] for file in info.files}
     if "" not in places_of_files:
         return " and ".join(sorted(places_of_files, reverse=True))
-    size = sum(file.megabytes for file in info.files if not _find(file.path, places)[0])
+    size = sum(file.megabytes for file in info.files if not find_file(file.path, places)[0])
     return f"not here (downloads {size:.0f} MB)"
 
 
@@ -687,7 +686,7 @@ def _mean_and_std(images: np.ndarray) -> tuple[Tensor, Tensor]:
     )
 
 
-def _read_digits(subset: str, places: _Places) -> _Pictures:
+def _read_digits(subset: str, places: Places) -> _Pictures:
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
@@ -701,12 +700,12 @@ def _read_digits(subset: str, places: _Places) -> _Pictures:
     )
 
 
-def _read_mnist(subset: str, places: _Places) -> _Pictures:
+def _read_mnist(subset: str, places: Places) -> _Pictures:
     arrays = []
     for file in DATASETS["mnist"].files:
-        place, path = _fetch(file, places)
+        place, path = fetch(file, places)
         arrays.append(
-            _parse_idx(_unzip(_read_checked(path, file.hashes), path, file.hashes[0]), path)
+            _parse_idx(unzip(read_checked(path, file.hashes), path, file.hashes[0]), path)
         )
     train_images, train_labels, test_images, test_labels = arrays
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
@@ -752,7 +751,7 @@ class _CifarSource:
     archive: Path | None = None
 
 
-def _find_cifar10(places: _Places) -> _CifarSource | None:
+def _find_cifar10(places: Places) -> _CifarSource | None:
     """The first complete source, else the first with the test batch and two training batches."""
     partial = None
     for place, root in places.roots():
@@ -771,11 +770,11 @@ def _find_cifar10(places: _Places) -> _CifarSource | None:
     return partial
 
 
-def _read_cifar10(subset: str, places: _Places) -> _Pictures:
+def _read_cifar10(subset: str, places: Places) -> _Pictures:
     found = _find_cifar10(places)
     if found is None:
         file = DATASETS["cifar10"].files[0]
-        found = _CifarSource("cache", {}, _download(file, places))
+        found = _CifarSource("cache", {}, download(file, places))
     names = [name for name in _CIFAR_MD5 if name in found.batches or found.archive]
     missing = [name for name in _CIFAR_MD5 if name not in names]
     if missing and subset == "full":
@@ -792,11 +791,11 @@ def _read_cifar10(subset: str, places: _Places) -> _Pictures:
         md5 = f"md5:{_CIFAR_MD5[name]}"
         if contents is None:
             path = found.batches[name]
-            stored = _read(path)
-            content = _unzip(stored, path, md5) if path.suffix == ".gz" else stored
+            stored = read_bytes(path)
+            content = unzip(stored, path, md5) if path.suffix == ".gz" else stored
         else:
             path, content = Path(str(found.archive), _CIFAR_FOLDER, name), contents[name]
-        _check(content, (md5,), path)
+        check_hash(content, (md5,), path)
         batch_images, batch_labels = _parse_cifar_batch(content, path)
         images.append(batch_images)
         labels.append(batch_labels)
@@ -818,15 +817,15 @@ def _read_cifar10(subset: str, places: _Places) -> _Pictures:
 
 
 def _cifar_members(archive: Path) -> dict[str, bytes]:
-    content = _read_checked(archive, DATASETS["cifar10"].files[0].hashes)
+    content = read_checked(archive, DATASETS["cifar10"].files[0].hashes)
     contents = {
         name.name: member
-        for name, member in _tar_files(content, archive)
+        for name, member in tar_files(content, archive)
         if name.parts[0] == _CIFAR_FOLDER and name.name in _CIFAR_MD5
     }
     missing = set(_CIFAR_MD5) - set(contents)
     if missing:
-        raise DatasetError(f"{archive} lacks {', '.join(sorted(missing))}; {_REPLACE}")
+        raise DatasetError(f"{archive} lacks {', '.join(sorted(missing))}; {REPLACE}")
     return contents
 
 
@@ -868,7 +867,7 @@ def _parse_cifar_batch(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarr
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a broken pickle may raise nearly anything
-        raise DatasetError(f"{path} is refused: {error}; {_REPLACE}") from error
+        raise DatasetError(f"{path} is refused: {error}; {REPLACE}") from error
     images = batch.get(b"data") if isinstance(batch, dict) else None
     labels = batch.get(b"labels") if isinstance(batch, dict) else None
     if not (
@@ -879,7 +878,7 @@ def _parse_cifar_batch(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarr
         and len(labels) == 10000
         and all(isinstance(label, int) and 0 <= label < 10 for label in labels)
     ):
-        raise DatasetError(f"{path} holds no batch of 10000 labelled 32x32 images; {_REPLACE}")
+        raise DatasetError(f"{path} holds no batch of 10000 labelled 32x32 images; {REPLACE}")
     return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
 
 
@@ -924,7 +923,7 @@ class _Tokens:
 
 
 def _load_news(
-    info: DatasetInfo, subset: str, subset_seed: int, embedding: str, places: _Places
+    info: DatasetInfo, subset: str, subset_seed: int, embedding: str, places: Places
 ) -> Splits:
     """20 Newsgroups as 1000 words of 100 numbers.
 
@@ -980,12 +979,12 @@ def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
     return torch.nn.functional.embedding(ids, embedding)
 
 
-def _news_tokens(info: DatasetInfo, places: _Places) -> _Tokens:
+def _news_tokens(info: DatasetInfo, places: Places) -> _Tokens:
     file = info.files[0]
-    _, path = _fetch(file, places)
-    content = _read_checked(path, file.hashes)
+    _, path = fetch(file, places)
+    content = read_checked(path, file.hashes)
     recipe = (_TEXT_RECIPE, _WORD.pattern, _TOKENS, _VOCABULARY, SPLIT_SEED, info.validation)
-    key = _key(hashlib.sha256(content).hexdigest(), *recipe, info.test)
+    key = short_hash(hashlib.sha256(content).hexdigest(), *recipe, info.test)
 
     def build() -> dict[str, np.ndarray]:
         posts, labels = _read_posts(content, path, info.class_names)
@@ -1002,7 +1001,7 @@ def _news_tokens(info: DatasetInfo, places: _Places) -> _Tokens:
         joined = np.frombuffer(" ".join(words).encode(), np.uint8)
         return {"ids": ids, "labels": labels, "words": joined}
 
-    arrays = _cached(f"news-tokens-{key}", build, places)
+    arrays = cached(f"news-tokens-{key}", build, places)
     words = tuple(arrays["words"].tobytes().decode().split(" "))
     return _Tokens(arrays["ids"], arrays["labels"], words, key)
 
@@ -1014,7 +1013,7 @@ def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list
     and hosts. Quotes and signatures stay.
     """
     found = []
-    for name, post in _tar_files(content, path):
+    for name, post in tar_files(content, path):
         part, group = name.parts[0], name.parts[-2] if len(name.parts) == 3 else ""
         if part not in ("20news-bydate-train", "20news-bydate-test") or group not in groups:
             raise DatasetError(f"{path} holds {name}, which is no post of the 20 groups")
@@ -1026,11 +1025,13 @@ def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list
 
 
 def _word_vectors(
-    tokens: _Tokens, pool: np.ndarray, embedding: str, places: _Places
+    tokens: _Tokens, pool: np.ndarray, embedding: str, places: Places
 ) -> tuple[np.ndarray, np.ndarray, str, str]:
     """Vectors [word, dim] with row 0 for padding, which rows have one, recipe and note."""
-    full = next((found for form in _GLOVE_FULL if (found := _find(form, places))[0]), ("", Path()))
-    top = _find(_GLOVE_TOP, places)
+    full = next(
+        (found for form in _GLOVE_FULL if (found := find_file(form, places))[0]), ("", Path())
+    )
+    top = find_file(_GLOVE_TOP, places)
     version, (place, path) = ("full", full) if full[0] else ("top2716", top)
     if embedding == "glove" and not place:
         raise DatasetError(f"no GloVe file is here: {_GLOVE_HELP} {places.cache}, or use 'corpus'")
@@ -1050,7 +1051,7 @@ def _word_vectors(
                 "has_vector": np.arange(len(tokens.words) + 1) > 0,
             }
 
-    arrays = _cached(f"news-embedding-{_key(tokens.key, recipe)}", build, places)
+    arrays = cached(f"news-embedding-{short_hash(tokens.key, recipe)}", build, places)
     return arrays["vectors"], arrays["has_vector"], recipe, note
 
 
@@ -1092,10 +1093,10 @@ def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, n
                     has_vector[at] = True
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise DatasetError(
-            f"{path} is damaged ({error}): its text should have sha256:{sha256}; {_REPLACE}"
+            f"{path} is damaged ({error}): its text should have sha256:{sha256}; {REPLACE}"
         ) from error
     if digest.hexdigest() != sha256:
-        raise _wrong_hash(path, (f"sha256:{sha256}",), f"sha256:{digest.hexdigest()}")
+        raise wrong_hash(path, (f"sha256:{sha256}",), f"sha256:{digest.hexdigest()}")
     return {"vectors": vectors, "has_vector": has_vector}
 
 
@@ -1137,159 +1138,3 @@ def _corpus_vectors(ids: np.ndarray, words: int) -> np.ndarray:
     svd = TruncatedSVD(_DIMENSIONS, n_iter=7, random_state=SPLIT_SEED)
     vectors = svd.fit_transform(ppmi) / np.sqrt(svd.singular_values_)
     return vectors.astype(np.float32)
-
-
-# --- Files -----------------------------------------------------------------------------------
-
-_REPLACE = "remove it or replace it by the official file"
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Folders that hold dataset files, both laid out alike (data/README.md)."""
-
-    cache: Path
-    mirror: Path | None
-
-    def roots(self) -> list[tuple[str, Path]]:
-        return [*([("mirror", self.mirror)] if self.mirror else []), ("cache", self.cache)]
-
-
-def _places(cache: str | Path | None, mirror: str | Path | None) -> _Places:
-    cache = cache or os.environ.get("ABA_DATA_CACHE") or _default_cache()
-    mirror = mirror or os.environ.get("ABA_DATA_MIRROR") or None
-    return _Places(Path(cache).expanduser(), Path(mirror).expanduser() if mirror else None)
-
-
-def _default_cache() -> Path:
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data" / "cache"
-    return Path("~/.cache/aba")  # an installed copy has no checkout beside it
-
-
-def _find(path: str, places: _Places) -> tuple[str, Path]:
-    """(place, path) of the file in mirror or cache; place is "" where it is in neither."""
-    for place, root in places.roots():
-        if (root / path).is_file():
-            return place, root / path
-    return "", Path(path)
-
-
-def _fetch(file: SourceFile, places: _Places) -> tuple[str, Path]:
-    place, path = _find(file.path, places)
-    return (place, path) if place else ("cache", _download(file, places))
-
-
-def _download(file: SourceFile, places: _Places) -> Path:
-    """Download into the cache. pooch checks the hash before the file gets its name."""
-    import pooch
-
-    target = places.cache / file.path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to the cache {places.cache}: {error}; set ABA_DATA_CACHE"
-        ) from error
-    elsewhere = f"set ABA_DATA_MIRROR to a folder that holds {file.path}"
-    if places.mirror and not places.mirror.is_dir():
-        elsewhere = f"ABA_DATA_MIRROR names {places.mirror}, which is no folder: correct it"
-    try:
-        pooch.retrieve(
-            url=file.url,
-            known_hash=file.hashes[0],
-            fname=target.name,
-            path=target.parent,
-            downloader=pooch.HTTPDownloader(timeout=30),
-        )
-    except ValueError as error:  # pooch's word for a wrong hash; it has removed the file
-        raise DatasetError(f"download of {file.url} is refused: {error} Or {elsewhere}") from error
-    except OSError as error:  # requests' errors are OSErrors
-        raise DatasetError(f"cannot download {file.url} ({error}); {elsewhere}") from error
-    return target
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
-
-
-def _read_checked(path: Path, hashes: tuple[str, ...]) -> bytes:
-    content = _read(path)
-    _check(content, hashes, path)
-    return content
-
-
-def _check(content: bytes, hashes: tuple[str, ...], path: Path) -> None:
-    kind = hashes[0].partition(":")[0]
-    found = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
-    if found not in hashes:
-        raise _wrong_hash(path, hashes, found)
-
-
-def _wrong_hash(path: Path, hashes: tuple[str, ...], found: str) -> DatasetError:
-    return DatasetError(f"{path} has {found}, expected {' or '.join(hashes)}; {_REPLACE}")
-
-
-def _unzip(content: bytes, path: Path, expected: str) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        found = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
-        raise DatasetError(
-            f"{path} is damaged ({error}): it has {found}, expected {expected}; {_REPLACE}"
-        ) from error
-
-
-def _tar_files(content: bytes, path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Names and contents of a gzipped tar's files, read in place; nothing is written out.
-
-    Names that leave the archive's folder, links and devices are refused: none belongs there.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
-            for member in tar:
-                name = PurePosixPath(member.name)
-                if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-                    raise DatasetError(f"{path} is refused: its member {member.name!r} leaves it")
-                if member.isdir():
-                    continue
-                plain = tar.extractfile(member) if member.isfile() else None
-                if plain is None:
-                    raise DatasetError(
-                        f"{path} is refused: its member {member.name!r} is no plain file"
-                    )
-                yield name, plain.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DatasetError(f"{path} is damaged: {error}; {_REPLACE}") from error
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
-
-
-def _cached(name: str, build: Any, places: _Places) -> dict[str, np.ndarray]:
-    """Arrays of `build()`, kept in the cache under a name that holds the hash of their making.
-
-    A damaged file is made anew: it holds nothing that cannot be. Where the cache cannot be
-    written, the arrays are made each time.
-    """
-    path = places.cache / f"{name}.npz"
-    if path.is_file():
-        with suppress(OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored.files}
-    arrays = build()
-    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
-    with suppress(OSError):
-        try:
-            places.cache.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as stream:
-                np.savez_compressed(stream, **arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return arrays

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-from aba_core import datasets
+from aba_core import datasets, sources
 from aba_core.datasets import DATASETS, DatasetError, Split, Splits, dataset_status, load_dataset
 
 MIRROR = os.environ.get("ABA_DATA_MIRROR")
@@ -596,7 +596,7 @@ def test_texts_can_be_cut_to_their_first_tokens(small_news: Path) -> None:
 def test_words_are_lower_case_without_header_and_rare_ones(
     small_news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = datasets._places(None, small_news)
+    places = sources.data_places(None, small_news)
     tokens = datasets._news_tokens(DATASETS["news"], places)
     assert {"w17", "it's", "quoted", "t"} <= set(tokens.words)
     assert not {"W17", "onlyhere", "subject", "reader"} & set(tokens.words)
