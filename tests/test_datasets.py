@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-from aba_core import datasets, sources
+from aba_core import datasets, pictures, sources
 from aba_core.datasets import DATASETS, DatasetError, Split, Splits, dataset_status, load_dataset
 
 MIRROR = os.environ.get("ABA_DATA_MIRROR")
@@ -380,7 +380,7 @@ def small_cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for value, name in enumerate(("data_batch_1", "data_batch_2", "test_batch")):
         content = cifar_batch(100 * value)
-        monkeypatch.setitem(datasets._CIFAR_MD5, name, hashlib.md5(content).hexdigest())
+        monkeypatch.setitem(pictures._CIFAR_MD5, name, hashlib.md5(content).hexdigest())
         if name == "data_batch_2":
             (folder / name).write_bytes(content)
         else:
@@ -423,11 +423,11 @@ def test_the_official_archive_gives_the_same_as_its_batches(
     for value in (3, 4, 5):
         content = cifar_batch(value)
         monkeypatch.setitem(
-            datasets._CIFAR_MD5, f"data_batch_{value}", hashlib.md5(content).hexdigest()
+            pictures._CIFAR_MD5, f"data_batch_{value}", hashlib.md5(content).hexdigest()
         )
         (folder / f"data_batch_{value}").write_bytes(content)
     contents = {}
-    for name in datasets._CIFAR_MD5:
+    for name in pictures._CIFAR_MD5:
         plain = folder / name
         content = plain.read_bytes() if plain.exists() else gzip.open(f"{plain}.gz").read()
         contents[f"cifar-10-batches-py/{name}"] = content
@@ -462,7 +462,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path: Path, protocol: int)
     for call in (os.mkdir, eval, exec, Path):
         content = pickle.dumps({b"data": Malicious(call, str(trace))}, protocol)
         with pytest.raises(DatasetError, match="some_batch is refused: it names"):
-            datasets._parse_cifar_batch(content, Path("some_batch"))
+            pictures._parse_cifar_batch(content, Path("some_batch"))
     assert not trace.exists()
 
 
@@ -475,9 +475,9 @@ def test_a_pickle_with_objects_or_other_shapes_is_refused() -> None:
         [1, 2],
     ):
         with pytest.raises(DatasetError, match="some_batch"):
-            datasets._parse_cifar_batch(pickle.dumps(batch, protocol=4), Path("some_batch"))
+            pictures._parse_cifar_batch(pickle.dumps(batch, protocol=4), Path("some_batch"))
     with pytest.raises(DatasetError, match="some_batch is refused"):
-        datasets._parse_cifar_batch(b"\x80\x02}q\x01(U", Path("some_batch"))
+        pictures._parse_cifar_batch(b"\x80\x02}q\x01(U", Path("some_batch"))
 
 
 # --- News: archive, words, embeddings --------------------------------------------------------
