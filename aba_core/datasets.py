@@ -14,14 +14,8 @@ Sizes follow the dataset table of the published slides; data/README.md says wher
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import re
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,20 +33,8 @@ from aba_core.pictures import (
     read_digits,
     read_mnist,
 )
-from aba_core.sources import (
-    REPLACE,
-    DatasetError,
-    Places,
-    SourceFile,
-    cached,
-    data_places,
-    fetch,
-    find_file,
-    read_checked,
-    short_hash,
-    tar_files,
-    wrong_hash,
-)
+from aba_core.sources import DatasetError, Places, SourceFile, data_places, find_file
+from aba_core.texts import EMBEDDINGS, Pool, Texts, read_news
 
 SPLIT_SEED = 20220530  # the constant behind every partition and, with subset_seed, every subset
 
@@ -228,6 +210,10 @@ class Split:
         return len(self.y)
 
 
+def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
+    return torch.nn.functional.embedding(ids, embedding)
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """The three splits of a dataset and what a run has to record of them.
@@ -326,19 +312,21 @@ def load_dataset(
         raise DatasetError(f"unknown subset {subset!r} of {name}; known: {allowed}")
     if not isinstance(subset_seed, int | np.integer) or subset_seed < 0:
         raise DatasetError(f"subset_seed must be an integer of 0 or more, not {subset_seed!r}")
-    if embedding not in _EMBEDDINGS:
-        raise DatasetError(f"unknown embedding {embedding!r}; known: {', '.join(_EMBEDDINGS)}")
+    if embedding not in EMBEDDINGS:
+        raise DatasetError(f"unknown embedding {embedding!r}; known: {', '.join(EMBEDDINGS)}")
     if embedding != "auto" and name != "news":
         raise DatasetError(f"{name} takes no embedding, but {embedding!r} was asked for")
 
     places = data_places(cache, mirror)
     if name == "news":
-        splits = _load_news(info, subset, subset_seed, embedding, places)
+        pool = _text_pool(info)
+        texts = read_news(info.files[0], info.class_names, pool, embedding, places)
+        splits = _text_splits(info, subset, subset_seed, texts)
         return splits.first_tokens(tokens) if tokens else splits
     if tokens:
         raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
     readers = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
-    return _standardised(info, subset, subset_seed, readers[name](info.files, subset, places))
+    return _picture_splits(info, subset, subset_seed, readers[name](info.files, subset, places))
 
 
 def dataset_status(
@@ -448,23 +436,15 @@ def splits_from(
     if standardise:
         mean, std = _own_units(parts["train"].data)
         parts = {k: replace(v, data=(v.data - mean) / std) for k, v in parts.items()}
-    digest = hashlib.sha256(f"{name}/{mean.tolist()}/{std.tolist()}".encode())
-    for part in _PARTS:
-        split = parts[part]
-        digest.update(f"{part}/{tuple(split.data.shape)}".encode())
-        digest.update(split.data.contiguous().numpy().tobytes() + split.y.numpy().tobytes())
-    return Splits(
-        **parts,
+    return _assembled(
+        parts,
+        f"{mean.tolist()}/{std.tolist()}",
         name=name,
         subset="own",
         subset_seed=seed,
-        classes=len(names),
         class_names=names,
-        input_shape=tuple(parts["train"].data.shape[1:]),
         mean=mean,
         std=std,
-        notes=(),
-        fingerprint=digest.hexdigest(),
     )
 
 
@@ -612,305 +592,104 @@ def _partition(
     return rest[pool], rest[validation], test
 
 
-def _draw_subset(
-    info: DatasetInfo, subset: str, subset_seed: int, labels: np.ndarray, pool: np.ndarray
-) -> np.ndarray:
-    drawn, _ = _stratified(
-        labels[pool], info.subsets[subset], info.name, "subset", subset, subset_seed
+def _text_pool(info: DatasetInfo) -> Pool:
+    """The training pool, for a reader of texts: its words decide which words are kept."""
+    return Pool(
+        draw=lambda labels: _partition(info, labels)[0],
+        seed=SPLIT_SEED,
+        sizes=(info.validation, info.test),
     )
-    return pool[drawn]
 
 
-# --- Pictures --------------------------------------------------------------------------------
+# --- Splits from what a reader gives ---------------------------------------------------------
 
 
-def _standardised(info: DatasetInfo, subset: str, subset_seed: int, raw: Pictures) -> Splits:
-    pool, validation, test = _partition(info, raw.labels, raw.test)
-    positions = dict(
-        train=_draw_subset(info, subset, subset_seed, raw.labels, pool),
-        validation=validation,
-        test=test,
-    )
+def _drawn_positions(
+    info: DatasetInfo, subset: str, seed: int, labels: np.ndarray, test: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Positions of each split, and of the whole training pool."""
+    pool, validation, test = _partition(info, labels, test)
+    drawn, _ = _stratified(labels[pool], info.subsets[subset], info.name, "subset", subset, seed)
+    return {"train": pool[drawn], "validation": validation, "test": test}, pool
+
+
+def _picture_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Pictures) -> Splits:
+    positions, pool = _drawn_positions(info, subset, subset_seed, raw.labels, raw.test)
     mean, std = map(torch.from_numpy, mean_and_std(raw.images[pool]))
-    digest = hashlib.sha256(f"{info.name}/{mean.tolist()}/{std.tolist()}".encode())
-    parts: dict[str, Any] = {}
-    for part, at in positions.items():
-        images, labels = raw.images[at], raw.labels[at]
-        digest.update(f"{part}/{images.shape}".encode() + images.tobytes() + labels.tobytes())
-        x = torch.from_numpy(images).to(torch.float32)
-        parts[part] = Split(
-            data=x.sub_(mean).div_(std),
-            y=torch.from_numpy(labels),
+    parts = {
+        part: Split(
+            data=torch.from_numpy(raw.images[at]).to(torch.float32).sub_(mean).div_(std),
+            y=torch.from_numpy(raw.labels[at]),
             index=torch.from_numpy(raw.index[at]),
         )
-    return Splits(
-        **parts,
+        for part, at in positions.items()
+    }
+    return _assembled(
+        parts,
+        f"{mean.tolist()}/{std.tolist()}",
+        lambda part: raw.images[positions[part]],
         name=info.name,
         subset=subset,
         subset_seed=subset_seed,
-        classes=info.classes,
         class_names=info.class_names,
-        input_shape=info.input_shape,
         mean=mean,
         std=std,
         notes=raw.notes,
-        fingerprint=digest.hexdigest(),
     )
 
 
-# --- Text ------------------------------------------------------------------------------------
-
-_EMBEDDINGS = ("auto", "glove", "corpus")
-_TOKENS = 1000  # a text is cut or padded to this many words
-_VOCABULARY = 20000  # most frequent words of the training pool; others are left out
-_DIMENSIONS = 100
-_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # an apostrophe inside a word belongs to it
-_TEXT_RECIPE = "1: body after the first blank line, lower case, most frequent words, cut at end"
-
-_GLOVE_FULL = ("glove/glove.6B.100d.txt", "glove/glove.6B.100d.txt.gz", "glove/glove.6B.zip")
-_GLOVE_TOP = "glove/glove.6B.100d.top2716.txt.gz"
-_GLOVE_SHA256 = {  # of the unpacked text
-    "full": "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
-    "top2716": "67003571cf98fc143af1c75eae6939361b79f7f2faeba6f2fec7e8d042e595f1",
-}
-_GLOVE_NOTE = {
-    "full": "GloVe 6B 100d",
-    "top2716": "GloVe 6B 100d, its 2716 commonest words only",
-}
-_GLOVE_HELP = (
-    "download https://nlp.stanford.edu/data/glove.6B.zip (862 MB) and put it, or "
-    "glove.6B.100d.txt from it, into the folder glove/ of"
-)
-
-_WINDOW = 5  # words on each side that count as context
-_SMOOTHING = 0.75  # exponent of the context distribution
-_CORPUS_RECIPE = (
-    f"1: PPMI, window {_WINDOW}, context exponent {_SMOOTHING}, truncated SVD, "
-    "singular values to the power 1/2"
-)
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    ids: np.ndarray  # uint16 [text, token], 0 is padding, word k of the vocabulary is k + 1
-    labels: np.ndarray  # int64 [text]
-    words: tuple[str, ...]
-    key: str  # hash of everything that defines them
-
-
-def _load_news(
-    info: DatasetInfo, subset: str, subset_seed: int, embedding: str, places: Places
-) -> Splits:
-    """20 Newsgroups as 1000 words of 100 numbers.
-
-    The published split has 14866 + 1000 + 4000 = 19866 posts, more than the 18846 of the by-date
-    version, so it is probably of the version with 19997. Here validation and test have the
-    published sizes and the training pool has the remaining 13846. As there, the split is random:
-    posts of one thread may lie on both sides, and accuracies are higher than with a split by date.
-    """
-    tokens = _news_tokens(info, places)
-    pool, validation, test = _partition(info, tokens.labels)
-    vectors, has_vector, recipe, note = _word_vectors(tokens, pool, embedding, places)
-    used = np.bincount(tokens.ids[pool].ravel(), minlength=len(vectors))
-    table, mean, std = _standard_embedding(vectors, has_vector, used)
-    covered = used[1:][has_vector[1:]].sum() / used[1:].sum()
-
-    positions = dict(
-        train=_draw_subset(info, subset, subset_seed, tokens.labels, pool),
-        validation=validation,
-        test=test,
-    )
-    digest = hashlib.sha256(f"{info.name}/{recipe}".encode())
-    parts: dict[str, Any] = {}
-    for part, at in positions.items():
-        ids, labels = tokens.ids[at].astype(np.int32), tokens.labels[at]
-        digest.update(f"{part}/{ids.shape}".encode() + ids.tobytes() + labels.tobytes())
-        parts[part] = Split(
-            data=torch.from_numpy(ids),
-            y=torch.from_numpy(labels),
+def _text_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Texts) -> Splits:
+    positions, _ = _drawn_positions(info, subset, subset_seed, raw.labels)
+    table = torch.from_numpy(raw.embedding)
+    parts = {
+        part: Split(
+            data=torch.from_numpy(raw.ids[at].astype(np.int32)),
+            y=torch.from_numpy(raw.labels[at]),
             embedding=table,
             index=torch.from_numpy(at),
         )
-    return Splits(
-        **parts,
+        for part, at in positions.items()
+    }
+    return _assembled(
+        parts,
+        raw.recipe,
         name=info.name,
         subset=subset,
         subset_seed=subset_seed,
-        classes=info.classes,
         class_names=info.class_names,
-        input_shape=info.input_shape,
-        mean=mean,
-        std=std,
-        notes=(
-            f"embedding: {note}; {covered:.1%} of the words kept have a vector",
-            "by-date version (18846 posts), drawn at random: train pool 13846 where the published "
-            "split has 14866",
-        ),
+        mean=torch.from_numpy(raw.mean),
+        std=torch.from_numpy(raw.std),
+        notes=raw.notes,
+        embedding=raw.recipe.split()[0],
+    )
+
+
+def _assembled(
+    parts: dict[str, Any],
+    units: str,
+    samples: Callable[[str], np.ndarray] | None = None,
+    *,
+    name: str,
+    class_names: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+    **fields: Any,
+) -> Splits:
+    """Splits with their fingerprint: of name and units, then of each part's samples and labels.
+
+    `samples` gives a part's samples as they were before standard units; otherwise its data count.
+    """
+    digest = hashlib.sha256(f"{name}/{units}".encode())
+    for part in _PARTS:
+        content = samples(part) if samples else parts[part].data.numpy()
+        digest.update(f"{part}/{content.shape}".encode())
+        digest.update(content.tobytes() + parts[part].y.numpy().tobytes())
+    return Splits(
+        **parts,
+        name=name,
+        classes=len(class_names),
+        class_names=class_names,
+        input_shape=parts["train"].feature_shape,
+        notes=notes,
         fingerprint=digest.hexdigest(),
-        embedding=recipe.split()[0],
+        **fields,
     )
-
-
-def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
-    return torch.nn.functional.embedding(ids, embedding)
-
-
-def _news_tokens(info: DatasetInfo, places: Places) -> _Tokens:
-    file = info.files[0]
-    _, path = fetch(file, places)
-    content = read_checked(path, file.hashes)
-    recipe = (_TEXT_RECIPE, _WORD.pattern, _TOKENS, _VOCABULARY, SPLIT_SEED, info.validation)
-    key = short_hash(hashlib.sha256(content).hexdigest(), *recipe, info.test)
-
-    def build() -> dict[str, np.ndarray]:
-        posts, labels = _read_posts(content, path, info.class_names)
-        texts = [_WORD.findall(post.lower()) for post in posts]
-        pool, _, _ = _partition(info, labels)
-        count = Counter(word for at in pool for word in texts[at])
-        words = sorted(count, key=lambda word: (-count[word], word))[:_VOCABULARY]
-        number = {word: at for at, word in enumerate(words, start=1)}
-        ids = np.zeros((len(texts), _TOKENS), dtype=np.uint16)
-        for row, text in zip(ids, texts, strict=True):
-            kept = [number[word] for word in text if word in number][:_TOKENS]
-            row[: len(kept)] = kept
-        # words joined into one array of bytes: a NumPy array of strings pads all to the longest
-        joined = np.frombuffer(" ".join(words).encode(), np.uint8)
-        return {"ids": ids, "labels": labels, "words": joined}
-
-    arrays = cached(f"news-tokens-{key}", build, places)
-    words = tuple(arrays["words"].tobytes().decode().split(" "))
-    return _Tokens(arrays["ids"], arrays["labels"], words, key)
-
-
-def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Bodies and labels of all posts, training part first, then by group and number.
-
-    The header (everything up to the first blank line) is cut off: it names people
-    and hosts. Quotes and signatures stay.
-    """
-    found = []
-    for name, post in tar_files(content, path):
-        part, group = name.parts[0], name.parts[-2] if len(name.parts) == 3 else ""
-        if part not in ("20news-bydate-train", "20news-bydate-test") or group not in groups:
-            raise DatasetError(f"{path} holds {name}, which is no post of the 20 groups")
-        body = post.decode("latin-1").partition("\n\n")[2]
-        found.append((part == "20news-bydate-test", groups.index(group), int(name.name), body))
-    found.sort(key=lambda entry: entry[:3])
-    labels = np.array([label for _, label, _, _ in found], dtype=np.int64)
-    return [body for *_, body in found], labels
-
-
-def _word_vectors(
-    tokens: _Tokens, pool: np.ndarray, embedding: str, places: Places
-) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """Vectors [word, dim] with row 0 for padding, which rows have one, recipe and note."""
-    full = next(
-        (found for form in _GLOVE_FULL if (found := find_file(form, places))[0]), ("", Path())
-    )
-    top = find_file(_GLOVE_TOP, places)
-    version, (place, path) = ("full", full) if full[0] else ("top2716", top)
-    if embedding == "glove" and not place:
-        raise DatasetError(f"no GloVe file is here: {_GLOVE_HELP} {places.cache}, or use 'corpus'")
-    if embedding == "glove" or (embedding == "auto" and version == "full"):
-        recipe = f"glove {_GLOVE_SHA256[version]}"
-        note = _GLOVE_NOTE[version]
-
-        def build() -> dict[str, np.ndarray]:
-            return _glove_vectors(path, tokens.words, _GLOVE_SHA256[version])
-    else:
-        recipe = f"corpus {_CORPUS_RECIPE}"
-        note = "made from the words of the training pool (PPMI and SVD)"
-
-        def build() -> dict[str, np.ndarray]:
-            return {
-                "vectors": _corpus_vectors(tokens.ids[pool], len(tokens.words)),
-                "has_vector": np.arange(len(tokens.words) + 1) > 0,
-            }
-
-    arrays = cached(f"news-embedding-{short_hash(tokens.key, recipe)}", build, places)
-    return arrays["vectors"], arrays["has_vector"], recipe, note
-
-
-def _standard_embedding(
-    vectors: np.ndarray, has_vector: np.ndarray, used: np.ndarray
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Standard units over the words as they occur: mean per dimension, one deviation for all.
-
-    One deviation keeps the relative lengths of the dimensions. Padding and words without a vector
-    are exact zeros, which is the mean word.
-    """
-    share = np.where(has_vector, used, 0).astype(np.float64)
-    share /= share.sum()
-    mean = share @ vectors.astype(np.float64)
-    centred = vectors - mean
-    std = np.sqrt((share @ centred**2).mean())
-    table = np.where(has_vector[:, None], centred / std, 0.0)
-    return (
-        torch.tensor(table, dtype=torch.float32),
-        torch.tensor(mean, dtype=torch.float32),
-        torch.tensor(std, dtype=torch.float32),
-    )
-
-
-def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, np.ndarray]:
-    """Rows of a GloVe text file ("word number ... number" a line) for the words asked for."""
-    number = {word: at for at, word in enumerate(words, start=1)}
-    vectors = np.zeros((len(words) + 1, _DIMENSIONS), dtype=np.float32)
-    has_vector = np.zeros(len(words) + 1, dtype=bool)
-    digest = hashlib.sha256()
-    try:
-        with _open_text(path) as lines:
-            for line in lines:
-                digest.update(line)
-                word, _, numbers = line.partition(b" ")
-                at = number.get(word.decode("utf-8", "replace"))
-                if at is not None:
-                    vectors[at] = np.array(numbers.split(), dtype=np.float32)
-                    has_vector[at] = True
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise DatasetError(
-            f"{path} is damaged ({error}): its text should have sha256:{sha256}; {REPLACE}"
-        ) from error
-    if digest.hexdigest() != sha256:
-        raise wrong_hash(path, (f"sha256:{sha256}",), f"sha256:{digest.hexdigest()}")
-    return {"vectors": vectors, "has_vector": has_vector}
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[Iterator[bytes]]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive, archive.open("glove.6B.100d.txt") as lines:
-            yield lines
-    elif path.suffix == ".gz":
-        with gzip.open(path) as lines:
-            yield lines
-    else:
-        with path.open("rb") as lines:
-            yield lines
-
-
-def _corpus_vectors(ids: np.ndarray, words: int) -> np.ndarray:
-    """Word vectors from the texts themselves; row 0, padding, is zero.
-
-    Positive pointwise mutual information of word and context, reduced by truncated SVD with the
-    singular values to the power 1/2 (Levy, Goldberg, Dagan 2015, TACL 3, sections 2 and 3).
-    """
-    from scipy import sparse
-    from sklearn.decomposition import TruncatedSVD
-
-    pairs = sparse.csr_matrix((words + 1, words + 1))
-    for distance in range(1, _WINDOW + 1):
-        left, right = ids[:, :-distance].ravel(), ids[:, distance:].ravel()
-        both = (left > 0) & (right > 0)
-        ones = np.ones(both.sum())
-        pairs = pairs + sparse.csr_matrix((ones, (left[both], right[both])), shape=pairs.shape)
-    pairs = (pairs + pairs.T).tocoo()
-    word = np.asarray(pairs.sum(axis=1)).ravel()
-    context = word**_SMOOTHING
-    information = np.log(pairs.data * context.sum() / (word[pairs.row] * context[pairs.col])).clip(
-        min=0
-    )
-    ppmi = sparse.csr_matrix((information, (pairs.row, pairs.col)), shape=pairs.shape)
-    svd = TruncatedSVD(_DIMENSIONS, n_iter=7, random_state=SPLIT_SEED)
-    vectors = svd.fit_transform(ppmi) / np.sqrt(svd.singular_values_)
-    return vectors.astype(np.float32)

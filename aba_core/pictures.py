@@ -32,6 +32,8 @@ from aba_core.sources import (
 
 @dataclass(frozen=True)
 class Pictures:
+    """All pictures of a source, in its own order."""
+
     images: np.ndarray  # uint8 [n, channel, height, width]
     labels: np.ndarray  # int64 [n]
     test: np.ndarray | None  # positions of the official test set
@@ -40,6 +42,7 @@ class Pictures:
 
 
 def read_digits(files: Sequence[SourceFile], subset: str, places: Places) -> Pictures:
+    """The 1797 digits that come with scikit-learn: no file is looked for."""
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
@@ -54,6 +57,7 @@ def read_digits(files: Sequence[SourceFile], subset: str, places: Places) -> Pic
 
 
 def read_mnist(files: Sequence[SourceFile], subset: str, places: Places) -> Pictures:
+    """The 60000 pictures to train on, then the 10000 to test; four files in that order."""
     arrays = []
     for file in files:
         place, path = fetch(file, places)
@@ -128,6 +132,7 @@ def find_cifar10(file: SourceFile, places: Places) -> _CifarSource | None:
 
 
 def read_cifar10(files: Sequence[SourceFile], subset: str, places: Places) -> Pictures:
+    """The training batches that are here, then the test batch; subset "full" needs all of them."""
     (file,) = files
     found = find_cifar10(file, places)
     if found is None:

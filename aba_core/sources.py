@@ -53,6 +53,7 @@ class Places:
 
 
 def data_places(cache: str | Path | None, mirror: str | Path | None) -> Places:
+    """The folders given, or else those that the environment names."""
     cache = cache or os.environ.get("ABA_DATA_CACHE") or _default_cache()
     mirror = mirror or os.environ.get("ABA_DATA_MIRROR") or None
     return Places(Path(cache).expanduser(), Path(mirror).expanduser() if mirror else None)
@@ -74,6 +75,7 @@ def find_file(path: str, places: Places) -> tuple[str, Path]:
 
 
 def fetch(file: SourceFile, places: Places) -> tuple[str, Path]:
+    """(place, path) of the file, downloaded where it is in neither mirror nor cache."""
     place, path = find_file(file.path, places)
     return (place, path) if place else ("cache", download(file, places))
 
@@ -108,6 +110,7 @@ def download(file: SourceFile, places: Places) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
+    """Content of a file that has still to be checked."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -115,12 +118,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_checked(path: Path, hashes: tuple[str, ...]) -> bytes:
+    """Content of a file that has one of the hashes."""
     content = read_bytes(path)
     check_hash(content, hashes, path)
     return content
 
 
 def check_hash(content: bytes, hashes: tuple[str, ...], path: Path) -> None:
+    """Raise DatasetError unless the content has one of the hashes."""
     kind = hashes[0].partition(":")[0]
     found = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
     if found not in hashes:
@@ -128,10 +133,12 @@ def check_hash(content: bytes, hashes: tuple[str, ...], path: Path) -> None:
 
 
 def wrong_hash(path: Path, hashes: tuple[str, ...], found: str) -> DatasetError:
+    """The error to raise where a file has none of its hashes."""
     return DatasetError(f"{path} has {found}, expected {' or '.join(hashes)}; {REPLACE}")
 
 
 def unzip(content: bytes, path: Path, expected: str) -> bytes:
+    """Unpack gzip; `path` and the hash `expected` are for the error."""
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
@@ -165,6 +172,7 @@ def tar_files(content: bytes, path: Path) -> Iterator[tuple[PurePosixPath, bytes
 
 
 def short_hash(*parts: object) -> str:
+    """80 bits of a hash over all parts, for the name of a cached file."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
 
 
