@@ -7,32 +7,17 @@
   from the training pool depends on `subset_seed`.
 - Inputs are in standard units, (x - mean) / std, with mean and std of the whole training pool.
   Zero is therefore the mean input, and a strength of 1 is one standard deviation.
-- Every file is checked against a known hash before it is parsed; nothing unchecked is kept.
+- Every file is checked against a known hash before it is parsed (`aba_core.sources`).
 
-Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`, by
-default data/cache of the checkout), then downloaded from the official source into the cache.
 Sizes follow the dataset table of the published slides; data/README.md says where they cannot.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import json
-import math
-import os
-import pickle
-import re
-import tarfile
-import uuid
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,24 +25,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aba_core.pictures import (
+    Pictures,
+    find_cifar10,
+    mean_and_std,
+    read_cifar10,
+    read_digits,
+    read_mnist,
+)
+from aba_core.sources import DatasetError, Places, SourceFile, data_places, find_file
+from aba_core.texts import EMBEDDINGS, Pool, Texts, read_news
+
 SPLIT_SEED = 20220530  # the constant behind every partition and, with subset_seed, every subset
 
 
-class DatasetError(ValueError):
-    """A dataset cannot be had as asked: unknown name, missing or damaged file, no network."""
-
-
 # --- The table of datasets -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a dataset: its path in mirror and cache, accepted hashes, official address."""
-
-    path: str
-    hashes: tuple[str, ...]  # "md5:..." or "sha256:..."; the first is the official file's
-    url: str
-    megabytes: float
 
 
 @dataclass(frozen=True)
@@ -228,6 +210,10 @@ class Split:
         return len(self.y)
 
 
+def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
+    return torch.nn.functional.embedding(ids, embedding)
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """The three splits of a dataset and what a run has to record of them.
@@ -326,26 +312,28 @@ def load_dataset(
         raise DatasetError(f"unknown subset {subset!r} of {name}; known: {allowed}")
     if not isinstance(subset_seed, int | np.integer) or subset_seed < 0:
         raise DatasetError(f"subset_seed must be an integer of 0 or more, not {subset_seed!r}")
-    if embedding not in _EMBEDDINGS:
-        raise DatasetError(f"unknown embedding {embedding!r}; known: {', '.join(_EMBEDDINGS)}")
+    if embedding not in EMBEDDINGS:
+        raise DatasetError(f"unknown embedding {embedding!r}; known: {', '.join(EMBEDDINGS)}")
     if embedding != "auto" and name != "news":
         raise DatasetError(f"{name} takes no embedding, but {embedding!r} was asked for")
 
-    places = _places(cache, mirror)
+    places = data_places(cache, mirror)
     if name == "news":
-        splits = _load_news(info, subset, subset_seed, embedding, places)
+        pool = _text_pool(info)
+        texts = read_news(info.files[0], info.class_names, pool, embedding, places)
+        splits = _text_splits(info, subset, subset_seed, texts)
         return splits.first_tokens(tokens) if tokens else splits
     if tokens:
         raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
-    pictures = {"digits": _read_digits, "mnist": _read_mnist, "cifar10": _read_cifar10}
-    return _standardised(info, subset, subset_seed, pictures[name](subset, places))
+    readers = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
+    return _picture_splits(info, subset, subset_seed, readers[name](info.files, subset, places))
 
 
 def dataset_status(
     *, cache: str | Path | None = None, mirror: str | Path | None = None
 ) -> list[DatasetStatus]:
     """Where each dataset would come from now, by looking for files only: nothing is read."""
-    places = _places(cache, mirror)
+    places = data_places(cache, mirror)
     return [
         DatasetStatus(
             name=info.name,
@@ -359,18 +347,18 @@ def dataset_status(
     ]
 
 
-def _present(info: DatasetInfo, places: _Places) -> str:
+def _present(info: DatasetInfo, places: Places) -> str:
     if not info.files:
         return "bundled"
     if info.name == "cifar10":
-        found = _find_cifar10(places)
+        found = find_cifar10(info.files[0], places)
         if found is not None:
-            missing = len(_CIFAR_MD5) - len(found.batches) if found.batches else 0
+            missing = len(found.missing)
             return found.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
-    places_of_files = {_find(file.path, places)[0] for file in info.files}
+    places_of_files = {find_file(file.path, places)[0] for file in info.files}
     if "" not in places_of_files:
         return " and ".join(sorted(places_of_files, reverse=True))
-    size = sum(file.megabytes for file in info.files if not _find(file.path, places)[0])
+    size = sum(file.megabytes for file in info.files if not find_file(file.path, places)[0])
     return f"not here (downloads {size:.0f} MB)"
 
 
@@ -448,23 +436,15 @@ def splits_from(
     if standardise:
         mean, std = _own_units(parts["train"].data)
         parts = {k: replace(v, data=(v.data - mean) / std) for k, v in parts.items()}
-    digest = hashlib.sha256(f"{name}/{mean.tolist()}/{std.tolist()}".encode())
-    for part in _PARTS:
-        split = parts[part]
-        digest.update(f"{part}/{tuple(split.data.shape)}".encode())
-        digest.update(split.data.contiguous().numpy().tobytes() + split.y.numpy().tobytes())
-    return Splits(
-        **parts,
+    return _assembled(
+        parts,
+        f"{mean.tolist()}/{std.tolist()}",
         name=name,
         subset="own",
         subset_seed=seed,
-        classes=len(names),
         class_names=names,
-        input_shape=tuple(parts["train"].data.shape[1:]),
         mean=mean,
         std=std,
-        notes=(),
-        fingerprint=digest.hexdigest(),
     )
 
 
@@ -612,684 +592,104 @@ def _partition(
     return rest[pool], rest[validation], test
 
 
-def _draw_subset(
-    info: DatasetInfo, subset: str, subset_seed: int, labels: np.ndarray, pool: np.ndarray
-) -> np.ndarray:
-    drawn, _ = _stratified(
-        labels[pool], info.subsets[subset], info.name, "subset", subset, subset_seed
+def _text_pool(info: DatasetInfo) -> Pool:
+    """The training pool, for a reader of texts: its words decide which words are kept."""
+    return Pool(
+        draw=lambda labels: _partition(info, labels)[0],
+        seed=SPLIT_SEED,
+        sizes=(info.validation, info.test),
     )
-    return pool[drawn]
 
 
-# --- Pictures --------------------------------------------------------------------------------
+# --- Splits from what a reader gives ---------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    images: np.ndarray  # uint8 [n, channel, height, width]
-    labels: np.ndarray  # int64 [n]
-    test: np.ndarray | None  # positions of the official test set
-    index: np.ndarray  # place of each image in the complete source
-    notes: tuple[str, ...] = ()
+def _drawn_positions(
+    info: DatasetInfo, subset: str, seed: int, labels: np.ndarray, test: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Positions of each split, and of the whole training pool."""
+    pool, validation, test = _partition(info, labels, test)
+    drawn, _ = _stratified(labels[pool], info.subsets[subset], info.name, "subset", subset, seed)
+    return {"train": pool[drawn], "validation": validation, "test": test}, pool
 
 
-def _standardised(info: DatasetInfo, subset: str, subset_seed: int, raw: _Pictures) -> Splits:
-    pool, validation, test = _partition(info, raw.labels, raw.test)
-    positions = dict(
-        train=_draw_subset(info, subset, subset_seed, raw.labels, pool),
-        validation=validation,
-        test=test,
-    )
-    mean, std = _mean_and_std(raw.images[pool])
-    digest = hashlib.sha256(f"{info.name}/{mean.tolist()}/{std.tolist()}".encode())
-    parts: dict[str, Any] = {}
-    for part, at in positions.items():
-        images, labels = raw.images[at], raw.labels[at]
-        digest.update(f"{part}/{images.shape}".encode() + images.tobytes() + labels.tobytes())
-        x = torch.from_numpy(images).to(torch.float32)
-        parts[part] = Split(
-            data=x.sub_(mean).div_(std),
-            y=torch.from_numpy(labels),
+def _picture_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Pictures) -> Splits:
+    positions, pool = _drawn_positions(info, subset, subset_seed, raw.labels, raw.test)
+    mean, std = map(torch.from_numpy, mean_and_std(raw.images[pool]))
+    parts = {
+        part: Split(
+            data=torch.from_numpy(raw.images[at]).to(torch.float32).sub_(mean).div_(std),
+            y=torch.from_numpy(raw.labels[at]),
             index=torch.from_numpy(raw.index[at]),
         )
-    return Splits(
-        **parts,
+        for part, at in positions.items()
+    }
+    return _assembled(
+        parts,
+        f"{mean.tolist()}/{std.tolist()}",
+        lambda part: raw.images[positions[part]],
         name=info.name,
         subset=subset,
         subset_seed=subset_seed,
-        classes=info.classes,
         class_names=info.class_names,
-        input_shape=info.input_shape,
         mean=mean,
         std=std,
         notes=raw.notes,
-        fingerprint=digest.hexdigest(),
     )
 
 
-def _mean_and_std(images: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation: one of each for grey images, one per channel for colour.
-
-    In whole numbers from the counts of the 256 values: exact, so the same on every machine.
-    """
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256).tolist()
-        number = sum(counts)
-        total = sum(value * count for value, count in enumerate(counts))
-        squares = sum(value * value * count for value, count in enumerate(counts))
-        means.append(total / number)
-        stds.append(math.sqrt((number * squares - total * total) / number**2))
-    shape: tuple[int, ...] = () if images.shape[1] == 1 else (-1, 1, 1)
-    return (
-        torch.tensor(means, dtype=torch.float32).reshape(shape),
-        torch.tensor(stds, dtype=torch.float32).reshape(shape),
-    )
-
-
-def _read_digits(subset: str, places: _Places) -> _Pictures:
-    from sklearn.datasets import load_digits
-
-    bundle = load_digits()
-    labels = bundle.target.astype(np.int64)
-    return _Pictures(
-        images=bundle.images.astype(np.uint8)[:, None],
-        labels=labels,
-        test=None,
-        index=np.arange(len(labels)),
-        notes=("scikit-learn's bundled digits, pixel values 0 to 16",),
-    )
-
-
-def _read_mnist(subset: str, places: _Places) -> _Pictures:
-    arrays = []
-    for file in DATASETS["mnist"].files:
-        place, path = _fetch(file, places)
-        arrays.append(
-            _parse_idx(_unzip(_read_checked(path, file.hashes), path, file.hashes[0]), path)
-        )
-    train_images, train_labels, test_images, test_labels = arrays
-    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
-        if images.shape != (len(labels), 28, 28):
-            raise DatasetError(f"MNIST: {len(labels)} labels but images of shape {images.shape}")
-    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
-    return _Pictures(
-        images=np.concatenate([train_images, test_images])[:, None],
-        labels=labels,
-        test=np.arange(len(train_labels), len(labels)),
-        index=np.arange(len(labels)),
-    )
-
-
-def _parse_idx(content: bytes, path: Path) -> np.ndarray:
-    """An array of bytes in the idx format: 0, 0, 8 (unsigned byte), number of axes, sizes, data."""
-    axes = content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else 0
-    start = 4 + 4 * axes
-    if axes not in (1, 3) or len(content) < start:
-        raise DatasetError(f"{path} is no idx file of bytes (it starts with {content[:4].hex()})")
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", axes, offset=4))
-    if len(content) - start != np.prod(shape, dtype=np.int64):
-        raise DatasetError(f"{path} announces {shape} bytes but holds {len(content) - start}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-# md5 of the files in the official archive
-_CIFAR_MD5 = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
-_CIFAR_FOLDER = "cifar-10-batches-py"
-
-
-@dataclass(frozen=True)
-class _CifarSource:
-    place: str
-    batches: dict[str, Path]  # the batches as separate files; empty where it is the archive
-    archive: Path | None = None
-
-
-def _find_cifar10(places: _Places) -> _CifarSource | None:
-    """The first complete source, else the first with the test batch and two training batches."""
-    partial = None
-    for place, root in places.roots():
-        batches = {}
-        for name in _CIFAR_MD5:
-            for path in (root / "cifar10" / _CIFAR_FOLDER / form for form in (name, f"{name}.gz")):
-                if path.is_file():
-                    batches[name] = path
-        if len(batches) == len(_CIFAR_MD5):
-            return _CifarSource(place, batches)
-        archive = root / DATASETS["cifar10"].files[0].path
-        if archive.is_file():
-            return _CifarSource(place, {}, archive)
-        if partial is None and "test_batch" in batches and len(batches) >= 3:
-            partial = _CifarSource(place, batches)
-    return partial
-
-
-def _read_cifar10(subset: str, places: _Places) -> _Pictures:
-    found = _find_cifar10(places)
-    if found is None:
-        file = DATASETS["cifar10"].files[0]
-        found = _CifarSource("cache", {}, _download(file, places))
-    names = [name for name in _CIFAR_MD5 if name in found.batches or found.archive]
-    missing = [name for name in _CIFAR_MD5 if name not in names]
-    if missing and subset == "full":
-        raise DatasetError(
-            f"cifar10 'full' needs all 5 training batches, but {found.place} lacks "
-            f"{', '.join(missing)}; add them, or put {DATASETS['cifar10'].files[0].path} into "
-            f"{places.cache}, or unset ABA_DATA_MIRROR to download it; 'tiny' works without them"
-        )
-    contents = _cifar_members(found.archive) if found.archive else None
-    images, labels, index = [], [], []
-    for number, name in enumerate(_CIFAR_MD5):
-        if name not in names:
-            continue
-        md5 = f"md5:{_CIFAR_MD5[name]}"
-        if contents is None:
-            path = found.batches[name]
-            stored = _read(path)
-            content = _unzip(stored, path, md5) if path.suffix == ".gz" else stored
-        else:
-            path, content = Path(str(found.archive), _CIFAR_FOLDER, name), contents[name]
-        _check(content, (md5,), path)
-        batch_images, batch_labels = _parse_cifar_batch(content, path)
-        images.append(batch_images)
-        labels.append(batch_labels)
-        index.append(10000 * number + np.arange(10000))
-    total = 10000 * len(names)
-    notes: tuple[str, ...] = ()
-    if missing:
-        notes = (
-            f"train pool: {5 - len(missing)} of 5 official batches present, so it is "
-            f"{total - 20000} images after validation instead of 40000",
-        )
-    return _Pictures(
-        images=np.concatenate(images),
-        labels=np.concatenate(labels),
-        test=np.arange(total - 10000, total),
-        index=np.concatenate(index),
-        notes=notes,
-    )
-
-
-def _cifar_members(archive: Path) -> dict[str, bytes]:
-    content = _read_checked(archive, DATASETS["cifar10"].files[0].hashes)
-    contents = {
-        name.name: member
-        for name, member in _tar_files(content, archive)
-        if name.parts[0] == _CIFAR_FOLDER and name.name in _CIFAR_MD5
-    }
-    missing = set(_CIFAR_MD5) - set(contents)
-    if missing:
-        raise DatasetError(f"{archive} lacks {', '.join(sorted(missing))}; {_REPLACE}")
-    return contents
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain containers and NumPy arrays of bytes; any other global is refused.
-
-    A pickle can call whatever it names, so only the three names by which NumPy rebuilds an array
-    are let through (CIFAR-10's files, written by Python 2, name no others).
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return _byte_type
-        if name == "_reconstruct" and module in (
-            "numpy.core.multiarray",
-            "numpy._core.multiarray",
-        ):
-            return _empty_array
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which data has no need of")
-
-
-def _empty_array(kind: Any, shape: tuple[int, ...], code: Any) -> np.ndarray:
-    """Stands for NumPy's `_reconstruct`: the empty array that the pickled state then fills."""
-    if kind is not np.ndarray or shape != (0,):
-        raise pickle.UnpicklingError("it rebuilds something other than a plain array")
-    return np.empty(0, np.uint8)
-
-
-def _byte_type(code: bytes | str, *flags: int) -> np.dtype:
-    """Stands for `np.dtype`: bytes are all that a batch holds, and an object type runs code."""
-    if code not in (b"u1", "u1"):
-        raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of bytes")
-    return np.dtype(np.uint8)
-
-
-def _parse_cifar_batch(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a broken pickle may raise nearly anything
-        raise DatasetError(f"{path} is refused: {error}; {_REPLACE}") from error
-    images = batch.get(b"data") if isinstance(batch, dict) else None
-    labels = batch.get(b"labels") if isinstance(batch, dict) else None
-    if not (
-        isinstance(images, np.ndarray)
-        and images.dtype == np.uint8
-        and images.shape == (10000, 3072)
-        and isinstance(labels, list)
-        and len(labels) == 10000
-        and all(isinstance(label, int) and 0 <= label < 10 for label in labels)
-    ):
-        raise DatasetError(f"{path} holds no batch of 10000 labelled 32x32 images; {_REPLACE}")
-    return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
-
-
-# --- Text ------------------------------------------------------------------------------------
-
-_EMBEDDINGS = ("auto", "glove", "corpus")
-_TOKENS = 1000  # a text is cut or padded to this many words
-_VOCABULARY = 20000  # most frequent words of the training pool; others are left out
-_DIMENSIONS = 100
-_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # an apostrophe inside a word belongs to it
-_TEXT_RECIPE = "1: body after the first blank line, lower case, most frequent words, cut at end"
-
-_GLOVE_FULL = ("glove/glove.6B.100d.txt", "glove/glove.6B.100d.txt.gz", "glove/glove.6B.zip")
-_GLOVE_TOP = "glove/glove.6B.100d.top2716.txt.gz"
-_GLOVE_SHA256 = {  # of the unpacked text
-    "full": "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
-    "top2716": "67003571cf98fc143af1c75eae6939361b79f7f2faeba6f2fec7e8d042e595f1",
-}
-_GLOVE_NOTE = {
-    "full": "GloVe 6B 100d",
-    "top2716": "GloVe 6B 100d, its 2716 commonest words only",
-}
-_GLOVE_HELP = (
-    "download https://nlp.stanford.edu/data/glove.6B.zip (862 MB) and put it, or "
-    "glove.6B.100d.txt from it, into the folder glove/ of"
-)
-
-_WINDOW = 5  # words on each side that count as context
-_SMOOTHING = 0.75  # exponent of the context distribution
-_CORPUS_RECIPE = (
-    f"1: PPMI, window {_WINDOW}, context exponent {_SMOOTHING}, truncated SVD, "
-    "singular values to the power 1/2"
-)
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    ids: np.ndarray  # uint16 [text, token], 0 is padding, word k of the vocabulary is k + 1
-    labels: np.ndarray  # int64 [text]
-    words: tuple[str, ...]
-    key: str  # hash of everything that defines them
-
-
-def _load_news(
-    info: DatasetInfo, subset: str, subset_seed: int, embedding: str, places: _Places
-) -> Splits:
-    """20 Newsgroups as 1000 words of 100 numbers.
-
-    The published split has 14866 + 1000 + 4000 = 19866 posts, more than the 18846 of the by-date
-    version, so it is probably of the version with 19997. Here validation and test have the
-    published sizes and the training pool has the remaining 13846. As there, the split is random:
-    posts of one thread may lie on both sides, and accuracies are higher than with a split by date.
-    """
-    tokens = _news_tokens(info, places)
-    pool, validation, test = _partition(info, tokens.labels)
-    vectors, has_vector, recipe, note = _word_vectors(tokens, pool, embedding, places)
-    used = np.bincount(tokens.ids[pool].ravel(), minlength=len(vectors))
-    table, mean, std = _standard_embedding(vectors, has_vector, used)
-    covered = used[1:][has_vector[1:]].sum() / used[1:].sum()
-
-    positions = dict(
-        train=_draw_subset(info, subset, subset_seed, tokens.labels, pool),
-        validation=validation,
-        test=test,
-    )
-    digest = hashlib.sha256(f"{info.name}/{recipe}".encode())
-    parts: dict[str, Any] = {}
-    for part, at in positions.items():
-        ids, labels = tokens.ids[at].astype(np.int32), tokens.labels[at]
-        digest.update(f"{part}/{ids.shape}".encode() + ids.tobytes() + labels.tobytes())
-        parts[part] = Split(
-            data=torch.from_numpy(ids),
-            y=torch.from_numpy(labels),
+def _text_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Texts) -> Splits:
+    positions, _ = _drawn_positions(info, subset, subset_seed, raw.labels)
+    table = torch.from_numpy(raw.embedding)
+    parts = {
+        part: Split(
+            data=torch.from_numpy(raw.ids[at].astype(np.int32)),
+            y=torch.from_numpy(raw.labels[at]),
             embedding=table,
             index=torch.from_numpy(at),
         )
-    return Splits(
-        **parts,
+        for part, at in positions.items()
+    }
+    return _assembled(
+        parts,
+        raw.recipe,
         name=info.name,
         subset=subset,
         subset_seed=subset_seed,
-        classes=info.classes,
         class_names=info.class_names,
-        input_shape=info.input_shape,
-        mean=mean,
-        std=std,
-        notes=(
-            f"embedding: {note}; {covered:.1%} of the words kept have a vector",
-            "by-date version (18846 posts), drawn at random: train pool 13846 where the published "
-            "split has 14866",
-        ),
+        mean=torch.from_numpy(raw.mean),
+        std=torch.from_numpy(raw.std),
+        notes=raw.notes,
+        embedding=raw.recipe.split()[0],
+    )
+
+
+def _assembled(
+    parts: dict[str, Any],
+    units: str,
+    samples: Callable[[str], np.ndarray] | None = None,
+    *,
+    name: str,
+    class_names: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+    **fields: Any,
+) -> Splits:
+    """Splits with their fingerprint: of name and units, then of each part's samples and labels.
+
+    `samples` gives a part's samples as they were before standard units; otherwise its data count.
+    """
+    digest = hashlib.sha256(f"{name}/{units}".encode())
+    for part in _PARTS:
+        content = samples(part) if samples else parts[part].data.numpy()
+        digest.update(f"{part}/{content.shape}".encode())
+        digest.update(content.tobytes() + parts[part].y.numpy().tobytes())
+    return Splits(
+        **parts,
+        name=name,
+        classes=len(class_names),
+        class_names=class_names,
+        input_shape=parts["train"].feature_shape,
+        notes=notes,
         fingerprint=digest.hexdigest(),
-        embedding=recipe.split()[0],
+        **fields,
     )
-
-
-def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
-    return torch.nn.functional.embedding(ids, embedding)
-
-
-def _news_tokens(info: DatasetInfo, places: _Places) -> _Tokens:
-    file = info.files[0]
-    _, path = _fetch(file, places)
-    content = _read_checked(path, file.hashes)
-    recipe = (_TEXT_RECIPE, _WORD.pattern, _TOKENS, _VOCABULARY, SPLIT_SEED, info.validation)
-    key = _key(hashlib.sha256(content).hexdigest(), *recipe, info.test)
-
-    def build() -> dict[str, np.ndarray]:
-        posts, labels = _read_posts(content, path, info.class_names)
-        texts = [_WORD.findall(post.lower()) for post in posts]
-        pool, _, _ = _partition(info, labels)
-        count = Counter(word for at in pool for word in texts[at])
-        words = sorted(count, key=lambda word: (-count[word], word))[:_VOCABULARY]
-        number = {word: at for at, word in enumerate(words, start=1)}
-        ids = np.zeros((len(texts), _TOKENS), dtype=np.uint16)
-        for row, text in zip(ids, texts, strict=True):
-            kept = [number[word] for word in text if word in number][:_TOKENS]
-            row[: len(kept)] = kept
-        # words joined into one array of bytes: a NumPy array of strings pads all to the longest
-        joined = np.frombuffer(" ".join(words).encode(), np.uint8)
-        return {"ids": ids, "labels": labels, "words": joined}
-
-    arrays = _cached(f"news-tokens-{key}", build, places)
-    words = tuple(arrays["words"].tobytes().decode().split(" "))
-    return _Tokens(arrays["ids"], arrays["labels"], words, key)
-
-
-def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Bodies and labels of all posts, training part first, then by group and number.
-
-    The header (everything up to the first blank line) is cut off: it names people
-    and hosts. Quotes and signatures stay.
-    """
-    found = []
-    for name, post in _tar_files(content, path):
-        part, group = name.parts[0], name.parts[-2] if len(name.parts) == 3 else ""
-        if part not in ("20news-bydate-train", "20news-bydate-test") or group not in groups:
-            raise DatasetError(f"{path} holds {name}, which is no post of the 20 groups")
-        body = post.decode("latin-1").partition("\n\n")[2]
-        found.append((part == "20news-bydate-test", groups.index(group), int(name.name), body))
-    found.sort(key=lambda entry: entry[:3])
-    labels = np.array([label for _, label, _, _ in found], dtype=np.int64)
-    return [body for *_, body in found], labels
-
-
-def _word_vectors(
-    tokens: _Tokens, pool: np.ndarray, embedding: str, places: _Places
-) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """Vectors [word, dim] with row 0 for padding, which rows have one, recipe and note."""
-    full = next((found for form in _GLOVE_FULL if (found := _find(form, places))[0]), ("", Path()))
-    top = _find(_GLOVE_TOP, places)
-    version, (place, path) = ("full", full) if full[0] else ("top2716", top)
-    if embedding == "glove" and not place:
-        raise DatasetError(f"no GloVe file is here: {_GLOVE_HELP} {places.cache}, or use 'corpus'")
-    if embedding == "glove" or (embedding == "auto" and version == "full"):
-        recipe = f"glove {_GLOVE_SHA256[version]}"
-        note = _GLOVE_NOTE[version]
-
-        def build() -> dict[str, np.ndarray]:
-            return _glove_vectors(path, tokens.words, _GLOVE_SHA256[version])
-    else:
-        recipe = f"corpus {_CORPUS_RECIPE}"
-        note = "made from the words of the training pool (PPMI and SVD)"
-
-        def build() -> dict[str, np.ndarray]:
-            return {
-                "vectors": _corpus_vectors(tokens.ids[pool], len(tokens.words)),
-                "has_vector": np.arange(len(tokens.words) + 1) > 0,
-            }
-
-    arrays = _cached(f"news-embedding-{_key(tokens.key, recipe)}", build, places)
-    return arrays["vectors"], arrays["has_vector"], recipe, note
-
-
-def _standard_embedding(
-    vectors: np.ndarray, has_vector: np.ndarray, used: np.ndarray
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Standard units over the words as they occur: mean per dimension, one deviation for all.
-
-    One deviation keeps the relative lengths of the dimensions. Padding and words without a vector
-    are exact zeros, which is the mean word.
-    """
-    share = np.where(has_vector, used, 0).astype(np.float64)
-    share /= share.sum()
-    mean = share @ vectors.astype(np.float64)
-    centred = vectors - mean
-    std = np.sqrt((share @ centred**2).mean())
-    table = np.where(has_vector[:, None], centred / std, 0.0)
-    return (
-        torch.tensor(table, dtype=torch.float32),
-        torch.tensor(mean, dtype=torch.float32),
-        torch.tensor(std, dtype=torch.float32),
-    )
-
-
-def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, np.ndarray]:
-    """Rows of a GloVe text file ("word number ... number" a line) for the words asked for."""
-    number = {word: at for at, word in enumerate(words, start=1)}
-    vectors = np.zeros((len(words) + 1, _DIMENSIONS), dtype=np.float32)
-    has_vector = np.zeros(len(words) + 1, dtype=bool)
-    digest = hashlib.sha256()
-    try:
-        with _open_text(path) as lines:
-            for line in lines:
-                digest.update(line)
-                word, _, numbers = line.partition(b" ")
-                at = number.get(word.decode("utf-8", "replace"))
-                if at is not None:
-                    vectors[at] = np.array(numbers.split(), dtype=np.float32)
-                    has_vector[at] = True
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise DatasetError(
-            f"{path} is damaged ({error}): its text should have sha256:{sha256}; {_REPLACE}"
-        ) from error
-    if digest.hexdigest() != sha256:
-        raise _wrong_hash(path, (f"sha256:{sha256}",), f"sha256:{digest.hexdigest()}")
-    return {"vectors": vectors, "has_vector": has_vector}
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[Iterator[bytes]]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive, archive.open("glove.6B.100d.txt") as lines:
-            yield lines
-    elif path.suffix == ".gz":
-        with gzip.open(path) as lines:
-            yield lines
-    else:
-        with path.open("rb") as lines:
-            yield lines
-
-
-def _corpus_vectors(ids: np.ndarray, words: int) -> np.ndarray:
-    """Word vectors from the texts themselves; row 0, padding, is zero.
-
-    Positive pointwise mutual information of word and context, reduced by truncated SVD with the
-    singular values to the power 1/2 (Levy, Goldberg, Dagan 2015, TACL 3, sections 2 and 3).
-    """
-    from scipy import sparse
-    from sklearn.decomposition import TruncatedSVD
-
-    pairs = sparse.csr_matrix((words + 1, words + 1))
-    for distance in range(1, _WINDOW + 1):
-        left, right = ids[:, :-distance].ravel(), ids[:, distance:].ravel()
-        both = (left > 0) & (right > 0)
-        ones = np.ones(both.sum())
-        pairs = pairs + sparse.csr_matrix((ones, (left[both], right[both])), shape=pairs.shape)
-    pairs = (pairs + pairs.T).tocoo()
-    word = np.asarray(pairs.sum(axis=1)).ravel()
-    context = word**_SMOOTHING
-    information = np.log(pairs.data * context.sum() / (word[pairs.row] * context[pairs.col])).clip(
-        min=0
-    )
-    ppmi = sparse.csr_matrix((information, (pairs.row, pairs.col)), shape=pairs.shape)
-    svd = TruncatedSVD(_DIMENSIONS, n_iter=7, random_state=SPLIT_SEED)
-    vectors = svd.fit_transform(ppmi) / np.sqrt(svd.singular_values_)
-    return vectors.astype(np.float32)
-
-
-# --- Files -----------------------------------------------------------------------------------
-
-_REPLACE = "remove it or replace it by the official file"
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Folders that hold dataset files, both laid out alike (data/README.md)."""
-
-    cache: Path
-    mirror: Path | None
-
-    def roots(self) -> list[tuple[str, Path]]:
-        return [*([("mirror", self.mirror)] if self.mirror else []), ("cache", self.cache)]
-
-
-def _places(cache: str | Path | None, mirror: str | Path | None) -> _Places:
-    cache = cache or os.environ.get("ABA_DATA_CACHE") or _default_cache()
-    mirror = mirror or os.environ.get("ABA_DATA_MIRROR") or None
-    return _Places(Path(cache).expanduser(), Path(mirror).expanduser() if mirror else None)
-
-
-def _default_cache() -> Path:
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data" / "cache"
-    return Path("~/.cache/aba")  # an installed copy has no checkout beside it
-
-
-def _find(path: str, places: _Places) -> tuple[str, Path]:
-    """(place, path) of the file in mirror or cache; place is "" where it is in neither."""
-    for place, root in places.roots():
-        if (root / path).is_file():
-            return place, root / path
-    return "", Path(path)
-
-
-def _fetch(file: SourceFile, places: _Places) -> tuple[str, Path]:
-    place, path = _find(file.path, places)
-    return (place, path) if place else ("cache", _download(file, places))
-
-
-def _download(file: SourceFile, places: _Places) -> Path:
-    """Download into the cache. pooch checks the hash before the file gets its name."""
-    import pooch
-
-    target = places.cache / file.path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to the cache {places.cache}: {error}; set ABA_DATA_CACHE"
-        ) from error
-    elsewhere = f"set ABA_DATA_MIRROR to a folder that holds {file.path}"
-    if places.mirror and not places.mirror.is_dir():
-        elsewhere = f"ABA_DATA_MIRROR names {places.mirror}, which is no folder: correct it"
-    try:
-        pooch.retrieve(
-            url=file.url,
-            known_hash=file.hashes[0],
-            fname=target.name,
-            path=target.parent,
-            downloader=pooch.HTTPDownloader(timeout=30),
-        )
-    except ValueError as error:  # pooch's word for a wrong hash; it has removed the file
-        raise DatasetError(f"download of {file.url} is refused: {error} Or {elsewhere}") from error
-    except OSError as error:  # requests' errors are OSErrors
-        raise DatasetError(f"cannot download {file.url} ({error}); {elsewhere}") from error
-    return target
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
-
-
-def _read_checked(path: Path, hashes: tuple[str, ...]) -> bytes:
-    content = _read(path)
-    _check(content, hashes, path)
-    return content
-
-
-def _check(content: bytes, hashes: tuple[str, ...], path: Path) -> None:
-    kind = hashes[0].partition(":")[0]
-    found = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
-    if found not in hashes:
-        raise _wrong_hash(path, hashes, found)
-
-
-def _wrong_hash(path: Path, hashes: tuple[str, ...], found: str) -> DatasetError:
-    return DatasetError(f"{path} has {found}, expected {' or '.join(hashes)}; {_REPLACE}")
-
-
-def _unzip(content: bytes, path: Path, expected: str) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        found = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
-        raise DatasetError(
-            f"{path} is damaged ({error}): it has {found}, expected {expected}; {_REPLACE}"
-        ) from error
-
-
-def _tar_files(content: bytes, path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Names and contents of a gzipped tar's files, read in place; nothing is written out.
-
-    Names that leave the archive's folder, links and devices are refused: none belongs there.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
-            for member in tar:
-                name = PurePosixPath(member.name)
-                if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-                    raise DatasetError(f"{path} is refused: its member {member.name!r} leaves it")
-                if member.isdir():
-                    continue
-                plain = tar.extractfile(member) if member.isfile() else None
-                if plain is None:
-                    raise DatasetError(
-                        f"{path} is refused: its member {member.name!r} is no plain file"
-                    )
-                yield name, plain.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DatasetError(f"{path} is damaged: {error}; {_REPLACE}") from error
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
-
-
-def _cached(name: str, build: Any, places: _Places) -> dict[str, np.ndarray]:
-    """Arrays of `build()`, kept in the cache under a name that holds the hash of their making.
-
-    A damaged file is made anew: it holds nothing that cannot be. Where the cache cannot be
-    written, the arrays are made each time.
-    """
-    path = places.cache / f"{name}.npz"
-    if path.is_file():
-        with suppress(OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored.files}
-    arrays = build()
-    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
-    with suppress(OSError):
-        try:
-            places.cache.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as stream:
-                np.savez_compressed(stream, **arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return arrays

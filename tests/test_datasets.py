@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-from aba_core import datasets
+from aba_core import datasets, pictures, sources, texts
 from aba_core.datasets import DATASETS, DatasetError, Split, Splits, dataset_status, load_dataset
 
 MIRROR = os.environ.get("ABA_DATA_MIRROR")
@@ -105,6 +105,13 @@ def test_importing_needs_neither_sklearn_nor_pooch() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "[]", answer.stderr
+
+
+@pytest.mark.parametrize("module", ["sources", "pictures", "texts"])
+def test_reading_files_needs_no_torch(module: str) -> None:
+    code = f"import sys, aba_core.{module}; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "False", answer.stderr
 
 
 # --- Digits: the whole contract on real data -------------------------------------------------
@@ -380,7 +387,7 @@ def small_cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for value, name in enumerate(("data_batch_1", "data_batch_2", "test_batch")):
         content = cifar_batch(100 * value)
-        monkeypatch.setitem(datasets._CIFAR_MD5, name, hashlib.md5(content).hexdigest())
+        monkeypatch.setitem(pictures._CIFAR_MD5, name, hashlib.md5(content).hexdigest())
         if name == "data_batch_2":
             (folder / name).write_bytes(content)
         else:
@@ -423,11 +430,11 @@ def test_the_official_archive_gives_the_same_as_its_batches(
     for value in (3, 4, 5):
         content = cifar_batch(value)
         monkeypatch.setitem(
-            datasets._CIFAR_MD5, f"data_batch_{value}", hashlib.md5(content).hexdigest()
+            pictures._CIFAR_MD5, f"data_batch_{value}", hashlib.md5(content).hexdigest()
         )
         (folder / f"data_batch_{value}").write_bytes(content)
     contents = {}
-    for name in datasets._CIFAR_MD5:
+    for name in pictures._CIFAR_MD5:
         plain = folder / name
         content = plain.read_bytes() if plain.exists() else gzip.open(f"{plain}.gz").read()
         contents[f"cifar-10-batches-py/{name}"] = content
@@ -462,7 +469,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path: Path, protocol: int)
     for call in (os.mkdir, eval, exec, Path):
         content = pickle.dumps({b"data": Malicious(call, str(trace))}, protocol)
         with pytest.raises(DatasetError, match="some_batch is refused: it names"):
-            datasets._parse_cifar_batch(content, Path("some_batch"))
+            pictures._parse_cifar_batch(content, Path("some_batch"))
     assert not trace.exists()
 
 
@@ -475,9 +482,9 @@ def test_a_pickle_with_objects_or_other_shapes_is_refused() -> None:
         [1, 2],
     ):
         with pytest.raises(DatasetError, match="some_batch"):
-            datasets._parse_cifar_batch(pickle.dumps(batch, protocol=4), Path("some_batch"))
+            pictures._parse_cifar_batch(pickle.dumps(batch, protocol=4), Path("some_batch"))
     with pytest.raises(DatasetError, match="some_batch is refused"):
-        datasets._parse_cifar_batch(b"\x80\x02}q\x01(U", Path("some_batch"))
+        pictures._parse_cifar_batch(b"\x80\x02}q\x01(U", Path("some_batch"))
 
 
 # --- News: archive, words, embeddings --------------------------------------------------------
@@ -517,7 +524,7 @@ def member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 def test_a_tar_member_that_is_no_plain_file_inside_is_refused(odd: tarfile.TarInfo) -> None:
     content = tar_of({"20news-bydate-train/alt.atheism/0": b"Subject: a\n\nb"}, odd)
     with pytest.raises(DatasetError, match=r"posts\.tar\.gz is refused: its member"):
-        datasets._read_posts(content, Path("posts.tar.gz"), DATASETS["news"].class_names)
+        texts._read_posts(content, Path("posts.tar.gz"), DATASETS["news"].class_names)
 
 
 def test_a_damaged_or_foreign_tar_is_refused() -> None:
@@ -525,9 +532,9 @@ def test_a_damaged_or_foreign_tar_is_refused() -> None:
     whole = tar_of({f"20news-bydate-train/alt.atheism/{n}": os.urandom(999) for n in range(9)})
     for content in (whole[: len(whole) // 2], b"no tar", b""):
         with pytest.raises(DatasetError, match=r"posts\.tar\.gz is damaged"):
-            datasets._read_posts(content, Path("posts.tar.gz"), groups)
+            texts._read_posts(content, Path("posts.tar.gz"), groups)
     with pytest.raises(DatasetError, match="which is no post of the 20 groups"):
-        datasets._read_posts(tar_of({"readme.txt": b""}), Path("posts.tar.gz"), groups)
+        texts._read_posts(tar_of({"readme.txt": b""}), Path("posts.tar.gz"), groups)
 
 
 @pytest.fixture
@@ -596,14 +603,16 @@ def test_texts_can_be_cut_to_their_first_tokens(small_news: Path) -> None:
 def test_words_are_lower_case_without_header_and_rare_ones(
     small_news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = datasets._places(None, small_news)
-    tokens = datasets._news_tokens(DATASETS["news"], places)
+    places = sources.data_places(None, small_news)
+    info = DATASETS["news"]
+    source = (info.files[0], info.class_names, datasets._text_pool(info), places)
+    tokens = texts._news_tokens(*source)
     assert {"w17", "it's", "quoted", "t"} <= set(tokens.words)
     assert not {"W17", "onlyhere", "subject", "reader"} & set(tokens.words)
     length = (tokens.ids > 0).sum(axis=1)
     assert length.min() == 0 and length.max() == 1000
-    monkeypatch.setattr(datasets, "_VOCABULARY", 7)
-    few = datasets._news_tokens(DATASETS["news"], places)
+    monkeypatch.setattr(texts, "_VOCABULARY", 7)
+    few = texts._news_tokens(*source)
     assert len(few.words) == 7 == few.ids.max() and few.key != tokens.key
 
 
@@ -641,7 +650,7 @@ def test_the_full_glove_is_preferred_in_every_packing(
     small_news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = glove_text(200)
-    monkeypatch.setitem(datasets._GLOVE_SHA256, "full", hashlib.sha256(text).hexdigest())
+    monkeypatch.setitem(texts._GLOVE_SHA256, "full", hashlib.sha256(text).hexdigest())
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("glove.6B.100d.txt", text)
@@ -665,10 +674,10 @@ def test_a_short_glove_must_be_asked_for(small_news: Path, monkeypatch: pytest.M
     with pytest.raises(DatasetError, match=r"no GloVe file is here: download https\S+ .* 'corpus'"):
         load_dataset("news", mirror=small_news, embedding="glove")
     text = glove_text(50)
-    path = small_news / datasets._GLOVE_TOP
+    path = small_news / texts._GLOVE_TOP
     path.parent.mkdir()
     path.write_bytes(gzip.compress(text))
-    monkeypatch.setitem(datasets._GLOVE_SHA256, "top2716", hashlib.sha256(text).hexdigest())
+    monkeypatch.setitem(texts._GLOVE_SHA256, "top2716", hashlib.sha256(text).hexdigest())
     assert "made from the words" in load_dataset("news", mirror=small_news).notes[0]
     splits = load_dataset("news", mirror=small_news, embedding="glove")
     assert "commonest words only" in splits.notes[0]
@@ -677,7 +686,7 @@ def test_a_short_glove_must_be_asked_for(small_news: Path, monkeypatch: pytest.M
 
 
 def test_a_damaged_glove_is_refused_by_name(small_news: Path) -> None:
-    path = small_news / datasets._GLOVE_TOP
+    path = small_news / texts._GLOVE_TOP
     path.parent.mkdir()
     for content in (gzip.compress(glove_text(50)), gzip.compress(glove_text(50))[:-99], b"x"):
         path.write_bytes(content)
