@@ -112,3 +112,29 @@ def test_the_readme_states_the_verdicts_of_the_shipped_runs(claim, verdicts):
     wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
     found = [float(n.replace("−", "-")) for n in re.findall(r"−?\d+\.\d+", numbers)]
     assert found == pytest.approx(wanted, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "attribution-matters-epsilon",
+        "augmentation-helps",
+        "noise-helps",
+        "variety",
+        "tension",
+        "tension-of-one-best",
+    ),
+)
+def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
+    found = {
+        verdict.hypothesis.name: verdict
+        for study in ("hypotheses", "sets")
+        for verdict in exports.hypotheses(load(SHIPPED, study, "mnist"), exports.Look())[1]
+    }
+    row = found[name].decisive
+    wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
+    section = README[README.index("**MNIST says otherwise**") :]
+    number = r"(−?\d+\.\d)"
+    stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)
+    near = [[float(n.replace("−", "-")) for n in one] for one in stated]
+    assert any(one == pytest.approx(wanted, abs=0.11) for one in near)
