@@ -138,3 +138,17 @@ def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)
     near = [[float(n.replace("−", "-")) for n in one] for one in stated]
     assert any(one == pytest.approx(wanted, abs=0.11) for one in near)
+
+
+@pytest.mark.parametrize(("dataset", "place"), [("cifar10", 0), ("news", 1)])
+def test_the_readme_states_what_the_shipped_runs_say_beside_the_published_ones(dataset, place):
+    isolation = tables.isolation_table(
+        load(SHIPPED, "isolation", dataset).frame, np.random.default_rng(0)
+    )
+    groups = tables.group_table(isolation, np.random.default_rng(0)).set_index("name")
+    row = groups.loc["Epsilon − Neutral"]
+    section = README[README.index("**Beside the published tables**") :]
+    number = r"(−?\d+\.\d)"
+    stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
+    wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
+    assert [float(n.replace("−", "-")) for n in stated] == pytest.approx(wanted, abs=0.11)
