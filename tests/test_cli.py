@@ -45,7 +45,10 @@ def test_datasets_lists_the_four_and_what_is_bundled():
         (["plan", "isolatoin"], "unknown study 'isolatoin'; known: isolation, tension"),
         (["plan", "isolation", "--effect", "0"], "effect is 0; allowed: numbers above 0"),
         (["plan", "isolation", "--metric", "loss"], "unknown metric 'loss'; known: validation"),
-        (["plan", "isolation", "--dataset", "cifar10"], "a pilot: aba run isolation --dataset"),
+        (
+            ["plan", "isolation", "--dataset", "cifar10", "--preset", "published"],
+            "a pilot: aba run isolation --dataset cifar10",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line_that_names_the_value_and_exits_with_2(

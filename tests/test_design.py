@@ -153,13 +153,20 @@ def test_without_own_runs_the_shipped_ones_are_the_pilot(tmp_path):
     assert all(option.to_run == option.runs for option in got.options)
 
 
+def test_another_study_of_the_same_config_is_a_pilot(tmp_path):
+    got = d.plan(standard_study("hypotheses"), tmp_path, 1.5)
+    alike = d.plan(standard_study("isolation"), tmp_path, 1.5)
+    assert got.pilot == store.SHIPPED
+    assert got.sd.estimate == pytest.approx(alike.sd.estimate, rel=0.3)
+
+
 def test_other_settings_are_no_pilot_and_the_error_says_how_to_run_one(tmp_path):
     make_study(tmp_path, standard("tension", seeds=5))
     changed = find_study("tension", overrides=["epochs=3"])
     for study, command in (
         (
-            standard_study("isolation", "cifar10", "standard"),
-            "aba run isolation --dataset cifar10 --preset standard --seeds 5",
+            standard_study("isolation", "cifar10", "published"),
+            "aba run isolation --dataset cifar10 --preset published --seeds 5",
         ),
         (changed, "no finished runs of tension on digits with these settings"),
     ):
