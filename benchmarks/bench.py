@@ -294,6 +294,7 @@ def measure_presets(rounds: int) -> list[dict[str, object]]:
 def growth_plot(rows: list[dict[str, object]], path: Path) -> None:
     """Milliseconds and megabytes per replica against what grows."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     from analysis import figures
 
@@ -312,6 +313,9 @@ def growth_plot(rows: list[dict[str, object]], path: Path) -> None:
                 ax.set_xticks([r[key] for r in own], [str(r[key]) for r in own], fontsize=6)
                 ax.minorticks_off()
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_formatter(NullFormatter())
             axes[1, column].set_xlabel(
                 {"R": "Replicas", "arms": "Arms of 4 runs", "batch": "Batch", "side": "Image side"}[
                     key
