@@ -486,8 +486,8 @@ def test(
     """Judge a hypothesis on the runs of its arms.
 
     runs: one row a run with arm, seed and the metric (percent). measured: {group: arms} as a
-    frozen model sorts them. null_spread: the largest difference that arms differing in nothing may
-    show (points): support of a comparison of runs asks for more.
+    frozen model sorts them. null_spread: the difference that two arms differing in nothing may
+    show (points): support of a comparison of runs asks for more, in proportion to its weights.
     """
     missing = sorted(hypothesis.arms - set(runs.loc[runs[metric].notna(), "arm"]))
     wants_groups = any(getattr(c, "unit", "") == "measured" for c in hypothesis.comparisons)
