@@ -334,11 +334,15 @@ class StackedABA:
         stays in its own row."""
         aug = self.augmentation
         changes, magnitude = draw_changes(aug, self.table, self.weights, draws)
-        maps = aug.maps
+        maps, loss = aug.maps, self.loss
 
         def made_by(maker: Replicas) -> Tensor:
-            with maker.undisturbed(maps.mode, maps.update_statistics) as forward:
-                return attribution_map(forward, x, y, maps, draws, self.loss)
+            with maker.undisturbed(maps.mode, maps.update_statistics) as still:
+                found = [
+                    attribution_map(forward, x[some], y[some], maps, draws.of(some), loss)
+                    for some, _, forward in still.passes(x, differentiable=False)
+                ]
+            return found[0] if len(found) == 1 else torch.cat(found)
 
         attribution = selecting_map(
             aug.placebo,

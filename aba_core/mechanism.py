@@ -248,7 +248,8 @@ def _categories(
     """Each sample's features by the arm's own kind of map: [category, replica, batch, *feature]."""
     aug, attribution = probe.own.augmentation, gradient
     if (aug.attribution, aug.target, aug.attribution_mode) != ("gradient", "loss", "eval"):
-        with replicas.undisturbed(aug.attribution_mode) as forward:
+        with replicas.undisturbed(aug.attribution_mode) as still:
+            forward = still.forward(still.parameters.detach())
             attribution = attribution_map(forward, x, y, aug.maps, draws, loss)
     masks = aug.split.masks(attribution.flatten(0, 1).flatten(1))
     return masks.unflatten(2, x.shape[2:]).unflatten(1, x.shape[:2])

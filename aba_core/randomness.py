@@ -133,6 +133,11 @@ class Draws:
         """The same draws for some samples of the batch (one model only)."""
         return replace(self, index=self.index[chosen])
 
+    def of(self, replicas: slice) -> Draws:
+        """The same draws for some replicas of the stack."""
+        seeds = {name: seed[replicas] for name, seed in self.seeds.items()}
+        return replace(self, seeds=seeds, index=self.index[replicas])
+
     def shared(self, per: str) -> Draws:
         """These draws, or one for the whole batch where `per` is "batch"."""
         return replace(self, index=torch.zeros_like(self.index)) if per == "batch" else self

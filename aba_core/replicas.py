@@ -80,6 +80,9 @@ class Replicas:
 
     def __post_init__(self) -> None:
         self._stacked = _for_vmap(self.template)
+        self._single = copy.deepcopy(self.template)  # holds one replica's values at a time
+        self._slots = _slots(self._single)
+        self._views: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     @classmethod
     def stack(cls, models: Sequence[nn.Module], device: str | torch.device = "cpu") -> Replicas:
@@ -112,45 +115,77 @@ class Replicas:
         }
 
     def forward(
-        self,
-        flat: Float[Tensor, "replica parameter"],
-        buffers: dict[str, Tensor] | None = None,
-        shared_inputs: bool = False,
+        self, flat: Float[Tensor, "replica parameter"], shared_inputs: bool = False
     ) -> Callable[[Tensor], Tensor]:
         """A function from inputs [replica, batch, *feature] to logits [replica, batch, class].
 
         shared_inputs: inputs are [batch, *feature], the same for all replicas. Batch norm in train
-        mode updates `buffers` (default: the replicas' own) in place.
+        mode updates the buffers in place.
         """
-        state = self.buffers if buffers is None else buffers
 
         def run(x: Tensor) -> Tensor:
-            together = self.together
-            if together is None:
-                elements = x.numel() if shared_inputs else x.numel() // len(x)
-                together = x.device.type != "cpu" or elements <= STACKED_UP_TO
-            return (self._together if together else self._one_by_one)(flat, state, x, shared_inputs)
+            elements = x.numel() if shared_inputs else x.numel() // len(x)
+            run = self._together if self._side_by_side(x, elements) else self._one_by_one
+            return run(flat, x, shared_inputs)
 
         return run
 
-    def _together(
-        self, flat: Tensor, state: dict[str, Tensor], x: Tensor, shared_inputs: bool
-    ) -> Tensor:
+    def _side_by_side(self, x: Tensor, elements: int) -> bool:
+        """Whether all replicas run in each operation. elements: of x that each replica sees."""
+        if self.together is not None:
+            return self.together
+        return x.device.type != "cpu" or elements <= STACKED_UP_TO
+
+    def passes(
+        self, x: Float[Tensor, "replica batch *feature"], differentiable: bool
+    ) -> Iterator[tuple[slice, list[Tensor], Callable[[Tensor], Tensor]]]:
+        """What to run forward and back at once: which replicas, the tensors that hold their
+        parameters (fit for `autograd.grad` where `differentiable`), and their forward function.
+
+        Replicas that run one after the other come singly, so that what one remembers for its way
+        back is used while it is still in the cache. They come as a module with their values in it:
+        `functional_call` takes as long as a small model's own operations.
+        """
+        if self._side_by_side(x, x.numel() // len(x)):
+            flat = self.parameters.detach().requires_grad_(differentiable)
+            yield slice(0, len(x)), [flat], self.forward(flat)
+            return
+        for replica in range(len(x)):
+            parameters, buffers = self._values(replica)
+            for value, slots in zip(parameters + buffers, self._slots, strict=True):
+                for module_values, name in slots:
+                    module_values[name] = value
+            for value in parameters:
+                value.requires_grad_(differentiable)
+            yield slice(replica, replica + 1), parameters, self._single_forward
+
+    def _values(self, replica: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of one replica's parameters and buffers, made once."""
+        if replica not in self._views:
+            row = self.parameters.detach()[replica : replica + 1]
+            self._views[replica] = (
+                [value[0] for value in self.named_parameters(row).values()],
+                [buffer[replica] for buffer in self.buffers.values()],
+            )
+        return self._views[replica]
+
+    def _single_forward(self, x: Float[Tensor, "1 batch *feature"]) -> Tensor:
+        return self._single(_channels_last(x[0]))[None]
+
+    def _together(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             return functional_call(self._stacked, (parameters, buffers), (x,))
 
         stacked = vmap(one, in_dims=(0, 0, None if shared_inputs else 0))
-        return stacked(self.named_parameters(flat), state, x)
+        return stacked(self.named_parameters(flat), self.buffers, x)
 
-    def _one_by_one(
-        self, flat: Tensor, state: dict[str, Tensor], x: Tensor, shared_inputs: bool
-    ) -> Tensor:
+    def _one_by_one(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
         logits = []
         for replica, row in enumerate(flat.split(1)):
             values = {
                 name: _channels_last(value[0]) for name, value in self.named_parameters(row).items()
             }
-            values |= {name: buffer[replica] for name, buffer in state.items()}
+            values |= {name: buffer[replica] for name, buffer in self.buffers.items()}
             inputs = _channels_last(x if shared_inputs else x[replica])
             logits.append(functional_call(self.template, values, (inputs,)))
         return torch.stack(logits)
@@ -159,24 +194,25 @@ class Replicas:
     def mode(self, training: bool) -> Iterator[None]:
         """Batch norm as in training or as in evaluation, inside the block."""
         before = self.template.training
-        for module in (self.template, self._stacked):
+        modules = (self.template, self._stacked, self._single)
+        for module in modules:
             module.train(training)
         try:
             yield
         finally:
-            for module in (self.template, self._stacked):
+            for module in modules:
                 module.train(before)
 
     @contextmanager
-    def undisturbed(
-        self, mode: Mode, update_statistics: bool = False
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """A forward function in eval or train mode that leaves parameters without gradients and,
-        unless asked otherwise, running statistics as they are."""
-        kept = mode == "train" and not update_statistics
-        buffers = {name: b.clone() for name, b in self.buffers.items()} if kept else None
+    def undisturbed(self, mode: Mode, update_statistics: bool = False) -> Iterator[Replicas]:
+        """The replicas in eval or train mode, whose passes leave running statistics as they are
+        unless asked otherwise."""
+        still = copy.copy(self)
+        if mode == "train" and not update_statistics:
+            still.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+            still._views = {}
         with self.mode(mode == "train"):
-            yield self.forward(self.parameters.detach(), buffers)
+            yield still
 
     def copy(self) -> Replicas:
         """The same replicas with values of their own."""
@@ -197,6 +233,18 @@ class Replicas:
             for name, buffer in module.named_buffers():
                 buffer.copy_(self.buffers[name][replica])
         return module.eval()
+
+
+def _slots(model: nn.Module) -> list[list[tuple[dict[str, Any], str]]]:
+    """Where a model keeps each of its parameters, then each of its buffers: one that is shared
+    lies in several places."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        for values in (module._parameters, module._buffers):
+            for name, value in values.items():
+                if value is not None:
+                    places.setdefault(id(value), []).append((values, name))
+    return [places[id(value)] for value in (*model.parameters(), *model.buffers())]
 
 
 def _channels_last(values: Tensor) -> Tensor:

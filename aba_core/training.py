@@ -339,6 +339,20 @@ def products_in(precision: Precision, device: str) -> Iterator[None]:
             matmul.allow_tf32, convolution.allow_tf32 = before
 
 
+def losses_and_gradient(
+    replicas: Replicas, x: Float[Tensor, "replica batch *feature"], labels: Tensor, loss: Loss
+) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
+    """Each replica's mean loss on its batch, in train mode, and its gradient."""
+    losses, gradients = [], []
+    with replicas.mode(training=True):
+        for some, parameters, forward in replicas.passes(x, differentiable=True):
+            logits = forward(x[some]).to(parameters[0].dtype)
+            losses.append(loss(logits, labels[some]).mean(1))
+            pieces = torch.autograd.grad(losses[-1].sum(), parameters)
+            gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
+    return torch.cat(losses).detach(), torch.cat(gradients)
+
+
 def optimizer_step(
     config: TrainConfig,
     parameters: Float[Tensor, "replica parameter"],
@@ -395,9 +409,9 @@ def _train_group(
         lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
     )
     place = torch.arange(batch, device=device).expand(len(members), batch)
-    parameters = replicas.parameters.requires_grad_()
+    parameters = replicas.parameters
     state = {
-        name: torch.zeros_like(parameters, requires_grad=False)
+        name: torch.zeros_like(parameters)
         for name in (
             ("velocity",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
         )
@@ -419,9 +433,7 @@ def _train_group(
         with products_in(config.precision, device):
             if method is not None:
                 x, labels = method(replicas, x, labels, Draws(seeds, step, place))
-            with replicas.mode(training=True):
-                losses = loss(replicas.forward(parameters)(x).to(dtype), labels).mean(1)
-            (gradient,) = torch.autograd.grad(losses.sum(), parameters)
+            losses, gradient = losses_and_gradient(replicas, x, labels, loss)
         with torch.no_grad():
             finite &= torch.isfinite(losses)
             factor = config.learning_rate_factor(step, steps)
@@ -432,7 +444,6 @@ def _train_group(
         if progress is not None:
             progress(len(members))
 
-    parameters.requires_grad_(False)
     if probe is not None:
         found = measure(replicas, probe, loss)
         _record(runs.mechanism_rows, members, config, study, steps, found)

@@ -55,6 +55,72 @@ def test_the_gradient_of_the_summed_losses_holds_each_replicas_own(name, batch_n
         torch.testing.assert_close(gradient[replica], expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("name", "batch_norm"), CASES)
+@pytest.mark.parametrize("together", [False, True])
+def test_passes_give_each_replica_its_own_gradient_and_statistics(name, batch_norm, together):
+    alone, x = models(name, batch_norm), inputs(name)
+    stack = replace(Replicas.stack(alone), together=together)
+    for _ in range(2):  # the second time after values have changed in place
+        seen = []
+        with stack.mode(True):
+            for some, parameters, forward in stack.passes(x, differentiable=True):
+                logits = forward(x[some])
+                pieces = torch.autograd.grad(logits.pow(2).mean((1, 2)).sum(), parameters)
+                gradients = torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1)
+                seen += zip(logits, gradients, strict=True)
+        assert len(seen) == len(alone)
+        for replica, (model, (logits, gradient)) in enumerate(zip(alone, seen, strict=True)):
+            expected = model.train()(x[replica])
+            torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
+            found = torch.autograd.grad(expected.pow(2).mean(), list(model.parameters()))
+            flat = torch.cat([value.flatten() for value in found])
+            torch.testing.assert_close(gradient, flat, rtol=1e-9, atol=1e-12)
+            for buffer, value in model.named_buffers():
+                torch.testing.assert_close(stack.buffers[buffer][replica], value)
+        stack.parameters.mul_(1.5)
+        with torch.no_grad():
+            for model in alone:
+                for value in model.parameters():
+                    value.mul_(1.5)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_passes_that_are_not_differentiable_ask_no_gradient_of_parameters(together):
+    stack, x = replace(Replicas.stack(models("mlp", False)), together=together), inputs("mlp")
+    for differentiable in (True, False, True):
+        for some, _, forward in stack.passes(x, differentiable):
+            assert forward(x[some]).requires_grad is differentiable
+    assert not stack.parameters.requires_grad
+
+
+class Tied(nn.Module):
+    """The same weight twice, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3, bias=False)
+        self.second = nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).tanh())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_shared_weight_stays_shared(together):
+    alone, x = [Tied().double() for _ in range(2)], torch.randn(2, 4, 3, dtype=torch.float64)
+    stack = replace(Replicas.stack(alone), together=together)
+    assert stack.parameters.shape == (2, 9)
+    for some, parameters, forward in stack.passes(x, differentiable=True):
+        logits = forward(x[some])
+        (gradient,) = torch.autograd.grad(logits.sum(), parameters)
+        for row, replica in enumerate(range(2)[some]):
+            expected = alone[replica](x[replica])
+            torch.testing.assert_close(logits[row], expected)
+            (own,) = torch.autograd.grad(expected.sum(), alone[replica].first.weight)
+            torch.testing.assert_close(gradient.reshape(-1, 9)[row], own.flatten())
+
+
 def test_shared_inputs_reach_every_replica():
     alone, x = models("small_cnn", False), inputs("small_cnn")[0]
     stack = Replicas.stack(alone)
@@ -120,8 +186,8 @@ def test_a_mode_lasts_as_long_as_its_block(before, inside):
 def test_an_undisturbed_pass_moves_statistics_only_where_asked(mode, update):
     stack, x = Replicas.stack(models("small_cnn", True)), inputs("small_cnn")
     before = {name: buffer.clone() for name, buffer in stack.buffers.items()}
-    with stack.undisturbed(mode, update) as forward:
-        logits = forward(x)
+    with stack.undisturbed(mode, update) as still:
+        logits = still.forward(still.parameters.detach())(x)
     assert not logits.requires_grad
     moved = any(not torch.equal(stack.buffers[name], value) for name, value in before.items())
     assert moved is (mode == "train" and update)
