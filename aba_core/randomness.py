@@ -116,11 +116,12 @@ class Draws:
     """What one training step may draw, for every sample of its batch.
 
     seeds: one tensor a purpose, broadcast against index. index: [*lead], a sample's place in its
-    batch, where lead is [batch] for one model and [replica, batch] for stacked ones.
+    batch, where lead is [batch] for one model and [replica, batch] for stacked ones. step: its
+    number, or a tensor [1] of it.
     """
 
     seeds: Mapping[str, Int64[Tensor, "*any"]]
-    step: int
+    step: int | Int64[Tensor, "1"]
     index: Int64[Tensor, "*lead"]
 
     @classmethod

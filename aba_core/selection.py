@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -100,7 +101,7 @@ def _order_statistics(
 ) -> list[Float[Tensor, "batch 1"]]:
     """The count-th smallest feature of each sample, for each count (from 1; 0 gives the first)."""
     places = [min(max(count, 1), flat.shape[1]) for count in counts]
-    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
+    if _on_cpu(flat) and flat.dtype in (torch.float32, torch.float64):
         # NumPy's vectorised sort takes a tenth of the time of selecting one value in torch.
         ordered = torch.from_numpy(np.sort(flat.detach().numpy(), axis=1))
         return [ordered[:, place - 1 : place] for place in places]
@@ -112,21 +113,31 @@ def _smallest(
 ) -> Bool[Tensor, "batch feature"]:
     """The `count` smallest features of each sample, `cut` being the largest of them; ties by a
     fixed pseudo-random order."""
-    batch, features = flat.shape
+    features = flat.shape[1]
     if count == 0:
         return torch.zeros_like(flat, dtype=torch.bool)
     if count >= features:
         return torch.ones_like(flat, dtype=torch.bool)
     smallest = flat <= cut
-    # Without ties on the cut the sizes are right already: the usual case, and the cheap one.
-    if bool((smallest.sum(1) != count).any()):
-        less, equal = flat < cut, flat == cut
-        wanted = count - less.sum(1, keepdim=True)
-        shuffled = torch.randperm(features, generator=torch.Generator().manual_seed(features))
-        shuffled = shuffled.to(flat.device)
-        place = equal[:, shuffled].cumsum(1)[:, shuffled.argsort()]
-        smallest = less | (equal & (place <= wanted))
-    return smallest
+    # Without ties on the cut the sizes are right already: the usual case. To ask is cheap on a CPU;
+    # on other devices it would halt the stream of work.
+    if _on_cpu(flat) and not bool((smallest.sum(1) != count).any()):
+        return smallest
+    less, equal = flat < cut, flat == cut
+    wanted = count - less.sum(1, keepdim=True)
+    shuffled, back = _order_of_ties(features, flat.device)
+    return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= wanted))
+
+
+def _on_cpu(values: Tensor) -> bool:
+    return values.device.type == "cpu"
+
+
+@lru_cache(maxsize=8)
+def _order_of_ties(features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A fixed pseudo-random order of the features, and where each feature stands in it."""
+    shuffled = torch.randperm(features, generator=torch.Generator().manual_seed(features))
+    return shuffled.to(device), shuffled.argsort().to(device)
 
 
 def categorize(

@@ -12,7 +12,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from itertools import groupby
@@ -31,18 +30,17 @@ from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.models import build_model
 from aba_core.randomness import (
     PURPOSES,
-    Draws,
     batch_order,
     epoch_order,
     purpose_seeds,
     random_bits,
 )
 from aba_core.replicas import Replicas
+from aba_core.steps import Recorded, ReplicaMethod, Step
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine"]
 Precision = Literal["full", "bf16", "tf32"]
-ReplicaMethod = Callable[[Replicas, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -224,13 +222,15 @@ def train(
     build: Callable[[], nn.Module] | None = None,
     loss: Loss = cross_entropy,
     keep_logits: bool = False,
+    graphs: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Runs:
     """Train every arm with every seed, side by side where their structure allows.
 
     splits: data in place of `load_dataset(config.dataset, config.subset)`; build: a freshly
     initialised model in place of `build_model(config.model, ...)`. keep_logits: keep validation
-    logits in `Runs.logits`. progress: called with the number of model-steps just done.
+    logits in `Runs.logits`. graphs: record the step as a CUDA graph and replay it
+    (CUDA only). progress: called with the number of model-steps just done.
     A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
     untouched by it. Raises ValueError for repeated arm names or seeds, a batch larger than the
     training set, and whatever the parts refuse.
@@ -260,13 +260,16 @@ def train(
         raise ValueError(
             f"precision is 'tf32', which {device!r} does not have; allowed: full, bf16"
         )
+    if graphs and torch.device(device).type != "cuda":
+        raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
     splits = splits.to(device)
     runs = Runs()
     members = [(arm, seed) for arm in arms for seed in seeds]
     for group in _alike(members):
         _train_group(
-            config, group, splits, build, loss, device, dtype, runs, study, keep_logits, progress
-        )
+            config, group, splits, build, loss, device, dtype, runs, study, keep_logits, graphs,
+            progress,
+        )  # fmt: skip
     place = {(arm.name, seed): number for number, (arm, seed) in enumerate(members)}
 
     def declared(row: dict[str, Any]) -> int:
@@ -319,63 +322,6 @@ def flip_bit(model: nn.Module, seed: int) -> None:
             place -= value.numel()
 
 
-@contextmanager
-def products_in(precision: Precision, device: str) -> Iterator[None]:
-    """Matrix products and convolutions with this precision, inside the block.
-
-    PyTorch's own default on CUDA is tf32 for convolutions: here it is asked for or it is off.
-    """
-    kind = torch.device(device).type
-    matmul: Any = torch.backends.cuda.matmul
-    convolution: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    try:
-        if kind == "cuda":
-            matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        if kind == "cuda":
-            matmul.allow_tf32, convolution.allow_tf32 = before
-
-
-def losses_and_gradient(
-    replicas: Replicas, x: Float[Tensor, "replica batch *feature"], labels: Tensor, loss: Loss
-) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
-    """Each replica's mean loss on its batch, in train mode, and its gradient."""
-    losses, gradients = [], []
-    with replicas.mode(training=True):
-        for some, parameters, forward in replicas.passes(x, differentiable=True):
-            logits = forward(x[some]).to(parameters[0].dtype)
-            losses.append(loss(logits, labels[some]).mean(1))
-            pieces = torch.autograd.grad(losses[-1].sum(), parameters)
-            gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
-    return torch.cat(losses).detach(), torch.cat(gradients)
-
-
-def optimizer_step(
-    config: TrainConfig,
-    parameters: Float[Tensor, "replica parameter"],
-    gradient: Float[Tensor, "replica parameter"],
-    state: dict[str, Tensor],
-    learning_rate: Float[Tensor, "replica 1"],
-    step: int,
-) -> None:
-    """One step of torch.optim's SGD (with momentum) or Adam on all replicas, in place."""
-    if config.weight_decay:
-        gradient = gradient.add(parameters, alpha=config.weight_decay)
-    if config.optimizer == "sgd":
-        if config.momentum:
-            gradient = state["velocity"].mul_(config.momentum).add_(gradient)
-        parameters.sub_(learning_rate * gradient)
-        return
-    beta_1, beta_2, epsilon = 0.9, 0.999, 1e-8
-    first = state["first_moment"].lerp_(gradient, 1 - beta_1)
-    second = state["second_moment"].mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-    scale = (second.sqrt() / math.sqrt(1 - beta_2 ** (step + 1))).add_(epsilon)
-    parameters.sub_(learning_rate / (1 - beta_1 ** (step + 1)) * first / scale)
-
-
 def _train_group(
     config: TrainConfig,
     members: Sequence[tuple[Arm, int]],
@@ -387,6 +333,7 @@ def _train_group(
     runs: Runs,
     study: str,
     keep_logits: bool,
+    graphs: bool,
     progress: Callable[[int], None] | None,
 ) -> None:
     started = time.perf_counter()
@@ -402,21 +349,14 @@ def _train_group(
     method = _method(members, replicas, loss)
     rates = [arm.learning_rate or config.learning_rate for arm, _ in members]
     learning_rate = torch.tensor(rates, device=device, dtype=dtype)[:, None]
+    step = Step(config, replicas, method, loss, splits.train, seeds, learning_rate)
+    take_step = Recorded(step) if graphs else step
 
     samples, batch = len(splits.train), config.batch_size
     steps = config.steps(samples)
     epoch_orders = lru_cache(maxsize=2)(
         lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
     )
-    place = torch.arange(batch, device=device).expand(len(members), batch)
-    parameters = replicas.parameters
-    state = {
-        name: torch.zeros_like(parameters)
-        for name in (
-            ("velocity",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
-        )
-    }
-    finite = torch.ones(len(members), dtype=torch.bool, device=device)
     probe = None
     if config.mechanism:
         probed = [arm.augmentation for arm, _ in members]
@@ -424,31 +364,24 @@ def _train_group(
         probe = Probe.of(probed, seeds["probe"], splits.train, dtype, strength, loss)
     measured = measured_steps(config.mechanism, steps)
 
-    for step in range(steps):
-        if probe is not None and step in measured:
+    for number in range(steps):
+        if probe is not None and number in measured:
             found = measure(replicas, probe, loss)
-            _record(runs.mechanism_rows, members, config, study, step, found)
-        rows = batch_order(epoch_orders, step, batch, samples)
-        x, labels = splits.train.batch(rows).to(dtype), splits.train.y[rows]
-        with products_in(config.precision, device):
-            if method is not None:
-                x, labels = method(replicas, x, labels, Draws(seeds, step, place))
-            losses, gradient = losses_and_gradient(replicas, x, labels, loss)
-        with torch.no_grad():
-            finite &= torch.isfinite(losses)
-            factor = config.learning_rate_factor(step, steps)
-            optimizer_step(config, parameters, gradient, state, learning_rate * factor, step)
-        if config.curve_every and (step + 1) % config.curve_every == 0 and step + 1 < steps:
+            _record(runs.mechanism_rows, members, config, study, number, found)
+        step.set(number, batch_order(epoch_orders, number, batch, samples))
+        take_step()
+        if config.curve_every and (number + 1) % config.curve_every == 0 and number + 1 < steps:
             metrics, _ = _metrics(replicas, splits, loss)
-            _record(runs.curve_rows, members, config, study, step + 1, metrics)
+            _record(runs.curve_rows, members, config, study, number + 1, metrics)
         if progress is not None:
             progress(len(members))
 
+    finite = step.finite
     if probe is not None:
         found = measure(replicas, probe, loss)
         _record(runs.mechanism_rows, members, config, study, steps, found)
     metrics, logits = _metrics(replicas, splits, loss)
-    finite &= torch.isfinite(parameters).all(1)
+    finite &= torch.isfinite(replicas.parameters).all(1)
     for name in ("validation_loss", "test_loss", "train_loss"):
         finite &= torch.isfinite(metrics[name])
     for values in metrics.values():

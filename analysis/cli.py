@@ -125,6 +125,9 @@ def run(
     processes: Annotated[
         int | None, typer.Option(help="Processes on CPU.  [default: one per core]", min=1)
     ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Record each step as a CUDA graph (GPU only).")
+    ] = False,
 ) -> None:
     """Train what a study still lacks.
 
@@ -140,16 +143,22 @@ def run(
     from analysis.studies import find_study
 
     outcome = _run(
-        find_study(study, dataset, preset, seeds, set_ or ()), results, device, processes
+        find_study(study, dataset, preset, seeds, set_ or ()), results, device, processes, graphs
     )
     if outcome.result.missing:
         raise typer.Exit(1)
 
 
-def _run(study: Study, results: Path, device: str, processes: int | None = None) -> runner.Outcome:
+def _run(
+    study: Study,
+    results: Path,
+    device: str,
+    processes: int | None = None,
+    graphs: bool = False,
+) -> runner.Outcome:
     from analysis import runner
 
-    outcome = runner.run(study, results, device, processes, runner.bars())
+    outcome = runner.run(study, results, device, processes, runner.bars(), graphs=graphs)
     print(outcome.result.summary())
     print(f"{outcome.computed} runs computed now, {outcome.found} found finished, in {results}/")
     return outcome

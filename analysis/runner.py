@@ -74,6 +74,7 @@ class Chunk:
     keys: tuple[tuple[str, int, str], ...]  # (arm, seed, key) of the runs that are missing
     results: Path
     device: str
+    graphs: bool = False
 
     @property
     def name(self) -> str:
@@ -279,6 +280,7 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] = _count) -> Path:
         splits=splits,
         study=study.name,
         keep_logits=study.keep_logits,
+        graphs=chunk.graphs,
         progress=count,
     )
     stamp = {
@@ -448,17 +450,22 @@ def run(
     device: str = "auto",
     processes: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    graphs: bool = False,
 ) -> Outcome:
     """Declare a study, compute what is missing of it, and return what there is.
 
     progress: called with (label, model-steps done, model-steps in all) a few times a second.
+    graphs: record each step as a CUDA graph; StudyError on a CPU.
     KeyboardInterrupt stops the workers; finished chunks stay. Raises StudyError and the data
     sets' own errors before anything is computed.
     """
-    if study.tuning is not None:
-        study = _tuned(study, results, device, processes, progress)
-    results = Path(results)
     device = choose_device(device)
+    if graphs and device != "cuda":
+        raise StudyError(f"graphs are asked for on {device!r}; allowed: on cuda only")
+    if study.tuning is not None:
+        study = _tuned(study, results, device, processes, progress, graphs)
+    results = Path(results)
     splits = load_splits(study)
     keys = run_keys(study, splits.fingerprint)
     _check(study, splits)
@@ -479,7 +486,7 @@ def run(
             report(label, done, total)
 
         for chunk in chunks:
-            for part in sized_for_memory(chunk, *gpu_memory(chunk)):
+            for part in sized_for_memory(replace(chunk, graphs=graphs), *gpu_memory(chunk)):
                 train_within_memory(part, count)
     elif chunks:
         _run_processes(chunks, processes or os.cpu_count() or 1, lambda n: report(label, n, total))
@@ -543,6 +550,7 @@ def _tuned(
     device: str,
     processes: int | None,
     progress: Callable[[str, int, int], None] | None,
+    graphs: bool,
 ) -> Study:
     """The study with each arm's strength chosen on validation, all with the same budget.
 
@@ -568,7 +576,7 @@ def _tuned(
             ),
         }
     )
-    outcome = run(trial, results, device, processes, progress)
+    outcome = run(trial, results, device, processes, progress, graphs=graphs)
     if outcome.result.missing:
         raise StudyError(f"{len(outcome.result.missing)} tuning runs are missing; run again")
     scores = outcome.result.frame.fillna({"validation_accuracy": 0.0})

@@ -26,14 +26,15 @@ from pathlib import Path
 
 import torch
 
+import aba_core.replicas
 from aba_core import ABA, PRESETS, AdjustmentSet, Arm, Augmentation, TrainConfig, build_model
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import Split, Splits, load_dataset
+from aba_core.steps import products_in
 from aba_core.training import train
 from benchmarks.plain_loop import plain_loop
 
 README = Path(__file__).with_name("README.md")
-MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 SHAPES = {"digits 8×8": (1, 8, 8), "MNIST 28×28": (1, 28, 28), "CIFAR-10 32×32": (3, 32, 32)}
 ALL = Augmentation(AdjustmentSet.parse("all"), strength=0.5, target="loss")
 
@@ -70,6 +71,7 @@ def engine_seconds(
     augmentation: Augmentation | None,
     replicas: int,
     device: str = "cpu",
+    graphs: bool = False,
 ) -> float:
     """Seconds for a model-step: the steps' time alone, first quarter of the steps not counted."""
     steps = setting.steps(len(splits.train))
@@ -80,7 +82,10 @@ def engine_seconds(
             torch.cuda.synchronize()
         times.append(time.perf_counter())
 
-    train(setting, arms(replicas, augmentation), [0], device, splits=splits, progress=clock)
+    train(
+        setting, arms(replicas, augmentation), [0], device,
+        splits=splits, graphs=graphs, progress=clock,
+    )  # fmt: skip
     warm = steps // 4
     return (times[-1] - times[warm]) / (len(times) - 1 - warm) / replicas
 
@@ -91,13 +96,14 @@ def plain_seconds(
     """Seconds for a step of the plain loop."""
     x, y = splits.train.x.to(device), splits.train.y.to(device)
     steps = setting.steps(len(splits.train))
-    plain_loop(setting, Arm("a", augmentation), x, y, max(2, steps // 4))
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    plain_loop(setting, Arm("a", augmentation), x, y, steps)
-    if device == "cuda":
-        torch.cuda.synchronize()
+    with products_in(setting.precision, device):
+        plain_loop(setting, Arm("a", augmentation), x, y, max(2, steps // 4))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        plain_loop(setting, Arm("a", augmentation), x, y, steps)
+        if device == "cuda":
+            torch.cuda.synchronize()
     return (time.perf_counter() - start) / steps
 
 
@@ -327,27 +333,77 @@ def growth_plot(rows: list[dict[str, object]], path: Path) -> None:
         plt.close(figure)
 
 
+# On a GPU: (data, model, replicas, steps, stacked convolutions, CUDA graphs, precision).
+GPU_CASES = [
+    *(
+        ("MNIST 28×28", "small_cnn", 135, 24, convolution, graphs, "full")
+        for convolution in ("grouped", "matmul")
+        for graphs in (False, True)
+    ),
+    ("MNIST 28×28", "small_cnn", 135, 24, "matmul", True, "tf32"),
+    ("MNIST 28×28", "small_cnn", 135, 24, "matmul", True, "bf16"),
+    *(
+        ("MNIST 28×28", "vgg11", 27, 12, convolution, True, precision)
+        for convolution in ("grouped", "matmul")
+        for precision in ("full", "tf32", "bf16")
+    ),
+]
+
+
 def measure_gpu(rounds: int) -> list[dict[str, object]]:
+    """Every way to run the engine on a GPU, each against the plain loop in the same precision. A
+    way that fails is a row that says how."""
     rows: list[dict[str, object]] = []
-    for data, model, batch, replicas, steps in (
-        ("MNIST 28×28", "small_cnn", 50, 135, 40),
-        ("MNIST 28×28", "vgg11", 50, 27, 20),
-    ):
-        setting, splits = config(steps, batch, model=model), made_up(SHAPES[data])
-        plain, engine = interleaved(
-            rounds,
-            lambda s=setting, d=splits: plain_seconds(s, d, ALL, "cuda"),  # type: ignore[misc]
-            lambda s=setting, d=splits, r=replicas: engine_seconds(s, d, ALL, r, "cuda"),  # type: ignore[misc]
-        )
-        rows.append(
-            {
-                "data": data, "model": model, "batch": batch, "R": replicas,
+    batch = 50
+    for data, model, replicas, steps, convolution, graphs, precision in GPU_CASES:
+        setting = config(steps, batch, model=model, precision=precision)
+        splits = made_up(SHAPES[data])
+        row: dict[str, object] = {
+            "data": data, "model": model, "batch": batch, "R": replicas,
+            "convolution": convolution, "graphs": graphs, "precision": precision,
+        }  # fmt: skip
+        aba_core.replicas.STACKED_CONVOLUTION = convolution  # type: ignore[assignment]
+        try:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            plain, engine = interleaved(
+                rounds,
+                lambda s=setting, d=splits: plain_seconds(s, d, ALL, "cuda"),  # type: ignore[misc]
+                lambda s=setting, d=splits, r=replicas, g=graphs: engine_seconds(  # type: ignore[misc]
+                    s, d, ALL, r, "cuda", g
+                ),
+            )
+            row |= {
                 "plain": plain[0] * 1e3, "engine": engine[0] * 1e3, "ratio": plain[0] / engine[0],
                 "low": plain[1] / engine[2], "high": plain[2] / engine[1],
-            }
-        )  # fmt: skip
-        print(rows[-1], flush=True)
+                "MB": torch.cuda.max_memory_allocated() / 2**20 / replicas,
+            }  # fmt: skip
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            row["error"] = str(error).split("\n")[0][:120]
+        finally:
+            aba_core.replicas.STACKED_CONVOLUTION = "grouped"
+        rows.append(row)
+        print(row, flush=True)
     return rows
+
+
+def _gpu_table(rows: list[dict[str, object]]) -> str:
+    text = (
+        "| data | model | batch | R | convolutions | graphs | precision | plain loop, ms a step "
+        "| engine, ms a model-step | MB a replica | ratio |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|\n"
+    )
+    for row in rows:
+        text += (
+            "| {data} | {model} | {batch} | {R} | {convolution} | {graphs} | {precision} "
+        ).format(**row)
+        text += (
+            "| | | | not measured: {error} |\n".format(**row)
+            if "error" in row
+            else "| {plain:.2f} | {engine:.3f} | {MB:.0f} | **{ratio:.0f}** "
+            "[{low:.0f}, {high:.0f}] |\n".format(**row)
+        )
+    return text
 
 
 def _speed_table(rows: list[dict[str, object]]) -> str:
@@ -370,27 +426,25 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--quick", action="store_true", help="one round, prints only")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each measurement")
-    parser.add_argument("--json", type=Path, help="write the raw figures here too")
-    options = parser.parse_args()
-    rounds = 1 if options.quick else options.rounds
+def _hardware(device: str, rounds: int) -> str:
+    return (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {device}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}; medians of {rounds} turns, ranges in brackets.\n"
+    )
+
+
+def cpu_report(rounds: int, quick: bool) -> tuple[str, dict[str, object]]:
+    """The tables of what a CPU does, and their raw figures."""
     torch.set_num_threads(os.cpu_count() or 1)
     peak = sgemm_peak()
-    cpu = measure_cpu(rounds)
-    cost = measure_cost(rounds)
-    presets = measure_presets(rounds)
-    growth = [] if options.quick else measure_growth()
+    cpu, cost, presets = measure_cpu(rounds), measure_cost(rounds), measure_presets(rounds)
+    growth = [] if quick else measure_growth()
     if growth:
         growth_plot(growth, README.with_name("growth"))
-    gpu = measure_gpu(rounds) if torch.cuda.is_available() else []
+    device = f"{_cpu_name()}, {os.cpu_count()} cores, sgemm {peak:.0f} GFLOP/s on all cores"
     text = [
-        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {_cpu_name()}, {os.cpu_count()} cores, "
-        f"sgemm {peak:.0f} GFLOP/s on all cores; Python {platform.python_version()}, "
-        f"torch {torch.__version__}; medians of {rounds} turns, ranges in brackets.\n",
-        "### CPU: engine against plain loop, target loss, set of all 27\n",
+        _hardware(device, rounds),
+        "### Engine against plain loop, target loss, set of all 27\n",
         _speed_table(cpu),
         "### Cost of ABA: step with MendABA over vanilla step (floor of two passes: 5/3)\n",
         "| data | batch | R | ratio |\n|---|---|---|---|\n"
@@ -406,27 +460,47 @@ def main() -> None:
             "| {grows} | {side} | {batch} | {arms} | {R} | {ms:.2f} | {MB:.2f} |\n".format(**row)
             for row in growth
         ),
-        "### GPU\n",
-        f"{torch.cuda.get_device_name()}\n\n" + _speed_table(gpu)
-        if gpu
-        else "Not measured: this machine has no GPU. `benchmarks/gpu.sh` measures it.\n",
     ]
-    report = "\n".join(text)
-    print(report)
+    figures = {"cpu": cpu, "cost": cost, "presets": presets, "growth": growth, "sgemm": peak}
+    return "\n".join(text), figures
+
+
+def gpu_report(rounds: int) -> tuple[str, dict[str, object]]:
+    """The table of what a GPU does, and its raw figures."""
+    rows = measure_gpu(rounds)
+    head = "### Engine against plain loop in the same precision, target loss, set of all 27\n"
+    device = torch.cuda.get_device_name()
+    return "\n".join((_hardware(device, rounds), head, _gpu_table(rows))), {"gpu": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--quick", action="store_true", help="one round, prints only")
+    parser.add_argument("--only", choices=("cpu", "gpu"), help="default: what this machine has")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each measurement")
+    parser.add_argument("--json", type=Path, help="write the raw figures here too")
+    options = parser.parse_args()
+    rounds = 1 if options.quick else options.rounds
+    here = ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
+    if options.only and options.only not in here:
+        parser.error("no GPU is visible to torch here")
+    figures: dict[str, object] = {}
+    for part in (options.only,) if options.only else here:
+        report, found = gpu_report(rounds) if part == "gpu" else cpu_report(rounds, options.quick)
+        print(report)
+        figures |= found
+        if not options.quick:
+            write_between_marks(part, report)
     if options.json:
-        figures = {
-            "cpu": cpu,
-            "cost": cost,
-            "presets": presets,
-            "growth": growth,
-            "gpu": gpu,
-            "sgemm": peak,
-        }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if not options.quick:
-        before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        README.write_text(f"{before}{MARKS[0]}\n{report}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def write_between_marks(part: str, report: str) -> None:
+    """Put a report into the README's place for it; what was measured elsewhere stays."""
+    begin, end = (f"<!-- measured on a {part.upper()}: {word} -->" for word in ("begin", "end"))
+    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{begin}\n{report}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ def test_datasets_lists_the_four_and_what_is_bundled():
         (["run", "isolation", "--dataset", "minst"], "unknown dataset 'minst'; known: digits"),
         (["run", "isolation", "--seeds", "x"], "'--seeds'"),
         (["run", "isolation", "--set", "epoch=3"], "unknown config field 'epoch'; known:"),
+        (
+            ["run", "isolation", "--device", "cpu", "--graphs"],
+            "graphs are asked for on 'cpu'; allowed: on cuda only",
+        ),
         (["run", "isolation", "--device", "tpu"], "unknown device 'tpu'; known: auto, cpu, cuda"),
         (["plan", "isolatoin"], "unknown study 'isolatoin'; known: isolation, tension"),
         (["plan", "isolation", "--effect", "0"], "effect is 0; allowed: numbers above 0"),

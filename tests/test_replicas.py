@@ -84,6 +84,34 @@ def test_passes_give_each_replica_its_own_gradient_and_statistics(name, batch_no
                     value.mul_(1.5)
 
 
+@pytest.mark.parametrize("shared_inputs", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_size": 3, "padding": 1}, {"kernel_size": (3, 2), "stride": (2, 1), "bias": False}],
+)
+def test_convolutions_by_matrix_products_are_convolutions(options, shared_inputs, monkeypatch):
+    alone = [nn.Conv2d(2, 4, **options).double() for _ in range(3)]
+    x = torch.randn(3, 5, 2, 6, 7, dtype=torch.float64)
+    x = x[0] if shared_inputs else x
+    stack = Replicas.stack(alone)
+    expected = stack.forward(stack.parameters, shared_inputs)(x)
+    monkeypatch.setattr(replicas, "STACKED_CONVOLUTION", "matmul")
+    stack = Replicas.stack(alone)
+    parameters, at = stack.parameters.requires_grad_(), x.clone().requires_grad_()
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas.functional, "conv2d", None)  # nobody else does them
+        found = stack.forward(parameters, shared_inputs)(at)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.pow(2).sum(), (parameters, at))
+    for replica, model in enumerate(alone):
+        own = torch.autograd.grad(
+            model(x if shared_inputs else x[replica]).pow(2).sum(), list(model.parameters())
+        )
+        flat = torch.cat([value.flatten() for value in own])
+        torch.testing.assert_close(gradients[0][replica], flat)
+    assert gradients[1].shape == x.shape and bool((gradients[1] != 0).any())
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_passes_that_are_not_differentiable_ask_no_gradient_of_parameters(together):
     stack, x = replace(Replicas.stack(models("mlp", False)), together=together), inputs("mlp")

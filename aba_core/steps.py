@@ -1,0 +1,189 @@
+"""One training step of all replicas, by tensors alone, and its recording on a GPU.
+
+What changes from step to step, its number and its samples, lies in two tensors that are refilled in
+place. So nothing in a step depends on a Python value, and nothing asks the device for one: a GPU
+can record it once as a CUDA graph and replay it, without the cost of starting thousands of small
+operations from Python.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from aba_core.attribution import Loss
+from aba_core.datasets import Split
+from aba_core.randomness import Draws
+from aba_core.replicas import Replicas
+
+if TYPE_CHECKING:
+    from aba_core.training import Precision, TrainConfig
+
+ReplicaMethod = Callable[[Replicas, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
+
+
+@dataclass
+class Step:
+    """Draw → augment → gradient → optimiser, for every replica, in place.
+
+    train: the training split, on the replicas' device. seeds: one tensor [replica, 1] a purpose.
+    learning_rate: one a replica. number: which step is next, from 0. rows: its samples.
+    finite: which replicas' losses were finite in all steps so far.
+    """
+
+    config: TrainConfig
+    replicas: Replicas
+    method: ReplicaMethod | None
+    loss: Loss
+    train: Split
+    seeds: dict[str, Int64[Tensor, "replica 1"]]
+    learning_rate: Float[Tensor, "replica 1"]
+    number: Int64[Tensor, "1"] = field(init=False)
+    rows: Int64[Tensor, "replica batch"] = field(init=False)
+    finite: Bool[Tensor, "replica"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters, batch = self.replicas.parameters, self.config.batch_size
+        device, replicas = parameters.device, len(parameters)
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self.rows = torch.zeros(replicas, batch, dtype=torch.int64, device=device)
+        self.finite = torch.ones(replicas, dtype=torch.bool, device=device)
+        self._place = torch.arange(batch, device=device).expand(replicas, batch)
+        moments = 1 if self.config.optimizer == "sgd" else 2
+        self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
+        rates = schedule(self.config, self.config.steps(len(self.train)))
+        self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
+
+    def set(self, number: int, rows: Int64[Tensor, "replica batch"]) -> None:
+        """What the next call is to do."""
+        self.number.fill_(number)
+        self.rows.copy_(rows)
+
+    def __call__(self) -> None:
+        parameters = self.replicas.parameters
+        x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
+        with products_in(self.config.precision, parameters.device):
+            if self.method is not None:
+                draws = Draws(self.seeds, self.number, self._place)
+                x, labels = self.method(self.replicas, x, labels, draws)
+            losses, gradient = losses_and_gradient(self.replicas, x, labels, self.loss)
+        with torch.no_grad():
+            self.finite &= torch.isfinite(losses)
+            now = self._schedule.index_select(0, self.number)[0]
+            optimizer_step(
+                self.config, parameters, gradient, self._moments, self.learning_rate, now
+            )
+
+
+def losses_and_gradient(
+    replicas: Replicas, x: Float[Tensor, "replica batch *feature"], labels: Tensor, loss: Loss
+) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
+    """Each replica's mean loss on its batch, in train mode, and its gradient."""
+    losses, gradients = [], []
+    with replicas.mode(training=True):
+        for some, parameters, forward in replicas.passes(x, differentiable=True):
+            logits = forward(x[some]).to(parameters[0].dtype)
+            losses.append(loss(logits, labels[some]).mean(1))
+            pieces = torch.autograd.grad(losses[-1].sum(), parameters)
+            gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
+    return torch.cat(losses).detach(), torch.cat(gradients)
+
+
+def schedule(config: TrainConfig, steps: int) -> list[list[float]]:
+    """For each step: what the schedule multiplies the learning rate by, and the two corrections of
+    Adam's moments for their start at 0."""
+    return [
+        [
+            config.learning_rate_factor(step, steps),
+            1.0 - BETA_1 ** (step + 1),
+            math.sqrt(1.0 - BETA_2 ** (step + 1)),
+        ]
+        for step in range(steps)
+    ]
+
+
+def optimizer_step(
+    config: TrainConfig,
+    parameters: Float[Tensor, "replica parameter"],
+    gradient: Float[Tensor, "replica parameter"],
+    moments: Sequence[Float[Tensor, "replica parameter"]],
+    learning_rate: Float[Tensor, "replica 1"],
+    now: Float[Tensor, "3"],
+) -> None:
+    """One step of torch.optim's SGD (with momentum) or Adam on all replicas, in place.
+
+    now: the step's row of `schedule`.
+    """
+    factor, first_correction, second_correction = now
+    learning_rate = learning_rate * factor
+    if config.weight_decay:
+        gradient = gradient.add(parameters, alpha=config.weight_decay)
+    if config.optimizer == "sgd":
+        if config.momentum:
+            gradient = moments[0].mul_(config.momentum).add_(gradient)
+        parameters.sub_(learning_rate * gradient)
+        return
+    first = moments[0].lerp_(gradient, 1 - BETA_1)
+    second = moments[1].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+    scale = (second.sqrt() / second_correction).add_(EPSILON)
+    parameters.sub_(learning_rate / first_correction * first / scale)
+
+
+@contextmanager
+def products_in(precision: Precision, device: torch.device | str) -> Iterator[None]:
+    """Matrix products and convolutions with this precision, inside the block.
+
+    PyTorch's own default on CUDA is tf32 for convolutions: here it is asked for or it is off.
+    """
+    kind = torch.device(device).type
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    try:
+        if kind == "cuda":
+            matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
+        # Without the cache of cast weights: a recording would hold on to those of its first run.
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+            yield
+    finally:
+        if kind == "cuda":
+            matmul.allow_tf32, convolution.allow_tf32 = before
+
+
+class Recorded:
+    """A step that is recorded as a CUDA graph after a few ordinary calls, and then replayed.
+
+    The ordinary calls count as steps: what libraries set up at first use must not be recorded.
+    Source: PyTorch's notes on CUDA graphs ("whole-network capture").
+    """
+
+    ordinary = 3
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.step = step
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls <= self.ordinary:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self.step()
+            torch.cuda.current_stream().wait_stream(aside)
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.step()
+        self.graph.replay()

@@ -1,0 +1,79 @@
+"""A GPU's numbers are a CPU's numbers, recorded or not. Skipped where there is no GPU."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, replicas, train
+from analysis import runner
+from analysis.studies import standard_study
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to torch")
+
+ALL = Augmentation(AdjustmentSet.parse("all"), strength=0.5, target="loss")
+ARMS = [Arm("vanilla"), Arm("all", ALL), Arm("score", replace(ALL, target="class_score", top_k=2))]
+CONFIG = TrainConfig(
+    batch_size=6, epochs=5, optimizer="adam", learning_rate=0.01, schedule="cosine", dtype="float64"
+)
+METRICS = ["validation_loss", "test_loss", "train_loss", "validation_accuracy"]
+
+
+def metrics(config, splits, device, **options) -> pd.DataFrame:
+    return train(config, ARMS, [0, 1], device, splits=splits, **options).frame()[METRICS]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("convolution", ["grouped", "matmul"])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_gpu_gives_a_cpus_numbers(graphs, convolution, batch_norm, tiny_splits, monkeypatch):
+    config = replace(CONFIG, batch_norm=batch_norm)
+    expected = metrics(config, tiny_splits, "cpu")
+    monkeypatch.setattr(replicas, "STACKED_CONVOLUTION", convolution)
+    found = metrics(config, tiny_splits, "cuda", graphs=graphs)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["full", "tf32", "bf16"])
+def test_graphs_give_the_numbers_of_ordinary_steps(precision, tiny_splits):
+    config = replace(CONFIG, dtype="float32", precision=precision)
+    expected = metrics(config, tiny_splits, "cuda")
+    found = metrics(config, tiny_splits, "cuda", graphs=True)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_study_runs_within_the_memory_that_is_free(tmp_path):
+    study = standard_study("tension", "digits", "quick")
+    study = study.model_copy(
+        update={"seeds": (0,), "config": {**study.config, "epochs": 2}, "arms": study.arms[:3]}
+    )
+    outcome = runner.run(study, tmp_path, "cuda")
+    assert outcome.computed == 3 and not outcome.result.missing
+    assert set(outcome.result.frame["device"]) == {torch.cuda.get_device_name()}
+
+
+def test_a_chunk_that_does_not_fit_is_trained_in_halves(tmp_path, monkeypatch, capsys):
+    study = standard_study("tension", "digits", "quick")
+    study = study.model_copy(
+        update={"seeds": tuple(range(8)), "config": {**study.config, "epochs": 1}}
+    )
+    chunk_bytes = runner.gpu_memory(
+        runner.plan_chunks(
+            study, runner.run_keys(study, runner.load_splits(study).fingerprint), set(), tmp_path,
+            "cuda",
+        )[0]
+    )  # fmt: skip
+    _, once, each = chunk_bytes
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    # Room for about half of the runs, which the estimate is told nothing of.
+    runs = len(study.arms) * len(study.seeds)
+    torch.cuda.set_per_process_memory_fraction((once + each * runs / 2) / total)
+    monkeypatch.setattr(runner, "gpu_memory", lambda chunk: (1e15, 0.0, 1.0))
+    try:
+        outcome = runner.run(study, tmp_path, "cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert not outcome.result.missing
+    assert "do not fit in memory; trying halves" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""A step depends on tensors alone: recorded once and replayed, it does what it does when called.
+
+CUDA graphs need a GPU. What they demand of a step does not: `make_fx` writes down the operations of
+one step, on the tensors they were done on, and refuses where Python asks for a value. What is baked
+in by mistake makes the replay differ.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, train
+from aba_core.attribution import cross_entropy
+from aba_core.augmentation import StackedABA
+from aba_core.models import build_model
+from aba_core.randomness import PURPOSES, batch_order, epoch_order
+from aba_core.replicas import Replicas
+from aba_core.selection import Percentiles, SignSplit
+from aba_core.steps import Recorded, Step
+from aba_core.training import initial_model
+
+ALL = Augmentation(AdjustmentSet.parse("all"), strength=0.5, target="loss")
+CONFIG = TrainConfig(
+    batch_size=6, epochs=3, optimizer="adam", learning_rate=0.01, schedule="cosine"
+)
+CASES = {
+    "vanilla": (CONFIG, None),
+    "all, target loss": (CONFIG, ALL),
+    "class score, drawn for the batch": (
+        CONFIG, replace(ALL, target="class_score", top_k=2, draw_per="batch", target_per="batch")
+    ),
+    "five categories": (CONFIG, replace(
+        ALL, split=Percentiles(0.1, 0.3, 0.6, 0.8), adjustments=AdjustmentSet(((1, 0, -1, 1, 0),))
+    )),
+    "sign": (CONFIG, replace(ALL, split=SignSplit(), adjustments=AdjustmentSet(((-1, 1),)))),
+    "smoothgrad": (CONFIG, replace(ALL, attribution="smoothgrad", attribution_samples=2)),
+    "batch norm, maps in train mode": (
+        replace(CONFIG, batch_norm=True), replace(ALL, attribution_mode="train")
+    ),
+    "batch norm moved by maps": (
+        replace(CONFIG, batch_norm=True),
+        replace(ALL, attribution_mode="train", update_statistics=True),
+    ),
+    "momentum, weight decay": (
+        replace(CONFIG, optimizer="sgd", weight_decay=0.01, schedule="step"), ALL
+    ),
+    "bf16": (replace(CONFIG, precision="bf16"), ALL),
+    **{f"placebo {name}": (CONFIG, replace(ALL, placebo=name))
+       for name in ("permuted", "other_sample", "untrained", "random", "gaussian")},
+}  # fmt: skip
+
+
+def step_of(config, augmentation, splits, seeds=(3, 4)):
+    """A step as `train` makes it, and what `set` needs."""
+    models = [
+        initial_model(
+            lambda: build_model("small_cnn", splits.input_shape, splits.classes, config.batch_norm),
+            seed,
+            torch.float32,
+        )
+        for seed in seeds
+    ]
+    replicas = Replicas.stack(models)
+    replicas.together = True  # as on a GPU
+    method = None
+    if augmentation is not None:
+        untrained = replicas.copy() if augmentation.placebo == "untrained" else None
+        both = [augmentation, replace(augmentation, strength=0.1)]
+        method = StackedABA.of(both, "cpu", torch.float32, untrained=untrained)
+    by_purpose = {name: torch.tensor([[seed] for seed in seeds]) for name in PURPOSES}
+    rate = torch.full((len(seeds), 1), config.learning_rate)
+    step = Step(config, replicas, method, cross_entropy, splits.train, by_purpose, rate)
+
+    def rows(number):
+        samples = len(splits.train)
+        orders = lambda epoch: epoch_order(by_purpose["order"][:, 0], epoch, samples)  # noqa: E731
+        return batch_order(orders, number, config.batch_size, samples)
+
+    return step, rows
+
+
+def state(step):
+    return [
+        step.replicas.parameters, *step.replicas.buffers.values(), *step._moments, step.finite
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    monkeypatch.setattr(selection, "_on_cpu", lambda values: False)
+    selection._order_of_ties.cache_clear()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_recorded_step_replays_as_it_runs(case, tiny_splits, like_a_gpu):
+    config, augmentation = CASES[case]
+    steps = config.steps(len(tiny_splits.train))
+    assert steps > 5
+    called, rows = step_of(config, augmentation, tiny_splits)
+    recorded, _ = step_of(config, augmentation, tiny_splits)
+    replay = None
+    for number in range(steps):
+        called.set(number, rows(number))
+        called()
+        recorded.set(number, rows(number))
+        if number < 2:
+            recorded()
+        else:
+            if replay is None:
+                before = [value.clone() for value in state(recorded)]
+                replay = make_fx(lambda: recorded())()
+                for value, kept in zip(state(recorded), before, strict=True):
+                    value.copy_(kept)
+            replay()
+        for value, other in zip(state(called), state(recorded), strict=True):
+            assert torch.equal(value, other), number
+    assert bool((called.replicas.parameters[0] != called.replicas.parameters[1]).any())
+
+
+def test_a_step_that_asks_for_a_value_cannot_be_recorded(tiny_splits):
+    step, rows = step_of(CONFIG, ALL, tiny_splits)  # a CPU asks whether there are ties
+    step.set(0, rows(0))
+    with pytest.raises(RuntimeError, match=r"tracing|numpy"):
+        make_fx(lambda: step())()
+
+
+def test_what_is_baked_in_shows(tiny_splits, like_a_gpu):
+    """The check can fail: a step whose number is a Python value replays differently."""
+    called, rows = step_of(CONFIG, ALL, tiny_splits)
+    step, _ = step_of(CONFIG, ALL, tiny_splits)
+    before = [value.clone() for value in state(step)]
+    step.set(0, rows(0))
+    real, step.number = step.number, torch.zeros(1, dtype=torch.int64)
+    replay = make_fx(lambda: step())()
+    step.number = real
+    for value, kept in zip(state(step), before, strict=True):
+        value.copy_(kept)
+    for number in range(2):
+        for one in (called, step):
+            one.set(number, rows(number))
+        called()
+        replay()
+    assert not torch.equal(called.replicas.parameters, step.replicas.parameters)
+
+
+def test_ties_are_broken_alike_where_nobody_asks_for_them(monkeypatch):
+    flat = torch.randint(0, 4, (50, 30)).double()  # many ties
+    for split in (Percentiles(0.1, 0.9), Percentiles(0.2, 0.5, 0.6)):
+        expected = split.masks(flat)
+        with monkeypatch.context() as patch:
+            patch.setattr(selection, "_on_cpu", lambda values: False)
+            assert torch.equal(split.masks(flat), expected)
+
+
+def test_graphs_are_refused_where_there_is_no_gpu(tiny_splits):
+    with pytest.raises(ValueError, match="graphs is True on 'cpu'; allowed: on CUDA only"):
+        train(CONFIG, [Arm("vanilla")], [0], "cpu", splits=tiny_splits, graphs=True)
+
+
+def test_a_recorded_step_runs_first_and_is_then_replayed(monkeypatch):
+    """The order of calls, with a graph that only notes what it is asked."""
+    notes = []
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+        def __enter__(self):
+            notes.append("aside")
+
+        def __exit__(self, *error):
+            pass
+
+    class Graph:
+        def replay(self):
+            notes.append("replay")
+
+        def __enter__(self):
+            notes.append("record")
+
+        def __exit__(self, *error):
+            pass
+
+    for name, value in {
+        "Stream": Stream, "current_stream": Stream, "stream": lambda stream: stream,
+        "CUDAGraph": Graph, "graph": lambda graph: graph,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    step = Recorded(lambda: notes.append("step"))
+    for _ in range(Recorded.ordinary + 2):
+        step()
+    assert notes == ["aside", "step"] * 3 + ["record", "step", "replay", "replay"]
