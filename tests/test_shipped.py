@@ -23,9 +23,7 @@ def hypothesis_table():
 
 def test_every_declared_run_is_there_with_its_provenance():
     found = declarations(SHIPPED)
-    assert {d.study.name for d in found if d.study.dataset == "digits"} >= {
-        name for name in STANDARD if name != "benchmark-bn"
-    }
+    assert {d.study.name for d in found if d.study.dataset == "digits"} >= set(STANDARD)
     for declaration in found:
         rows, damaged = read_rows(SHIPPED, declaration.kind)
         result = results.collect(declaration, rows, damaged)
@@ -152,3 +150,21 @@ def test_the_readme_states_what_the_shipped_runs_say_beside_the_published_ones(d
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
     wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
     assert [float(n.replace("−", "-")) for n in stated] == pytest.approx(wanted, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "study", "stated"),
+    [
+        ("digits", "benchmark", "gain {} points on digits"),
+        ("digits", "benchmark-bn", "and {} with it"),
+        ("mnist", "benchmark", "on MNIST {} and"),
+        ("mnist", "benchmark-bn", "and {}. Strengths"),
+    ],
+)
+def test_the_readme_states_what_methods_gain_with_and_without_batch_norm(dataset, study, stated):
+    table = tables.benchmark_agreement_table(
+        load(SHIPPED, study, dataset).frame, ["mnist-tiny"], np.random.default_rng(0)
+    )
+    gains = table[table["split"].str.startswith("test")]["here"].dropna()
+    assert len(gains) == 4
+    assert stated.format(f"{gains.min():.1f} to {gains.max():.1f}") in " ".join(README.split())
