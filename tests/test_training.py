@@ -16,6 +16,7 @@ from oracles.plain_loop import flat_parameters, plain_train
 from oracles.tiny_data import as_splits, make_splits
 from torch import nn
 
+from aba_core import replicas
 from aba_core.adjustments import AdjustmentSet
 from aba_core.augmentation import CHALLENGER, FASTABA, FASTABA_CE, MENDABA, Augmentation
 from aba_core.datasets import Split, Splits
@@ -330,6 +331,31 @@ def test_a_run_alone_equals_the_same_run_among_27_arms(tiny_splits):
         trained = together.model(arm.name, seed).state_dict()
         for name, value in alone.model(arm.name, seed).state_dict().items():
             close(trained[name], value)
+
+
+ONE_BY_ONE = {
+    "vanilla": None,
+    "score": replace(MENDABA, strength=0.4, top_k=3),
+    "loss": replace(MENDABA, strength=0.4, target="loss", adjustments=AdjustmentSet.parse("all")),
+    "per batch": replace(MENDABA, strength=0.4, top_k=3, target_per="batch", draw_per="batch"),
+    "smoothgrad": replace(
+        MENDABA, strength=0.4, top_k=3, attribution="smoothgrad", attribution_samples=2
+    ),
+    "maps in train mode": replace(
+        MENDABA, strength=0.4, top_k=3, attribution_mode="train", update_statistics=True
+    ),
+    "other sample": replace(MENDABA, strength=0.4, top_k=3, placebo="other_sample"),
+    "untrained": replace(MENDABA, strength=0.4, top_k=3, placebo="untrained"),
+}
+
+
+@pytest.mark.parametrize("model", ["mlp", "small_cnn"])
+def test_replicas_one_by_one_equal_the_plain_loop(model, tiny_splits, monkeypatch):
+    """Inputs too large to share an operation: here all are."""
+    monkeypatch.setattr(replicas, "STACKED_UP_TO", 0)
+    config = steps(replace(exact, model=model, batch_norm=True, optimizer="adam"), 4)
+    arms = [Arm(name, augmentation) for name, augmentation in ONE_BY_ONE.items()]
+    assert_equals_the_plain_loop(config, arms, [0, 3], tiny_splits)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
