@@ -138,18 +138,40 @@ def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
     assert any(one == pytest.approx(wanted, abs=0.11) for one in near)
 
 
-@pytest.mark.parametrize(("dataset", "place"), [("cifar10", 0), ("news", 1)])
-def test_the_readme_states_what_the_shipped_runs_say_beside_the_published_ones(dataset, place):
-    isolation = tables.isolation_table(
-        load(SHIPPED, "isolation", dataset).frame, np.random.default_rng(0)
-    )
+def epsilon_less_neutral(runs):
+    isolation = tables.isolation_table(runs, np.random.default_rng(0))
     groups = tables.group_table(isolation, np.random.default_rng(0)).set_index("name")
     row = groups.loc["Epsilon − Neutral"]
+    return [row["estimate"], row["estimate_low"], row["estimate_high"]]
+
+
+def stated_beside_the_published_tables(place):
     section = README[README.index("**Beside the published tables**") :]
     number = r"(−?\d+\.\d)"
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
-    wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
-    assert [float(n.replace("−", "-")) for n in stated] == pytest.approx(wanted, abs=0.11)
+    return [float(n.replace("−", "-")) for n in stated]
+
+
+@pytest.mark.parametrize(("dataset", "place"), [("cifar10", 0), ("news", 1)])
+def test_the_readme_states_what_the_shipped_runs_say_beside_the_published_ones(dataset, place):
+    found = epsilon_less_neutral(load(SHIPPED, "isolation", dataset).frame)
+    assert stated_beside_the_published_tables(place) == pytest.approx(found, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "strength", "place"), [(20, 0.1, 2), (60, 0.5, 3)], ids=["weaker", "longer"]
+)
+def test_the_readme_states_what_strength_and_length_change_on_cifar10(epochs, strength, place):
+    (declaration,) = (
+        d
+        for d in declarations(SHIPPED)
+        if (d.study.name, d.study.dataset) == ("isolation", "cifar10")
+        and d.study.config["epochs"] == epochs
+        and {arm.strength for arm in d.study.arms} == {strength}
+    )
+    runs = results.collect(declaration, *read_rows(SHIPPED, "runs")).frame
+    found = epsilon_less_neutral(runs)
+    assert stated_beside_the_published_tables(place) == pytest.approx(found, abs=0.11)
 
 
 @pytest.mark.parametrize(
