@@ -274,7 +274,7 @@ def status(results: Results = Path("results")) -> None:
     if not found:
         print(f"no studies in {results}; start one with: aba run isolation --dataset digits")
         return
-    rows = []
+    rows: list[tuple[object, ...]] = []
     damaged: set[Path] = set()
     tables = {kind: store.read_rows(results, kind) for kind in ("runs", "frozen")}
     for declaration in found:
@@ -284,11 +284,14 @@ def status(results: Results = Path("results")) -> None:
         runs = result.frame.drop_duplicates("key")
         study, config = declaration.study, declaration.study.config
         diverged = int((runs["status"] != "finished").sum()) if len(runs) else 0
+        strengths = sorted({a.strength for a in study.arms if a.strength and a.method != "vanilla"})
         rows.append(
             (
                 study.name,
                 study.dataset,
                 config.get("model", "small_cnn") + "+bn" * bool(config.get("batch_norm")),
+                config.get("epochs", "?"),
+                "–".join(f"{s:g}" for s in dict.fromkeys((*strengths[:1], *strengths[-1:]))),
                 "+".join(sorted({entry["preset"] for entry in declaration.declared})),
                 len(study.arms),
                 len(study.seeds),
@@ -298,8 +301,8 @@ def status(results: Results = Path("results")) -> None:
                 declaration.declared[0]["at"][:10],
             )
         )
-    head = ("study", "dataset", "model", "preset", "arms", "seeds", "runs", "diverged", "core s")
-    _print_table((*head, "declared"), rows)
+    head = ("study", "dataset", "model", "epochs", "strength", "preset", "arms", "seeds", "runs")
+    _print_table((*head, "diverged", "core s", "declared"), rows)
     for path in sorted(damaged):
         print(f"damaged, passed over: {path} (its runs count as missing)", file=sys.stderr)
 

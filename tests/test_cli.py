@@ -76,6 +76,7 @@ def test_run_status_and_a_second_run(tmp_path):
     assert "0 runs computed now, 7 found finished" in second.stdout
     status = aba("status", *folder)
     assert status.returncode == 0 and "7/7" in status.stdout
+    assert status.stdout.splitlines()[1].split()[:5] == ["tension", "digits", "mlp", "1", "0.5"]
 
 
 def test_a_plan_is_printed_before_anything_is_run(tmp_path):
