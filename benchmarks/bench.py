@@ -35,6 +35,7 @@ import aba_core.replicas
 from aba_core import ABA, PRESETS, AdjustmentSet, Arm, Augmentation, TrainConfig, build_model
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import Split, Splits, load_dataset
+from aba_core.replicas import STACKED_UP_TO
 from aba_core.steps import products_in
 from aba_core.training import train
 from benchmarks.plain_loop import plain_loop
@@ -518,6 +519,8 @@ def cpu_report(rounds: int, quick: bool) -> tuple[str, dict[str, object]]:
         + "".join("| {preset} | {ratio:.2f} |\n".format(**row) for row in presets),
         "### Growth of time and memory (one process, one thread, small_cnn, MB above the start)\n",
         "![Time and memory per replica against replicas, arms, batch and image side](growth.svg)\n",
+        f"Above {STACKED_UP_TO} input elements a batch (batch 80, side 16) replicas go one by one: "
+        "memory falls.\n",
         "| what grows | image side | batch | arms | R | ms a model-step | MB a replica |\n"
         "|---|---|---|---|---|---|---|\n"
         + "".join(
