@@ -58,13 +58,9 @@ def test_a_chunk_that_does_not_fit_is_trained_in_halves(tmp_path, monkeypatch, c
     study = study.model_copy(
         update={"seeds": tuple(range(8)), "config": {**study.config, "epochs": 1}}
     )
-    chunk_bytes = runner.gpu_memory(
-        runner.plan_chunks(
-            study, runner.run_keys(study, runner.load_splits(study).fingerprint), set(), tmp_path,
-            "cuda",
-        )[0]
-    )  # fmt: skip
-    _, once, each = chunk_bytes
+    keys = runner.run_keys(study, runner.load_splits(study).fingerprint)
+    (chunk,) = runner.plan_chunks(study, keys, set(), tmp_path, "cuda")
+    _, once, each = runner.gpu_memory(chunk)
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     # Room for about half of the runs, which the estimate is told nothing of.
