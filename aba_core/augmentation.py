@@ -132,9 +132,9 @@ def adjust(
         )
     factors = (strength * magnitude)[:, None] * adjustments
     factors = factors.to(x.dtype).reshape(*factors.shape, *(1,) * (x.dim() - 1))
-    augmented = x
+    augmented = x.clone()
     for category, selected in enumerate(categories):
-        augmented = augmented + selected * factors[:, category]
+        augmented.addcmul_(selected.to(x.dtype), factors[:, category])
     return augmented
 
 
@@ -149,7 +149,7 @@ def draw_changes(
     member = choice(weights.double()[..., None, :], drawn.uniform("adjustment"))
     changes = table.gather(-2, member[..., None].expand(*member.shape, table.shape[-1]))
     if augmentation.randomize:
-        return changes, drawn.half_normal("magnitude")
+        return changes, drawn.magnitude()
     return changes, torch.ones(member.shape, dtype=torch.float64, device=member.device)
 
 

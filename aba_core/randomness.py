@@ -14,6 +14,8 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float64, Int64
@@ -82,25 +84,35 @@ def random_bits(
     seed: Int64[Tensor, "*#any"], purpose: str, step: int | Tensor, index: Int64[Tensor, "*#any"]
 ) -> Int64[Tensor, "*any"]:
     """64 random bits per element of the broadcast of seed, step and index."""
-    bits = _mix(seed + _STREAMS[purpose])
-    bits = _mix(bits ^ step)
-    return _mix(bits ^ index)
+    return _bits(seed + _STREAMS[purpose], step, index)
+
+
+def _bits(stream: Tensor, step: int | Tensor, index: Tensor) -> Tensor:
+    return _mix(_mix(_mix(stream) ^ step) ^ index)
 
 
 def uniform(
     seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
 ) -> Float64[Tensor, "*any"]:
     """Uniform draws in the open interval (0, 1), 53 bits each."""
-    bits = random_bits(seed, purpose, step, index)
+    return _unit_interval(random_bits(seed, purpose, step, index))
+
+
+def _unit_interval(bits: Tensor) -> Tensor:
     return (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
 
 
 def normal(
     seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
 ) -> Float64[Tensor, "*any"]:
-    """Standard normal draws (Box and Muller 1958): one cosine per pair of uniforms."""
-    radius = uniform(seed, purpose, step, 2 * index)
-    angle = uniform(seed, purpose, step, 2 * index + 1)
+    """Standard normal draws: one for each pair of uniforms."""
+    return _box_muller(
+        uniform(seed, purpose, step, 2 * index), uniform(seed, purpose, step, 2 * index + 1)
+    )
+
+
+def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
+    """Box and Muller 1958, the cosine alone."""
     return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos(2.0 * math.pi * angle)
 
 
@@ -111,18 +123,23 @@ def half_normal(
     return normal(seed, purpose, step, index).abs()
 
 
+# What an ordinary step draws: two uniforms, and the pair of uniforms of a normal draw.
+_USUAL = ("adjustment", "target", "magnitude", "magnitude")
+
+
 @dataclass(frozen=True)
 class Draws:
     """What one training step may draw, for every sample of its batch.
 
     seeds: one tensor a purpose, broadcast against index. index: [*lead], a sample's place in its
     batch, where lead is [batch] for one model and [replica, batch] for stacked ones. step: its
-    number, or a tensor [1] of it.
+    number, or a tensor of it. made: `usual`, where it was made beforehand.
     """
 
     seeds: Mapping[str, Int64[Tensor, "*any"]]
-    step: int | Int64[Tensor, "1"]
+    step: int | Int64[Tensor, "*steps"]
     index: Int64[Tensor, "*lead"]
+    made: Float64[Tensor, "4 *lead"] | None = None
 
     @classmethod
     def single(cls, seed: int, step: int, batch: int, device: torch.device | str) -> Draws:
@@ -132,22 +149,42 @@ class Draws:
 
     def subset(self, chosen: Tensor | slice) -> Draws:
         """The same draws for some samples of the batch (one model only)."""
-        return replace(self, index=self.index[chosen])
+        return self._part(chosen, self.seeds)
 
     def of(self, replicas: slice) -> Draws:
         """The same draws for some replicas of the stack."""
-        seeds = {name: seed[replicas] for name, seed in self.seeds.items()}
-        return replace(self, seeds=seeds, index=self.index[replicas])
+        return self._part(replicas, {name: seed[replicas] for name, seed in self.seeds.items()})
+
+    def _part(self, chosen: Tensor | slice, seeds: Mapping[str, Tensor]) -> Draws:
+        return Draws(seeds, self.step, self.index[chosen], self.usual[:, chosen])
+
+    @cached_property
+    def usual(self) -> Float64[Tensor, "4 *lead"]:
+        """The uniforms of an ordinary step, all at once: on so few numbers, what takes time is the
+        number of operations."""
+        if self.made is not None:
+            return self.made
+        lead = self.index.dim()
+        seeds = [self.seeds[name] + _STREAMS[name] for name in _USUAL]
+        streams = torch.stack(
+            [seed.reshape((1,) * (lead - seed.dim()) + seed.shape) for seed in seeds]
+        )
+        even = 2 * self.index
+        places = torch.stack([self.index, self.index, even, even + 1])
+        return _unit_interval(_bits(streams, self.step, places))
 
     def shared(self, per: str) -> Draws:
         """These draws, or one for the whole batch where `per` is "batch"."""
-        return replace(self, index=torch.zeros_like(self.index)) if per == "batch" else self
+        return (
+            replace(self, index=torch.zeros_like(self.index), made=None) if per == "batch" else self
+        )
 
-    def uniform(self, purpose: str) -> Float64[Tensor, "*lead"]:
-        return uniform(self.seeds[purpose], purpose, self.step, self.index)
+    def uniform(self, purpose: Literal["adjustment", "target"]) -> Float64[Tensor, "*lead"]:
+        return self.usual[_USUAL.index(purpose)]
 
-    def half_normal(self, purpose: str) -> Float64[Tensor, "*lead"]:
-        return half_normal(self.seeds[purpose], purpose, self.step, self.index)
+    def magnitude(self) -> Float64[Tensor, "*lead"]:
+        """|N(0, 1)| a sample."""
+        return _box_muller(self.usual[2], self.usual[3]).abs()
 
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
         """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""

@@ -12,111 +12,20 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn import functional
 
 from aba_core.attribution import Mode
+from aba_core.layers import channels_last, for_single, for_stacked
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
 # where they are large (benchmarks/README.md has the measurement).
 STACKED_UP_TO = 5_000
-
-# How the convolutions of stacked replicas are done: "grouped", one group a replica, which is vmap's
-# way; or "matmul", one batched matrix product of patches. Grouped is faster on a CPU (digits: 0.46
-# and 0.62 ms a model-step); on a GPU neither has been tried.
-STACKED_CONVOLUTION: Literal["grouped", "matmul"] = "grouped"
-
-
-class _StackedMaxPool2d(torch.autograd.Function):
-    """max_pool2d whose batching over replicas puts channels last: several times faster on a CPU."""
-
-    @staticmethod
-    def forward(x: Tensor, *options: Any) -> Tensor:
-        return functional.max_pool2d(x, *options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is saved: under vmap, the operations of the rule below are differentiated."""
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], x: Tensor, *options: Any
-    ) -> tuple[Tensor, int]:
-        stacked = x.movedim(in_dims[0] or 0, 0)
-        pooled = functional.max_pool2d(_channels_last(stacked.flatten(0, 1)), *options)
-        return pooled.unflatten(0, stacked.shape[:2]), 0
-
-
-class _StackedConv2d(torch.autograd.Function):
-    """conv2d whose batching over replicas is one batched matrix product of patches."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
-        return functional.conv2d(x, weight, bias, *options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is saved: under vmap, the operations of the rule below are differentiated."""
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-    ) -> tuple[Tensor, int]:
-        replicas = info.batch_size
-        x, weight = _stacked(x, in_dims[0], replicas), _stacked(weight, in_dims[1], replicas)
-        (high, wide), (down, right) = padding, stride
-        padded = functional.pad(x, (wide, wide, high, high))
-        windows = padded.unfold(3, weight.shape[3], down).unfold(4, weight.shape[4], right)
-        batch, _, rows, columns = windows.shape[1:5]
-        patches = windows.permute(0, 1, 3, 4, 2, 5, 6).reshape(replicas, batch * rows * columns, -1)
-        product = patches @ weight.flatten(2).transpose(1, 2)
-        if bias is not None:
-            product = product + _stacked(bias, in_dims[2], replicas)[:, None]
-        return product.unflatten(1, (batch, rows, columns)).movedim(-1, 2), 0
-
-
-def _stacked(value: Tensor, axis: int | None, replicas: int) -> Tensor:
-    return value.expand(replicas, *value.shape) if axis is None else value.movedim(axis, 0)
-
-
-def _for_vmap(architecture: nn.Module) -> nn.Module:
-    """A copy of the architecture whose poolings, and convolutions if told so, batch our way."""
-    template = copy.deepcopy(architecture)
-    for module in template.modules():
-        if (
-            STACKED_CONVOLUTION == "matmul"
-            and type(module) is nn.Conv2d
-            and (module.groups, module.dilation, module.padding_mode) == (1, (1, 1), "zeros")
-            and not isinstance(module.padding, str)
-        ):
-            module.forward = partial(_convolve, module)  # type: ignore[method-assign]
-        if type(module) is nn.MaxPool2d and not module.return_indices:
-            options = (
-                module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-            )  # fmt: skip
-            module.forward = partial(_pool, options)  # type: ignore[method-assign]
-    return template
-
-
-def _convolve(module: nn.Conv2d, x: Tensor) -> Tensor:
-    return _StackedConv2d.apply(x, module.weight, module.bias, module.stride, module.padding)
-
-
-def _pool(options: tuple[Any, ...], x: Tensor) -> Tensor:
-    return _StackedMaxPool2d.apply(x, *options)
 
 
 @dataclass
@@ -134,8 +43,9 @@ class Replicas:
     together: bool | None = None
 
     def __post_init__(self) -> None:
-        self._stacked = _for_vmap(self.template)
-        self._single = copy.deepcopy(self.template)  # holds one replica's values at a time
+        self.template.train(self.template.training)  # every module alike
+        self._stacked = for_stacked(self.template)
+        self._single = for_single(self.template)  # holds one replica's values at a time
         self._slots = _slots(self._single)
         self._views: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
@@ -225,7 +135,7 @@ class Replicas:
         return self._views[replica]
 
     def _single_forward(self, x: Float[Tensor, "1 batch *feature"]) -> Tensor:
-        return self._single(_channels_last(x[0]))[None]
+        return self._single(channels_last(x[0]))[None]
 
     def _together(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -238,10 +148,10 @@ class Replicas:
         logits = []
         for replica, row in enumerate(flat.split(1)):
             values = {
-                name: _channels_last(value[0]) for name, value in self.named_parameters(row).items()
+                name: channels_last(value[0]) for name, value in self.named_parameters(row).items()
             }
             values |= {name: buffer[replica] for name, buffer in self.buffers.items()}
-            inputs = _channels_last(x if shared_inputs else x[replica])
+            inputs = channels_last(x if shared_inputs else x[replica])
             logits.append(functional_call(self.template, values, (inputs,)))
         return torch.stack(logits)
 
@@ -249,14 +159,16 @@ class Replicas:
     def mode(self, training: bool) -> Iterator[None]:
         """Batch norm as in training or as in evaluation, inside the block."""
         before = self.template.training
-        modules = (self.template, self._stacked, self._single)
-        for module in modules:
-            module.train(training)
+        self._train(training)
         try:
             yield
         finally:
-            for module in modules:
-                module.train(before)
+            self._train(before)
+
+    def _train(self, training: bool) -> None:
+        for module in (self.template, self._stacked, self._single):
+            if module.training != training:  # to walk through a model takes a while
+                module.train(training)
 
     @contextmanager
     def undisturbed(self, mode: Mode, update_statistics: bool = False) -> Iterator[Replicas]:
@@ -300,9 +212,3 @@ def _slots(model: nn.Module) -> list[list[tuple[dict[str, Any], str]]]:
                 if value is not None:
                     places.setdefault(id(value), []).append((values, name))
     return [places[id(value)] for value in (*model.parameters(), *model.buffers())]
-
-
-def _channels_last(values: Tensor) -> Tensor:
-    """The same values, channels last in memory: the order in which CPU convolution and pooling
-    work fastest. `to` and not `contiguous`, which leaves a single channel in the other layout."""
-    return values.to(memory_format=torch.channels_last) if values.dim() == 4 else values

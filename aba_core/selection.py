@@ -59,9 +59,7 @@ class Percentiles:
         )  # halves round outwards: cuts a hair apart must not cross
 
     def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
-        counts = self.boundaries(flat.shape[1])
-        cuts = _order_statistics(flat, counts)
-        below = [_smallest(flat, *pair) for pair in zip(counts, cuts, strict=True)]
+        below = _smallest(flat, self.boundaries(flat.shape[1]))
         between = [upper & ~lower for lower, upper in zip(below, below[1:], strict=False)]
         return torch.stack([below[0], *between, ~below[-1]])
 
@@ -96,36 +94,39 @@ class SignSplit:
 Split = Percentiles | SignSplit
 
 
-def _order_statistics(
+def _smallest(
     flat: Float[Tensor, "batch feature"], counts: Sequence[int]
-) -> list[Float[Tensor, "batch 1"]]:
-    """The count-th smallest feature of each sample, for each count (from 1; 0 gives the first)."""
-    places = [min(max(count, 1), flat.shape[1]) for count in counts]
+) -> list[Bool[Tensor, "batch feature"]]:
+    """The `count` smallest features of each sample, for each count; ties by a fixed pseudo-random
+    order."""
+    features = flat.shape[1]
+    ordered = None
     if _on_cpu(flat) and flat.dtype in (torch.float32, torch.float64):
         # NumPy's vectorised sort takes a tenth of the time of selecting one value in torch.
         ordered = torch.from_numpy(np.sort(flat.detach().numpy(), axis=1))
-        return [ordered[:, place - 1 : place] for place in places]
-    return [flat.kthvalue(place, dim=1, keepdim=True).values for place in places]
+    found = []
+    for count in counts:
+        if count in (0, features):
+            found.append(torch.full_like(flat, count == features, dtype=torch.bool))
+            continue
+        if ordered is None:
+            found.append(_up_to(flat, flat.kthvalue(count, dim=1, keepdim=True).values, count))
+            continue
+        cut, following = ordered[:, count - 1 : count], ordered[:, count : count + 1]
+        # Without ties on the cut, the usual case, comparing is enough. To ask is cheap on a CPU; on
+        # other devices it would halt the stream of work.
+        clear = bool((cut < following).all())
+        found.append(flat <= cut if clear else _up_to(flat, cut, count))
+    return found
 
 
-def _smallest(
-    flat: Float[Tensor, "batch feature"], count: int, cut: Float[Tensor, "batch 1"]
+def _up_to(
+    flat: Float[Tensor, "batch feature"], cut: Float[Tensor, "batch 1"], count: int
 ) -> Bool[Tensor, "batch feature"]:
-    """The `count` smallest features of each sample, `cut` being the largest of them; ties by a
-    fixed pseudo-random order."""
-    features = flat.shape[1]
-    if count == 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    if count >= features:
-        return torch.ones_like(flat, dtype=torch.bool)
-    smallest = flat <= cut
-    # Without ties on the cut the sizes are right already: the usual case. To ask is cheap on a CPU;
-    # on other devices it would halt the stream of work.
-    if _on_cpu(flat) and not bool((smallest.sum(1) != count).any()):
-        return smallest
+    """The `count` smallest features, `cut` being the largest of them, with or without ties."""
     less, equal = flat < cut, flat == cut
     wanted = count - less.sum(1, keepdim=True)
-    shuffled, back = _order_of_ties(features, flat.device)
+    shuffled, back = _order_of_ties(flat.shape[1], flat.device)
     return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= wanted))
 
 

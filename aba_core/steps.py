@@ -1,9 +1,9 @@
 """One training step of all replicas, by tensors alone, and its recording on a GPU.
 
-What changes from step to step, its number and its samples, lies in two tensors that are refilled in
-place. So nothing in a step depends on a Python value, and nothing asks the device for one: a GPU
-can record it once as a CUDA graph and replay it, without the cost of starting thousands of small
-operations from Python.
+What changes from step to step, its number, its samples and its draws, lies in tensors that are
+refilled in place. So nothing in a step depends on a Python value, and nothing asks the device for
+one: a GPU can record it once as a CUDA graph and replay it, without the cost of starting thousands
+of small operations from Python.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from aba_core.attribution import Loss
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ReplicaMethod = Callable[[Replicas, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
 
+AHEAD = 32  # draws are made for so many steps at once: few numbers take as long as many
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
 
 
@@ -37,7 +38,7 @@ class Step:
 
     train: the training split, on the replicas' device. seeds: one tensor [replica, 1] a purpose.
     learning_rate: one a replica. number: which step is next, from 0. rows: its samples.
-    finite: which replicas' losses were finite in all steps so far.
+    uniforms: its `Draws.usual`. finite: which replicas' losses were finite in all steps so far.
     """
 
     config: TrainConfig
@@ -49,6 +50,7 @@ class Step:
     learning_rate: Float[Tensor, "replica 1"]
     number: Int64[Tensor, "1"] = field(init=False)
     rows: Int64[Tensor, "replica batch"] = field(init=False)
+    uniforms: Float64[Tensor, "4 replica batch"] = field(init=False)
     finite: Bool[Tensor, "replica"] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class Step:
         device, replicas = parameters.device, len(parameters)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.rows = torch.zeros(replicas, batch, dtype=torch.int64, device=device)
+        self.uniforms = torch.zeros(4, replicas, batch, dtype=torch.float64, device=device)
+        self._ahead, self._ahead_from = self.uniforms[:, None], -1
         self.finite = torch.ones(replicas, dtype=torch.bool, device=device)
         self._place = torch.arange(batch, device=device).expand(replicas, batch)
         moments = 1 if self.config.optimizer == "sgd" else 2
@@ -67,13 +71,20 @@ class Step:
         """What the next call is to do."""
         self.number.fill_(number)
         self.rows.copy_(rows)
+        if self.method is None:
+            return
+        if not 0 <= number - self._ahead_from < self._ahead.shape[1]:
+            numbers = torch.arange(number, number + AHEAD, device=self.number.device)[:, None, None]
+            places = self._place.expand(AHEAD, *self._place.shape)
+            self._ahead, self._ahead_from = Draws(self.seeds, numbers, places).usual, number
+        self.uniforms.copy_(self._ahead[:, number - self._ahead_from])
 
     def __call__(self) -> None:
         parameters = self.replicas.parameters
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
         with products_in(self.config.precision, parameters.device):
             if self.method is not None:
-                draws = Draws(self.seeds, self.number, self._place)
+                draws = Draws(self.seeds, self.number, self._place, self.uniforms)
                 x, labels = self.method(self.replicas, x, labels, draws)
             losses, gradient = losses_and_gradient(self.replicas, x, labels, self.loss)
         with torch.no_grad():

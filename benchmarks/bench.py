@@ -31,7 +31,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import aba_core.augmentation
-import aba_core.replicas
+import aba_core.layers
 from aba_core import ABA, PRESETS, AdjustmentSet, Arm, Augmentation, TrainConfig, build_model
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import Split, Splits, load_dataset
@@ -346,12 +346,14 @@ def measure_presets(rounds: int) -> list[dict[str, object]]:
             cross_entropy(model(inputs), y).mean().backward()
             optimizer.step()
 
-        once()
-        return statistics.median(_timed(once) for _ in range(5))
+        return _timed(once)
 
+    # Single steps in turns, many of them: how many samples need a map varies from step to step, and
+    # a number of samples that comes for the first time takes longer.
     presets = [None, *(ABA(name, strength=0.1) for name in PRESETS)]
-    found = interleaved(rounds, *(lambda aba=aba: step(aba) for aba in presets))  # type: ignore[misc]
-    (vanilla, *_), *rest = found
+    steps = [lambda aba=aba: step(aba) for aba in presets]  # type: ignore[misc]
+    interleaved(15, *steps)
+    (vanilla, *_), *rest = interleaved(20 * rounds, *steps)
     return [
         {"preset": name, "ratio": median / vanilla}
         for name, (median, *_) in zip(PRESETS, rest, strict=True)
@@ -423,7 +425,7 @@ def measure_gpu(rounds: int) -> list[dict[str, object]]:
             "data": data, "model": model, "batch": batch, "R": replicas,
             "convolution": convolution, "graphs": graphs, "precision": precision,
         }  # fmt: skip
-        aba_core.replicas.STACKED_CONVOLUTION = convolution  # type: ignore[assignment]
+        aba_core.layers.STACKED_CONVOLUTION = convolution  # type: ignore[assignment]
         try:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -442,7 +444,7 @@ def measure_gpu(rounds: int) -> list[dict[str, object]]:
         except (RuntimeError, torch.OutOfMemoryError) as error:
             row["error"] = str(error).split("\n")[0][:120]
         finally:
-            aba_core.replicas.STACKED_CONVOLUTION = "grouped"
+            aba_core.layers.STACKED_CONVOLUTION = "grouped"
         rows.append(row)
         print(row, flush=True)
     return rows

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, replicas, train
+from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, layers, train
 from analysis import runner
 from analysis.studies import standard_study
 
@@ -30,7 +30,7 @@ def metrics(config, splits, device, **options) -> pd.DataFrame:
 def test_a_gpu_gives_a_cpus_numbers(graphs, convolution, batch_norm, tiny_splits, monkeypatch):
     config = replace(CONFIG, batch_norm=batch_norm)
     expected = metrics(config, tiny_splits, "cpu")
-    monkeypatch.setattr(replicas, "STACKED_CONVOLUTION", convolution)
+    monkeypatch.setattr(layers, "STACKED_CONVOLUTION", convolution)
     found = metrics(config, tiny_splits, "cuda", graphs=graphs)
     pd.testing.assert_frame_equal(found, expected, rtol=1e-6, atol=1e-9)
 

@@ -251,7 +251,7 @@ def test_a_subset_of_a_batch_draws_what_it_draws_in_the_whole():
     chosen = torch.tensor([True, False, True, True, False, False])
     for draw in (
         lambda draws: draws.uniform("target"),
-        lambda draws: draws.half_normal("magnitude"),
+        lambda draws: draws.magnitude(),
         lambda draws: draws.noise("smoothing", 2, 5),
     ):
         assert torch.equal(draw(whole.subset(chosen)), draw(whole)[chosen])

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from aba_core import replicas
+from aba_core import layers, replicas
 from aba_core.models import MODELS, build_model
 from aba_core.replicas import Replicas
+from aba_core.steps import products_in
 
 SHAPES = {"text_cnn": (6, 4)}
 CASES = [(name, norm) for name in MODELS if name != "vgg16" for norm in (False, True)]
@@ -84,32 +85,97 @@ def test_passes_give_each_replica_its_own_gradient_and_statistics(name, batch_no
                     value.mul_(1.5)
 
 
-@pytest.mark.parametrize("shared_inputs", [False, True])
-@pytest.mark.parametrize(
-    "options",
-    [{"kernel_size": 3, "padding": 1}, {"kernel_size": (3, 2), "stride": (2, 1), "bias": False}],
+OPTIONS = (
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": (3, 2), "stride": (2, 1), "bias": False},
+    {"kernel_size": (2, 5), "stride": (1, 3), "padding": (0, 2)},
+    {"kernel_size": 1, "stride": 2},
 )
-def test_convolutions_by_matrix_products_are_convolutions(options, shared_inputs, monkeypatch):
-    alone = [nn.Conv2d(2, 4, **options).double() for _ in range(3)]
-    x = torch.randn(3, 5, 2, 6, 7, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shared_inputs", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("channels", "how"), [(1, "grouped"), (3, "grouped"), (6, "matmul")])
+def test_convolutions_by_matrix_products_are_convolutions(
+    channels, how, options, shared_inputs, monkeypatch
+):
+    alone = [nn.Conv2d(channels, 4, **options).double() for _ in range(3)]
+    x = torch.randn(3, 5, channels, 6, 7, dtype=torch.float64)
     x = x[0] if shared_inputs else x
-    stack = Replicas.stack(alone)
-    expected = stack.forward(stack.parameters, shared_inputs)(x)
-    monkeypatch.setattr(replicas, "STACKED_CONVOLUTION", "matmul")
+    monkeypatch.setattr(layers, "STACKED_CONVOLUTION", how)
     stack = Replicas.stack(alone)
     parameters, at = stack.parameters.requires_grad_(), x.clone().requires_grad_()
     with monkeypatch.context() as patch:
-        patch.setattr(replicas.functional, "conv2d", None)  # nobody else does them
+        patch.setattr(torch, "conv2d", None)  # nobody else does them
         found = stack.forward(parameters, shared_inputs)(at)
-    torch.testing.assert_close(found, expected)
-    gradients = torch.autograd.grad(found.pow(2).sum(), (parameters, at))
+        gradients = torch.autograd.grad(found.pow(2).sum(), (parameters, at))
+    to_inputs = []
     for replica, model in enumerate(alone):
-        own = torch.autograd.grad(
-            model(x if shared_inputs else x[replica]).pow(2).sum(), list(model.parameters())
+        own = (x if shared_inputs else x[replica]).clone().requires_grad_()
+        expected = model(own)
+        torch.testing.assert_close(found[replica], expected)
+        first, *pieces = torch.autograd.grad(expected.pow(2).sum(), [own, *model.parameters()])
+        torch.testing.assert_close(
+            gradients[0][replica], torch.cat([piece.flatten() for piece in pieces])
         )
-        flat = torch.cat([value.flatten() for value in own])
-        torch.testing.assert_close(gradients[0][replica], flat)
-    assert gradients[1].shape == x.shape and bool((gradients[1] != 0).any())
+        to_inputs.append(first)
+    stacked = torch.stack(to_inputs)
+    torch.testing.assert_close(gradients[1], stacked.sum(0) if shared_inputs else stacked)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_products_of_patches_can_be_differentiated_twice(options):
+    """Curvature needs the gradient's gradient."""
+    model = nn.Conv2d(2, 3, **options).double()
+    x, weight, bias = (
+        None if value is None else value.detach()[None].requires_grad_()
+        for value in (torch.randn(2, 2, 5, 6).double(), model.weight, model.bias)
+    )
+
+    def product(*values):
+        return layers._ProductOfPatches.apply(*values, model.stride, model.padding)
+
+    assert torch.autograd.gradcheck(product, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(product, (x, weight, bias))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_single_replicas_gradient_to_its_inputs_is_that_of_its_convolution(channels, options):
+    model = nn.Sequential(nn.Conv2d(channels, 4, **options), nn.Tanh()).double()
+    stack = replace(Replicas.stack([model]), together=False)
+    at = torch.randn(1, 5, channels, 6, 7, dtype=torch.float64, requires_grad=True)
+    for differentiable in (False, True):  # with and without gradients to the parameters
+        ((_, parameters, forward),) = stack.passes(at, differentiable)
+        found, expected = forward(at), model(at[0])
+        torch.testing.assert_close(found[0], expected)
+        wanted = [at, *parameters] if differentiable else [at]
+        own = [at, *model.parameters()] if differentiable else [at]
+        for one, other in zip(
+            torch.autograd.grad(found.pow(2).sum(), wanted),
+            torch.autograd.grad(expected.pow(2).sum(), own),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", ["small_cnn", "text_cnn"])
+def test_half_precision_reaches_every_convolution(name, together):
+    """vmap hides convolutions from autocast, so stacked ones are cast by hand."""
+    stack = replace(Replicas.stack([m.float() for m in models(name, False)]), together=together)
+    x = inputs(name).float()
+    full = stack.forward(stack.parameters)(x)
+    seen = []
+    for model in (stack.template, stack._stacked):
+        for module in model.modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d):
+                module.register_forward_hook(lambda module, x, y: seen.append(y.dtype))
+    with products_in("bf16", "cpu"):
+        half = stack.forward(stack.parameters)(x)
+    assert seen and set(seen) == {torch.bfloat16}
+    assert not torch.equal(half.float(), full)
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, train
+from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, steps, train
 from aba_core.attribution import cross_entropy
 from aba_core.augmentation import StackedABA
 from aba_core.models import build_model
-from aba_core.randomness import PURPOSES, batch_order, epoch_order
+from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, half_normal, uniform
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit
 from aba_core.steps import Recorded, Step
@@ -96,12 +96,12 @@ def like_a_gpu(monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_a_recorded_step_replays_as_it_runs(case, tiny_splits, like_a_gpu):
     config, augmentation = CASES[case]
-    steps = config.steps(len(tiny_splits.train))
-    assert steps > 5
+    count = config.steps(len(tiny_splits.train))
+    assert count > 5
     called, rows = step_of(config, augmentation, tiny_splits)
     recorded, _ = step_of(config, augmentation, tiny_splits)
     replay = None
-    for number in range(steps):
+    for number in range(count):
         called.set(number, rows(number))
         called()
         recorded.set(number, rows(number))
@@ -143,6 +143,22 @@ def test_what_is_baked_in_shows(tiny_splits, like_a_gpu):
         called()
         replay()
     assert not torch.equal(called.replicas.parameters, step.replicas.parameters)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_draws_made_ahead_are_those_of_each_step(ahead, tiny_splits, monkeypatch):
+    """However many are made at once, and wherever the steps start."""
+    monkeypatch.setattr(steps, "AHEAD", ahead)
+    step, rows = step_of(CONFIG, ALL, tiny_splits)
+    for number in (0, 1, 2, 3, 4, 9, 10, 3, 2):
+        step.set(number, rows(number))
+        own = Draws(step.seeds, number, step._place)
+        for purpose in ("adjustment", "target"):
+            drawn = uniform(step.seeds[purpose], purpose, number, step._place)
+            assert torch.equal(replace(own, made=step.uniforms).uniform(purpose), drawn)
+            assert torch.equal(own.uniform(purpose), drawn)
+        drawn = half_normal(step.seeds["magnitude"], "magnitude", number, step._place)
+        assert torch.equal(replace(own, made=step.uniforms).magnitude(), drawn)
 
 
 def test_ties_are_broken_alike_where_nobody_asks_for_them(monkeypatch):
