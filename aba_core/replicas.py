@@ -25,7 +25,7 @@ from aba_core.layers import channels_last, for_single, for_stacked
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
 # where they are large (benchmarks/README.md has the measurement).
-STACKED_UP_TO = 5_000
+STACKED_UP_TO = 10_000
 
 
 @dataclass

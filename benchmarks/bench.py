@@ -270,7 +270,7 @@ def selecting_seconds(
 GROWTH = {
     "replicas": [(8, 20, r, 1) for r in (1, 2, 4, 8, 16, 32, 64, 128)],
     "arms": [(8, 20, 4, a) for a in (1, 2, 4, 8, 16, 27)],
-    "batch": [(8, b, 16, 1) for b in (5, 10, 20, 40, 80)],
+    "batch": [(8, b, 16, 1) for b in (5, 10, 20, 40, 80, 160)],
     "image side": [(side, 20, 16, 1) for side in (8, 12, 16, 20, 24, 28, 32)],
 }
 
@@ -503,6 +503,10 @@ def cpu_report(rounds: int, quick: bool) -> tuple[str, dict[str, object]]:
     peak = sgemm_peak()
     cpu, cost, presets = measure_cpu(rounds, peak), measure_cost(rounds), measure_presets(rounds)
     growth = [] if quick else measure_growth()
+    from_side, from_batch = (
+        min(point[what] for point in GROWTH[name] if point[0] ** 2 * point[1] > STACKED_UP_TO)
+        for what, name in enumerate(("image side", "batch"))
+    )
     if growth:
         growth_plot(growth, README.with_name("growth"))
     device = f"{_cpu_name()}, {os.cpu_count()} cores, sgemm {peak:.0f} GFLOP/s on all cores"
@@ -521,8 +525,8 @@ def cpu_report(rounds: int, quick: bool) -> tuple[str, dict[str, object]]:
         + "".join("| {preset} | {ratio:.2f} |\n".format(**row) for row in presets),
         "### Growth of time and memory (one process, one thread, small_cnn, MB above the start)\n",
         "![Time and memory per replica against replicas, arms, batch and image side](growth.svg)\n",
-        f"Above {STACKED_UP_TO} input elements a batch (batch 80, side 16) replicas go one by one: "
-        "memory falls.\n",
+        f"Above {STACKED_UP_TO} input elements a batch (batch {from_batch}, side {from_side}) "
+        "replicas go one by one: memory falls.\n",
         "| what grows | image side | batch | arms | R | ms a model-step | MB a replica |\n"
         "|---|---|---|---|---|---|---|\n"
         + "".join(
