@@ -224,9 +224,9 @@ def _input_gradient(
     sums = torch.promote_types(elements.dtype, torch.float32)
     down = elements.new_zeros(replicas, channels, kernel[1], batch, high, columns, dtype=sums)
     for row in range(kernel[0]):
-        down[..., row : row + stride[0] * rows : stride[0], :] += elements[:, :, row]
+        down[..., row : row + stride[0] * rows : stride[0], :].add_(elements[:, :, row])
     across = down.new_zeros(replicas, channels, batch, high, wide)
     for column in range(kernel[1]):
-        across[..., column : column + stride[1] * columns : stride[1]] += down[:, :, column]
+        across[..., column : column + stride[1] * columns : stride[1]].add_(down[:, :, column])
     inside = across[..., padding[0] : padding[0] + height, padding[1] : padding[1] + width]
     return inside.transpose(1, 2)

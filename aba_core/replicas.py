@@ -26,6 +26,12 @@ from aba_core.layers import channels_last, for_single, for_stacked
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
 # where they are large (benchmarks/README.md has the measurement).
 STACKED_UP_TO = 10_000
+STACKED_FROM = 3  # so many replicas make good what vmap costs
+
+
+def run_together(elements: int, replicas: int) -> bool:
+    """Whether a CPU runs replicas in each operation together. elements: of each one's inputs."""
+    return elements <= STACKED_UP_TO and replicas >= STACKED_FROM
 
 
 @dataclass
@@ -99,7 +105,7 @@ class Replicas:
         """Whether all replicas run in each operation. elements: of x that each replica sees."""
         if self.together is not None:
             return self.together
-        return x.device.type != "cpu" or elements <= STACKED_UP_TO
+        return x.device.type != "cpu" or run_together(elements, len(self))
 
     def passes(
         self, x: Float[Tensor, "replica batch *feature"], differentiable: bool

@@ -9,6 +9,7 @@ computes exactly the chunks that an uninterrupted one would have.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import multiprocessing
 import os
 import platform
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
 # Counted up when a change to `aba_core` changes the numbers of a run: older runs are then not
 # taken for the same.
 ENGINE = 1
-# Arms trained side by side in one chunk on CPU: large enough to share the cost of each operation,
-# small enough that little is lost when a chunk is. On a GPU a chunk is as large as a study.
-ARMS_PER_CHUNK = 14
+# Arms in one chunk on a CPU. Those that share operations go faster the more there are. Of those
+# that train one after the other few are enough: little is lost when a chunk is, and no core idles
+# at the end. On a GPU a chunk is as large as a study.
+ARMS_TOGETHER, ARMS_ONE_BY_ONE = 28, 7
 
 
 def adjustments() -> tuple[Adjustment, ...]:
@@ -400,14 +402,26 @@ def load_splits(study: Study) -> Splits:
     return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
 
 
+def arms_per_chunk(study: Study, splits: Splits) -> int:
+    """How many arms a chunk holds on a CPU."""
+    from aba_core.replicas import run_together
+
+    elements = core_config(study).batch_size * math.prod(splits.input_shape)
+    return ARMS_TOGETHER if run_together(elements, ARMS_TOGETHER) else ARMS_ONE_BY_ONE
+
+
 def plan_chunks(
     study: Study,
     keys: Mapping[str, tuple[str, int]],
     finished: set[str],
     results: Path,
     device: str,
+    arms_per_chunk: int,
 ) -> list[Chunk]:
-    """The chunks that still have something to compute, cut without regard to what is finished."""
+    """The chunks that still have something to compute, cut without regard to what is finished.
+
+    arms_per_chunk: on a CPU; a GPU takes all at once.
+    """
     by_run = {run: key for key, run in keys.items()}
     chunks = []
     for alike in (
@@ -416,7 +430,7 @@ def plan_chunks(
     ):
         if not alike:
             continue
-        per_chunk = ARMS_PER_CHUNK if device == "cpu" else len(alike)
+        per_chunk = arms_per_chunk if device == "cpu" else len(alike)
         blocks = -(-len(alike) // per_chunk)
         size = -(-len(alike) // blocks)
         one_seed = device == "cpu" or alike[0].subset_per_run
@@ -472,7 +486,8 @@ def run(
     declaration = store.declare(results, study, keys)
     rows, _ = store.read_rows(results, declaration.kind)
     finished = set(rows["key"]) & set(keys)
-    chunks = plan_chunks(study, keys, finished, results, device)
+    per_chunk = arms_per_chunk(study, splits)
+    chunks = plan_chunks(study, keys, finished, results, device, per_chunk)
     steps = core_config(study).steps(len(splits.train))
     total = sum(len(chunk.keys) for chunk in chunks) * steps
     label = f"{study.name} on {study.dataset}"

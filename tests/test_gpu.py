@@ -59,7 +59,7 @@ def test_a_chunk_that_does_not_fit_is_trained_in_halves(tmp_path, monkeypatch, c
         update={"seeds": tuple(range(8)), "config": {**study.config, "epochs": 1}}
     )
     keys = runner.run_keys(study, runner.load_splits(study).fingerprint)
-    (chunk,) = runner.plan_chunks(study, keys, set(), tmp_path, "cuda")
+    (chunk,) = runner.plan_chunks(study, keys, set(), tmp_path, "cuda", 1)
     _, once, each = runner.gpu_memory(chunk)
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()

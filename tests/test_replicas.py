@@ -309,11 +309,13 @@ def test_large_inputs_run_one_by_one_and_small_ones_together(monkeypatch):
 
     noted("_together")
     noted("_one_by_one")
-    stack, x = Replicas.stack(models("mlp", False)), inputs("mlp")
+    stack, x = Replicas.stack(models("mlp", False, count=3)), inputs("mlp", replicas=3)
     stack.forward(stack.parameters)(x)
+    pair = Replicas.stack(models("mlp", False, count=2))  # too few to be worth it
+    pair.forward(pair.parameters)(x[:2])
     monkeypatch.setattr(replicas, "STACKED_UP_TO", x[0].numel() - 1)
     stack.forward(stack.parameters)(x)
-    assert calls == ["_together", "_one_by_one"]
+    assert calls == ["_together", "_one_by_one", "_one_by_one"]
 
 
 def test_dropout_inside_a_model_is_refused_by_name():

@@ -147,11 +147,11 @@ def test_chunks_are_cut_without_regard_to_what_is_finished(tmp_path):
         seeds=3,
     )
     keys = runner.run_keys(spec, "data")
-    every = runner.plan_chunks(spec, keys, set(), tmp_path, "cpu")
+    every = runner.plan_chunks(spec, keys, set(), tmp_path, "cpu", 14)
     assert sum(len(chunk.keys) for chunk in every) == 81
-    assert max(len(chunk.keys) for chunk in every) <= runner.ARMS_PER_CHUNK
+    assert max(len(chunk.keys) for chunk in every) <= 14
     done = {key for _, _, key in every[2].keys}
-    assert runner.plan_chunks(spec, keys, done, tmp_path, "cpu") == every[:2] + every[3:]
+    assert runner.plan_chunks(spec, keys, done, tmp_path, "cpu", 14) == every[:2] + every[3:]
 
 
 def test_parallel_processes_give_the_same_numbers_as_one(tmp_path):
@@ -206,7 +206,7 @@ def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch
     splits = runner.load_splits(spec)
     keys = runner.run_keys(spec, splits.fingerprint)
     (chunk,) = runner.plan_chunks(
-        spec.model_copy(update={"seeds": (0,)}), keys, set(), tmp_path / "halves", "cpu"
+        spec.model_copy(update={"seeds": (0,)}), keys, set(), tmp_path / "halves", "cpu", 14
     )
     real = runner.train_chunk
 

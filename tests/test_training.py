@@ -32,6 +32,12 @@ exact = TrainConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def few_are_stacked(monkeypatch):
+    """The stacks here are small and stand for large ones."""
+    monkeypatch.setattr(replicas, "STACKED_FROM", 1)
+
+
 def steps(config: TrainConfig, count: int) -> TrainConfig:
     """The same config with so many steps."""
     return replace(config, epochs=count * config.batch_size / SAMPLES)
