@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ from aba_core.datasets import Split, Splits, load_dataset
 from aba_core.replicas import STACKED_UP_TO
 from aba_core.steps import products_in
 from aba_core.training import train
+from analysis.runner import ARMS_ONE_BY_ONE, ARMS_TOGETHER
 from benchmarks.plain_loop import plain_loop
 
 README = Path(__file__).with_name("README.md")
@@ -183,13 +185,14 @@ def interleaved(rounds: int, *actions: Callable[[], float]) -> list[tuple[float,
 
 
 def measure_cpu(rounds: int, peak: float) -> list[dict[str, object]]:
-    """The engine against the plain loop. peak: of sgemm, in GFLOP/s."""
+    """The engine against the plain loop, with as many replicas as a study's chunks hold. peak: of
+    sgemm, in GFLOP/s."""
     rows: list[dict[str, object]] = []
     cases = (
-        ("digits 8×8", "small_cnn", 20, 14, 80),
-        ("MNIST 28×28", "small_cnn", 20, 14, 24),
-        ("MNIST 28×28", "small_cnn", 50, 14, 16),
-        ("CIFAR-10 32×32", "small_cnn", 50, 7, 12),
+        ("digits 8×8", "small_cnn", 20, ARMS_TOGETHER, 60),
+        ("MNIST 28×28", "small_cnn", 20, ARMS_ONE_BY_ONE, 48),
+        ("MNIST 28×28", "small_cnn", 50, ARMS_ONE_BY_ONE, 32),
+        ("CIFAR-10 32×32", "small_cnn", 50, ARMS_ONE_BY_ONE, 12),
     )
     for data, model, batch, replicas, steps in cases:
         setting = config(steps, batch, model=model)
@@ -221,13 +224,13 @@ def measure_cost(rounds: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     mendaba = Augmentation(AdjustmentSet.parse("1,2,3,4,5,6"), strength=0.5)
     for data, batch, replicas, steps in (
-        ("digits 8×8", 20, 14, 80),
-        ("MNIST 28×28", 20, 7, 24),
-        ("MNIST 28×28", 50, 7, 16),
+        ("digits 8×8", 20, ARMS_TOGETHER, 60),
+        ("MNIST 28×28", 20, ARMS_ONE_BY_ONE, 24),
+        ("MNIST 28×28", 50, ARMS_ONE_BY_ONE, 16),
     ):
         setting, splits = config(steps, batch), made_up(SHAPES[data])
         (vanilla, *_), (aba, *_) = interleaved(
-            rounds,
+            3 * rounds,
             lambda s=setting, d=splits, r=replicas: engine_seconds(s, d, None, r),  # type: ignore[misc]
             lambda s=setting, d=splits, r=replicas: engine_seconds(s, d, mendaba, r),  # type: ignore[misc]
         )
@@ -281,11 +284,8 @@ def measure_growth() -> list[dict[str, object]]:
     context = multiprocessing.get_context("spawn")
     for what, points in GROWTH.items():
         for point in points:
-            answers = context.Queue()
-            process = context.Process(target=_growth, args=(point, answers))
-            process.start()
-            seconds, megabytes = answers.get(timeout=600)
-            process.join()
+            with ProcessPoolExecutor(1, context) as alone:
+                seconds, megabytes = alone.submit(_growth, point).result()
             side, batch, replicas, count = point
             rows.append(
                 {
@@ -297,10 +297,11 @@ def measure_growth() -> list[dict[str, object]]:
     return rows
 
 
-def _growth(point: tuple[int, int, int, int], answers: object) -> None:
+def _growth(point: tuple[int, int, int, int]) -> tuple[float, float]:
+    """Seconds a model-step and megabytes a replica."""
     torch.set_num_threads(1)
     side, batch, replicas, count = point
-    splits = made_up((1, side, side))
+    splits = made_up((1, side, side), max(100, batch))
     setting = config(24, batch)
     # Arms of several sets, so that their tables are padded to the largest.
     sets = [Augmentation(AdjustmentSet.parse(str(i)), 0.5, target="loss") for i in range(1, 27)]
@@ -315,7 +316,7 @@ def _growth(point: tuple[int, int, int, int], answers: object) -> None:
     grown = _resident() - before
     seconds = statistics.median(b - a for a, b in zip(times[6:], times[7:], strict=False))
     members = replicas * count
-    answers.put((seconds / members, grown / members))  # type: ignore[attr-defined]
+    return seconds / members, grown / members
 
 
 def _resident(reset: bool = False) -> float:

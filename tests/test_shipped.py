@@ -158,20 +158,49 @@ def test_the_readme_states_what_the_shipped_runs_say_beside_the_published_ones(d
     assert stated_beside_the_published_tables(place) == pytest.approx(found, abs=0.11)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "strength", "place"), [(20, 0.1, 2), (60, 0.5, 3)], ids=["weaker", "longer"]
-)
-def test_the_readme_states_what_strength_and_length_change_on_cifar10(epochs, strength, place):
+def isolation_with(dataset, epochs, strength):
     (declaration,) = (
         d
         for d in declarations(SHIPPED)
-        if (d.study.name, d.study.dataset) == ("isolation", "cifar10")
+        if (d.study.name, d.study.dataset) == ("isolation", dataset)
         and d.study.config["epochs"] == epochs
         and {arm.strength for arm in d.study.arms} == {strength}
     )
-    runs = results.collect(declaration, *read_rows(SHIPPED, "runs")).frame
-    found = epsilon_less_neutral(runs)
+    return results.collect(declaration, *read_rows(SHIPPED, "runs")).frame
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "strength", "place"),
+    [("news", 5, 0.1, 2), ("cifar10", 20, 0.1, 3), ("cifar10", 60, 0.5, 4)],
+)
+def test_the_readme_states_what_strength_and_length_change(dataset, epochs, strength, place):
+    found = epsilon_less_neutral(isolation_with(dataset, epochs, strength))
     assert stated_beside_the_published_tables(place) == pytest.approx(found, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "strength", "place"),
+    [
+        ("mnist", 100, 1.0, 0),
+        ("cifar10", 20, 0.5, 1),
+        ("news", 5, 0.5, 2),
+        ("news", 5, 0.1, 3),
+        ("cifar10", 20, 0.1, 4),
+    ],
+)
+def test_the_readme_states_how_the_27_rank_beside_the_published(dataset, epochs, strength, place):
+    section = README[README.index("**Beside the published tables**") :]
+    number = r"(−?\.\d\d)"
+    stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
+    isolation = tables.isolation_table(
+        isolation_with(dataset, epochs, strength), np.random.default_rng(0)
+    )
+    published = {"news": "20newsgroups"}.get(dataset, dataset) + "-tiny"
+    (row,) = tables.order_agreement_table(isolation, [published], np.random.default_rng(0)).to_dict(
+        "records"
+    )
+    found = [row["spearman"], row["spearman_low"], row["spearman_high"]]
+    assert [float(n.replace("−", "-")) for n in stated] == pytest.approx(found, abs=0.02)
 
 
 @pytest.mark.parametrize(
