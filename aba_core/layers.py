@@ -36,8 +36,8 @@ def for_stacked(architecture: nn.Module) -> nn.Module:
     """A copy of the architecture whose poolings and convolutions vmap does our way."""
     model = copy.deepcopy(architecture)
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            module.forward = partial(_convolve_stacked, module)  # type: ignore[method-assign]
+        if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):  # those derived may do as they like
+            module.forward = partial(_convolve_stacked, module)  # type: ignore[method-assign, arg-type]
         if type(module) is nn.MaxPool2d and not module.return_indices:
             options = (
                 module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
@@ -70,7 +70,7 @@ def _convolve_stacked(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> T
         dtype = torch.get_autocast_dtype(device)
         values = tuple(value if value is None else value.to(dtype) for value in values)  # type: ignore[assignment]
     few = module.in_channels <= FEW_CHANNELS
-    if _plain(module) and (few or STACKED_CONVOLUTION == "matmul"):
+    if _plain(module) and x.dim() == 4 and (few or STACKED_CONVOLUTION == "matmul"):
         return _StackedConv2d.apply(*values, module.stride, module.padding)
     return module._conv_forward(*values)
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from aba_core.datasets import DatasetStatus, Splits
     from aba_core.training import Arm, TrainConfig
 
-# Counted up when a change to `aba_core` changes the numbers of a run: older runs are then not
+# Counted up when a change to `aba_core` moves runs by more than rounding: older runs are then not
 # taken for the same.
 ENGINE = 1
 # Arms in one chunk on a CPU. Those that share operations go faster the more there are. Of those

@@ -159,6 +159,40 @@ def test_a_single_replicas_gradient_to_its_inputs_is_that_of_its_convolution(cha
             torch.testing.assert_close(one, other)
 
 
+class Halved(nn.Conv2d):
+    """Somebody's own convolution."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 2
+
+
+class OneByOne(nn.Module):
+    """Convolves pictures without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.convolution(picture) for picture in x])
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("build", [lambda: Halved(1, 3, 3), OneByOne], ids=["derived", "no batch"])
+def test_unusual_convolutions_stay_as_they_are(build, together):
+    alone = [build().double() for _ in range(3)]
+    stack = replace(Replicas.stack(alone), together=together)
+    at = torch.randn(3, 2, 1, 5, 6, dtype=torch.float64, requires_grad=True)
+    for some, _, forward in stack.passes(at, differentiable=False):
+        found = forward(at[some])
+        (gradient,) = torch.autograd.grad(found.pow(2).sum(), at)
+        for row, replica in enumerate(range(3)[some]):
+            expected = alone[replica](at[replica])
+            torch.testing.assert_close(found[row], expected)
+            (own,) = torch.autograd.grad(expected.pow(2).sum(), at)
+            torch.testing.assert_close(gradient[replica], own[replica])
+
+
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", ["small_cnn", "text_cnn"])
 def test_half_precision_reaches_every_convolution(name, together):
