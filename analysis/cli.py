@@ -475,7 +475,9 @@ def figures_(
     ] = "validation_accuracy",
     confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
-    preset: Annotated[str, typer.Option(help="Preset of the studies, or any.")] = "",
+    preset: Annotated[
+        str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
+    ] = "",
 ) -> None:
     """Every standard figure and table, without a notebook.
 
@@ -533,7 +535,9 @@ def compare(
         str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
     ] = "validation_accuracy",
     confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
-    preset: Annotated[str, typer.Option(help="Preset of the studies, or any.")] = "",
+    preset: Annotated[
+        str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
+    ] = "",
 ) -> None:
     """Own results against the published tables.
 

@@ -212,13 +212,17 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
     declared under `preset`; `others` names the rest. Raises ResultsError where there is none.
     """
     results = Path(results)
-    matching = [
-        declaration
+    ran = [
+        (declaration, {entry["preset"] for entry in declaration.declared})
         for declaration in declarations(results)
-        if declaration.study.name == study
-        and declaration.study.dataset == dataset
-        and (not preset or preset in {entry["preset"] for entry in declaration.declared})
+        if (declaration.study.name, declaration.study.dataset) == (study, dataset)
     ]
+    matching = [declaration for declaration, presets in ran if not preset or preset in presets]
+    if ran and not matching:
+        raise ResultsError(
+            f"the {study} study on {dataset} in {results} was not run with preset {preset!r}; "
+            f"there: {', '.join(sorted(set().union(*(presets for _, presets in ran))))}"
+        )
     if not matching:
         there = sorted({f"{d.study.name} on {d.study.dataset}" for d in declarations(results)})
         raise ResultsError(

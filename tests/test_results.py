@@ -118,6 +118,8 @@ def test_of_several_settings_the_one_with_most_runs_is_shown_and_the_others_name
     result = store.load(tmp_path, "s", "digits")
     assert sorted(result.frame["key"]) == ["k0", "k1"] and len(result.others) == 1
     assert store.load(tmp_path, "s", "digits", "quick").frame["key"].tolist() == ["j0"]
+    with pytest.raises(ResultsError, match="not run with preset 'any'; there: own, quick"):
+        store.load(tmp_path, "s", "digits", "any")
 
 
 def test_diverged_runs_are_counted_in_the_summary(tmp_path):
