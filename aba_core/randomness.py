@@ -116,13 +116,6 @@ def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
     return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos(2.0 * math.pi * angle)
 
 
-def half_normal(
-    seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
-) -> Float64[Tensor, "*any"]:
-    """|N(0, 1)|: mean √(2/π) ≈ 0.798."""
-    return normal(seed, purpose, step, index).abs()
-
-
 # What an ordinary step draws: two uniforms, and the pair of uniforms of a normal draw.
 _USUAL = ("adjustment", "target", "magnitude", "magnitude")
 
@@ -183,7 +176,7 @@ class Draws:
         return self.usual[_USUAL.index(purpose)]
 
     def magnitude(self) -> Float64[Tensor, "*lead"]:
-        """|N(0, 1)| a sample."""
+        """|N(0, 1)| a sample: mean √(2/π) ≈ 0.798."""
         return _box_muller(self.usual[2], self.usual[3]).abs()
 
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:

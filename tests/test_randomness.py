@@ -17,7 +17,6 @@ from aba_core.randomness import (
     check_seed,
     choice,
     epoch_order,
-    half_normal,
     normal,
     purpose_seeds,
     random_bits,
@@ -67,8 +66,10 @@ def test_uniforms_equal_those_of_plain_integers_exactly(seed, purpose, step, ind
 def test_normals_equal_those_of_plain_numbers(seed, purpose, step, index):
     (drawn,) = normal(tensor(seed), purpose, step, tensor(index)).tolist()
     assert drawn == pytest.approx(counter_hash.normal(seed, purpose, step, index), abs=1e-12)
-    (folded,) = half_normal(tensor(seed), purpose, step, tensor(index)).tolist()
-    assert folded == abs(drawn)
+    own = Draws(dict.fromkeys(PURPOSES, tensor(seed)), step, tensor(index))
+    (folded,) = own.magnitude().tolist()
+    wanted = abs(counter_hash.normal(seed, "magnitude", step, index))
+    assert folded == pytest.approx(wanted, abs=1e-12)
 
 
 def test_a_draw_does_not_depend_on_shape_or_neighbours():
@@ -122,7 +123,7 @@ def test_uniforms_lie_inside_the_open_unit_interval():
 def test_normals_are_normal_and_magnitudes_half_normal():
     place = torch.arange(20_000)
     assert stats.kstest(normal(tensor(5), "smoothing", 1, place).numpy(), "norm").pvalue > 1e-3
-    drawn = half_normal(tensor(5), "magnitude", 1, place)
+    drawn = Draws.single(5, 1, len(place), "cpu").magnitude()
     assert stats.kstest(drawn.numpy(), "halfnorm").pvalue > 1e-3
 
 

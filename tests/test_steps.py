@@ -15,7 +15,7 @@ from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, s
 from aba_core.attribution import cross_entropy
 from aba_core.augmentation import StackedABA
 from aba_core.models import build_model
-from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, half_normal, uniform
+from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, normal, uniform
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit
 from aba_core.steps import Recorded, Step
@@ -157,7 +157,7 @@ def test_draws_made_ahead_are_those_of_each_step(ahead, tiny_splits, monkeypatch
             drawn = uniform(step.seeds[purpose], purpose, number, step._place)
             assert torch.equal(replace(own, made=step.uniforms).uniform(purpose), drawn)
             assert torch.equal(own.uniform(purpose), drawn)
-        drawn = half_normal(step.seeds["magnitude"], "magnitude", number, step._place)
+        drawn = normal(step.seeds["magnitude"], "magnitude", number, step._place).abs()
         assert torch.equal(replace(own, made=step.uniforms).magnitude(), drawn)
 
 
