@@ -88,6 +88,45 @@ _INDEX = {changes: index for index, changes in enumerate(_PUBLISHED_ORDER)}
 
 ADJUSTMENTS: tuple[Adjustment, ...] = tuple(Adjustment(*changes) for changes in _PUBLISHED_ORDER)
 
+# Each adjustment and its opposite, by index: 13 pairs, each once; 0 is its own.
+OPPOSITES: tuple[int, ...] = tuple(
+    _INDEX[-low, -middle, -high] for low, middle, high in _PUBLISHED_ORDER
+)
+PAIRS: tuple[tuple[int, int], ...] = tuple(
+    (index, opposite) for index, opposite in enumerate(OPPOSITES) if index < opposite
+)
+
+# The published unions of groups, and the one missing there (Del. & Neu.), by title.
+GROUP_SETS: dict[str, tuple[Group, ...]] = {
+    "Neutral": (Group.NEUTRAL,),
+    "Delta": (Group.DELTA,),
+    "Epsilon": (Group.EPSILON,),
+    "Eps. & Neu.": (Group.EPSILON, Group.NEUTRAL),
+    "Eps. & Del.": (Group.EPSILON, Group.DELTA),
+    "Del. & Neu.": (Group.DELTA, Group.NEUTRAL),
+    "All": (Group.NEUTRAL, Group.DELTA, Group.EPSILON),
+}
+
+
+def members(groups: str | Iterable[Group | str]) -> tuple[int, ...]:
+    """Indices of the adjustments of a union of groups: its title ("Eps. & Del."), or the groups.
+
+    Raises ValueError for an unknown title or group.
+    """
+    if isinstance(groups, str):
+        if groups not in GROUP_SETS:
+            raise ValueError(f"unknown group set {groups!r}; known: {', '.join(GROUP_SETS)}")
+        groups = GROUP_SETS[groups]
+    chosen = {group if isinstance(group, Group) else Group.parse(group) for group in groups}
+    return tuple(a.index for a in ADJUSTMENTS if a.group in chosen)
+
+
+def group_set_text(title: str) -> str:
+    """A union of groups as `AdjustmentSet.parse` reads it: "epsilon+delta", "all"."""
+    groups = GROUP_SETS[title]
+    return "all" if len(groups) == len(Group) else "+".join(group.lower() for group in groups)
+
+
 Changes = Adjustment | tuple[float, ...]
 
 

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from analysis import runner
     from analysis.reports import Outcome
-    from analysis.studies import Study
+    from analysis.study import Study
 
 app = typer.Typer(
     name="aba",
@@ -140,7 +140,7 @@ def run(
       aba run isolation --set strength=0.5 --seeds 10
       aba run my_study.yaml
     """
-    from analysis.studies import find_study
+    from analysis.study import find_study
 
     outcome = _run(
         find_study(study, dataset, preset, seeds, set_ or ()), results, device, processes, graphs
@@ -201,7 +201,7 @@ def plan_(
     """
     from analysis import design, exports
     from analysis import results as store
-    from analysis.studies import find_study
+    from analysis.study import find_study
 
     label = exports.Look(metric).label
     found = design.plan(
@@ -591,7 +591,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     """
     from analysis import reports
     from analysis.results import SHIPPED
-    from analysis.studies import standard_study
+    from analysis.study import standard_study
 
     for name in ("isolation", "tension", "frozen"):
         _run(standard_study(name, "digits", "quick"), results, "auto")

@@ -20,7 +20,7 @@ from scipy import optimize, stats
 
 from analysis import results as store
 from analysis.statistics import Interval
-from analysis.studies import Study
+from analysis.study import Study
 
 Array = NDArray[np.float64]
 # Which of the simulated experiments find the effect, [trial]; one [trial, run] array an arm.

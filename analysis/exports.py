@@ -35,7 +35,7 @@ from analysis import mechanism as measures
 from analysis import results as store
 from analysis import variability as varied
 from analysis.results import ResultsError, StudyResult
-from analysis.studies import METRICS, STANDARD, Slope, short_hash
+from analysis.study import METRICS, STANDARD, Slope, short_hash
 
 FORMATS = ("pdf", "svg", "png")
 # Not a study of its own: isolation, tension and benchmark beside the published tables.

@@ -1,6 +1,6 @@
 """Hypotheses about attribution-based augmentation: declared before their runs, judged by a rule.
 
-    declared (studies.Hypothesis) → runs → test → Verdict: supported, refuted, inconclusive
+    declared (study.Hypothesis) → runs → test → Verdict: supported, refuted, inconclusive
 
 `standard` declares what the slides claim, the same claims against honest references, and what
 would explain them away: placebos, brightness, chance. `random_sets` draws the sets that tell size
@@ -22,7 +22,7 @@ from scipy import stats
 from analysis import mixed, statistics, tables
 from analysis.results import StudyResult
 from analysis.statistics import Interval
-from analysis.studies import (
+from analysis.study import (
     GROUP_SETS,
     PLACEBO_TITLES,
     ArmSpec,

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import toolkit_version as _version
-from analysis.studies import METRICS
+from analysis.study import METRICS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.studies import Study
+from analysis.study import Study
 
 # The results that come with the repository.
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"

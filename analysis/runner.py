@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from analysis import results as store
-from analysis.studies import (
+from analysis.study import (
     TUNING_SEED,
     ArmSpec,
     Study,

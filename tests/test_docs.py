@@ -20,7 +20,8 @@ import pytest
 import typer
 import yaml
 
-from analysis import design, reports, statistics, studies
+from analysis import design, reports, statistics
+from analysis import study as studies
 from analysis.cli import app
 
 ROOT = Path(__file__).parent.parent

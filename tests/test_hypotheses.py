@@ -9,7 +9,7 @@ import pytest
 from analysis import hypotheses as hy
 from analysis import results as store
 from analysis import statistics, tables
-from analysis.studies import (
+from analysis.study import (
     Contrast,
     Hypothesis,
     Slope,

@@ -6,7 +6,7 @@ import pytest
 
 from analysis import results as store
 from analysis.results import ResultsError
-from analysis.studies import ArmSpec, Study
+from analysis.study import ArmSpec, Study
 
 
 def study(**changes):

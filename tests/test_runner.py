@@ -15,7 +15,7 @@ import torch
 
 from analysis import results as store
 from analysis import runner
-from analysis.studies import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
+from analysis.study import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
 
 SHIPPED = store.SHIPPED
 ARMS = (

@@ -10,7 +10,7 @@ from oracles import slow_variability as slow
 
 from analysis import figures, runner
 from analysis import variability as v
-from analysis.studies import HELD_SEED, SOURCES, ArmSpec, Study, standard_study
+from analysis.study import HELD_SEED, SOURCES, ArmSpec, Study, standard_study
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from analysis import tables
-from analysis.studies import (
+from analysis.study import (
     GROUP_SETS,
     STANDARD,
     Study,
