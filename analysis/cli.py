@@ -591,7 +591,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     """
     from analysis import reports
     from analysis.results import SHIPPED
-    from analysis.study import standard_study
+    from analysis.studies import standard_study
 
     for name in ("isolation", "tension", "frozen"):
         _run(standard_study(name, "digits", "quick"), results, "auto")

@@ -35,7 +35,8 @@ from analysis import mechanism as measures
 from analysis import results as store
 from analysis import variability as varied
 from analysis.results import ResultsError, StudyResult
-from analysis.study import METRICS, STANDARD, Slope, short_hash
+from analysis.studies import STANDARD
+from analysis.study import METRICS, Slope, short_hash
 
 FORMATS = ("pdf", "svg", "png")
 # Not a study of its own: isolation, tension and benchmark beside the published tables.

@@ -28,7 +28,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import statistics
-from analysis.study import SOURCES
+from analysis.studies.variability import SOURCES
 from analysis.tables import GROUPS, LABELS, adjustment_table, frozen_of_one_arm
 
 ONE_COLUMN, TWO_COLUMNS = 85.0, 175.0  # mm

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from aba_core.adjustments import GROUP_SETS, group_set_text
 from analysis import mixed, statistics, tables
 from analysis.results import StudyResult
 from analysis.statistics import Interval
 from analysis.study import (
-    GROUP_SETS,
     PLACEBO_TITLES,
     ArmSpec,
     Contrast,
@@ -76,12 +76,14 @@ def arms(strength: float, top_k: int = 4) -> tuple[ArmSpec, ...]:
         ArmSpec(name=ONE_BIT, method="vanilla", flip_bit=True),
     ]
     made += [ArmSpec(name=tables.arm_name(i), adjustments=str(i), **loss) for i in range(27)]
-    made += [ArmSpec(name=name, adjustments=text, **loss) for name, text in GROUP_SETS.items()]
+    made += [ArmSpec(name=name, adjustments=group_set_text(name), **loss) for name in GROUP_SETS]
     made += [
         ArmSpec(name=pair_name(pair), adjustments=f"{pair[0]},{pair[1]}", **loss) for pair in PAIRS
     ]
     made += [
-        ArmSpec(name=placebo_name(of, placebo), adjustments=GROUP_SETS[of], placebo=placebo, **loss)
+        ArmSpec(
+            name=placebo_name(of, placebo), adjustments=group_set_text(of), placebo=placebo, **loss
+        )
         for of, placebo in product(("All", "Epsilon"), PLACEBO_TITLES)
     ]
     without_middle = ",".join(map(str, NO_MIDDLE))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,37 +46,8 @@ METRICS = {
     "test_accuracy": "Test accuracy (%)",
     "train_accuracy": "Training accuracy (%)",
 }
-# The published unions of groups, and the one missing there (Del. & Neu.).
-GROUP_SETS = {
-    "Neutral": "neutral",
-    "Delta": "delta",
-    "Epsilon": "epsilon",
-    "Eps. & Neu.": "epsilon+neutral",
-    "Eps. & Del.": "epsilon+delta",
-    "Del. & Neu.": "delta+neutral",
-    "All": "all",
-}
-# Of them, those whose mechanism is looked at, and at how many steps: five cost a fifth of the
-# training on digits (see `aba_core.mechanism`).
-MECHANISM_SETS = ("Neutral", "Delta", "Epsilon", "Eps. & Del.", "All")
-MEASUREMENTS = 5
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
-# What is left free in each arm of the variability study: purposes of randomness, a flipped bit, the
-# training subset. All else is held at a seed that no run has. "all" is what differs between runs of
-# every other study.
-SOURCES: dict[str, tuple[str, ...]] = {
-    "initialisation": ("initialisation",),
-    "order": ("order",),
-    "adjustment": ("adjustment",),
-    "magnitude": ("magnitude",),
-    "target": ("target",),
-    "one bit": ("bit",),
-    "all": ("initialisation", "order", "adjustment", "magnitude", "target"),
-    "subset": ("subset",),
-    "all and subset": ("initialisation", "order", "adjustment", "magnitude", "target", "subset"),
-}
-HELD_SEED = 2000
 
 
 class StudyError(ValueError):
@@ -310,151 +282,76 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _settings(dataset: str) -> dict[str, Any]:
-    settings = yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8"))
-    if dataset not in settings:
-        raise StudyError(f"unknown dataset {dataset!r}; known: {', '.join(settings)}")
-    return settings[dataset]
+@dataclass(frozen=True)
+class Settings:
+    """What `settings.yaml` says of one data set under one preset: a standard study starts from it.
 
-
-def standard_study(name: str, dataset: str = "digits", preset: str = "quick") -> Study:
-    """One of the standard studies with the settings of its data set and preset.
-
-    isolation: the 27 adjustments, one an arm. tension: the seven unions of groups. frozen: what
-    each adjustment does to a trained model, before and after ABA training. benchmark: Vanilla and
-    the four methods, strength chosen on validation or as published; benchmark-bn: the same with
-    batch norm. hypotheses: what the slides claim and what would explain it away, as `hypotheses`
-    declares it; sets: size × opposition on random sets. variability: runs that differ by one source
-    of randomness alone, for Vanilla and MendABA; variability-linear: the same for a linear model.
-    batch norm. mechanism: Vanilla and sets of groups, gradients and curvature measured on the way.
-    Raises StudyError for unknown names.
+    config: fields of `aba_core.TrainConfig`. strength: for each kind of study, in standardised
+    input units. seeds: runs an arm for each study, and tuning runs. methods: the benchmark's
+    strengths where the slides give them. batch_norm: what differs where models have it. planned:
+    seeds that hypotheses are declared with. top_k: of target "class_score".
     """
-    if name not in STANDARD:
-        raise StudyError(
-            f"unknown study {name!r}; known: {', '.join(STANDARD)}, or the path of a YAML file"
+
+    dataset: str
+    preset: str
+    config: dict[str, Any]
+    strength: dict[str, Any]
+    seeds: dict[str, int]
+    methods: dict[str, float]
+    batch_norm: dict[str, Any]
+    planned: dict[str, int]
+    top_k: int
+    note: str
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """Fields that studies of groups give every arm: groups have their meaning with target
+        "loss"."""
+        return {"target": "loss", "strength": self.strength["isolation"]}
+
+    def study(self, name: str, arms: Iterable[ArmSpec], **fields: Any) -> Study:
+        """A standard study of these settings. fields: further fields of `Study`; config is added to
+        the settings' own; seeds: a number or the seeds, by default as many as settings say."""
+        config = {"dataset": self.dataset, **self.config, **fields.pop("config", {})}
+        seeds: Any = fields.pop("seeds", None) or self.seeds[name]
+        return Study(
+            name=name,
+            dataset=self.dataset,
+            preset=self.preset,
+            config=config,
+            arms=tuple(arms),
+            seeds=seeds,
+            note=self.note,
+            **fields,
         )
-    settings = _settings(dataset)
+
+
+def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
+    """The settings of a data set and preset. Raises StudyError for unknown names."""
+    every = yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8"))
+    if dataset not in every:
+        raise StudyError(f"unknown dataset {dataset!r}; known: {', '.join(every)}")
     if preset not in PRESETS:
         raise StudyError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    settings = every[dataset]
     if preset not in settings["presets"]:
         raise StudyError(
             f"preset {preset!r} does not exist for {dataset!r}; "
             f"there: {', '.join(settings['presets'])}"
         )
     chosen = settings["presets"][preset]
-    normalised = name == "benchmark-bn"
-    special: dict[str, Any] = {"config": {"batch_norm": True}} if normalised else {}
-    if normalised and "batch_norm" in chosen:
-        special = {
-            **chosen["batch_norm"],
-            "config": {**chosen["batch_norm"]["config"], **special["config"]},
-        }
-    if name == "variability-linear":
-        special = {"config": {"model": "linear"}}
-    strengths = {**settings["strength"], **chosen.get("strength", {})}
-    seeds = chosen["seeds"]
-    config = {
-        "dataset": dataset,
-        **settings["config"],
-        **chosen.get("config", {}),
-        **special.get("config", {}),
-    }
-    common = {
-        "name": name,
-        "dataset": dataset,
-        "preset": preset,
-        "config": config,
-        "seeds": seeds[name.removesuffix("-bn").removesuffix("-linear")],
-        "note": " ".join(chosen.get("note", "").split()),
-    }
-    # Groups have their meaning with target "loss" (see the README): studies of groups use it.
-    loss = {"target": "loss", "strength": strengths["isolation"]}
-    if name == "isolation":
-        arms = [ArmSpec(name=f"adjustment {i}", adjustments=str(i), **loss) for i in range(27)]
-        return Study(arms=tuple(arms), **common)
-    if name == "tension":
-        arms = [ArmSpec(name=n, adjustments=text, **loss) for n, text in GROUP_SETS.items()]
-        return Study(arms=tuple(arms), **common)
-    if name in ("hypotheses", "sets"):
-        return _hypothesis_study(strengths["isolation"], settings, common)
-    if name == "mechanism":
-        config |= {"mechanism": MEASUREMENTS, "probe_strength": strengths["isolation"]}
-        arms = [ArmSpec(name="Vanilla", method="vanilla")]
-        arms += [ArmSpec(name=n, adjustments=GROUP_SETS[n], **loss) for n in MECHANISM_SETS]
-        return Study(arms=tuple(arms), **common)
-    if name == "frozen":
-        arms = [ArmSpec(name="Vanilla", method="vanilla")]
-        arms.append(ArmSpec(name="MendABA", method="mendaba", **loss))
-        return Study(arms=tuple(arms), frozen=Frozen(strengths=strengths["frozen"]), **common)
-    if name.startswith("variability"):
-        # The class score has a target to draw, the loss has none.
-        aba: dict[str, Any] = {
-            "method": "mendaba",
-            "strength": strengths["isolation"],
-            "target": "class_score",
-        }
-        methods: dict[str, dict[str, Any]] = {"Vanilla": {"method": "vanilla"}}
-        if name == "variability":
-            methods["MendABA"] = {**aba, "top_k": settings.get("top_k", 4)}
-        arms = [
-            _freed(f"{title}: {source}", definition, SOURCES[source])
-            for title, definition in methods.items()
-            for source in SOURCES
-            if title != "Vanilla" or source not in ("adjustment", "magnitude", "target")
-        ]
-        return Study(arms=tuple(arms), keep_logits=True, **common)
-    published = special.get("methods", chosen.get("methods", {}))
-    arms = [ArmSpec(name=METHOD_TITLES["vanilla"], method="vanilla")]
-    arms += [
-        ArmSpec(
-            name=METHOD_TITLES[method],
-            method=method,
-            strength=published.get(method),
-            top_k=settings.get("top_k", 4),
-        )
-        for method in METHODS[1:]
-    ]
-    tuning = Tuning(strengths=strengths["benchmark"], seeds=seeds["tuning"])
-    return Study(arms=tuple(arms), tuning=None if published else tuning, **common)
-
-
-def _freed(name: str, definition: dict[str, Any], free: tuple[str, ...]) -> ArmSpec:
-    """An arm whose runs differ by the free sources alone."""
-    purposes = ["initialisation", "order"]
-    if definition["method"] != "vanilla":
-        purposes += ["adjustment", "magnitude", "target"]
-    return ArmSpec(
-        name=name,
-        **definition,
-        held={purpose: HELD_SEED for purpose in purposes if purpose not in free},
-        flip_bit="bit" in free,
-        subset_per_run="subset" in free,
+    return Settings(
+        dataset=dataset,
+        preset=preset,
+        config={**settings["config"], **chosen.get("config", {})},
+        strength={**settings["strength"], **chosen.get("strength", {})},
+        seeds=chosen["seeds"],
+        methods=chosen.get("methods", {}),
+        batch_norm=chosen.get("batch_norm", {}),
+        planned=settings["planned"],
+        top_k=settings.get("top_k", 4),
+        note=" ".join(chosen.get("note", "").split()),
     )
-
-
-def _hypothesis_study(strength: float, settings: dict[str, Any], common: dict[str, Any]) -> Study:
-    from analysis import hypotheses
-
-    first, n = hypotheses.FIRST_SEED, common["seeds"]
-    common = {**common, "seeds": tuple(range(first, first + n))}
-    if common["name"] == "sets":
-        per_cell = hypotheses.SETS_PER_CELL
-        return Study(
-            arms=hypotheses.set_arms(strength, per_cell),
-            hypotheses=hypotheses.of_sets(per_cell, settings["planned"]["sets"]),
-            **common,
-        )
-    return Study(
-        arms=hypotheses.arms(strength, settings.get("top_k", 4)),
-        hypotheses=hypotheses.standard(settings["planned"]["hypotheses"]),
-        **common,
-    )
-
-
-STANDARD = (
-    *("isolation", "tension", "frozen", "benchmark", "benchmark-bn", "hypotheses", "sets"),
-    *("mechanism", "variability", "variability-linear"),
-)
 
 
 def study_from_yaml(path: Path) -> Study:
@@ -513,6 +410,8 @@ def find_study(
             if value is not None:
                 raise StudyError(f"{what} {value} does not go with a YAML study; say it in {path}")
     else:
+        from analysis.studies import standard_study
+
         study = standard_study(name, dataset or "digits", preset or "quick")
     changes: dict[str, Any] = {}
     if seeds is not None:

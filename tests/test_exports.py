@@ -23,7 +23,8 @@ from analysis import exports, figures, tables
 from analysis import results as store
 from analysis.exports import ExportError, Look
 from analysis.results import ResultsError
-from analysis.study import STANDARD, ArmSpec, Study
+from analysis.studies import STANDARD
+from analysis.study import ArmSpec, Study
 
 LONG = "An arm whose author described every single one of its choices in its name, strength 0.30"
 SIZES = [("single", "paper"), ("double", "paper"), ("slide", "talk"), ("double", "talk")]

@@ -8,7 +8,7 @@ import torch
 
 from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, layers, train
 from analysis import runner
-from analysis.study import standard_study
+from analysis.studies import standard_study
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to torch")
 

@@ -9,13 +9,13 @@ import pytest
 from analysis import hypotheses as hy
 from analysis import results as store
 from analysis import statistics, tables
+from analysis.studies import standard_study
 from analysis.study import (
     Contrast,
     Hypothesis,
     Slope,
     Study,
     StudyError,
-    standard_study,
     study_from_yaml,
 )
 

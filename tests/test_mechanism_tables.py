@@ -8,7 +8,8 @@ from oracles.made_results import make_study, standard
 from analysis import exports, figures, mechanism, runner, tables
 from analysis import results as store
 from analysis.results import ResultsError
-from analysis.study import ArmSpec, Study, standard_study
+from analysis.studies import standard_study
+from analysis.study import ArmSpec, Study
 
 ARMS = ("Vanilla", "Delta", "All")
 

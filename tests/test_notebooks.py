@@ -10,7 +10,7 @@ import pytest
 
 from analysis import reports, runner, tables
 from analysis.reports import Outcome
-from analysis.study import standard_study
+from analysis.studies import standard_study
 
 # Executing them is the slow part: with `--dist loadgroup` one worker does it once.
 pytestmark = pytest.mark.xdist_group("notebooks")

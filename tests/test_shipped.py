@@ -8,7 +8,7 @@ import pytest
 
 from analysis import exports, results, tables
 from analysis.results import declarations, load, read_rows
-from analysis.study import STANDARD
+from analysis.studies import STANDARD
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data" / "results"

@@ -3,14 +3,13 @@
 import pytest
 import yaml
 
+from aba_core.adjustments import GROUP_SETS
 from analysis import tables
+from analysis.studies import STANDARD, standard_study
 from analysis.study import (
-    GROUP_SETS,
-    STANDARD,
     Study,
     StudyError,
     find_study,
-    standard_study,
     study_from_yaml,
 )
 

@@ -10,7 +10,9 @@ from oracles import slow_variability as slow
 
 from analysis import figures, runner
 from analysis import variability as v
-from analysis.study import HELD_SEED, SOURCES, ArmSpec, Study, standard_study
+from analysis.studies import standard_study
+from analysis.studies.variability import HELD_SEED, SOURCES
+from analysis.study import ArmSpec, Study
 
 
 def rng(seed: int = 0) -> np.random.Generator:

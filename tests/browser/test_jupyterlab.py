@@ -22,7 +22,7 @@ import pytest
 from analysis import reports, runner
 from analysis.cli import OF_SHIPPED
 from analysis.results import SHIPPED
-from analysis.study import standard_study
+from analysis.studies import standard_study
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason='playwright is not installed: pip install -e ".[browser]"'

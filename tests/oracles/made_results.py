@@ -8,7 +8,8 @@ import numpy as np
 
 from analysis import results as store
 from analysis import tables
-from analysis.study import ArmSpec, Study, short_hash, standard_study
+from analysis.studies import standard_study
+from analysis.study import ArmSpec, Study, short_hash
 
 # Near enough to what training gives: accuracies of groups, and of the benchmark's methods.
 ADJUSTMENTS = tables.adjustment_table().to_dict("records")
