@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING
 
 _PUBLIC = {
     "adjustments": ("ADJUSTMENTS", "Adjustment", "AdjustmentSet", "Group"),
-    "attribution": ("attribute",),
-    "augmentation": (
+    "attribution": ("Attribution", "MAPS", "Objective", "attribute"),
+    "arms": ("Arm", "METHODS", "TrainConfig"),
+    "methods.aba": (
         *("ABA", "Augmentation", "adjust", "PRESETS"),
         *("CHALLENGER", "MENDABA", "FASTABA", "FASTABA_CE"),
     ),
+    "methods.base": ("Chain", "Method", "Tail", "column", "method_of", "soft"),
+    "methods.loop": ("Regularizer",),
+    "randomness": ("Draws",),
+    "tasks": ("Task", "task_of"),
     "selection": ("Percentiles", "SignSplit", "categorize"),
-    "training": ("Arm", "Runs", "TrainConfig", "train"),
+    "training": ("Runs", "train"),
     "evaluation": ("frozen",),
     "inspection": ("Inspection", "inspect_sample"),
     "models": ("MODELS", "build_model"),
@@ -28,8 +33,12 @@ __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
     from aba_core.adjustments import ADJUSTMENTS, Adjustment, AdjustmentSet, Group
-    from aba_core.attribution import attribute
-    from aba_core.augmentation import (
+    from aba_core.arms import METHODS, Arm, TrainConfig
+    from aba_core.attribution import MAPS, Attribution, Objective, attribute
+    from aba_core.datasets import DATASETS, Splits, load_dataset, splits_from
+    from aba_core.evaluation import frozen
+    from aba_core.inspection import Inspection, inspect_sample
+    from aba_core.methods.aba import (
         ABA,
         CHALLENGER,
         FASTABA,
@@ -39,12 +48,13 @@ if TYPE_CHECKING:
         Augmentation,
         adjust,
     )
-    from aba_core.datasets import DATASETS, Splits, load_dataset, splits_from
-    from aba_core.evaluation import frozen
-    from aba_core.inspection import Inspection, inspect_sample
+    from aba_core.methods.base import Chain, Method, Tail, column, method_of, soft
+    from aba_core.methods.loop import Regularizer
     from aba_core.models import MODELS, build_model
+    from aba_core.randomness import Draws
     from aba_core.selection import Percentiles, SignSplit, categorize
-    from aba_core.training import Arm, Runs, TrainConfig, train
+    from aba_core.tasks import Task, task_of
+    from aba_core.training import Runs, train
 
 
 def __getattr__(name: str) -> object:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 
 class Group(StrEnum):
@@ -232,6 +233,14 @@ class AdjustmentSet:
             f"{tuple(member)}@{weight:.6g}"
             for member, weight in zip(self.adjustments, self.weights, strict=True)
         )
+
+    def plain(self) -> Any:
+        """The set's identity: its canonical text, or every member with its weight."""
+        named = all(isinstance(member, Adjustment) for member in self.adjustments)
+        if named and "@" not in self.text:
+            return self.text
+        pairs = zip(self.adjustments, self.weights, strict=True)
+        return [[list(member), weight] for member, weight in pairs]
 
     def table(self, categories: int) -> tuple[tuple[float, ...], ...]:
         """Changes per category, one row a member, for a split into `categories` categories.

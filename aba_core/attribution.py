@@ -15,16 +15,16 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core.identity import Use
 from aba_core.randomness import Draws
 
-Method = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_gradients"]
 Target = Literal["loss", "class_score", "true_class", "predicted_class"]
 Mode = Literal["eval", "train"]
 Per = Literal["sample", "batch"]
@@ -45,10 +45,12 @@ def cross_entropy(logits: Float[Tensor, "*lead class_"], labels: Tensor) -> Floa
 class Attribution:
     """How maps are made. Each field is a choice that published code makes silently.
 
-    method: gradient (Simonyan et al. 2013), gradient_x_input (Shrikumar et al. 2016), smoothgrad
-        (Smilkov et al. 2017) or integrated_gradients (Sundararajan et al. 2017).
+    method: a name in `MAPS`: gradient (Simonyan et al. 2013), gradient_x_input (Shrikumar et al.
+        2016), smoothgrad (Smilkov et al. 2017), integrated_gradients (Sundararajan et al. 2017); or
+        "module:function", a function of one's own with the arguments of `MapFunction`.
     target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
         highest-scoring classes drawn at random; "true_class"; "predicted_class".
+    top_k: None is 4, or all classes where there are fewer.
     target_per: whether that class is drawn for each sample or its rank once for the batch.
     mode: whether batch norm and dropout act as in training while the map is made.
     update_statistics: whether that pass may move batch norm's running statistics (mode "train").
@@ -57,9 +59,9 @@ class Attribution:
     Integrated gradients start from the zero input, the data set's mean in standardised units.
     """
 
-    method: Method = "gradient"
+    method: str = "gradient"
     target: Target = "class_score"
-    top_k: int = 4
+    top_k: int | None = None
     target_per: Per = "sample"
     mode: Mode = "eval"
     update_statistics: bool = False
@@ -68,21 +70,29 @@ class Attribution:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("method", get_args(Method)),
+            ("method", tuple(MAPS)),
             ("target", get_args(Target)),
             ("target_per", get_args(Per)),
             ("mode", get_args(Mode)),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}"
-                )
+            value = getattr(self, name)
+            if value not in allowed and not (name == "method" and Use.read(value)):
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(allowed)}")
         for name in ("top_k", "samples"):
             value = getattr(self, name)
+            if name == "top_k" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 1")
         if not 0 < self.noise < math.inf:
             raise ValueError(f"noise is {self.noise!r}; allowed: finite, above 0")
+
+    def passes(self) -> float:
+        """Forward-and-backward passes through the model that one map takes."""
+        if self.method in MAPS:
+            return MAPS[self.method].passes(self)
+        passes = getattr(Use(self.method).load(), "passes", 1.0)
+        return float(passes(self) if callable(passes) else passes)
 
 
 def objective(
@@ -114,13 +124,103 @@ def attributed_classes(
     if attribution.target == "predicted_class":
         return logits.argmax(-1)
     classes = logits.shape[-1]
-    if attribution.top_k > classes:
+    top_k = min(4, classes) if attribution.top_k is None else attribution.top_k
+    if top_k > classes:
         raise ValueError(
-            f"top_k is {attribution.top_k}, but the model has {classes} classes; "
-            f"allowed: 1 to {classes}"
+            f"top_k is {top_k}, but the model has {classes} classes; allowed: 1 to {classes}"
         )
-    rank = (draws.shared(attribution.target_per).uniform("target") * attribution.top_k).long()
-    return logits.topk(attribution.top_k, dim=-1).indices.gather(-1, rank[..., None]).squeeze(-1)
+    rank = (draws.shared(attribution.target_per).uniform("target") * top_k).long()
+    return logits.topk(top_k, dim=-1).indices.gather(-1, rank[..., None]).squeeze(-1)
+
+
+class Objective:
+    """What a map explains: one number a sample, in the sense of the loss, as a function of inputs.
+
+    The attributed class is chosen once, from the logits of the first inputs that it meets, and held.
+    """
+
+    def __init__(
+        self, forward: Forward, labels: Tensor, attribution: Attribution, draws: Draws, loss: Loss
+    ) -> None:
+        self._forward, self._labels, self._loss = forward, labels, loss
+        self._attribution, self._draws = attribution, draws
+        self._classes: Tensor | None = None
+        self._chosen = False
+
+    def choose(self, x: Tensor) -> None:
+        """Choose the attributed class from the logits of these inputs."""
+        with torch.no_grad():
+            self(x)
+
+    def __call__(self, x: Tensor) -> Float[Tensor, "*lead"]:
+        """The number of each sample, differentiable in x."""
+        logits = self._forward(x)
+        if not self._chosen:
+            self._classes = attributed_classes(
+                logits.detach(), self._labels, self._attribution, self._draws
+            )
+            self._chosen = True
+        return objective(logits, self._labels, self._classes, self._loss)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Its gradient with respect to the inputs, shaped like x."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            (result,) = torch.autograd.grad(self(at).sum(), at)
+        return result
+
+
+# A map's function: the objective, inputs [*lead, *feature], how maps are made, draws → the map.
+MapFunction = Callable[[Objective, Tensor, Attribution, Draws], Tensor]
+
+
+def gradient(objective: Objective, x: Tensor, attribution: Attribution, draws: Draws) -> Tensor:
+    return objective.gradient(x)
+
+
+def gradient_x_input(
+    objective: Objective, x: Tensor, attribution: Attribution, draws: Draws
+) -> Tensor:
+    return objective.gradient(x) * x
+
+
+def smoothgrad(objective: Objective, x: Tensor, attribution: Attribution, draws: Draws) -> Tensor:
+    objective.choose(x)
+    lead = draws.index.dim()
+    features, total = x.shape[lead:], torch.zeros_like(x)
+    inside = tuple(range(lead, x.dim()))
+    spread = x.amax(inside, keepdim=True) - x.amin(inside, keepdim=True)
+    for copy in range(attribution.samples):
+        noise = draws.noise("smoothing", copy, features.numel()).to(x.dtype)
+        total += objective.gradient(x + attribution.noise * spread * noise.unflatten(-1, features))
+    return total / attribution.samples
+
+
+def integrated_gradients(
+    objective: Objective, x: Tensor, attribution: Attribution, draws: Draws
+) -> Tensor:
+    objective.choose(x)
+    total = torch.zeros_like(x)
+    for step in range(attribution.samples):
+        total += objective.gradient(x * ((step + 0.5) / attribution.samples))
+    return x * total / attribution.samples
+
+
+class MapInfo(NamedTuple):
+    """A map's function, and how many forward-and-backward passes it takes."""
+
+    function: MapFunction
+    passes: Callable[[Attribution], float]
+
+
+MAPS: dict[str, MapInfo] = {
+    "gradient": MapInfo(gradient, lambda attribution: 1.0),
+    "gradient_x_input": MapInfo(gradient_x_input, lambda attribution: 1.0),
+    "smoothgrad": MapInfo(smoothgrad, lambda attribution: 1.0 + attribution.samples),
+    "integrated_gradients": MapInfo(
+        integrated_gradients, lambda attribution: 1.0 + attribution.samples
+    ),
+}
 
 
 def attribution_map(
@@ -134,41 +234,16 @@ def attribution_map(
     """The map of each sample, shaped like x, in the sense of the loss.
 
     forward: inputs to logits. draws: where the class of target "class_score" and smoothgrad's
-    noise come from.
+    noise come from. Raises ValueError where a function of one's own gives another shape.
     """
+    name = attribution.method
+    function = MAPS[name].function if name in MAPS else Use(name).load()
     x = x.detach()
-
-    def gradient(at: Tensor, classes: Tensor | None, choose: bool) -> tuple[Tensor, Tensor | None]:
-        with torch.enable_grad():
-            at = at.detach().requires_grad_()
-            logits = forward(at)
-            if choose:
-                classes = attributed_classes(logits.detach(), labels, attribution, draws)
-            value = objective(logits, labels, classes, loss)
-            (result,) = torch.autograd.grad(value.sum(), at)
-        return result, classes
-
-    if attribution.method in ("gradient", "gradient_x_input"):
-        result, _ = gradient(x, None, choose=True)
-        return result * x if attribution.method == "gradient_x_input" else result
-
-    # The class is chosen once, at the input itself, and held over all copies.
-    with torch.no_grad():
-        logits = forward(x)
-    classes = attributed_classes(logits, labels, attribution, draws)
-    total = torch.zeros_like(x)
-    if attribution.method == "smoothgrad":
-        feature_shape = x.shape[logits.dim() - 1 :]
-        feature_dims = tuple(range(logits.dim() - 1, x.dim()))
-        spread = x.amax(feature_dims, keepdim=True) - x.amin(feature_dims, keepdim=True)
-        for copy in range(attribution.samples):
-            noise = draws.noise("smoothing", copy, feature_shape.numel()).to(x.dtype)
-            noisy = x + attribution.noise * spread * noise.unflatten(-1, feature_shape)
-            total += gradient(noisy, classes, False)[0]
-        return total / attribution.samples
-    for step in range(attribution.samples):
-        total += gradient(x * ((step + 0.5) / attribution.samples), classes, False)[0]
-    return x * total / attribution.samples
+    made = function(Objective(forward, labels, attribution, draws, loss), x, attribution, draws)
+    if not isinstance(made, Tensor) or made.shape != x.shape:
+        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(f"the map of {name!r} has shape {shape}; needed: {tuple(x.shape)}")
+    return made.detach()
 
 
 @contextmanager
@@ -195,9 +270,9 @@ def attribute(
     model: nn.Module,
     x: Float[Tensor, "batch *feature"],
     y: Tensor,
-    method: Method = "gradient",
+    method: str = "gradient",
     target: Target = "class_score",
-    top_k: int = 4,
+    top_k: int | None = None,
     *,
     draws: Draws | None = None,
     loss: Loss = cross_entropy,

@@ -238,6 +238,7 @@ class Splits:
     notes: tuple[str, ...]
     fingerprint: str
     embedding: str = ""  # which word vectors a text has: "glove" or "corpus"
+    task: str = "multiclass"  # see `quantities.TASKS`
 
     def first_tokens(self, tokens: int) -> Splits:
         """Texts cut to their first so many tokens, for less than the published computation.

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aba_core.adjustments import ADJUSTMENTS
-from aba_core.attribution import Loss, Method, Target, attribute, cross_entropy, undisturbed
-from aba_core.augmentation import adjust
+from aba_core.attribution import Loss, Target, attribute, cross_entropy, undisturbed
 from aba_core.datasets import Split
+from aba_core.methods.aba import adjust
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, categorize
 from aba_core.selection import Split as Selection
@@ -55,7 +55,7 @@ def frozen(
     split: Split,
     strengths: Sequence[float],
     selection: Selection = Percentiles(0.1, 0.9),
-    method: Method = "gradient",
+    method: str = "gradient",
     target: Target = "loss",
     batch: int = 500,
     loss: Loss = cross_entropy,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.attribution import Loss, attribute, check_inputs, cross_entropy, undisturbed
-from aba_core.augmentation import Augmentation, adjust, draw_changes
+from aba_core.methods.aba import Augmentation, adjust
 from aba_core.randomness import Draws
 from aba_core.selection import categorize
 
@@ -55,10 +55,7 @@ def inspect_sample(
     xs, ys = x.detach()[None], y[None]
     check_inputs(xs, ys)
     draws = Draws.single(0, draw, 1, x.device)
-    rows = augmentation.adjustments.table(split.categories)
-    table = torch.tensor(rows, device=x.device, dtype=x.dtype)
-    weights = torch.tensor(augmentation.adjustments.weights, device=x.device, dtype=torch.float64)
-    changes, _ = draw_changes(augmentation, table, weights, draws)
+    changes, _ = augmentation.changes(draws, xs)
     attribution = attribute(model, xs, ys, draws=draws, loss=loss, **vars(augmentation.maps))
     categories = categorize(attribution, split)
 

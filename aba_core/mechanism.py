@@ -22,10 +22,12 @@ from torch.func import functional_call, grad, vmap
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet, Group
 from aba_core.attribution import Loss, attribution_map, cross_entropy
-from aba_core.augmentation import Augmentation, StackedABA, adjust, draw_changes
 from aba_core.datasets import Split
+from aba_core.methods.aba import Augmentation, adjust
+from aba_core.methods.base import Method
 from aba_core.randomness import PURPOSES, Draws, choice, random_bits, uniform
 from aba_core.replicas import Replicas
+from aba_core.sites import INPUT
 
 # Chosen so that five measurements of a small CNN on digits take less than a fifth of its 500 steps
 # (measured .17 to .19; on MNIST, where Hessian-vector products weigh more, .41). Seven Lanczos
@@ -52,7 +54,7 @@ class Probe:
 
     x: Float[Tensor, "batch *feature"]
     y: Tensor
-    own: StackedABA
+    own: Augmentation
     seeds: Int64[Tensor, "replica 1"]
     groups: dict[str, Float[Tensor, "member category"]]
     lanczos_steps: int = LANCZOS_STEPS
@@ -61,7 +63,7 @@ class Probe:
     @classmethod
     def of(
         cls,
-        augmentations: Sequence[Augmentation | None],
+        methods: Sequence[Method | None],
         seeds: Int64[Tensor, "replica 1"],
         train: Split,
         dtype: torch.dtype,
@@ -71,18 +73,24 @@ class Probe:
     ) -> Probe:
         """A probe of `samples` training samples, the same for every arm and seed.
 
-        augmentations: one a replica; None (vanilla) is probed with all 27 at `strength`. Raises
-        ValueError for a split with more than three categories, where no groups are defined.
+        methods: one a replica; those that are no ABA at the input (vanilla, say) are probed with
+        all 27 at `strength`. Raises ValueError for a split with more than three categories, where
+        no groups are defined.
         """
         device = seeds.device
         vanilla = Augmentation(AdjustmentSet.of_groups("all"), strength=strength, target="loss")
         # A probe never moves running statistics, whatever the arm does.
-        probed = [replace(a or vanilla, update_statistics=False) for a in augmentations]
-        stacked = StackedABA.of(probed, device, dtype, loss)
-        categories = stacked.augmentation.split.categories
+        probed = [
+            replace(m, update_statistics=False)
+            if isinstance(m, Augmentation) and m.site == INPUT
+            else vanilla
+            for m in methods
+        ]
+        stacked = Augmentation.stack(probed, device, dtype)
+        categories = stacked.split.categories
         if categories > 3:
             raise ValueError(
-                f"the split {stacked.augmentation.split} has {categories} categories; mechanism "
+                f"the split {stacked.split} has {categories} categories; mechanism "
                 "metrics need two or three, where Epsilon, Delta and Neutral have a meaning"
             )
         shown = [a for a in ADJUSTMENTS if categories == 3 or not a.middle]
@@ -137,9 +145,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
         losses = loss(replicas.forward(replicas.parameters.detach())(at), y)
         (gradient,) = torch.autograd.grad(losses.sum(), at)
         masks = _categories(replicas, probe, x, y, gradient, draws, loss)
-        changes, magnitude = draw_changes(
-            probe.own.augmentation, probe.own.table, probe.own.weights, draws
-        )
+        changes, magnitude = probe.own.changes(draws, x)
         augmented = _adjusted(probe, x, masks, changes, magnitude)
         # Both batches at once, as if the replicas stood there twice.
         both = curvature(
@@ -246,7 +252,7 @@ def _categories(
     loss: Loss,
 ) -> Tensor:
     """Each sample's features by the arm's own kind of map: [category, replica, batch, *feature]."""
-    aug, attribution = probe.own.augmentation, gradient
+    aug, attribution = probe.own, gradient
     if (aug.attribution, aug.target, aug.attribution_mode) != ("gradient", "loss", "eval"):
         with replicas.undisturbed(aug.attribution_mode) as still:
             forward = still.forward(still.parameters.detach())
@@ -259,7 +265,7 @@ def _adjusted(
     probe: Probe, x: Tensor, masks: Tensor, changes: Tensor, magnitude: Tensor | None = None
 ) -> Tensor:
     """x under one change a sample. changes: [replica, batch, category]; magnitude: default 1."""
-    size = probe.own.strength[:, None].expand(x.shape[:2])
+    size = probe.own.strength.expand(x.shape[:2])  # type: ignore[attr-defined]
     size = size if magnitude is None else size * magnitude
     moved = adjust(x.flatten(0, 1), masks.flatten(1, 2), changes.flatten(0, 1), 1.0, size.flatten())
     return moved.unflatten(0, x.shape[:2])

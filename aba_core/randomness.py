@@ -10,12 +10,12 @@ pseudorandom number generators", OOPSLA), applied once for each of the four coun
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float64, Int64
@@ -37,13 +37,16 @@ PURPOSES = {
 }
 
 
-def purpose_seeds(seed: int, held: Mapping[str, int] | None = None) -> dict[str, int]:
+def purpose_seeds(
+    seed: int, held: Mapping[str, int] | None = None, more: Iterable[str] = ()
+) -> dict[str, int]:
     """One seed per purpose: all at `seed`, but those `held` at a seed of their own, so that one
-    source of randomness can vary while the others hold."""
-    unknown = sorted(set(held or ()) - set(PURPOSES))
+    source of randomness can vary while the others hold. more: a method's own purposes."""
+    known = (*PURPOSES, *(name for name in more if name not in PURPOSES))
+    unknown = sorted(set(held or ()) - set(known))
     if unknown:
-        raise ValueError(f"unknown purpose {unknown[0]!r}; known: {', '.join(PURPOSES)}")
-    return {name: check_seed((held or {}).get(name, seed)) for name in PURPOSES}
+        raise ValueError(f"unknown purpose {unknown[0]!r}; known: {', '.join(known)}")
+    return {name: check_seed((held or {}).get(name, seed)) for name in known}
 
 
 def check_seed(seed: int) -> int:
@@ -63,7 +66,17 @@ def _signed(constant: int) -> int:
 
 
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
-_STREAMS = {name: _signed(number * 0x9E3779B97F4A7C15 % 2**64) for name, number in PURPOSES.items()}
+
+
+@lru_cache(maxsize=256)
+def _stream(purpose: str) -> int:
+    """What keeps the draws of one purpose from those of another: of a method's own purposes, which
+    have no number, a hash of the name."""
+    if purpose in PURPOSES:
+        return _signed(PURPOSES[purpose] * 0x9E3779B97F4A7C15 % 2**64)
+    return _signed(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big"))
+
+
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
@@ -84,7 +97,7 @@ def random_bits(
     seed: Int64[Tensor, "*#any"], purpose: str, step: int | Tensor, index: Int64[Tensor, "*#any"]
 ) -> Int64[Tensor, "*any"]:
     """64 random bits per element of the broadcast of seed, step and index."""
-    return _bits(seed + _STREAMS[purpose], step, index)
+    return _bits(seed + _stream(purpose), step, index)
 
 
 def _bits(stream: Tensor, step: int | Tensor, index: Tensor) -> Tensor:
@@ -126,19 +139,30 @@ class Draws:
 
     seeds: one tensor a purpose, broadcast against index. index: [*lead], a sample's place in its
     batch, where lead is [batch] for one model and [replica, batch] for stacked ones. step: its
-    number, or a tensor of it. made: `usual`, where it was made beforehand.
+    number, or a tensor of it; steps: how many the training has, 0 where nobody knows. made: `usual`,
+    where it was made beforehand.
     """
 
     seeds: Mapping[str, Int64[Tensor, "*any"]]
     step: int | Int64[Tensor, "*steps"]
     index: Int64[Tensor, "*lead"]
     made: Float64[Tensor, "4 *lead"] | None = None
+    steps: int = 0
 
     @classmethod
-    def single(cls, seed: int, step: int, batch: int, device: torch.device | str) -> Draws:
-        """Draws of one model trained with one seed."""
-        seeds = dict.fromkeys(PURPOSES, torch.tensor(check_seed(seed), device=device))
-        return cls(seeds, step, torch.arange(batch, device=device))
+    def single(
+        cls,
+        seed: int,
+        step: int,
+        batch: int,
+        device: torch.device | str,
+        purposes: Iterable[str] = (),
+        steps: int = 0,
+    ) -> Draws:
+        """Draws of one model trained with one seed. purposes: a method's own."""
+        names = (*PURPOSES, *purposes)
+        seeds = dict.fromkeys(names, torch.tensor(check_seed(seed), device=device))
+        return cls(seeds, step, torch.arange(batch, device=device), steps=steps)
 
     def subset(self, chosen: Tensor | slice) -> Draws:
         """The same draws for some samples of the batch (one model only)."""
@@ -149,7 +173,7 @@ class Draws:
         return self._part(replicas, {name: seed[replicas] for name, seed in self.seeds.items()})
 
     def _part(self, chosen: Tensor | slice, seeds: Mapping[str, Tensor]) -> Draws:
-        return Draws(seeds, self.step, self.index[chosen], self.usual[:, chosen])
+        return Draws(seeds, self.step, self.index[chosen], self.usual[:, chosen], self.steps)
 
     @cached_property
     def usual(self) -> Float64[Tensor, "4 *lead"]:
@@ -158,7 +182,7 @@ class Draws:
         if self.made is not None:
             return self.made
         lead = self.index.dim()
-        seeds = [self.seeds[name] + _STREAMS[name] for name in _USUAL]
+        seeds = [self.seeds[name] + _stream(name) for name in _USUAL]
         streams = torch.stack(
             [seed.reshape((1,) * (lead - seed.dim()) + seed.shape) for seed in seeds]
         )
@@ -172,8 +196,69 @@ class Draws:
             replace(self, index=torch.zeros_like(self.index), made=None) if per == "batch" else self
         )
 
-    def uniform(self, purpose: Literal["adjustment", "target"]) -> Float64[Tensor, "*lead"]:
-        return self.usual[_USUAL.index(purpose)]
+    @property
+    def progress(self) -> float | Tensor:
+        """How much of the training is done, from 0 to 1; ValueError where nobody knows."""
+        if not self.steps:
+            raise ValueError("draws know no number of steps; give `steps`")
+        return self.step / self.steps
+
+    def uniform(self, purpose: str, copy: int = 0) -> Float64[Tensor, "*lead"]:
+        """One number in (0, 1) a sample; copies are independent of one another."""
+        if purpose in ("adjustment", "target") and copy == 0:
+            return self.usual[_USUAL.index(purpose)]
+        return uniform(self._seed(purpose), purpose, self._counter(copy), self.index)
+
+    def uniforms(
+        self, purpose: str, features: int, copy: int = 0
+    ) -> Float64[Tensor, "*lead feature"]:
+        """One number in (0, 1) for every feature of each sample."""
+        places = self.index[..., None] * features + torch.arange(features, device=self.index.device)
+        return uniform(self._seed(purpose)[..., None], purpose, self._counter(copy), places)
+
+    def partners(self, purpose: str) -> Int64[Tensor, "*lead"]:
+        """A fresh order of the batch: whom each sample is mixed with."""
+        return self.uniform(purpose, 1).argsort(-1, stable=True)
+
+    def beta(self, purpose: str, alpha: float | Tensor) -> Float64[Tensor, "*lead"]:
+        """Beta(alpha, alpha) draws, one a sample; alpha: a number, or a tensor [*#lead].
+
+        The share of one of two gamma draws in their sum; alpha 1 is uniform. Source of the gamma
+        draws: Marsaglia and Tsang 2000, the first accepted of eight tries (one sample in 10⁹ has
+        none, and takes the last).
+        """
+        first, second = (self._gamma(purpose, alpha, 16 * number) for number in (1, 2))
+        return first / (first + second)
+
+    def _gamma(self, purpose: str, alpha: float | Tensor, copy: int) -> Tensor:
+        shape = torch.as_tensor(alpha, dtype=torch.float64, device=self.index.device)
+        d = (shape + 1.0) - 1.0 / 3.0  # of alpha + 1, which a power of a uniform brings to alpha
+        value = torch.zeros(self.index.shape, dtype=torch.float64, device=self.index.device)
+        open_ = torch.ones_like(value, dtype=torch.bool)
+        for attempt in range(8):
+            number = copy + 2 * attempt
+            x = self.normal(purpose, number)
+            v = (1.0 + x / torch.sqrt(9.0 * d)) ** 3
+            chance = torch.log(self.uniform(purpose, number + 1))
+            good = (v > 0) & (chance < 0.5 * x**2 + d - d * v + d * torch.log(v.clamp(min=1e-300)))
+            value = torch.where(open_ & (good | (attempt == 7)), d * v.clamp(min=1e-300), value)
+            open_ = open_ & ~good
+        return value * self.uniform(purpose, copy + 100) ** (1.0 / shape)
+
+    def normal(self, purpose: str, copy: int = 0) -> Float64[Tensor, "*lead"]:
+        """One standard normal number a sample."""
+        return normal(self._seed(purpose), purpose, self._counter(copy), self.index)
+
+    def _seed(self, purpose: str) -> Tensor:
+        if purpose not in self.seeds:
+            raise ValueError(
+                f"purpose {purpose!r} was not declared; declared: {', '.join(self.seeds)}"
+            )
+        return self.seeds[purpose]
+
+    def _counter(self, copy: int) -> int | Tensor:
+        """A copy counts as a step of its own; 2**20 keeps copies of neighbouring steps apart."""
+        return self.step * 2**20 + copy
 
     def magnitude(self) -> Float64[Tensor, "*lead"]:
         """|N(0, 1)| a sample: mean √(2/π) ≈ 0.798."""
@@ -182,11 +267,10 @@ class Draws:
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
         """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""
         place = torch.arange(features, device=self.index.device)
-        # A copy counts as a step of its own; 2**20 keeps copies of neighbouring steps apart.
         return normal(
-            self.seeds[purpose][..., None],
+            self._seed(purpose)[..., None],
             purpose,
-            self.step * 2**20 + copy,
+            self._counter(copy),
             self.index[..., None] * features + place,
         )
 

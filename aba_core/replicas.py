@@ -180,12 +180,22 @@ class Replicas:
     def undisturbed(self, mode: Mode, update_statistics: bool = False) -> Iterator[Replicas]:
         """The replicas in eval or train mode, whose passes leave running statistics as they are
         unless asked otherwise."""
-        still = copy.copy(self)
-        if mode == "train" and not update_statistics:
-            still.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
-            still._views = {}
+        quiet = mode == "train" and not update_statistics
         with self.mode(mode == "train"):
-            yield still
+            yield self.still() if quiet else copy.copy(self)
+
+    def still(self) -> Replicas:
+        """The same replicas, whose passes leave running statistics as they are."""
+        still = copy.copy(self)
+        still.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        still._views = {}
+        return still
+
+    def moved(self, parameters: Float[Tensor, "replica parameter"]) -> Replicas:
+        """The same replicas at other parameters; their passes move no running statistics."""
+        moved = self.still()
+        moved.parameters = parameters.detach()
+        return moved
 
     def copy(self) -> Replicas:
         """The same replicas with values of their own."""

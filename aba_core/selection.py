@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ class Percentiles:
     are told apart by a fixed pseudo-random order of the features: a constant map then selects
     scattered features and no corner of the picture.
     """
+
+    kind: ClassVar[str] = "percentiles"
 
     quantiles: tuple[float, ...]
 
@@ -74,6 +77,8 @@ class SignSplit:
     A feature with attribution exactly 0 is in neither: so {[−1, 1]} with target "loss" is
     x + s · sign(∇loss), the fast gradient sign method, exactly.
     """
+
+    kind: ClassVar[str] = "sign"
 
     @property
     def categories(self) -> int:

@@ -12,21 +12,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from aba_core.arms import Precision, TrainConfig
 from aba_core.attribution import Loss
 from aba_core.datasets import Split
+from aba_core.methods.base import Method
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
-
-if TYPE_CHECKING:
-    from aba_core.training import Precision, TrainConfig
-
-ReplicaMethod = Callable[[Replicas, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
+from aba_core.sites import INPUT, StackedSite
 
 AHEAD = 32  # draws are made for so many steps at once: few numbers take as long as many
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
@@ -36,6 +35,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
 class Step:
     """Draw → augment → gradient → optimiser, for every replica, in place.
 
+    method: stacked; None trains as usual. site: the replicas cut where the method acts.
     train: the training split, on the replicas' device. seeds: one tensor [replica, 1] a purpose.
     learning_rate: one a replica. number: which step is next, from 0. rows: its samples.
     uniforms: its `Draws.usual`. finite: which replicas' losses were finite in all steps so far.
@@ -43,7 +43,8 @@ class Step:
 
     config: TrainConfig
     replicas: Replicas
-    method: ReplicaMethod | None
+    method: Method | None
+    site: StackedSite | None
     loss: Loss
     train: Split
     seeds: dict[str, Int64[Tensor, "replica 1"]]
@@ -64,7 +65,8 @@ class Step:
         self._place = torch.arange(batch, device=device).expand(replicas, batch)
         moments = 1 if self.config.optimizer == "sgd" else 2
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
-        rates = schedule(self.config, self.config.steps(len(self.train)))
+        self._steps = self.config.steps(len(self.train))
+        rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
 
     def set(self, number: int, rows: Int64[Tensor, "replica batch"]) -> None:
@@ -83,10 +85,7 @@ class Step:
         parameters = self.replicas.parameters
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
         with products_in(self.config.precision, parameters.device):
-            if self.method is not None:
-                draws = Draws(self.seeds, self.number, self._place, self.uniforms)
-                x, labels = self.method(self.replicas, x, labels, draws)
-            losses, gradient = losses_and_gradient(self.replicas, x, labels, self.loss)
+            losses, gradient = self._losses_and_gradient(x, labels)
         with torch.no_grad():
             self.finite &= torch.isfinite(losses)
             now = self._schedule.index_select(0, self.number)[0]
@@ -94,16 +93,66 @@ class Step:
                 self.config, parameters, gradient, self._moments, self.learning_rate, now
             )
 
+    def _losses_and_gradient(
+        self, x: Tensor, labels: Tensor
+    ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
+        """What the method makes of a batch and of its gradient."""
+        replicas, method, site = self.replicas, self.method, self.site
+        if method is None or site is None:
+            return losses_and_gradient(replicas, x, labels, self.loss)
+        draws = Draws(self.seeds, self.number, self._place, self.uniforms, self._steps)
+        hidden = method.site != INPUT
+        if not hidden:
+            x, labels = method.batch(site.tail, x, labels, draws)
+
+        def at(point: Tensor) -> tuple[Tensor, Tensor]:
+            # Only the pass at the replicas' own parameters moves batch norm's statistics.
+            moved = None if point is replicas.parameters else point
+            if hidden:
+                return _through_site(site, method, x, labels, draws, self.loss, moved)
+            here = replicas if moved is None else replicas.moved(moved)
+            return losses_and_gradient(here, x, labels, self.loss, method)
+
+        return method.gradient(at, replicas.parameters)
+
+
+def _through_site(
+    site: StackedSite,
+    method: Method,
+    x: Tensor,
+    labels: Tensor,
+    draws: Draws,
+    loss: Loss,
+    point: Tensor | None,
+) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
+    """Losses and gradient where a method changes the activations of a hidden layer. point:
+    parameters in place of the replicas' own."""
+    flat = (site.replicas.parameters if point is None else point).detach().requires_grad_()
+    still = point is not None
+    h = site.activations(flat, x, still)
+    h, labels = method.batch(site.tail, h, labels, draws)
+    logits = site.logits(flat, h, still).to(flat.dtype)
+    losses = method.loss(logits, labels, loss).mean(1)
+    (gradient,) = torch.autograd.grad(losses.sum(), flat)
+    return losses.detach(), gradient
+
 
 def losses_and_gradient(
-    replicas: Replicas, x: Float[Tensor, "replica batch *feature"], labels: Tensor, loss: Loss
+    replicas: Replicas,
+    x: Float[Tensor, "replica batch *feature"],
+    labels: Tensor,
+    loss: Loss,
+    method: Method | None = None,
 ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
-    """Each replica's mean loss on its batch, in train mode, and its gradient."""
+    """Each replica's mean loss on its batch, in train mode, and its gradient. method: whose own
+    loss it is."""
     losses, gradients = [], []
+    changed = method is not None and type(method).loss is not Method.loss
     with replicas.mode(training=True):
         for some, parameters, forward in replicas.passes(x, differentiable=True):
             logits = forward(x[some]).to(parameters[0].dtype)
-            losses.append(loss(logits, labels[some]).mean(1))
+            own = partial(method.of(some).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
+            losses.append(own(logits, labels[some]).mean(1))
             pieces = torch.autograd.grad(losses[-1].sum(), parameters)
             gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
     return torch.cat(losses).detach(), torch.cat(gradients)

@@ -1,183 +1,41 @@
 """Training: R replicas, one per (arm, seed), by one loop.
 
-    draws → method: (model, x, y, draws) → (x, labels) → loss → optimiser → metrics
+    draws → method: (tail, h, y, draws) → (h, labels) → loss → optimiser → metrics
 
-A method is the seam for everything that changes inputs or labels; ABA is one. Arms whose methods
-have the same structure train side by side; the loop itself knows none of them.
+A method is the seam for everything that changes inputs, labels, activations or gradients
+(`aba_core.methods.base`). Arms whose methods have the same structure train side by side; the loop
+itself knows none of them.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aba_core.attribution import Loss, cross_entropy
-from aba_core.augmentation import Augmentation, StackedABA
+from aba_core.arms import Arm, TrainConfig
+from aba_core.attribution import Loss
 from aba_core.datasets import Splits, load_dataset
-from aba_core.evaluation import accuracy_and_loss, stacked_logits
+from aba_core.evaluation import stacked_logits
+from aba_core.identity import Use, plain
 from aba_core.mechanism import Probe, measure, measured_steps
+from aba_core.methods.base import Method, method_of
 from aba_core.models import build_model
-from aba_core.randomness import (
-    PURPOSES,
-    batch_order,
-    epoch_order,
-    purpose_seeds,
-    random_bits,
-)
+from aba_core.randomness import batch_order, epoch_order, purpose_seeds, random_bits
 from aba_core.replicas import Replicas
-from aba_core.steps import Recorded, ReplicaMethod, Step
-
-Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["constant", "step", "cosine"]
-Precision = Literal["full", "bf16", "tf32"]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What all replicas of a training share.
-
-    epochs may be fractional; a run has round(epochs · samples / batch_size) steps, at least 1.
-    schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
-    steps, "cosine" brings it to 0. curve_every: metrics also every so many steps (0: only final).
-    tokens: texts are cut to their first so many (0: all).
-    mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
-    before the first step, the last after the last one (0: never; see `aba_core.mechanism`).
-    probe_strength: of the adjustments that arms without augmentation are measured with.
-    dtype: "float32", or "float64" for comparisons. precision of products and convolutions while
-    training: "full", that of dtype; "bf16", 8 bits of fraction (autocast; parameters, optimiser and
-    metrics stay in dtype); "tf32", 10 bits, on CUDA only. benchmarks/README.md has the effect.
-    """
-
-    dataset: str = "digits"
-    subset: str = "tiny"
-    model: str = "small_cnn"
-    batch_norm: bool = False
-    epochs: float = 100
-    batch_size: int = 50
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Schedule = "constant"
-    subset_seed: int = 0
-    tokens: int = 0
-    curve_every: int = 0
-    dtype: Literal["float32", "float64"] = "float32"
-    precision: Precision = "full"
-    mechanism: int = 0
-    probe_strength: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("optimizer", get_args(Optimizer)),
-            ("schedule", get_args(Schedule)),
-            ("dtype", ("float32", "float64")),
-            ("precision", get_args(Precision)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}"
-                )
-        for name, low, strict in (
-            ("epochs", 0, True),
-            ("learning_rate", 0, True),
-            ("momentum", 0, False),
-            ("weight_decay", 0, False),
-            ("probe_strength", 0, False),
-        ):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < low or (strict and value == low):
-                raise ValueError(
-                    f"{name} is {value!r}; allowed: finite numbers "
-                    f"{'above' if strict else 'not below'} {low}"
-                )
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size!r}; allowed: whole numbers from 1")
-        if not isinstance(self.curve_every, int) or self.curve_every < 0:
-            raise ValueError(f"curve_every is {self.curve_every!r}; allowed: 0 or more steps")
-        if not isinstance(self.mechanism, int) or self.mechanism < 0:
-            raise ValueError(f"mechanism is {self.mechanism!r}; allowed: whole numbers from 0")
-
-    def steps(self, samples: int) -> int:
-        """Number of optimiser steps on a training set of so many samples."""
-        return max(1, round(self.epochs * samples / self.batch_size))
-
-    def learning_rate_factor(self, step: int, steps: int) -> float:
-        """What the schedule multiplies the learning rate by at a step."""
-        if self.schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        if self.schedule == "step":
-            return 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps))
-        return 1.0
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One training condition.
-
-    augmentation: None for vanilla training. learning_rate: in place of the config's.
-    held: purposes of randomness (see `randomness.PURPOSES`) held at a seed in all runs of the arm,
-    as (("initialisation", 0),); the others follow the run's seed plus seed_offset. flip_bit: change
-    the last bit of one weight, drawn by purpose "bit", before training: the smallest change there
-    is.
-    """
-
-    name: str
-    augmentation: Augmentation | None = None
-    learning_rate: float | None = None
-    held: tuple[tuple[str, int], ...] = ()
-    flip_bit: bool = False
-    seed_offset: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("an arm needs a name")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; allowed: finite, above 0")
-        object.__setattr__(self, "held", tuple((name, int(seed)) for name, seed in self.held))
-        purpose_seeds(self.seed_offset, dict(self.held))  # refuses unknown purposes
-
-    def describe(self) -> dict[str, object]:
-        """The arm's columns in a table of runs."""
-        aug = self.augmentation
-        if aug is None:
-            return {
-                "arm": self.name, "adjustments": "", "strength": 0.0, "randomize": False,
-                "split": "", "attribution": "", "target": "", "top_k": 0, "placebo": "",
-                "flip_bit": self.flip_bit,
-            }  # fmt: skip
-        return {
-            "arm": self.name,
-            "adjustments": aug.adjustments.text,
-            "strength": aug.strength,
-            "randomize": aug.randomize,
-            "split": str(aug.split),
-            "attribution": aug.attribution,
-            "target": aug.target,
-            "top_k": aug.top_k if aug.target == "class_score" else 0,
-            "placebo": aug.placebo,
-            "flip_bit": self.flip_bit,
-        }
-
-    @property
-    def passes(self) -> int:
-        """Forward-and-backward passes through the model per training step."""
-        if self.augmentation is None or self.augmentation.placebo in ("random", "gaussian"):
-            return 1
-        maps = self.augmentation.maps
-        single = maps.method in ("gradient", "gradient_x_input")
-        return 2 if single else 2 + maps.samples
+from aba_core.sites import StackedSite
+from aba_core.steps import Recorded, Step
+from aba_core.tasks import Task, own, task_of
 
 
 @dataclass
@@ -191,8 +49,12 @@ class Runs:
     _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
-        """One row per (arm, seed) with the metrics of the final step; accuracies in percent."""
-        return pd.DataFrame(self.rows)
+        """One row per (arm, seed) with the metrics of the final step; accuracies in percent.
+
+        Columns that only some methods have come last."""
+        frame = pd.DataFrame(self.rows)
+        common = [name for name in frame if all(name in row for row in self.rows)]
+        return frame[[*common, *sorted(set(frame) - set(common))]]
 
     def curves(self) -> pd.DataFrame:
         """One row per (arm, seed, step) at the steps chosen by `curve_every`."""
@@ -211,6 +73,42 @@ class Runs:
         return self._models[arm, seed]()
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """What all groups of a training share."""
+
+    config: TrainConfig
+    splits: Splits
+    build: Callable[[], nn.Module]
+    task: Task
+    loss: Loss
+    device: str
+    study: str
+    keep_logits: bool
+    graphs: bool
+    progress: Callable[[int], None] | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.config.dtype)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One run: its arm, the arm's method and the run's seed."""
+
+    arm: Arm
+    method: Method | None
+    seed: int
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """One seed a purpose."""
+        more = self.method.names_of_purposes() if self.method else ()
+        return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
+
+
+# Ten arguments: what is trained, then what of one's own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
@@ -220,7 +118,7 @@ def train(
     splits: Splits | None = None,
     study: str = "",
     build: Callable[[], nn.Module] | None = None,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     keep_logits: bool = False,
     graphs: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -228,9 +126,10 @@ def train(
     """Train every arm with every seed, side by side where their structure allows.
 
     splits: data in place of `load_dataset(config.dataset, config.subset)`; build: a freshly
-    initialised model in place of `build_model(config.model, ...)`. keep_logits: keep validation
-    logits in `Runs.logits`. graphs: record the step as a CUDA graph and replay it
-    (CUDA only). progress: called with the number of model-steps just done.
+    initialised model in place of `build_model(config.model, ...)`; loss: one number a sample, in
+    place of that of the data's task. keep_logits: keep validation logits in `Runs.logits`. graphs:
+    record the step as a CUDA graph and replay it (CUDA only). progress: called with the number of
+    model-steps just done.
     A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
     untouched by it. Raises ValueError for repeated arm names or seeds, a batch larger than the
     training set, and whatever the parts refuse.
@@ -242,19 +141,19 @@ def train(
             raise ValueError(f"{what} {repeated[0]!r} is repeated")
         if not values:
             raise ValueError(f"nothing to train: no {what}s")
-    dtype = getattr(torch, config.dtype)
+    members = [
+        _Member(arm, method, seed)
+        for arm, method in [(arm, _method_of(arm)) for arm in arms]
+        for seed in seeds
+    ]
+    for member in members:
+        _ = member.seeds  # refuses unknown purposes before anything is read
     if splits is None:
-        splits = load_dataset(
-            config.dataset, config.subset, subset_seed=config.subset_seed, tokens=config.tokens
-        )
+        splits = load_splits(config)
     if config.batch_size > len(splits.train):
         raise ValueError(
             f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
             "training samples"
-        )
-    if build is None:
-        build = partial(
-            build_model, config.model, splits.input_shape, splits.classes, config.batch_norm
         )
     if config.precision == "tf32" and torch.device(device).type != "cuda":
         raise ValueError(
@@ -262,15 +161,17 @@ def train(
         )
     if graphs and torch.device(device).type != "cuda":
         raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
+    task = task_of(splits.task)
+    task.check_metrics(config.metrics)
     splits = splits.to(device)
+    setting = _Setting(
+        config, splits, build or builder(config, splits), task, loss or task.loss, device, study,
+        keep_logits, graphs, progress,
+    )  # fmt: skip
     runs = Runs()
-    members = [(arm, seed) for arm in arms for seed in seeds]
     for group in _alike(members):
-        _train_group(
-            config, group, splits, build, loss, device, dtype, runs, study, keep_logits, graphs,
-            progress,
-        )  # fmt: skip
-    place = {(arm.name, seed): number for number, (arm, seed) in enumerate(members)}
+        _train_group(setting, group, runs)
+    place = {(member.arm.name, member.seed): number for number, member in enumerate(members)}
 
     def declared(row: dict[str, Any]) -> int:
         return place[row["arm"], row["seed"]]
@@ -278,19 +179,53 @@ def train(
     runs.rows.sort(key=declared)
     for rows in (runs.curve_rows, runs.mechanism_rows):
         rows.sort(key=lambda row: (row["step"], declared(row)))
-    for row in runs.rows + runs.curve_rows + runs.mechanism_rows:
-        row.update(dataset=splits.name, subset=splits.subset, embedding=splits.embedding)
     return runs
 
 
-def _alike(members: Sequence[tuple[Arm, int]]) -> Iterator[list[tuple[Arm, int]]]:
-    """Runs that may train side by side: those whose augmentations share their structure."""
+def _method_of(arm: Arm) -> Method | None:
+    try:
+        return method_of(arm.method)
+    except ValueError as error:
+        raise ValueError(f"arm {arm.name!r}: {error}") from error
 
-    def structure(member: tuple[Arm, int]) -> tuple[str, str]:
-        augmentation = member[0].augmentation
-        if augmentation is None:
-            return "", ""
-        return repr(augmentation.structure), augmentation.placebo
+
+def load_splits(config: TrainConfig) -> Splits:
+    """The data that a configuration names. Raises ValueError (DatasetError) where they cannot be
+    had, and where a function of one's own gives no `Splits`."""
+    if not isinstance(config.dataset, Use):
+        return load_dataset(
+            config.dataset, config.subset, subset_seed=config.subset_seed, tokens=config.tokens
+        )
+    given = own(
+        config.dataset, subset=config.subset, subset_seed=config.subset_seed, tokens=config.tokens
+    )
+    if not isinstance(given, Splits):
+        raise ValueError(
+            f"{config.dataset} gave a {type(given).__name__}; needed: Splits, as splits_from makes"
+        )
+    return given
+
+
+def builder(config: TrainConfig, splits: Splits) -> Callable[[], nn.Module]:
+    """What builds the model that a configuration names, for the shapes of the data."""
+    if not isinstance(config.model, Use):
+        return partial(
+            build_model, config.model, splits.input_shape, splits.classes, config.batch_norm
+        )
+    return partial(
+        own,
+        config.model,
+        input_shape=splits.input_shape,
+        classes=splits.classes,
+        batch_norm=config.batch_norm,
+    )
+
+
+def _alike(members: Sequence[_Member]) -> Iterator[list[_Member]]:
+    """Runs that may train side by side: those whose methods share their structure."""
+
+    def structure(member: _Member) -> str:
+        return member.method.structure if member.method else ""
 
     for _, group in groupby(sorted(members, key=structure), key=structure):
         yield list(group)
@@ -322,35 +257,23 @@ def flip_bit(model: nn.Module, seed: int) -> None:
             place -= value.numel()
 
 
-def _train_group(
-    config: TrainConfig,
-    members: Sequence[tuple[Arm, int]],
-    splits: Splits,
-    build: Callable[[], nn.Module],
-    loss: Loss,
-    device: str,
-    dtype: torch.dtype,
-    runs: Runs,
-    study: str,
-    keep_logits: bool,
-    graphs: bool,
-    progress: Callable[[int], None] | None,
-) -> None:
+def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> None:
     started = time.perf_counter()
-    seeds_of = [purpose_seeds(seed + arm.seed_offset, dict(arm.held)) for arm, seed in members]
-    models = [initial_model(build, seeds["initialisation"], dtype) for seeds in seeds_of]
-    for model, own, (arm, _) in zip(models, seeds_of, members, strict=True):
-        if arm.flip_bit:
-            flip_bit(model, own["bit"])
+    config, splits, device = setting.config, setting.splits, setting.device
+    seeds_of = [member.seeds for member in members]
+    models = [initial_model(setting.build, s["initialisation"], setting.dtype) for s in seeds_of]
+    for model, seeds_of_run, member in zip(models, seeds_of, members, strict=True):
+        if member.arm.flip_bit:
+            flip_bit(model, seeds_of_run["bit"])
     replicas = Replicas.stack(models, device)
     seeds = {
-        name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in PURPOSES
+        name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in seeds_of[0]
     }
-    method = _method(members, replicas, loss)
-    rates = [arm.learning_rate or config.learning_rate for arm, _ in members]
-    learning_rate = torch.tensor(rates, device=device, dtype=dtype)[:, None]
-    step = Step(config, replicas, method, loss, splits.train, seeds, learning_rate)
-    take_step = Recorded(step) if graphs else step
+    method, site = _stacked(setting, members, replicas)
+    rates = [member.arm.learning_rate or config.learning_rate for member in members]
+    learning_rate = torch.tensor(rates, device=device, dtype=setting.dtype)[:, None]
+    step = Step(config, replicas, method, site, setting.loss, splits.train, seeds, learning_rate)
+    take_step = Recorded(step) if setting.graphs else step
 
     samples, batch = len(splits.train), config.batch_size
     steps = config.steps(samples)
@@ -359,93 +282,129 @@ def _train_group(
     )
     probe = None
     if config.mechanism:
-        probed = [arm.augmentation for arm, _ in members]
-        strength = config.probe_strength
-        probe = Probe.of(probed, seeds["probe"], splits.train, dtype, strength, loss)
+        probe = Probe.of(
+            [member.method for member in members], seeds["probe"], splits.train, setting.dtype,
+            config.probe_strength, setting.loss,
+        )  # fmt: skip
     measured = measured_steps(config.mechanism, steps)
 
     for number in range(steps):
         if probe is not None and number in measured:
-            found = measure(replicas, probe, loss)
-            _record(runs.mechanism_rows, members, config, study, number, found)
+            _record(
+                runs.mechanism_rows,
+                members,
+                setting,
+                number,
+                measure(replicas, probe, setting.loss),
+            )
         step.set(number, batch_order(epoch_orders, number, batch, samples))
         take_step()
         if config.curve_every and (number + 1) % config.curve_every == 0 and number + 1 < steps:
-            metrics, _ = _metrics(replicas, splits, loss)
-            _record(runs.curve_rows, members, config, study, number + 1, metrics)
-        if progress is not None:
-            progress(len(members))
+            metrics, _ = _metrics(replicas, setting)
+            _record(runs.curve_rows, members, setting, number + 1, metrics)
+        if setting.progress is not None:
+            setting.progress(len(members))
 
-    finite = step.finite
     if probe is not None:
-        found = measure(replicas, probe, loss)
-        _record(runs.mechanism_rows, members, config, study, steps, found)
-    metrics, logits = _metrics(replicas, splits, loss)
-    finite &= torch.isfinite(replicas.parameters).all(1)
+        _record(
+            runs.mechanism_rows, members, setting, steps, measure(replicas, probe, setting.loss)
+        )
+    metrics, logits = _metrics(replicas, setting)
+    finite = step.finite & torch.isfinite(replicas.parameters).all(1)
     for name in ("validation_loss", "test_loss", "train_loss"):
         finite &= torch.isfinite(metrics[name])
     for values in metrics.values():
         values[~finite] = float("nan")
     if config.curve_every:
-        _record(runs.curve_rows, members, config, study, steps, metrics)
+        _record(runs.curve_rows, members, setting, steps, metrics)
     share = (time.perf_counter() - started) / len(members)
     extra: dict[str, list] = {
-        "passes": [steps * arm.passes for arm, _ in members],
+        "passes": [_whole(steps * (m.method.passes() if m.method else 1)) for m in members],
         "seconds": [share] * len(members),
         "status": ["finished" if good else "diverged" for good in finite.tolist()],
     }
-    _record(runs.rows, members, config, study, steps, metrics, extra)
-    for number, (arm, seed) in enumerate(members):
-        runs._models[arm.name, seed] = partial(replicas.model, number)
-        if keep_logits:
-            runs.logits[arm.name, seed] = logits[number].cpu()
+    _record(runs.rows, members, setting, steps, metrics, extra)
+    for number, member in enumerate(members):
+        runs._models[member.arm.name, member.seed] = partial(replicas.model, number)
+        if setting.keep_logits:
+            runs.logits[member.arm.name, member.seed] = logits[number].cpu()
 
 
-def _method(
-    members: Sequence[tuple[Arm, int]], replicas: Replicas, loss: Loss
-) -> ReplicaMethod | None:
-    augmentations = [arm.augmentation for arm, _ in members if arm.augmentation is not None]
-    if not augmentations:
-        return None
-    untrained = replicas.copy() if augmentations[0].placebo == "untrained" else None
+def _whole(number: float) -> float:
+    """Whole numbers as such: passes are counted where they can be."""
+    return int(number) if float(number).is_integer() else number
+
+
+def _stacked(
+    setting: _Setting, members: Sequence[_Member], replicas: Replicas
+) -> tuple[Method | None, StackedSite | None]:
+    """The methods of a group as one, and the replicas cut where it acts."""
+    methods = [member.method for member in members if member.method is not None]
+    if not methods:
+        return None, None
+    untrained = replicas.copy() if methods[0].needs_untrained else None
     parameters = replicas.parameters
-    return StackedABA.of(augmentations, parameters.device, parameters.dtype, loss, untrained)
+    stacked = type(methods[0]).stack(methods, parameters.device, parameters.dtype)
+    outputs = setting.splits.classes
+    return stacked, StackedSite(replicas, stacked.site, setting.loss, outputs, untrained)
 
 
 def _metrics(
-    replicas: Replicas, splits: Splits, loss: Loss
+    replicas: Replicas, setting: _Setting
 ) -> tuple[dict[str, Tensor], Float[Tensor, "replica sample class_"]]:
-    """Accuracy and loss on every split, and the validation logits."""
+    """What the task measures on every split, and the validation logits."""
     metrics: dict[str, Tensor] = {}
     kept = torch.empty(0)
     with replicas.mode(training=False):
         forward = replicas.forward(replicas.parameters.detach(), shared_inputs=True)
-        for name, split in (
-            ("validation", splits.validation),
-            ("test", splits.test),
-            ("train", splits.train),
-        ):
+        for name in ("validation", "test", "train"):
+            split = getattr(setting.splits, name)
             logits = stacked_logits(forward, split, replicas.parameters.dtype)
             kept = logits if name == "validation" else kept
-            metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy_and_loss(
-                logits, split.y, loss
-            )
+            values = setting.task.measure(logits, split.y, setting.loss, setting.config.metrics)
+            metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
     return metrics, kept
 
 
 def _record(
     table: list[dict[str, Any]],
-    members: Sequence[tuple[Arm, int]],
-    config: TrainConfig,
-    study: str,
+    members: Sequence[_Member],
+    setting: _Setting,
     step: int,
     metrics: dict[str, Tensor],
     extra: Mapping[str, list] | None = None,
 ) -> None:
     columns = {**{name: values.tolist() for name, values in metrics.items()}, **(extra or {})}
-    shared = {"study": study, **asdict(config)}
-    for number, (arm, seed) in enumerate(members):
-        row = {**shared, **arm.describe(), "seed": seed, "step": step}
-        if arm.learning_rate is not None:
-            row["learning_rate"] = arm.learning_rate
-        table.append(row | {name: values[number] for name, values in columns.items()})
+    splits = setting.splits
+    shared = {"study": setting.study, **setting.config.row()}
+    shared |= {"dataset": splits.name, "subset": splits.subset, "embedding": splits.embedding}
+    for number, member in enumerate(members):
+        row = {**shared, **describe(member.arm, member.method), "seed": member.seed, "step": step}
+        if member.arm.learning_rate is not None:
+            row["learning_rate"] = member.arm.learning_rate
+        row |= {name: values[number] for name, values in columns.items()}
+        further = member.method.columns() if member.method else {}
+        # A method's field that is called as a column is already takes nothing from it.
+        table.append(row | {name: further[name] for name in sorted(further) if name not in row})
+
+
+def describe(arm: Arm, method: Method | None) -> dict[str, Any]:
+    """An arm's columns in a table of runs: two arms that differ have columns that differ.
+
+    method: the arm's, resolved. Its fields are columns; "" and 0 stand for ABA's where there is none.
+    """
+    content = {name: value for name, value in plain(arm).items() if name not in ("name", "method")}
+    absent = {
+        "adjustments": "", "strength": 0.0, "randomize": False, "split": "", "attribution": "",
+        "target": "", "top_k": 0, "placebo": "",
+    }  # fmt: skip
+    fields = method.columns() if method else {}
+    return {
+        "arm": arm.name,
+        "method": method.kind if method else "",
+        **{name: fields.get(name, value) for name, value in absent.items()},
+        "flip_bit": arm.flip_bit,
+        "seed_offset": arm.seed_offset,
+        "held": ", ".join(f"{purpose} {seed}" for purpose, seed in arm.held),
+        "definition": json.dumps({**content, "method": plain(method)}, sort_keys=True),
+    }

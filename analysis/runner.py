@@ -40,8 +40,8 @@ from analysis.study import (
 
 if TYPE_CHECKING:
     from aba_core.adjustments import Adjustment
+    from aba_core.arms import Arm, TrainConfig
     from aba_core.datasets import DatasetStatus, Splits
-    from aba_core.training import Arm, TrainConfig
 
 # Counted up when a change to `aba_core` moves runs by more than rounding: older runs are then not
 # taken for the same.

@@ -31,8 +31,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import aba_core.augmentation
 import aba_core.layers
+import aba_core.methods.aba
 from aba_core import ABA, PRESETS, AdjustmentSet, Arm, Augmentation, TrainConfig, build_model
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import Split, Splits, load_dataset
@@ -258,8 +258,8 @@ def selecting_seconds(
         return run
 
     parts = (
-        (aba_core.augmentation, "draw_changes"),
-        (aba_core.augmentation, "adjust"),
+        (aba_core.methods.aba, "draw_changes"),
+        (aba_core.methods.aba, "adjust"),
         (type(augmentation.split), "masks"),
     )
     with ExitStack() as changed:

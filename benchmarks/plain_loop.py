@@ -24,7 +24,7 @@ def plain_loop(config: TrainConfig, arm: Arm, x: Tensor, y: Tensor, steps: int) 
         )
     else:
         optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum)
-    augmentation = arm.augmentation
+    augmentation = arm.method
     if augmentation is not None:
         table = torch.tensor(augmentation.adjustments.table(3), dtype=x.dtype, device=x.device)
         weights = torch.tensor(augmentation.adjustments.weights, device=x.device)

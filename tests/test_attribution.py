@@ -12,7 +12,7 @@ from torch import nn
 
 from aba_core.adjustments import ADJUSTMENTS, Group
 from aba_core.attribution import Attribution, attribute, cross_entropy
-from aba_core.augmentation import adjust
+from aba_core.methods.aba import adjust
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.attribution import attribute
-from aba_core.augmentation import (
+from aba_core.methods.aba import (
     ABA,
     CHALLENGER,
     FASTABA,
@@ -27,13 +27,10 @@ from aba_core.augmentation import (
     MENDABA,
     PRESETS,
     Augmentation,
-    Placebo,
-    StackedABA,
     adjust,
     draw_changes,
-    in_random_direction,
-    selecting_map,
 )
+from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.models import build_model
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
@@ -423,8 +420,8 @@ def test_aba_serves_a_training_loop_of_the_users_own(preset):
 
 
 def test_only_set_and_strength_may_differ_between_replicas():
-    StackedABA.of([MENDABA, replace(MENDABA, strength=3), CHALLENGER.__class__(
-        CHALLENGER.adjustments)], "cpu", torch.float64)  # fmt: skip
+    others = [replace(MENDABA, strength=3), Augmentation(CHALLENGER.adjustments)]
+    Augmentation.stack([MENDABA, *others], "cpu", torch.float64)
     for other in (
         replace(MENDABA, target="loss"),
         replace(MENDABA, randomize=False),
@@ -432,7 +429,7 @@ def test_only_set_and_strength_may_differ_between_replicas():
         replace(MENDABA, attribution="smoothgrad"),
     ):
         with pytest.raises(ValueError, match="differ in more than their sets and strengths"):
-            StackedABA.of([MENDABA, other], "cpu", torch.float64)
+            Augmentation.stack([MENDABA, other], "cpu", torch.float64)
 
 
 # --- refusals ------------------------------------------------------------------------------------

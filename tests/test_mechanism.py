@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from aba_core import mechanism
 from aba_core.adjustments import AdjustmentSet
+from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import cross_entropy
-from aba_core.augmentation import CHALLENGER, FASTABA, MENDABA, Augmentation
 from aba_core.datasets import Split, load_dataset
 from aba_core.mechanism import Probe, measure, measured_steps
+from aba_core.methods.aba import CHALLENGER, FASTABA, MENDABA, Augmentation
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles
-from aba_core.training import Arm, TrainConfig, train
+from aba_core.training import train
 
 ALL = Augmentation(AdjustmentSet.parse("all"), strength=0.3, target="loss")
 VANILLA = replace(ALL, strength=0.5)  # what an arm without augmentation is probed with
@@ -169,7 +170,7 @@ def test_the_last_row_is_that_of_the_trained_model(tiny_splits):
         row = runs.mechanism().query("step == 6 and arm == @arm.name").iloc[0]
         replicas = Replicas.stack([runs.model(arm.name, 2)])
         seeds = torch.tensor([[2]])
-        probe = Probe.of([arm.augmentation], seeds, tiny_splits.train, torch.float64, 0.5)
+        probe = Probe.of([arm.method], seeds, tiny_splits.train, torch.float64, 0.5)
         for name, value in measure(replicas, probe).items():
             close(value, row[name], 1e-6)
 

@@ -13,11 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, steps, train
 from aba_core.attribution import cross_entropy
-from aba_core.augmentation import StackedABA
 from aba_core.models import build_model
 from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, normal, uniform
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit
+from aba_core.sites import StackedSite
 from aba_core.steps import Recorded, Step
 from aba_core.training import initial_model
 
@@ -64,14 +64,15 @@ def step_of(config, augmentation, splits, seeds=(3, 4)):
     ]
     replicas = Replicas.stack(models)
     replicas.together = True  # as on a GPU
-    method = None
+    method = site = None
     if augmentation is not None:
         untrained = replicas.copy() if augmentation.placebo == "untrained" else None
         both = [augmentation, replace(augmentation, strength=0.1)]
-        method = StackedABA.of(both, "cpu", torch.float32, untrained=untrained)
+        method = Augmentation.stack(both, "cpu", torch.float32)
+        site = StackedSite(replicas, "input", cross_entropy, 10, untrained)
     by_purpose = {name: torch.tensor([[seed] for seed in seeds]) for name in PURPOSES}
     rate = torch.full((len(seeds), 1), config.learning_rate)
-    step = Step(config, replicas, method, cross_entropy, splits.train, by_purpose, rate)
+    step = Step(config, replicas, method, site, cross_entropy, splits.train, by_purpose, rate)
 
     def rows(number):
         samples = len(splits.train)

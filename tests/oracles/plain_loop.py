@@ -16,9 +16,10 @@ from oracles.slow_augmentation import slow_aba
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
+from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import Split, Splits
 from aba_core.models import build_model
-from aba_core.training import Arm, TrainConfig, initial_model
+from aba_core.training import initial_model
 
 
 @dataclass
@@ -106,8 +107,8 @@ def plain_train(
     for step in range(steps):
         rows = counter_hash.batch(purposes["order"], step, config.batch_size, samples)
         x, y = inputs[rows], splits.train.y[rows]
-        if arm.augmentation is not None:
-            x = slow_aba(model, x, y, arm.augmentation, purposes, step, loss, untrained)
+        if arm.method is not None:
+            x = slow_aba(model, x, y, arm.method, purposes, step, loss, untrained)
         model.train()
         optimizer.zero_grad()
         loss(model(x), y).mean().backward()

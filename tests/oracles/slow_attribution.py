@@ -25,7 +25,8 @@ def chosen_class(scores: Tensor, label: int, how: Attribution, draw: float) -> i
     if how.target == "true_class":
         return label
     best_first = sorted(range(len(scores)), key=lambda number: -float(scores[number]))
-    return best_first[0 if how.target == "predicted_class" else int(draw * how.top_k)]
+    top_k = how.top_k or min(4, len(scores))
+    return best_first[0 if how.target == "predicted_class" else int(draw * top_k)]
 
 
 def slow_maps(

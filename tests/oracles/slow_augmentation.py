@@ -8,7 +8,7 @@ from oracles.slow_selection import slow_categories
 from torch import Tensor, nn
 
 from aba_core.adjustments import Adjustment
-from aba_core.augmentation import Augmentation
+from aba_core.methods.aba import Augmentation
 
 
 def slow_adjust(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from aba_core.adjustments import ADJUSTMENTS, Adjustment, Group
-from aba_core.augmentation import Augmentation
+from aba_core.methods.aba import Augmentation
 
 
 def probe_rows(samples: int, available: int) -> list[int]:

@@ -1,10 +1,11 @@
-"""Augmentation: x + s · |N(0, 1)| · Σ_c 1[feature in category c] · a_c, and its presets."""
+"""ABA: x + s · |N(0, 1)| · Σ_c 1[feature in category c] · a_c, its presets, and `ABA` for anybody's
+own loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,48 +15,51 @@ from aba_core.adjustments import AdjustmentSet
 from aba_core.attribution import (
     Attribution,
     Loss,
-    Method,
     Mode,
     Per,
     Target,
     attribute,
-    attribution_map,
     check_inputs,
     cross_entropy,
 )
+from aba_core.methods.base import Method
+from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed, choice
-from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit, Split, categorize
-
-Placebo = Literal["", "permuted", "other_sample", "untrained", "random", "gaussian"]
+from aba_core.sites import INPUT, Tail
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Method):
     """One kind of attribution-based augmentation.
 
     adjustments: the set each sample draws from. strength: s, in standardised input units.
     randomize: multiply by |N(0, 1)|, one draw a sample; otherwise by 1.
     split: how a map falls into categories. draw_per: whether adjustment and magnitude are drawn
     for each sample or once for the batch. placebo: what stands in for the model's own map, to see
-    whether attribution matters (`selecting_map`). The other fields are those of `Attribution`.
+    whether attribution matters (`placebos.selecting_map`). site: "input", or a layer whose output
+    is attributed and changed. The other fields are those of `Attribution`.
     """
+
+    kind: ClassVar[str] = "aba"
+    purposes: ClassVar[tuple[str, ...]] = (
+        *("adjustment", "magnitude", "target", "smoothing", "placebo"),
+    )
 
     adjustments: AdjustmentSet
     strength: float = 1.0
     randomize: bool = True
     split: Split = field(default_factory=lambda: Percentiles(0.1, 0.9))
-    attribution: Method = "gradient"
+    attribution: str = "gradient"
     target: Target = "class_score"
-    top_k: int = 4
+    top_k: int | None = None
     draw_per: Per = "sample"
     target_per: Per = "sample"
     attribution_mode: Mode = "eval"
     update_statistics: bool = False
     attribution_samples: int = 16
     attribution_noise: float = 0.15
-    # Not in the repr: runs are known by it, and those without a placebo keep their names.
-    placebo: Placebo = field(default="", repr=False)
+    placebo: Placebo = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
@@ -64,8 +68,9 @@ class Augmentation:
             raise ValueError(
                 f"adjustments is {self.adjustments!r}; needed: an AdjustmentSet or its text"
             )
-        if not isinstance(self.split, Percentiles | SignSplit):
-            raise ValueError(f"split is {self.split!r}; allowed: Percentiles(...) or SignSplit()")
+        object.__setattr__(self, "split", _split(self.split))
+        if isinstance(self.attribution, Mapping):  # as a study file has it
+            object.__setattr__(self, "attribution", str(self.attribution.get("use")))
         if not 0 <= self.strength < float("inf"):
             raise ValueError(f"strength is {self.strength!r}; allowed: finite and not below 0")
         if self.draw_per not in ("sample", "batch"):
@@ -77,11 +82,23 @@ class Augmentation:
         _ = self.maps
 
     @property
-    def structure(self) -> Augmentation:
-        """All but set and strength: what replicas trained side by side must share."""
-        return replace(
-            self, adjustments=AdjustmentSet(((0.0,) * self.split.categories,)), strength=0
-        )
+    def irrelevant(self) -> frozenset[str]:
+        """Fields that cannot matter beside the others: no part of the identity."""
+        names = set()
+        no_map = self.placebo in ("random", "gaussian")
+        if no_map:
+            names |= {"attribution", "target", "attribution_mode", "update_statistics"}
+        if no_map or self.target != "class_score":
+            names |= {"top_k", "target_per"}
+        if self.top_k == 4:  # what None means, wherever 4 is allowed
+            names |= {"top_k"}
+        if self.attribution_mode == "eval":
+            names |= {"update_statistics"}
+        if no_map or self.attribution in ("gradient", "gradient_x_input"):
+            names |= {"attribution_samples"}
+        if no_map or self.attribution != "smoothgrad":
+            names |= {"attribution_noise"}
+        return frozenset(names)
 
     @property
     def maps(self) -> Attribution:
@@ -96,6 +113,116 @@ class Augmentation:
             self.attribution_samples,
             self.attribution_noise,
         )
+
+    def passes(self) -> float:
+        return 1.0 if self.placebo in ("random", "gaussian") else 1.0 + self.maps.passes()
+
+    @property
+    def needs_untrained(self) -> bool:
+        return self.placebo == "untrained"
+
+    def columns(self) -> dict[str, Any]:
+        drawn = self.target == "class_score"
+        return {
+            **super().columns(),
+            "adjustments": self.adjustments.text,
+            "top_k": (self.top_k or 4) if drawn else 0,
+        }
+
+    @classmethod
+    def per_replica(cls) -> tuple[str, ...]:
+        return ("adjustments", "strength")
+
+    @classmethod
+    def stack(cls, methods: Sequence[Self], device: Any, dtype: torch.dtype) -> Self:
+        """One augmentation a replica. All must agree but for set and strength."""
+        if len({method.structure for method in methods}) != 1:
+            raise ValueError("stacked augmentations differ in more than their sets and strengths")
+        stacked = _Members.stacked([(m.adjustments, m.split) for m in methods], device, dtype)
+        numbers = [[method.strength] for method in methods]
+        strengths = torch.tensor(numbers, device=device, dtype=torch.float64)
+        return methods[0].with_values(adjustments=stacked, strength=strengths)
+
+    def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Changed activations and the same labels. A replica that diverged may hold NaN here: it
+        stays in its own row."""
+        lead = draws.index.dim()
+        changes, magnitude = self.changes(draws, h)
+        features = h.shape[lead:]
+        attribution = selecting_map(
+            self.placebo,
+            lambda: tail.map(h, y, self.maps, draws),
+            lambda: tail.map(h, y, self.maps, draws, untrained=True),
+            draws,
+            h.shape,
+        )
+        masks = self.split.masks(attribution.flatten(0, lead - 1).flatten(1))
+        changed = adjust(
+            h.flatten(0, lead - 1),
+            masks.unflatten(2, features),
+            changes.flatten(0, lead - 1),
+            1.0,
+            (self.strength * magnitude).flatten(),
+        ).reshape(h.shape)
+        if self.placebo == "gaussian":
+            changed = in_random_direction(h, changed, draws)
+        return changed, y
+
+    def changes(
+        self, draws: Draws, like: Tensor
+    ) -> tuple[Float[Tensor, "*lead category"], Float[Tensor, "*lead"]]:
+        """Each sample's changes per category, drawn with the set's weights, and its magnitude.
+        like: decides device and number type."""
+        members = self.adjustments
+        if isinstance(members, AdjustmentSet):
+            members = _Members.stacked([(members, self.split)], like.device, like.dtype).single()
+        return draw_changes(self, members.table, members.weights, draws)
+
+
+def _split(given: Any) -> Split:
+    """A split as study files have it: "sign", "percentiles", or the quantiles."""
+    if isinstance(given, Percentiles | SignSplit):
+        return given
+    if given == "sign":
+        return SignSplit()
+    if given == "percentiles":
+        return Percentiles(0.1, 0.9)
+    if isinstance(given, Mapping) and given.get("kind") in ("percentiles", "sign"):
+        return SignSplit() if given["kind"] == "sign" else Percentiles(*given["quantiles"])
+    if isinstance(given, list | tuple) and all(isinstance(q, int | float) for q in given):
+        return Percentiles(*given)
+    raise ValueError(f"split is {given!r}; allowed: Percentiles(...) or SignSplit()")
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Sets as tensors. table: changes, padded to the largest set. weights: each member's
+    probability, 0 for padding."""
+
+    table: Float[Tensor, "*replica member category"]
+    weights: Float[Tensor, "*replica member"]
+
+    @classmethod
+    def stacked(
+        cls, sets: Sequence[tuple[AdjustmentSet, Split]], device: Any, dtype: torch.dtype
+    ) -> _Members:
+        most = max(len(members) for members, _ in sets)
+        tables, weights = [], []
+        for members, split in sets:
+            rows = members.table(split.categories)
+            padding = most - len(rows)
+            tables.append(rows + rows[-1:] * padding)
+            weights.append(members.weights + (0.0,) * padding)
+        return cls(
+            torch.tensor(tables, device=device, dtype=dtype),
+            torch.tensor(weights, device=device, dtype=torch.float64),
+        )
+
+    def single(self) -> _Members:
+        return _Members(self.table[0], self.weights[0])
+
+    def of(self, some: slice) -> _Members:
+        return _Members(self.table[some], self.weights[some])
 
 
 # Published presets (slides, sections "Attribution Based Augmentation" and "Method Creation");
@@ -153,50 +280,6 @@ def draw_changes(
     return changes, torch.ones(member.shape, dtype=torch.float64, device=member.device)
 
 
-def selecting_map(
-    placebo: Placebo,
-    own: Callable[[], Float[Tensor, "*lead_and_feature"]],
-    untrained: Callable[[], Float[Tensor, "*lead_and_feature"]],
-    draws: Draws,
-    shape: torch.Size,
-) -> Float[Tensor, "*lead_and_feature"]:
-    """The map by which features are selected: the model's own, or a placebo of the same size.
-
-    permuted: the own map, its features shuffled within each sample. other_sample: the map of the
-    sample before in the batch, which is another one at each step. untrained: the map of the model
-    as it was initialised. random and gaussian: noise, hence random categories of equal area.
-    shape: [*lead, *feature]; draws: where the noise comes from.
-    """
-    lead = draws.index.dim()
-    noise = (
-        draws.noise("placebo", 0, shape[lead:].numel())
-        if placebo in ("random", "gaussian", "permuted")
-        else None
-    )
-    if noise is not None and placebo != "permuted":
-        return noise.reshape(shape)
-    attribution = untrained() if placebo == "untrained" else own()
-    if noise is not None:
-        return attribution.flatten(lead).gather(-1, noise.argsort(-1)).reshape(shape)
-    if placebo == "other_sample":
-        if shape[lead - 1] < 2:
-            raise ValueError("placebo 'other_sample' needs batches of two samples or more, got 1")
-        return attribution.roll(1, lead - 1)
-    return attribution
-
-
-def in_random_direction(
-    x: Float[Tensor, "*lead_and_feature"],
-    augmented: Float[Tensor, "*lead_and_feature"],
-    draws: Draws,
-) -> Float[Tensor, "*lead_and_feature"]:
-    """Each sample moved as far (Euclidean norm) as it was, but along Gaussian noise."""
-    lead = draws.index.dim()
-    noise = draws.noise("placebo", 1, x.shape[lead:].numel()).to(x.dtype)
-    distance = (augmented - x).flatten(lead).norm(dim=-1, keepdim=True)
-    return x + (noise * (distance / noise.norm(dim=-1, keepdim=True))).reshape(x.shape)
-
-
 class ABA:
     """Attribution-based augmentation for anybody's own training loop.
 
@@ -204,6 +287,7 @@ class ABA:
     >>> x = aba(model, x, y)          # then train on x as usual
 
     augmentation: an `Augmentation` or a preset's name (challenger, mendaba, fastaba, fastaba-ce).
+    changes: fields of `Augmentation` that are to be others, as strength=0.5 or top_k=2.
     untrained: the model that makes the maps of placebo "untrained", freshly initialised.
     Each call is one step; draws depend on (seed, step, place in the batch), so setting `step`
     continues a stopped training exactly. Works wherever x and the model are, CPU or CUDA.
@@ -216,6 +300,7 @@ class ABA:
         seed: int = 0,
         loss: Loss = cross_entropy,
         untrained: nn.Module | None = None,
+        **changes: Any,
     ) -> None:
         if isinstance(augmentation, str):
             name = augmentation.lower().replace("_", "-")
@@ -225,7 +310,17 @@ class ABA:
                 )
             augmentation = PRESETS[name]
         if strength is not None:
-            augmentation = replace(augmentation, strength=strength)
+            changes["strength"] = strength
+        known = [entry.name for entry in fields(Augmentation)]
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"unknown field {name!r}; known: seed, loss, {', '.join(known)}")
+        augmentation = replace(augmentation, **changes)
+        if augmentation.site != INPUT:
+            raise ValueError(
+                f"site is {augmentation.site!r}; ABA changes inputs: for hidden layers take "
+                "Regularizer(...).backward(model, x, y)"
+            )
         if (augmentation.placebo == "untrained") != (untrained is not None):
             raise ValueError(
                 f"placebo is {augmentation.placebo!r}; an untrained model goes with 'untrained' "
@@ -248,10 +343,7 @@ class ABA:
         check_inputs(x, y)
         aug = self.augmentation
         draws = Draws.single(self.seed, self.step, len(x), x.device)
-        rows = aug.adjustments.table(aug.split.categories)
-        table = torch.tensor(rows, device=x.device, dtype=x.dtype)
-        weights = torch.tensor(aug.adjustments.weights, device=x.device, dtype=torch.float64)
-        changes, magnitude = draw_changes(aug, table, weights, draws)
+        changes, magnitude = aug.changes(draws, x)
         self.step += 1
 
         # A sample whose categories all change alike needs no map, unless some of its features
@@ -260,106 +352,23 @@ class ABA:
         mapped = changes.ne(changes[:, :1]).any(1) if aug.split.covers else changes.ne(0).any(1)
         if aug.attribution_mode == "train" or aug.placebo:
             mapped = torch.ones_like(mapped)
-        categories = torch.zeros(table.shape[1], *x.shape, dtype=torch.bool, device=x.device)
+        categories = torch.zeros(changes.shape[1], *x.shape, dtype=torch.bool, device=x.device)
         categories[0] = True  # stands for "every feature" where all categories change alike
         if bool(mapped.any()):
             some = draws.subset(mapped)
 
-            def made_by(maker: nn.Module) -> Tensor:
+            def map_of(maker: nn.Module) -> Tensor:
                 return attribute(
                     maker, x[mapped], y[mapped], draws=some, loss=self.loss, **vars(aug.maps)
                 )
 
             attribution = selecting_map(
                 aug.placebo,
-                lambda: made_by(model),
-                lambda: made_by(self.untrained or model),
+                lambda: map_of(model),
+                lambda: map_of(self.untrained or model),
                 some,
                 x[mapped].shape,
             )
             categories[:, mapped] = categorize(attribution, aug.split)
         augmented = adjust(x.detach(), categories, changes, aug.strength, magnitude)
         return in_random_direction(x, augmented, draws) if aug.placebo == "gaussian" else augmented
-
-
-@dataclass(frozen=True)
-class StackedABA:
-    """ABA for R replicas at once, each with its own set and strength: one method of `training`.
-
-    All replicas share everything of `augmentation` but these. table: changes, padded to the
-    largest set. weights: each member's probability, 0 for padding. untrained: the replicas as they
-    were initialised, for the placebo of that name.
-    """
-
-    augmentation: Augmentation
-    table: Float[Tensor, "replica member category"]
-    weights: Float[Tensor, "replica member"]
-    strength: Float[Tensor, "replica"]
-    loss: Loss = cross_entropy
-    untrained: Replicas | None = None
-
-    @classmethod
-    def of(
-        cls,
-        augmentations: Sequence[Augmentation],
-        device: torch.device | str,
-        dtype: torch.dtype,
-        loss: Loss = cross_entropy,
-        untrained: Replicas | None = None,
-    ) -> StackedABA:
-        """One augmentation a replica; all must agree but for set and strength."""
-        shared = {augmentation.structure for augmentation in augmentations}
-        if len(shared) != 1:
-            raise ValueError("stacked augmentations differ in more than their sets and strengths")
-        members = max(len(augmentation.adjustments) for augmentation in augmentations)
-        tables, weights = [], []
-        for augmentation in augmentations:
-            rows = augmentation.adjustments.table(augmentation.split.categories)
-            padding = members - len(rows)
-            tables.append(rows + rows[-1:] * padding)
-            weights.append(augmentation.adjustments.weights + (0.0,) * padding)
-        return cls(
-            augmentations[0],
-            torch.tensor(tables, device=device, dtype=dtype),
-            torch.tensor(weights, device=device, dtype=torch.float64),
-            torch.tensor([a.strength for a in augmentations], device=device, dtype=torch.float64),
-            loss,
-            untrained,
-        )
-
-    def __call__(
-        self, model: Replicas, x: Float[Tensor, "replica batch *feature"], y: Tensor, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """Augmented inputs and unchanged labels. A replica that diverged may hold NaN here: it
-        stays in its own row."""
-        aug = self.augmentation
-        changes, magnitude = draw_changes(aug, self.table, self.weights, draws)
-        maps, loss = aug.maps, self.loss
-
-        def made_by(maker: Replicas) -> Tensor:
-            with maker.undisturbed(maps.mode, maps.update_statistics) as still:
-                found = [
-                    attribution_map(forward, x[some], y[some], maps, draws.of(some), loss)
-                    for some, _, forward in still.passes(x, differentiable=False)
-                ]
-            return found[0] if len(found) == 1 else torch.cat(found)
-
-        attribution = selecting_map(
-            aug.placebo,
-            lambda: made_by(model),
-            lambda: made_by(self.untrained or model),
-            draws,
-            x.shape,
-        )
-        masks = aug.split.masks(attribution.flatten(0, 1).flatten(1))
-        augmented = adjust(
-            x.flatten(0, 1),
-            masks.unflatten(2, x.shape[2:]),
-            changes.flatten(0, 1),
-            1.0,
-            (self.strength[:, None] * magnitude).flatten(),
-        )
-        augmented = augmented.unflatten(0, x.shape[:2])
-        if aug.placebo == "gaussian":
-            augmented = in_random_direction(x, augmented, draws)
-        return augmented, y

@@ -1,0 +1,306 @@
+"""What a run is, in plain data: the configuration that replicas share, and the arms.
+
+Plain Python, no tensors: whoever reads results, declares studies or plans them needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+from aba_core.identity import Use, plain
+
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["constant", "step", "cosine"]
+Precision = Literal["full", "bf16", "tf32"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What all replicas of a training share.
+
+    epochs may be fractional; a run has round(epochs · samples / batch_size) steps, at least 1.
+    schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
+    steps, "cosine" brings it to 0. curve_every: metrics also every so many steps (0: only final).
+    tokens: texts are cut to their first so many (0: all).
+    mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
+    before the first step, the last after the last one (0: never; see `aba_core.mechanism`).
+    probe_strength: of the adjustments that arms without augmentation are measured with.
+    dataset, model: a name, or {"use": "module:function", option: value} for one's own; see
+    docs/guides. metrics: measured besides the loss and the task's primary quantity: names of
+    `quantities.QUANTITIES`, or "module:function" of one's own.
+    dtype: "float32", or "float64" for comparisons. precision of products and convolutions while
+    training: "full", that of dtype; "bf16", 8 bits of fraction (autocast; parameters, optimiser and
+    metrics stay in dtype); "tf32", 10 bits, on CUDA only. benchmarks/README.md has the effect.
+    """
+
+    kind: ClassVar[str] = "training"
+
+    dataset: Any = "digits"
+    subset: str = "tiny"
+    model: Any = "small_cnn"
+    batch_norm: bool = False
+    epochs: float = 100
+    batch_size: int = 50
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    subset_seed: int = 0
+    tokens: int = 0
+    curve_every: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    precision: Precision = "full"
+    mechanism: int = 0
+    probe_strength: float = 0.5
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "model"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, Use.read(value) or value)
+            if not isinstance(getattr(self, name), str | Use):
+                raise ValueError(
+                    f"{name} is {value!r}; needed: a name, or {{use: module:function}}"
+                )
+        metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        object.__setattr__(self, "metrics", metrics)
+        for name, allowed in (
+            ("optimizer", get_args(Optimizer)),
+            ("schedule", get_args(Schedule)),
+            ("dtype", ("float32", "float64")),
+            ("precision", get_args(Precision)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}"
+                )
+        for name, low, strict in (
+            ("epochs", 0, True),
+            ("learning_rate", 0, True),
+            ("momentum", 0, False),
+            ("weight_decay", 0, False),
+            ("probe_strength", 0, False),
+        ):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < low or (strict and value == low):
+                raise ValueError(
+                    f"{name} is {value!r}; allowed: finite numbers "
+                    f"{'above' if strict else 'not below'} {low}"
+                )
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size!r}; allowed: whole numbers from 1")
+        if not isinstance(self.curve_every, int) or self.curve_every < 0:
+            raise ValueError(f"curve_every is {self.curve_every!r}; allowed: 0 or more steps")
+        if not isinstance(self.mechanism, int) or self.mechanism < 0:
+            raise ValueError(f"mechanism is {self.mechanism!r}; allowed: whole numbers from 0")
+
+    @property
+    def irrelevant(self) -> frozenset[str]:
+        """Fields that decide no number of a run's last step."""
+        names = {"curve_every"}
+        names |= {"momentum"} if self.optimizer != "sgd" else set()
+        return frozenset(names if self.mechanism else names | {"probe_strength"})
+
+    def row(self) -> dict[str, Any]:
+        """The configuration's columns in a table of runs."""
+        return {
+            entry.name: value if isinstance(value, bool | int | float | str) else str(value)
+            for entry in fields(self)
+            if entry.name != "metrics" and (value := getattr(self, entry.name)) is not None
+        }
+
+    def steps(self, samples: int) -> int:
+        """Number of optimiser steps on a training set of so many samples."""
+        return max(1, round(self.epochs * samples / self.batch_size))
+
+    def learning_rate_factor(self, step: int, steps: int) -> float:
+        """What the schedule multiplies the learning rate by at a step."""
+        if self.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        if self.schedule == "step":
+            return 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps))
+        return 1.0
+
+
+class MethodInfo(NamedTuple):
+    """A method by its kind: its title in tables, and where its class or preset is."""
+
+    title: str
+    where: str
+
+
+METHODS: dict[str, MethodInfo] = {
+    "aba": MethodInfo("ABA", "aba_core.methods.aba:Augmentation"),
+    "challenger": MethodInfo("Challenger", "aba_core.methods.aba:CHALLENGER"),
+    "mendaba": MethodInfo("MendABA", "aba_core.methods.aba:MENDABA"),
+    "fastaba": MethodInfo("FastABA", "aba_core.methods.aba:FASTABA"),
+    "fastaba-ce": MethodInfo("FastABA-CE", "aba_core.methods.aba:FASTABA_CE"),
+    "mixup": MethodInfo("Mixup", "aba_core.methods.mixing:Mixup"),
+    "cutmix": MethodInfo("CutMix", "aba_core.methods.mixing:CutMix"),
+    "cutout": MethodInfo("Cutout", "aba_core.methods.occlusion:Cutout"),
+    "label-smoothing": MethodInfo("Label smoothing", "aba_core.methods.labels:LabelSmoothing"),
+    "dropout": MethodInfo("Dropout", "aba_core.methods.dropout:Dropout"),
+    "sam": MethodInfo("SAM", "aba_core.methods.sharpness:SAM"),
+}
+VANILLA = "Vanilla"
+# The published methods, in the published order.
+PRESETS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
+PLACEBO_TITLES = {
+    "permuted": "permuted map",
+    "other_sample": "another sample's map",
+    "untrained": "untrained model's map",
+    "random": "random features",
+    "gaussian": "Gaussian noise",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training condition.
+
+    method: None for training as usual; or a `Method`, as an `Augmentation`; or the same as plain
+    data: a kind ("mendaba"), {kind: ..., field: value}, {use: "module:Class", field: value}, or a
+    list of these. learning_rate: in place of the config's. held: purposes of randomness (see
+    `randomness.PURPOSES`) held at a seed in all runs of the arm, as (("initialisation", 0),); the
+    others follow the run's seed plus seed_offset. flip_bit: change the last bit of one weight,
+    drawn by purpose "bit", before training: the smallest change there is. subset_per_run: the
+    training samples are drawn by the run's seed and not by the config's subset_seed.
+    """
+
+    kind: ClassVar[str] = "arm"
+
+    name: str
+    method: Any = None
+    learning_rate: float | None = None
+    held: tuple[tuple[str, int], ...] = ()
+    flip_bit: bool = False
+    seed_offset: int = 0
+    subset_per_run: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise ValueError("an arm needs a name")
+        rate = self.learning_rate
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf
+        ):
+            raise ValueError(f"learning_rate is {rate!r}; allowed: finite, above 0")
+        for name in ("flip_bit", "subset_per_run"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: true or false")
+        if isinstance(self.seed_offset, bool) or not 0 <= int(self.seed_offset) < 2**62:
+            raise ValueError(f"seed_offset is {self.seed_offset!r}; allowed: whole numbers from 0")
+        held = self.held.items() if isinstance(self.held, Mapping) else self.held
+        object.__setattr__(self, "held", tuple(sorted((str(n), int(s)) for n, s in held)))
+        object.__setattr__(self, "method", _normal(self.method))
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Arm:
+        """An arm as a study file has it: the fields above, and beside them those of its method.
+
+        {name: pair, adjustments: "3,4", strength: 0.3} is {name: pair, method: {kind: aba,
+        adjustments: "3,4", strength: 0.3}}. Raises ValueError for what cannot be meant.
+        """
+        if not isinstance(given, Mapping):
+            raise ValueError(f"an arm is {given!r}; needed: name, method")
+        values = {str(name): value for name, value in given.items() if value is not None}
+        own = {entry.name for entry in fields(cls)}
+        beside = {name: values.pop(name) for name in list(values) if name not in own}
+        if beside:
+            values["method"] = _with_fields(values.get("method"), beside)
+        if "name" not in values:
+            raise ValueError("an arm needs a name")
+        return cls(**values)
+
+    @property
+    def vanilla(self) -> bool:
+        """Whether it trains as usual, its learning rate, seeds and one bit aside."""
+        return self.method is None
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is training as usual with nothing changed at all: what gains are over."""
+        return self == Arm(self.name)
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """A field that the method was given, by name; the default where it was not."""
+        if isinstance(self.method, Mapping):
+            return self.method.get(name, default)
+        return getattr(self.method, name, default)
+
+    def with_settings(self, **changes: Any) -> Arm:
+        """The same arm, fields of its method changed."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return Arm(**{**values, "method": _with_fields(self.method, changes)})
+
+    def renamed(self, name: str) -> Arm:
+        """The same arm under another name."""
+        return Arm(**{**{e.name: getattr(self, e.name) for e in fields(self)}, "name": name})
+
+    def data(self) -> dict[str, Any]:
+        """The arm as plain data, its name included, without what is at its default."""
+        content = plain(self)
+        return {name: content[name] for name in content if name not in ("kind", "version")}
+
+
+def arm(name: str, **given: Any) -> Arm:
+    """`Arm.read` of keyword arguments: arm("pair", adjustments="3,4", strength=0.3)."""
+    return Arm.read({"name": name, **given})
+
+
+def _normal(method: Any) -> Any:
+    """A method's plain data in one form: None, a list, or a mapping with `kind` or `use` first."""
+    if isinstance(method, str):
+        if method == "vanilla":
+            return None
+        method = {"use" if ":" in method else "kind": method}
+    if isinstance(method, list | tuple):
+        parts = [part for entry in method if (part := _normal(entry)) is not None]
+        return parts if len(parts) > 1 else parts[0] if parts else None
+    if not isinstance(method, Mapping):
+        return method
+    given = {str(name): value for name, value in method.items() if value is not None}
+    kind = given.pop("kind", None)
+    if kind == "vanilla":
+        if given:
+            raise ValueError(f"method 'vanilla' takes no {next(iter(given))}")
+        return None
+    if "use" not in given:
+        kind = "aba" if kind is None else kind
+        if kind not in METHODS and kind != "chain":
+            raise ValueError(f"unknown method {kind!r}; known: vanilla, {', '.join(METHODS)}")
+        if kind == "aba" and "adjustments" not in given:
+            names = ", ".join(given) or "kind: aba"
+            raise ValueError(f"{names} given, but neither adjustments nor a method")
+        return {"kind": kind, **_spelt(given)}
+    return {"use": given.pop("use"), **given}
+
+
+def _with_fields(method: Any, changes: Mapping[str, Any]) -> Any:
+    method = _normal(method)
+    if isinstance(method, list):
+        raise ValueError(f"{', '.join(changes)} beside a list of methods; say them in the list")
+    if method is not None and not isinstance(method, Mapping):
+        from dataclasses import replace
+
+        return replace(method, **changes)
+    return {**(method or {}), **changes}
+
+
+def _spelt(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of ABA as they may be written: a lone index for a set, a split by its quantiles."""
+    adjustments = given.get("adjustments")
+    if isinstance(adjustments, int) and not isinstance(adjustments, bool):
+        given["adjustments"] = str(adjustments)
+    elif isinstance(adjustments, list | tuple):
+        given["adjustments"] = ",".join(map(str, adjustments))
+    quantiles = given.pop("quantiles", None)
+    if quantiles is not None:
+        if given.get("split") == "sign":
+            raise ValueError("quantiles do not go with split 'sign'")
+        given["split"] = [float(quantile) for quantile in quantiles]
+    return given

@@ -1,0 +1,154 @@
+"""Identity: what a thing is, as plain data, and the hash of it.
+
+A value is {kind, version, the fields that matter and are not at their default}, recursively: never
+the text that Python happens to print of it. So classes can be renamed and fields be added without
+losing a run. Two rules follow. A default is part of every result: whoever changes one raises the
+version of what it belongs to. And a field that cannot matter (`top_k` with target "loss") is left
+out: a class names such fields in its property `irrelevant`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+# Raised when a change to the engine moves runs by more than rounding: older runs are then not taken
+# for the same. A method that changes raises its own `version`.
+NUMERICS = 1
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it.
+
+    Numbers, texts, lists and mappings are themselves, whole floats as whole numbers; a class may
+    have a method `plain` of its own; a dataclass needs a `kind`. Raises TypeError for anything else.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value.value if isinstance(value, Enum) else value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "plain"):
+        return value.plain()
+    if not is_dataclass(value) or isinstance(value, type) or not hasattr(value, "kind"):
+        raise TypeError(
+            f"{type(value).__name__} has no identity; needed: plain data, or a dataclass with a kind"
+        )
+    irrelevant = getattr(value, "irrelevant", ())
+    content = {"kind": value.kind, "version": getattr(value, "version", 1)}
+    for entry in fields(value):
+        given = plain(getattr(value, entry.name))
+        if entry.name not in irrelevant and given != _default(entry):
+            content[entry.name] = given
+    return content
+
+
+def _default(entry: Any) -> Any:
+    """A dataclass field's default as plain data; something that nothing equals where it has none."""
+    if entry.default is not MISSING:
+        return plain(entry.default)
+    return plain(entry.default_factory()) if entry.default_factory is not MISSING else object()
+
+
+def short_hash(value: Any) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+# --- what strangers bring: "module:name" ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Use:
+    """Something of one's own, by name: "module:name", with options for it.
+
+    In a study file: {use: "module:name", option: value}.
+    """
+
+    where: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, given: Any) -> Use | None:
+        """What {use: ...} or "module:name" says; None where it is neither."""
+        if isinstance(given, Use):
+            return given
+        if isinstance(given, str):
+            return cls(given) if ":" in given else None
+        if isinstance(given, Mapping) and "use" in given:
+            options = {str(name): value for name, value in given.items() if name != "use"}
+            return cls(str(given["use"]), tuple(sorted(options.items())))
+        return None
+
+    def load(self) -> Any:
+        """The object itself. Raises ValueError with the reason where it cannot be had."""
+        return load(self.where)
+
+    def plain(self) -> dict[str, Any]:
+        """What it is: its place, its options, and its version or, without one, its source."""
+        return {"use": self.where, **plain(dict(self.options)), "version": version_of(self.load())}
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in self.options)
+        return f"{self.where}({options})" if options else self.where
+
+
+def load(where: str) -> Any:
+    """The object called "module:name", from the installed packages or the current folder.
+
+    Raises ValueError naming what is wrong.
+    """
+    module, separator, name = where.partition(":")
+    if not separator or not module or not name:
+        raise ValueError(f"{where!r} is no place of code; needed: 'module:name'")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        value: Any = import_module(module)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module!r} of {where!r}: {error}") from error
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise ValueError(f"{module!r} has no {name!r} (in {where!r})")
+        value = getattr(value, part)
+    return value
+
+
+def version_of(value: Any) -> Any:
+    """An object's own `version`; without one, a hash of its source, so that a changed function is
+    another one."""
+    declared = getattr(value, "version", None)
+    if declared is not None and not callable(declared):
+        return plain(declared)
+    try:
+        return short_hash(inspect.getsource(value if callable(value) else type(value)))
+    except (OSError, TypeError):
+        return 1
+
+
+def call_with(function: Callable[..., Any], given: Mapping[str, Any], where: str) -> Any:
+    """The function's value for those of the given arguments that it takes.
+
+    Raises ValueError where it needs one that is not given.
+    """
+    parameters = inspect.signature(function).parameters
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    taken = {n: v for n, v in given.items() if everything or n in parameters}
+    for name, parameter in parameters.items():
+        ordinary = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if ordinary and parameter.default is parameter.empty and name not in taken:
+            raise ValueError(f"{where} needs {name!r}; known: {', '.join(given)}")
+    return function(**taken)

@@ -1,0 +1,1 @@
+"""Methods: what may be changed in a step of training, one file a family, all on one seam (`base`)."""

@@ -1,0 +1,138 @@
+"""Any method in anybody's own training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aba_core.attribution import Loss, check_inputs, cross_entropy, undisturbed
+from aba_core.methods.base import Chain, Method, method_of
+from aba_core.randomness import Draws, check_seed
+from aba_core.sites import INPUT, SingleSite
+
+
+class Regularizer:
+    """A method for anybody's own training loop; `ABA` is its shorter form for inputs alone.
+
+    >>> regularizer = Regularizer("mixup", seed=0)
+    >>> loss = regularizer.backward(model, x, y)    # fills .grad; then optimizer.step()
+
+    method: a `Method`, or the plain data of one, as {"kind": "sam", "rho": 0.1}. loss: one number a
+    sample. steps: of the whole training, for methods that ask how far it is. untrained: the model
+    that makes the maps of placebo "untrained". Each call is one step; draws depend on (seed, step,
+    place in the batch), so setting `step` continues a stopped training exactly.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        seed: int = 0,
+        loss: Loss = cross_entropy,
+        steps: int = 0,
+        untrained: nn.Module | None = None,
+    ) -> None:
+        self.method = method_of(method) or Method()
+        self.seed = check_seed(seed)
+        self.loss = loss
+        self.steps = steps
+        self.untrained = untrained
+        self.step = 0
+        self._outputs: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+        if self.method.needs_untrained != (untrained is not None):
+            raise ValueError("an untrained model goes with placebo 'untrained' and only with it")
+
+    def __call__(
+        self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
+    ) -> tuple[Float[Tensor, "batch *feature"], Tensor]:
+        """The changed inputs and labels; the model is left as it was.
+
+        Raises ValueError for a method that changes more than those: take `backward`.
+        """
+        method = self.method
+        beyond = [hook for hook in ("loss", "gradient") if _has_own(method, hook)]
+        if method.site != INPUT or beyond:
+            what = f"the layer {method.site!r}" if method.site != INPUT else f"the {beyond[0]}"
+            raise ValueError(
+                f"{method.kind!r} changes {what}; use backward(model, x, y) in place of a call"
+            )
+        check_inputs(x, y)
+        site = self._site(model, x)
+        x, y = method.batch(site.tail, x.detach(), y, self._draws(x))
+        self.step += 1
+        return x.detach(), y
+
+    def backward(
+        self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
+    ) -> Float[Tensor, ""]:
+        """The mean loss of the batch, in train mode; adds the method's gradient to each parameter's
+        `.grad`, as `loss.backward()` does."""
+        check_inputs(x, y)
+        model.train()
+        method, draws = self.method, self._draws(x)
+        site = self._site(model, x)
+        parameters = [value for value in model.parameters() if value.requires_grad]
+        start = torch.cat([value.detach().flatten() for value in parameters])[None]
+        labels = y
+        if method.site == INPUT:
+            x, labels = method.batch(site.tail, x.detach(), y, draws)
+
+        def through() -> tuple[Tensor, Tensor]:
+            h, targets = site.activations(x), labels
+            if method.site != INPUT:
+                h, targets = method.batch(site.tail, h, y, draws)
+            loss = method.loss(site.logits(h), targets, self.loss).mean()
+            pieces = torch.autograd.grad(loss, parameters, allow_unused=True)
+            flat = [
+                torch.zeros_like(value).flatten() if piece is None else piece.flatten()
+                for piece, value in zip(pieces, parameters, strict=True)
+            ]
+            return loss.detach()[None], torch.cat(flat)[None]
+
+        def at(point: Tensor) -> tuple[Tensor, Tensor]:
+            if point is start:
+                return through()
+            # Only the pass at the model's own parameters moves batch norm's statistics.
+            _fill(parameters, point)
+            try:
+                with undisturbed(model, "train"):
+                    return through()
+            finally:
+                _fill(parameters, start)
+
+        losses, gradient = method.gradient(at, start)
+        for value, piece in zip(parameters, _pieces(parameters, gradient), strict=True):
+            value.grad = piece.clone() if value.grad is None else value.grad + piece
+        self.step += 1
+        return losses[0]
+
+    def _site(self, model: nn.Module, x: Tensor) -> SingleSite:
+        if model not in self._outputs:
+            with torch.no_grad(), undisturbed(model, "eval"):
+                self._outputs[model] = int(model(x[:1]).shape[-1])
+        outputs = self._outputs[model]
+        return SingleSite(model, self.method.site, self.loss, outputs, self.untrained)
+
+    def _draws(self, x: Tensor) -> Draws:
+        purposes = self.method.names_of_purposes()
+        return Draws.single(self.seed, self.step, len(x), x.device, purposes, self.steps)
+
+
+def _has_own(method: Method, hook: str) -> bool:
+    if isinstance(method, Chain):
+        return any(_has_own(part, hook) for part in method.methods)
+    return getattr(type(method), hook) is not getattr(Method, hook)
+
+
+def _pieces(parameters: list[nn.Parameter], flat: Tensor) -> list[Tensor]:
+    cut = flat[0].split([value.numel() for value in parameters])
+    return [piece.reshape(value.shape) for piece, value in zip(cut, parameters, strict=True)]
+
+
+def _fill(parameters: list[nn.Parameter], flat: Tensor) -> None:
+    with torch.no_grad():
+        for value, piece in zip(parameters, _pieces(parameters, flat), strict=True):
+            value.copy_(piece)
