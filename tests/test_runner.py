@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
+from analysis import engines, plan, runner
 from analysis import results as store
-from analysis import runner
 from analysis.study import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
 
 SHIPPED = store.SHIPPED
@@ -45,8 +45,8 @@ def test_a_second_call_computes_nothing_and_changes_no_file(tmp_path):
     first = run(study(), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
     second = run(study(), tmp_path)
-    assert (first.computed, first.found) == (6, 0)
-    assert (second.computed, second.found) == (0, 6)
+    assert (first.computed, first.reused) == (6, 0)
+    assert (second.computed, second.reused) == (0, 6)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
     assert not second.result.missing
 
@@ -97,10 +97,11 @@ def test_the_runs_that_were_shipped_are_still_found():
         spec = declaration.study
         assert spec.identity in declaration.path.name
         rows, _ = store.read_rows(SHIPPED, declaration.kind)
-        own = rows[rows["key"].isin(list(declaration.keys))]
+        rows = rows[rows["key"].isin(list(declaration.keys))]
         # Arms that draw their own training samples are known by the subset of the config.
-        (data,) = set(own.loc[own["subset_seed"] == spec.config.get("subset_seed", 0), "data"])
-        assert set(runner.run_keys(spec, data)) == set(declaration.keys)
+        (data,) = set(rows.loc[rows["subset_seed"] == spec.config.get("subset_seed", 0), "data"])
+        config, arms = plan.core_config(spec), [plan.core_arm(arm) for arm in spec.arms]
+        assert set(plan.run_keys(spec, config, arms, data)) == set(declaration.keys)
 
 
 def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
@@ -119,7 +120,7 @@ def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
 def test_kept_logits_are_those_of_the_metrics(tmp_path):
     spec = study(keep_logits=True)
     frame = run(spec, tmp_path).result.frame
-    labels = runner.load_splits(spec).validation.y.numpy()
+    labels = plan.load_splits(plan.core_config(spec)).validation.y.numpy()
     for row in frame.to_dict("records"):
         logits = np.frombuffer(row["validation_logits"], "<f2").reshape(-1, row["logit_classes"])
         accuracy = 100 * (logits.argmax(1) == labels).mean()
@@ -139,19 +140,20 @@ def test_a_flipped_bit_and_a_placebo_make_other_runs(tmp_path):
     assert set(frame["placebo"]) == {"", "permuted"}
 
 
-def test_chunks_are_cut_without_regard_to_what_is_finished(tmp_path):
+def test_chunks_are_cut_without_regard_to_what_is_finished():
     spec = study(
         arms=tuple(
             ArmSpec(name=str(i), adjustments=str(i), strength=1.0, target="loss") for i in range(27)
         ),
         seeds=3,
     )
-    keys = runner.run_keys(spec, "data")
-    every = runner.plan_chunks(spec, keys, set(), tmp_path, "cpu", 14)
-    assert sum(len(chunk.keys) for chunk in every) == 81
-    assert max(len(chunk.keys) for chunk in every) <= 14
-    done = {key for _, _, key in every[2].keys}
-    assert runner.plan_chunks(spec, keys, done, tmp_path, "cpu", 14) == every[:2] + every[3:]
+    resolved = plan.resolve(spec, arms_per_chunk=14)
+    every = list(resolved.chunks)
+    assert sum(len(chunk.runs) for chunk in every) == 81
+    assert max(len(chunk.runs) for chunk in every) <= 14
+    done = {(arm, seed) for arm, seed, _ in every[2].runs}
+    assert resolved.unfinished(done) == every[:2] + every[3:]
+    assert resolved.unfinished(set()) == every
 
 
 def test_parallel_processes_give_the_same_numbers_as_one(tmp_path):
@@ -202,22 +204,20 @@ def test_a_stopped_study_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path
 
 def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch, capsys):
     whole = run(study(), tmp_path / "whole").result.frame
-    spec = study()
-    splits = runner.load_splits(spec)
-    keys = runner.run_keys(spec, splits.fingerprint)
-    (chunk,) = runner.plan_chunks(
-        spec.model_copy(update={"seeds": (0,)}), keys, set(), tmp_path / "halves", "cpu", 14
-    )
-    real = runner.train_chunk
+    (chunk,) = plan.resolve(study(seeds=1)).chunks
+    real = engines.train_chunk
 
     def small_memory(chunk, count):
-        if len(chunk.keys) > 1:
+        if len(chunk.runs) > 1:
             raise torch.OutOfMemoryError("made up")
         return real(chunk, count)
 
-    monkeypatch.setattr(runner, "train_chunk", small_memory)
-    assert len(runner.train_within_memory(chunk)) == 3
+    monkeypatch.setattr(engines, "train_chunk", small_memory)
+    parts = list(engines.train_within_memory(chunk))
+    assert [part.runs for part, _ in parts] == [(run,) for run in chunk.runs]
     assert "3 runs do not fit in memory; trying halves" in capsys.readouterr().err
+    for part, rows in parts:
+        store.write_chunk(tmp_path / "halves", "runs", part.name, rows["runs"])
     halves, _ = store.read_rows(tmp_path / "halves", "runs")
     merged = halves.merge(whole, on="key", suffixes=("", "_whole"))
     assert len(merged) == 3
@@ -227,22 +227,22 @@ def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("free", "sizes"), [(1e12, [6]), (60.0, [4, 2]), (25.0, [1] * 6), (1.0, [1] * 6)]
 )
-def test_a_chunk_is_cut_to_the_memory_that_is_free(tmp_path, free, sizes):
-    keys = tuple((arm.name, seed, f"{arm.name}{seed}") for arm in ARMS for seed in (0, 1))
-    chunk = runner.Chunk(study(), ARMS, (0, 1), keys, tmp_path, "cuda")
-    parts = runner.sized_for_memory(chunk, free, 8.0, 10.0)
-    assert [len(part.keys) for part in parts] == sizes
-    assert tuple(key for part in parts for key in part.keys) == keys
+def test_a_chunk_is_cut_to_the_memory_that_is_free(free, sizes):
+    (chunk,) = plan.resolve(study(), "cuda").chunks
+    assert len(chunk.runs) == 6
+    parts = engines.sized_for_memory(chunk, free, 8.0, 10.0)
+    assert [len(part.runs) for part in parts] == sizes
+    assert tuple(run for part in parts for run in part.runs) == chunk.runs
 
 
-def test_a_single_run_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
+def test_a_single_run_that_does_not_fit_is_an_error(monkeypatch):
     def no_memory(chunk, count):
         raise torch.OutOfMemoryError("made up")
 
-    monkeypatch.setattr(runner, "train_chunk", no_memory)
-    chunk = runner.Chunk(study(), ARMS, (0,), (("vanilla", 0, "k"),), tmp_path, "cpu")
+    monkeypatch.setattr(engines, "train_chunk", no_memory)
+    (chunk,) = plan.resolve(study(arms=ARMS[:1], seeds=1)).chunks
     with pytest.raises(torch.OutOfMemoryError):
-        runner.train_within_memory(chunk)
+        list(engines.train_within_memory(chunk))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
@@ -322,4 +322,4 @@ def test_a_wrong_config_is_named_before_anything_runs(tmp_path, change, message)
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(StudyError, match="unknown device 'tpu'; known: auto, cpu, cuda"):
-        runner.choose_device("tpu")
+        plan.choose_device("tpu")
