@@ -360,12 +360,16 @@ def sized_for_memory(chunk: Chunk, free: float, once: float, each: float) -> lis
 ENGINES: dict[str, tuple[Engine, str]] = {"processes": (processes, "cpu"), "gpu": (gpu, "cuda")}
 
 
-def choose_engine(name: str, device: str, workers: int | None = None) -> tuple[Engine, str]:
+def choose_engine(
+    name: str | Engine, device: str, workers: int | None = None
+) -> tuple[Engine, str]:
     """An engine by its name, "module:function" or "auto", and the device it is for.
 
     "auto" goes by the device, device "auto" by the engine. workers: processes of engine
     "processes". Raises StudyError.
     """
+    if not isinstance(name, str):
+        return name, choose_device(device)
     if name not in ("auto", "processes") and workers is not None:
         raise StudyError(f"{workers} processes are asked for; engine {name!r} does not take them")
     if name == "auto":

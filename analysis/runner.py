@@ -35,15 +35,15 @@ def run(
     processes: int | None = None,
     progress: Progress | None = None,
     *,
-    engine: str = "auto",
+    engine: str | Engine = "auto",
     graphs: bool = False,
 ) -> Completion:
     """Declare a study, compute what is missing of it, and return what there is.
 
     progress: called with (label, model-steps done, model-steps in all) a few times a second.
-    engine: see `engines.choose_engine`. graphs: record each step as a CUDA graph; StudyError on a
-    CPU. KeyboardInterrupt stops the engine; finished chunks stay. Raises StudyError and the data
-    sets' own errors before anything is computed.
+    engine: a function, or a name as `engines.choose_engine` takes it. graphs: record each step as
+    a CUDA graph; StudyError on a CPU. KeyboardInterrupt stops the engine; finished chunks stay.
+    Raises StudyError and the data sets' own errors before anything is computed.
     """
     train, device = choose_engine(engine, device, processes)
     if graphs and device != "cuda":
