@@ -4,15 +4,16 @@ errors come at once."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis import terminal
+
 if TYPE_CHECKING:
-    from analysis import runner
     from analysis.reports import Outcome
     from analysis.study import Study
 
@@ -33,6 +34,25 @@ Examples:
 """,
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"aba {version('aba-toolkit')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _aba(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+    ] = False,
+) -> None:
+    """Options of `aba` itself; its help stands above."""
+
+
+# Every option of a command is an argument of its function: typer wants it so, whatever their count.
 Results = Annotated[Path, typer.Option(help="Folder that results are kept in.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
@@ -57,16 +77,16 @@ def adjustments_(
       aba adjustments
       aba adjustments --csv > adjustments.csv
     """
-    from analysis.runner import adjustments
+    from aba_core.adjustments import ADJUSTMENTS
 
     head = ("index", "low", "middle", "high", "group", "offset", "low−offset", "high−offset")
-    rows = [(a.index, *a, a.group.value, *a.offset_form) for a in adjustments()]
+    rows = [(a.index, *a, a.group.value, *a.offset_form) for a in ADJUSTMENTS]
     if csv:
         print(",".join(head).replace("−", "_minus_"))
         for row in rows:
             print(",".join(map(str, row)))
     else:
-        _print_table(head, rows)
+        terminal.print_table(head, rows)
 
 
 @app.command()
@@ -80,7 +100,7 @@ def datasets() -> None:
       aba datasets
       ABA_DATA_MIRROR=/data/aba aba datasets
     """
-    from analysis.runner import dataset_status
+    from analysis.plan import dataset_status
 
     rows = [
         (
@@ -92,7 +112,7 @@ def datasets() -> None:
         )
         for status in dataset_status()
     ]
-    _print_table(("name", "input", "classes", "training subsets", "where"), rows)
+    terminal.print_table(("name", "input", "classes", "training subsets", "where"), rows)
 
 
 @app.command()
@@ -123,8 +143,12 @@ def run(
     results: Results = Path("results"),
     device: Device = "auto",
     processes: Annotated[
-        int | None, typer.Option(help="Processes on CPU.  [default: one per core]", min=1)
+        int | None, typer.Option(help="Processes on CPU.  [default: one per usable core]", min=1)
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="auto, processes, gpu, or module:function of your own."),
+    ] = "auto",
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Record each step as a CUDA graph (GPU only).")
     ] = False,
@@ -142,26 +166,20 @@ def run(
     """
     from analysis.study import find_study
 
-    outcome = _run(
-        find_study(study, dataset, preset, seeds, set_ or ()), results, device, processes, graphs
-    )
-    if outcome.result.missing:
+    declared = find_study(study, dataset, preset, seeds, set_ or ())
+    options = {"device": device, "processes": processes, "engine": engine, "graphs": graphs}
+    if not _run(declared, results, **options):
         raise typer.Exit(1)
 
 
-def _run(
-    study: Study,
-    results: Path,
-    device: str,
-    processes: int | None = None,
-    graphs: bool = False,
-) -> runner.Outcome:
+def _run(study: Study, results: Path, **options: Any) -> bool:
+    """Run a study and say what came of it; whether all of it is there."""
     from analysis import runner
 
-    outcome = runner.run(study, results, device, processes, runner.bars(), graphs=graphs)
-    print(outcome.result.summary())
-    print(f"{outcome.computed} runs computed now, {outcome.found} found finished, in {results}/")
-    return outcome
+    done = runner.run(study, results, progress=terminal.bars(), **options)
+    print(done.result.summary())
+    print(f"{done.computed} runs computed now, {done.reused} found finished, in {results}/")
+    return not done.result.missing
 
 
 @app.command("plan")
@@ -200,11 +218,10 @@ def plan_(
       aba plan isolation --dataset mnist --preset standard --effect 0.5
     """
     from analysis import design, exports
-    from analysis import results as store
     from analysis.study import find_study
 
     label = exports.Look(metric).label
-    found = design.plan(
+    plan = design.plan(
         find_study(study, dataset, preset),
         results,
         effect,
@@ -212,48 +229,7 @@ def plan_(
         comparisons=comparisons,
         metric=metric,
     )
-    sd, (low, high) = found.sd, found.sd_by_arm
-    pilot = "the shipped results" if found.pilot == store.SHIPPED else found.pilot
-    print(
-        f"{found.study.name} on {found.study.dataset}: to find a true difference of {effect:g} "
-        f"{'point' if effect == 1 else 'points'} between two arms\n"
-        f"in {power:.0%} of such studies, two-sided, "
-        f"{found.alpha:.0%} false positives. {label}.\n\n"
-        f"Pilot: {found.pilot_runs} runs of {found.pilot_arms} arms in {pilot}\n"
-        f"SD of runs: {sd.estimate:.2f} points [{sd.low:.2f}, {sd.high:.2f}], pooled over arms; "
-        f"{low:.2f} to {high:.2f} by arm\n"
-    )
-    rows = [
-        (
-            "one" if option.comparisons == 1 else f"{option.comparisons}, Holm",
-            f"{option.sd:.2f}",
-            option.runs_per_arm,
-            option.runs,
-            option.to_run,
-            _duration(option.seconds),
-            str(option.simulated),
-        )
-        for option in found.options
-    ]
-    head = ("comparisons", "SD", "seeds per arm", "runs in all", "to run", "time here")
-    _print_table((*head, "power, pilot resampled"), rows)
-    cores = "one run at a time" if found.cores == 1 else f"shared by {found.cores} cores"
-    print(
-        "\nThe second SD is the upper end of its interval. Time: the pilot's "
-        f"{found.seconds:.1f} s on {found.device}\nfor one seed of every arm, {cores}"
-        + (", without the runs that choose strengths." if found.study.tuning else ".")
-    )
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return (
-                f"{seconds / size:.1f} {unit}"
-                if seconds < 10 * size
-                else f"{seconds / size:.0f} {unit}"
-            )
-    return f"{seconds:.0f} s"
+    terminal.print_plan(plan, label)
 
 
 @app.command()
@@ -270,40 +246,12 @@ def status(results: Results = Path("results")) -> None:
     """
     from analysis import results as store
 
-    found = store.declarations(results)
-    if not found:
+    head, rows, damaged = store.overview(results)
+    if not rows:
         print(f"no studies in {results}; start one with: aba run isolation --dataset digits")
         return
-    rows: list[tuple[object, ...]] = []
-    damaged: set[Path] = set()
-    tables = {kind: store.read_rows(results, kind) for kind in ("runs", "frozen")}
-    for declaration in found:
-        frame, broken = tables[declaration.kind]
-        damaged |= set(broken)
-        result = store.collect(declaration, frame, broken)
-        runs = result.frame.drop_duplicates("key")
-        study, config = declaration.study, declaration.study.config
-        diverged = int((runs["status"] != "finished").sum()) if len(runs) else 0
-        strengths = sorted({a.strength for a in study.arms if a.strength and a.method != "vanilla"})
-        rows.append(
-            (
-                study.name,
-                study.dataset,
-                config.get("model", "small_cnn") + "+bn" * bool(config.get("batch_norm")),
-                config.get("epochs", "?"),
-                "–".join(f"{s:g}" for s in dict.fromkeys((*strengths[:1], *strengths[-1:]))),
-                "+".join(sorted({entry["preset"] for entry in declaration.declared})),
-                len(study.arms),
-                len(study.seeds),
-                f"{len(runs)}/{len(declaration.keys)}",
-                diverged,
-                f"{runs['seconds'].sum():.0f}" if len(runs) else "0",
-                declaration.declared[0]["at"][:10],
-            )
-        )
-    head = ("study", "dataset", "model", "epochs", "strength", "preset", "arms", "seeds", "runs")
-    _print_table((*head, "diverged", "core s", "declared"), rows)
-    for path in sorted(damaged):
+    terminal.print_table(head, rows)
+    for path in damaged:
         print(f"damaged, passed over: {path} (its runs count as missing)", file=sys.stderr)
 
 
@@ -447,7 +395,7 @@ def _report(
             for outcome in outcomes
         ]
         print()
-        _print_table(("notebook", "parameters", "time", "status"), rows)
+        terminal.print_table(("notebook", "parameters", "time", "status"), rows)
     return sum(outcome.status != "finished" for outcome in outcomes)
 
 
@@ -557,7 +505,7 @@ def compare(
     lacking = False
     for name in dataset or exports.studies_there(results) or ["digits"]:
         try:
-            found, sentences = exports.compare(results, name, look, preset)
+            exhibits, sentences = exports.compare(results, name, look, preset)
         except ResultsError as error:
             print(f"aba: {error}", file=sys.stderr)
             lacking = True
@@ -565,10 +513,12 @@ def compare(
         same = name in tables.PUBLISHED
         print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
         print("\n".join(f"- {sentence}" for sentence in sentences))
-        for exhibit in found.tables.values():
+        for exhibit in exhibits.tables.values():
             shown = tables.present(exhibit.data, exhibit.digits, exhibit.columns)
             print(f"\n{exhibit.description}\n")
-            _print_table(tuple(shown.columns), list(shown.itertuples(index=False, name=None)))
+            terminal.print_table(
+                tuple(shown.columns), list(shown.itertuples(index=False, name=None))
+            )
     if lacking:
         raise typer.Exit(1)
 
@@ -594,7 +544,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     from analysis.studies import standard_study
 
     for name in ("isolation", "tension", "frozen"):
-        _run(standard_study(name, "digits", "quick"), results, "auto")
+        _run(standard_study(name, "digits", "quick"), results)
     names = [name for name in reports.notebooks() if name not in OF_SHIPPED]
     failed = _report(names, results, out, Format.html, {}, force=True)
     failed += _report(list(OF_SHIPPED), SHIPPED, out, Format.html, {}, force=True)
@@ -625,53 +575,9 @@ def doctor(results: Results = Path("results"), out: Out = Path("reports")) -> No
         raise typer.Exit(1)
 
 
-def _print_table(head: tuple[str, ...], rows: list[tuple]) -> None:
-    """Columns as wide as their widest entry, numbers to the right."""
-    table = [tuple(map(str, row)) for row in [head, *rows]]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    numeric = [all(isinstance(row[c], int | float) for row in rows) for c in range(len(head))]
-    for row in table:
-        cells = [
-            entry.rjust(width) if right else entry.ljust(width)
-            for entry, width, right in zip(row, widths, numeric, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
-
-
-USAGE_ERRORS = ("StudyError", "ReportError", "ExportError", "PlanError")
-
-
-def _completed(command: Callable[[], object]) -> int:
-    """Run a command; the exit code. One line for every error that a user can cause."""
-    # typer brings its own copy of click since 0.27: take the class from where typer has it.
-    usage_error: type[Exception] = next(
-        base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
-    )
-    try:
-        # Without its standalone mode typer returns the code of an Exit, or what the command did.
-        returned = command()
-        code = returned if isinstance(returned, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
-        code = 130
-    except usage_error as error:
-        print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
-        return 2
-    except BrokenPipeError:
-        return 1
-    except ValueError as error:
-        # Every module's own errors are ValueErrors whose text names the value and what is allowed.
-        if type(error) is ValueError or not type(error).__module__.startswith(("analysis", "aba")):
-            raise
-        print(f"aba: {error}", file=sys.stderr)
-        return 2 if type(error).__name__ in USAGE_ERRORS else 1
-    if code == 130:  # typer's own answer to Ctrl-C, as a shell's
-        print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
-    return code
-
-
 def main() -> None:
     """Entry point of the `aba` command."""
-    sys.exit(_completed(lambda: app(standalone_mode=False)))
+    sys.exit(terminal.exit_code(lambda: app(standalone_mode=False)))
 
 
 if __name__ == "__main__":

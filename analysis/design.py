@@ -8,7 +8,6 @@ before anything is spent.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from analysis import results as store
+from analysis.engines import usable_cores
 from analysis.statistics import Interval
 from analysis.study import Study
 
@@ -335,7 +335,7 @@ def plan(
     of_arm = pilot.groupby("arm")["seconds"].mean()
     seconds = float(of_arm.mean()) * len(study.arms)
     device = str(pilot["device"].iloc[-1]) if "device" in pilot else "cpu"
-    workers = (cores or os.cpu_count() or 1) if device.startswith("cpu") else 1
+    workers = (cores or usable_cores()) if device.startswith("cpu") else 1
     counts = pilot.groupby("arm").size()
     own = folder == Path(results)
     there = {arm.name: int(counts.get(arm.name, 0)) if own else 0 for arm in study.arms}

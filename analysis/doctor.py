@@ -151,30 +151,24 @@ def _checkout() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    from analysis import runner
+    from analysis import engines, plan
 
     try:
-        device = runner.choose_device("auto")
+        device = plan.choose_device("auto")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         yield Finding("missing", "device", f"torch cannot be loaded: {reason}", INSTALL)
         return
     torch = metadata.version("torch")
     if device == "cuda":
-        yield Finding("ok", "device", f"{runner._device_name(device)}, one process, torch {torch}")
+        yield Finding("ok", "device", f"{engines.device_name(device)}, one process, torch {torch}")
         return
-    cores = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    found = f"cpu, {cores} single-threaded processes, torch {torch}"
-    if usable < cores:
-        todo = f"aba run ... --processes {usable}"
-        yield Finding("note", "device", f"{found}, but only {usable} cores may be used", todo)
-    else:
-        yield Finding("ok", "device", found)
+    cores = engines.usable_cores()
+    yield Finding("ok", "device", f"cpu, {cores} single-threaded processes, torch {torch}")
 
 
 def _data() -> Iterator[Finding]:
-    from analysis import runner
+    from analysis import plan
 
     mirror = os.environ.get("ABA_DATA_MIRROR", "")
     if not mirror:
@@ -186,7 +180,7 @@ def _data() -> Iterator[Finding]:
         found = f"ABA_DATA_MIRROR={mirror} is no folder"
         yield Finding("note", "data mirror", found, todo)
     absent = []
-    for status in runner.dataset_status():
+    for status in plan.dataset_status():
         what = f"data {status.name}"
         if status.present.startswith("not here"):
             absent.append(Finding("note", what, status.present))

@@ -368,7 +368,7 @@ def frozen_strength(study: StudyResult, strength: float = 0.0) -> float:
     """The evaluated strength to judge groups at: the one given, or for 0 the one nearest to that
     which the models were trained with."""
     there = np.sort(_evaluated(study)["strength"].unique())
-    trained = [arm.strength for arm in study.declaration.study.arms if arm.strength]
+    trained = [s for arm in study.declaration.study.arms if (s := arm.setting("strength"))]
     wanted = strength or (trained or [float(np.median(there))])[0]
     at = float(there[np.abs(there - wanted).argmin()])
     if strength and not np.isclose(at, strength):

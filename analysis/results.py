@@ -6,8 +6,10 @@
     results/mechanism/<chunk>.parquet                   measured on the way, one row a run and step
 
 A run is known by its key, a hash of everything that defines it; a study finds its runs by key, so
-two studies that want the same run share it. Chunks are written once, under a temporary name first,
-and never edited. A damaged file is reported and left alone; its runs count as missing.
+two studies that want the same run share it. A run may have several keys, the later ones from older
+versions: its rows are those under the first that has any. Chunks are written once, under a
+temporary name first, and never edited. A damaged file is reported and left alone; its runs count
+as missing.
 """
 
 from __future__ import annotations
@@ -57,12 +59,17 @@ def _write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_chunk(results: Path, kind: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """One finished chunk of rows as results/<kind>/<name>.parquet; an existing file is kept."""
+    """One finished chunk of rows as results/<kind>/<name>.parquet; an existing file is kept.
+
+    The columns are those of all rows together; a row that lacks one has nothing there.
+    """
     path = Path(results) / kind / f"{name}.parquet"
     if path.exists() and read_chunk(path) is not None:
         return path
+    columns = dict.fromkeys(column for row in rows for column in row)
+    table = pa.table({column: [row.get(column) for row in rows] for column in columns})
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     _write_atomically(path, sink.getvalue().to_pybytes())
     return path
 
@@ -98,7 +105,7 @@ class Declaration:
     """A study as it was declared: before its runs, with the key of every run it wants."""
 
     study: Study
-    keys: Mapping[str, tuple[str, int]]  # key: (arm, seed)
+    keys: Mapping[str, tuple[str, int]]  # key: (arm, seed); a run's first key is the newest
     declared: Sequence[Mapping[str, Any]] = ()  # when, with how many seeds, under which preset
     path: Path | None = None
 
@@ -106,23 +113,36 @@ class Declaration:
     def kind(self) -> str:
         return "frozen" if self.study.frozen else "runs"
 
+    @property
+    def runs(self) -> tuple[tuple[str, int], ...]:
+        """(arm, seed) of every run wanted."""
+        return tuple(dict.fromkeys(self.keys.values()))
+
 
 def declare(results: Path, study: Study, keys: Mapping[str, tuple[str, int]]) -> Declaration:
-    """Write down what a study will run, or add seeds to what it declared before."""
-    path = Path(results) / "studies" / f"{study.name}-{study.dataset}-{study.identity}.json"
+    """Write down what a study will run, or add seeds to what it declared before.
+
+    A run that was declared under other keys (of other data, say) is now known by these alone.
+    """
+    path = _declared_at(results, study)
     declared: list[Mapping[str, Any]] = []
-    seeds = list(study.seeds)
+    seeds = len(study.seeds)
     all_keys = dict(keys)
+    undeclared = set(keys.values())
     if path.exists():
         before = _read_declaration(path)
-        declared = list(before.declared)
-        all_keys = {**before.keys, **all_keys}
-        seeds = sorted({*before.study.seeds, *seeds})
-        if set(before.study.seeds) >= set(study.seeds) and set(before.keys) >= set(keys):
+        if set(before.keys) >= set(keys):
             return before
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    declared.append({"at": now, "preset": study.preset, "seeds": len(study.seeds)})
-    study = study.model_copy(update={"seeds": tuple(seeds)})
+        declared = list(before.declared)
+        undeclared -= {run for key, run in keys.items() if key in before.keys}
+        rest = {key: run for key, run in before.keys.items() if run not in set(keys.values())}
+        all_keys = rest | all_keys
+        study = study.model_copy(
+            update={"seeds": tuple(sorted({*before.study.seeds, *study.seeds}))}
+        )
+    if undeclared:  # not where only keys are new
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        declared.append({"at": now, "preset": study.preset, "seeds": seeds})
     content = {
         "study": study.model_dump(mode="json", exclude_none=True),
         "declared": declared,
@@ -131,6 +151,16 @@ def declare(results: Path, study: Study, keys: Mapping[str, tuple[str, int]]) ->
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     _write_atomically(path, text.encode("utf-8"))
     return Declaration(study, all_keys, declared, path)
+
+
+def _declared_at(results: Path, study: Study) -> Path:
+    """Where a study is declared, or will be: known by what it says and not by the file's name, which
+    older versions chose by other rules."""
+    folder = Path(results) / "studies"
+    for path in sorted(folder.glob(f"{study.name}-{study.dataset}-*.json")):
+        if _read_declaration(path).study.identity == study.identity:
+            return path
+    return folder / f"{study.name}-{study.dataset}-{study.identity}.json"
 
 
 def _read_declaration(path: Path) -> Declaration:
@@ -179,7 +209,7 @@ class StudyResult:
             f"{config.get('model', 'small_cnn')}"
             f"{' with batch norm' * bool(config.get('batch_norm'))}, "
             f"{config.get('epochs', '?')} epochs)",
-            f"{runs} of {len(self.declaration.keys)} runs, {len(study.seeds)} seeds",
+            f"{runs} of {len(self.declaration.runs)} runs, {len(study.seeds)} seeds",
         ]
         parts += [f"{diverged} diverged"] * bool(diverged)
         parts += [f"{len(self.damaged)} damaged files passed over"] * bool(self.damaged)
@@ -192,8 +222,12 @@ def collect(
 ) -> StudyResult:
     """The rows a declaration asks for, under its own arm names."""
     keys = declaration.keys
-    frame = rows[rows["key"].isin(list(keys))].copy()
-    present = set(frame["key"])
+    present = set(rows["key"])
+    chosen: dict[tuple[str, int], str] = {}
+    for key, run in keys.items():
+        if key in present:
+            chosen.setdefault(run, key)
+    frame = rows[rows["key"].isin(list(chosen.values()))].copy()
     frame["arm"] = [keys[key][0] for key in frame["key"]]
     frame["study"] = declaration.study.name
     arm_place = {arm.name: number for number, arm in enumerate(declaration.study.arms)}
@@ -201,7 +235,7 @@ def collect(
     if len(frame):
         frame = frame.assign(_place=order).sort_values(["_place", "seed"], kind="stable")
         frame = frame.drop(columns="_place").reset_index(drop=True)
-    missing = tuple(value for key, value in keys.items() if key not in present)
+    missing = tuple(run for run in declaration.runs if run not in chosen)
     return StudyResult(frame, declaration, missing, tuple(damaged))
 
 
@@ -242,20 +276,51 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
     return StudyResult(best.frame, best.declaration, best.missing, best.damaged, others)
 
 
-def measured(found: StudyResult) -> StudyResult:
+def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
+    """Titles and a row for every study declared in a folder, and the damaged files."""
+    head = ("study", "dataset", "model", "epochs", "strength", "preset", "arms", "seeds", "runs")
+    rows: list[tuple] = []
+    damaged: set[Path] = set()
+    tables = {kind: read_rows(results, kind) for kind in ("runs", "frozen")}
+    for declaration in declarations(results):
+        result = collect(declaration, *tables[declaration.kind])
+        damaged |= set(result.damaged)
+        runs = result.frame.drop_duplicates("key")
+        study, config = declaration.study, declaration.study.config
+        strengths = sorted({s for arm in study.arms if (s := arm.setting("strength"))})
+        rows.append(
+            (
+                study.name,
+                study.dataset,
+                config.get("model", "small_cnn") + "+bn" * bool(config.get("batch_norm")),
+                config.get("epochs", "?"),
+                "–".join(f"{s:g}" for s in dict.fromkeys((*strengths[:1], *strengths[-1:]))),
+                "+".join(sorted({entry["preset"] for entry in declaration.declared})),
+                len(study.arms),
+                len(study.seeds),
+                f"{len(runs)}/{len(declaration.runs)}",
+                int((runs["status"] != "finished").sum()) if len(runs) else 0,
+                f"{runs['seconds'].sum():.0f}" if len(runs) else "0",
+                declaration.declared[0]["at"][:10],
+            )
+        )
+    return (*head, "diverged", "core s", "declared"), rows, sorted(damaged)
+
+
+def measured(result: StudyResult) -> StudyResult:
     """What was measured while a study's runs trained: one row a run and step.
 
-    found: as `load` returns it. Raises ResultsError where its config asks for no measurements or
+    result: as `load` returns it. Raises ResultsError where its config asks for no measurements or
     none is there.
     """
-    study, path = found.declaration.study, found.declaration.path
+    study, path = result.declaration.study, result.declaration.path
     if not study.config.get("mechanism") or path is None:
         raise ResultsError(
             f"{study.name} on {study.dataset} measured nothing on the way; give its config "
             "mechanism: 5, or run: aba run mechanism"
         )
     rows, damaged = read_rows(path.parent.parent, "mechanism")
-    result = collect(found.declaration, rows, damaged)
-    if not len(result.frame):
+    measurements = collect(result.declaration, rows, damaged)
+    if not len(measurements.frame):
         raise ResultsError(f"{study.name} on {study.dataset} has runs but no measurements")
-    return result
+    return measurements

@@ -6,46 +6,32 @@ own. Nothing here trains: `runner` turns a study into runs.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
+from aba_core.arms import Arm
+from aba_core.arms import arm as ArmSpec  # noqa: N812, F401
+from aba_core.arms import PLACEBO_TITLES  # noqa: F401  (until the merge)
+from aba_core.identity import Use, plain, short_hash
+from aba_core.quantities import METRICS  # noqa: F401  (until the merge)
+
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
-METHODS = ("vanilla", "challenger", "mendaba", "fastaba", "fastaba-ce")
-METHOD_TITLES = {
-    "vanilla": "Vanilla",
-    "challenger": "Challenger",
-    "mendaba": "MendABA",
-    "fastaba": "FastABA",
-    "fastaba-ce": "FastABA-CE",
-}
-PLACEBO_TITLES = {
-    "permuted": "permuted map",
-    "other_sample": "another sample's map",
-    "untrained": "untrained model's map",
-    "random": "random features",
-    "gaussian": "Gaussian noise",
-}
-PLACEBOS = tuple(PLACEBO_TITLES)
-METRICS = {
-    "validation_accuracy": "Validation accuracy (%)",
-    "test_accuracy": "Test accuracy (%)",
-    "train_accuracy": "Training accuracy (%)",
-}
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
 
@@ -58,42 +44,12 @@ class _Plain(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ArmSpec(_Plain):
-    """One training condition. method: a preset's name, or "vanilla"; or adjustments: a set's text
-    ("3,4,0x2", "epsilon+delta"). subset_per_run: the training samples are drawn by the run's seed
-    and not by the config's subset_seed. flip_bit: the last bit of one weight is changed before
-    training. seed_offset: added to the run's seed, for an arm that is another one reseeded. The
-    other fields are those of `aba_core.Augmentation`."""
+# An arm in a study: read from the plain data of a file, and dumped as such.
+StudyArm = Annotated[Arm, PlainValidator(lambda given: _arm(given)), PlainSerializer(Arm.data)]
 
-    name: str = Field(min_length=1)
-    method: Literal[METHODS] | None = None  # type: ignore[valid-type]
-    adjustments: str | None = None
-    strength: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    randomize: bool | None = None
-    split: Literal["percentiles", "sign"] | None = None
-    quantiles: tuple[float, ...] | None = None
-    attribution: str | None = None
-    target: str | None = None
-    top_k: int | None = Field(default=None, ge=1)
-    attribution_mode: Literal["eval", "train"] | None = None
-    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    held: dict[str, int] = {}
-    placebo: Literal[PLACEBOS] | None = None  # type: ignore[valid-type]
-    subset_per_run: bool = False
-    flip_bit: bool = False
-    seed_offset: int = Field(default=0, ge=0)
 
-    @field_validator("adjustments", mode="before")
-    @classmethod
-    def _text(cls, value: Any) -> Any:
-        # YAML reads a lone index as a number and [3, 4] as a list.
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        return ",".join(map(str, value)) if isinstance(value, list) else value
-
-    def definition(self) -> dict[str, Any]:
-        """What decides the arm's numbers: everything given, but its name."""
-        return self.model_dump(exclude={"name"}, exclude_none=True, exclude_defaults=True)
+def _arm(given: Any) -> Arm:
+    return given if isinstance(given, Arm) else Arm.read(given)
 
 
 class Frozen(_Plain):
@@ -192,7 +148,7 @@ class Study(_Plain):
     dataset: str
     preset: str = "own"
     config: dict[str, Any] = {}
-    arms: tuple[ArmSpec, ...] = Field(min_length=1)
+    arms: tuple[StudyArm, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     frozen: Frozen | None = None
     tuning: Tuning | None = None
@@ -216,7 +172,7 @@ class Study(_Plain):
 
     @field_validator("arms")
     @classmethod
-    def _named_once(cls, value: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
+    def _named_once(cls, value: tuple[Arm, ...]) -> tuple[Arm, ...]:
         names = [arm.name for arm in value]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -247,39 +203,9 @@ class Study(_Plain):
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
         content = self.model_dump(mode="json", exclude={"seeds", "preset", "note"})
-        content["arms"] = [without_later(arm) for arm in content["arms"]]
-        return short_hash(without_later(content))
-
-
-# Fields that came after the first results: at these values they are left out of every identity, so
-# that a new field never parts a study from the runs it had.
-LATER_FIELDS: dict[str, Any] = {
-    "placebo": None,
-    "subset_per_run": False,
-    "flip_bit": False,
-    "seed_offset": 0,
-    "hypotheses": [],
-    "keep_logits": False,
-    "tokens": 0,
-    "mechanism": 0,
-    "probe_strength": 0.5,
-    "precision": "full",
-}
-
-
-def without_later(content: dict[str, Any]) -> dict[str, Any]:
-    """A definition without the later fields that are as if they did not exist."""
-    return {
-        name: value
-        for name, value in content.items()
-        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
-    }
-
-
-def short_hash(value: Any) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+        content["arms"] = [arm.data() for arm in self.arms]
+        unset = (None, [], False)
+        return short_hash(plain({n: v for n, v in content.items() if v not in unset}))
 
 
 @dataclass(frozen=True)
@@ -309,7 +235,7 @@ class Settings:
         "loss"."""
         return {"target": "loss", "strength": self.strength["isolation"]}
 
-    def study(self, name: str, arms: Iterable[ArmSpec], **fields: Any) -> Study:
+    def study(self, name: str, arms: Iterable[Arm], **fields: Any) -> Study:
         """A standard study of these settings. fields: further fields of `Study`; config is added to
         the settings' own; seeds: a number or the seeds, by default as many as settings say."""
         config = {"dataset": self.dataset, **self.config, **fields.pop("config", {})}
@@ -369,8 +295,17 @@ def study_from_yaml(path: Path) -> Study:
         raise StudyError(
             f"{path} holds {type(content).__name__}; needed: name, dataset, arms, seeds"
         )
-    if isinstance(content.get("dataset"), str) and isinstance(content.get("config", {}), dict):
-        content["config"] = {"dataset": content["dataset"], **content.get("config", {})}
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # where the code that a study names by {use: ...} may lie
+        sys.path.append(folder)
+    dataset, config = content.get("dataset"), content.get("config", {})
+    if isinstance(config, dict) and isinstance(dataset, str | dict):
+        given = dict(dataset) if isinstance(dataset, dict) else dataset
+        name = given.pop("name", None) if isinstance(given, dict) else None
+        content["config"] = {"dataset": given, **config}
+        use = Use.read(given)
+        if use is not None:
+            content["dataset"] = name or use.where.partition(":")[0].rpartition(".")[2]
     try:
         return Study(**content)
     except ValidationError as error:
@@ -431,8 +366,7 @@ def find_study(
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise StudyError(f"--set strength={text}; allowed: numbers not below 0")
             arms = [
-                arm if arm.method == "vanilla" else arm.model_copy(update={"strength": value})
-                for arm in arms
+                arm if arm.vanilla else arm.with_settings(strength=float(value)) for arm in arms
             ]
             changes["tuning"] = None  # a strength given by hand is not tuned
         else:

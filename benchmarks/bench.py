@@ -39,7 +39,7 @@ from aba_core.datasets import Split, Splits, load_dataset
 from aba_core.replicas import STACKED_UP_TO
 from aba_core.steps import products_in
 from aba_core.training import train
-from analysis.runner import ARMS_ONE_BY_ONE, ARMS_TOGETHER
+from analysis.plan import ARMS_ONE_BY_ONE, ARMS_TOGETHER
 from benchmarks.plain_loop import plain_loop
 
 README = Path(__file__).with_name("README.md")

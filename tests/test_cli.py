@@ -1,7 +1,9 @@
 """The command line: what it prints, and its exit codes."""
 
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,8 @@ def test_datasets_lists_the_four_and_what_is_bundled():
             "graphs are asked for on 'cpu'; allowed: on cuda only",
         ),
         (["run", "isolation", "--device", "tpu"], "unknown device 'tpu'; known: auto, cpu, cuda"),
+        (["run", "isolation", "--engine", "dask"], "unknown engine 'dask'; known: auto, processes"),
+        (["run", "isolation", "--engine", "my:engine"], "engine 'my:engine' cannot be imported"),
         (["plan", "isolatoin"], "unknown study 'isolatoin'; known: isolation, tension"),
         (["plan", "isolation", "--effect", "0"], "effect is 0; allowed: numbers above 0"),
         (["plan", "isolation", "--metric", "loss"], "unknown metric 'loss'; known: validation"),
@@ -63,6 +67,25 @@ def test_a_usage_error_is_one_line_that_names_the_value_and_exits_with_2(
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_version_is_the_packages():
+    done = aba("--version")
+    assert done.returncode == 0 and done.stdout == f"aba {version('aba-toolkit')}\n"
+
+
+def test_an_engine_of_ones_own_lies_in_the_current_folder(tmp_path):
+    command = [sys.executable, "-m", "analysis.cli", "run", "tension", "--results", str(tmp_path)]
+    done = subprocess.run(
+        [*command, *"--seeds 1 --set epochs=1 --set model=mlp --device cpu".split(), "--engine"]
+        + ["threaded_engine:in_a_thread"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tests" / "outside",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "7 runs computed now" in done.stdout and "tension on digits: done" in done.stderr
 
 
 def test_run_status_and_a_second_run(tmp_path):

@@ -108,16 +108,16 @@ def test_most_python_is_run():
 
 @pytest.mark.parametrize("path", TEXTS, ids=name)
 def test_the_studies_of_a_page_can_be_built(path, tmp_path):
-    from analysis import runner
+    from analysis import plan
 
     for block in blocks(path):
         if block.language == "yaml" and "arms:" in block.text:
             file = tmp_path / "study.yaml"
             file.write_text(block.text)
             study = studies.study_from_yaml(file)
-            runner.core_config(study)
+            plan.core_config(study)
             for arm in study.arms:
-                runner.core_arm(arm)
+                plan.core_arm(arm)
 
 
 # --- commands -------------------------------------------------------------------------------------

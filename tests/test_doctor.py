@@ -1,5 +1,6 @@
 """aba doctor: what it finds in this environment, and what it says of a broken one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,24 +76,25 @@ def test_the_toolkit_itself_not_installed_is_missing(monkeypatch):
 def test_torch_that_cannot_be_loaded_is_a_finding_and_the_rest_is_still_looked_at(
     monkeypatch, tmp_path
 ):
-    from analysis import runner
+    from analysis import plan
 
     def broken(device: str) -> str:
         raise ImportError("libtorch.so: cannot open shared object file")
 
-    monkeypatch.setattr(runner, "choose_device", broken)
+    monkeypatch.setattr(plan, "choose_device", broken)
     findings = doctor.examine(tmp_path, tmp_path)
     (device,) = found(findings, "device")
     assert device.state == "missing" and "libtorch.so" in device.found
     assert found(findings, "fonts")
 
 
-def test_fewer_cores_than_processors_is_noted(monkeypatch):
-    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+def test_only_the_cores_that_may_be_used_are_counted(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     (device,) = doctor._device()
     if device.found.startswith("cpu"):
-        assert device.state == "note" and "--processes 3" in device.todo
+        assert device.state == "ok"
+        assert int(device.found.split()[1]) <= 3  # or fewer, where a quota says so
 
 
 @pytest.mark.parametrize("folder", ["here", "nowhere"])

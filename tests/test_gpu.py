@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, layers, train
-from analysis import runner
+from analysis import engines, runner
+from analysis.plan import resolve
 from analysis.studies import standard_study
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to torch")
@@ -58,15 +59,14 @@ def test_a_chunk_that_does_not_fit_is_trained_in_halves(tmp_path, monkeypatch, c
     study = study.model_copy(
         update={"seeds": tuple(range(8)), "config": {**study.config, "epochs": 1}}
     )
-    keys = runner.run_keys(study, runner.load_splits(study).fingerprint)
-    (chunk,) = runner.plan_chunks(study, keys, set(), tmp_path, "cuda", 1)
-    _, once, each = runner.gpu_memory(chunk)
+    (chunk,) = resolve(study, "cuda").chunks
+    _, once, each = engines.gpu_memory(chunk)
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     # Room for about half of the runs, which the estimate is told nothing of.
     runs = len(study.arms) * len(study.seeds)
     torch.cuda.set_per_process_memory_fraction((once + each * runs / 2) / total)
-    monkeypatch.setattr(runner, "gpu_memory", lambda chunk: (1e15, 0.0, 1.0))
+    monkeypatch.setattr(engines, "gpu_memory", lambda chunk: (1e15, 0.0, 1.0))
     try:
         outcome = runner.run(study, tmp_path, "cuda")
     finally:

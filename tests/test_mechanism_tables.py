@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from oracles.made_results import make_study, standard
 
-from analysis import exports, figures, mechanism, runner, tables
+from analysis import exports, figures, mechanism, plan, runner, tables
 from analysis import results as store
 from analysis.results import ResultsError
 from analysis.studies import standard_study
@@ -185,10 +185,15 @@ def test_the_standard_study_measures_vanilla_and_whole_groups():
     assert [arm.name for arm in study.arms] == [
         *("Vanilla", "Neutral", "Delta", "Epsilon", "Eps. & Del.", "All")
     ]
-    config = runner.core_config(study)
+    config = plan.core_config(study)
     assert config.mechanism == 5
     assert {arm.strength for arm in study.arms[1:]} == {config.probe_strength}
     assert {arm.target for arm in study.arms[1:]} == {"loss"}
+
+
+def keys_of(study: Study) -> dict[str, tuple[str, int]]:
+    config, arms = plan.core_config(study), [plan.core_arm(spec) for spec in study.arms]
+    return plan.run_keys(study, config, arms, "data")
 
 
 def test_fields_that_came_later_leave_older_keys_as_they_were():
@@ -196,12 +201,12 @@ def test_fields_that_came_later_leave_older_keys_as_they_were():
     named = before.model_copy(
         update={"config": {**before.config, "mechanism": 0, "probe_strength": 0.5}}
     )
-    keys = runner.run_keys(before, "data")
-    assert runner.run_keys(named, "data") == keys
+    keys = keys_of(before)
+    assert keys_of(named) == keys
     # Taken from the first results: no field that came later may change it.
     assert next(iter(keys)) == "ca18807ca675"
     measuring = before.model_copy(update={"config": {**before.config, "mechanism": 5}})
-    assert not set(runner.run_keys(measuring, "data")) & set(keys)
+    assert not set(keys_of(measuring)) & set(keys)
 
 
 def own(**changes) -> Study:

@@ -32,6 +32,17 @@ def test_a_written_chunk_is_read_back_and_leaves_no_temporary_file(tmp_path):
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["c0.parquet"]
 
 
+def test_rows_with_different_columns_keep_all_of_them(tmp_path):
+    rows = [row("k0", "c0"), {**row("k1", "c0", seed=1), "rate": 0.5, "sites": 3}]
+    store.write_chunk(tmp_path, "runs", "c0", rows)
+    store.write_chunk(tmp_path, "runs", "c1", [{**row("k2", "c1"), "mixing": "beta"}])
+    frame = store.read_rows(tmp_path, "runs")[0].set_index("key")
+    assert list(frame.columns) == [*list(row("", ""))[1:], "rate", "sites", "mixing"]
+    assert frame.loc["k1", "rate"] == 0.5 and frame.loc["k1", "sites"] == 3
+    assert frame.loc["k2", "mixing"] == "beta"
+    assert frame.isna().sum().sum() == 2 + 2 + 2
+
+
 def test_a_finished_chunk_is_never_rewritten(tmp_path):
     path = store.write_chunk(tmp_path, "runs", "c0", [row("k0", "c0", accuracy=90.0)])
     before = path.read_bytes()
@@ -82,6 +93,38 @@ def test_a_study_finds_its_runs_by_key_under_its_own_arm_names(tmp_path):
     assert result.frame[["study", "arm", "seed"]].values.tolist() == [["s", "b", 0]]
     assert set(result.missing) == {("a", 0), ("a", 1), ("b", 1)}
     assert "1 of 4 runs" in result.summary()
+
+
+def test_a_run_with_several_keys_counts_once_by_the_first_that_has_rows(tmp_path):
+    keys = {"new0": ("a", 0), "k0": ("a", 0), "new1": ("a", 1), "k1": ("a", 1), "k2": ("b", 0)}
+    rows = [row("k0", "c0", accuracy=1.0), row("k1", "c0", seed=1, accuracy=2.0)]
+    store.write_chunk(tmp_path, "runs", "c0", rows)
+    store.write_chunk(tmp_path, "runs", "c1", [row("new1", "c1", seed=1, accuracy=3.0)])
+    declaration = store.declare(tmp_path, study(), keys)
+    assert declaration.runs == (("a", 0), ("a", 1), ("b", 0))
+    result = store.collect(declaration, *store.read_rows(tmp_path, "runs"))
+    assert result.frame["key"].tolist() == ["k0", "new1"]
+    assert result.frame["validation_accuracy"].tolist() == [1.0, 3.0]
+    assert result.missing == (("b", 0),) and "2 of 3 runs" in result.summary()
+
+
+def test_new_keys_of_declared_runs_are_added_without_declaring_them_again(tmp_path):
+    store.declare(tmp_path, study(), KEYS)
+    both = {f"new-{key}": run for key, run in KEYS.items()} | KEYS
+    renewed = store.declare(tmp_path, study(), both)
+    assert len(renewed.declared) == 1
+    (declaration,) = store.declarations(tmp_path)
+    assert declaration.keys == both and len(declaration.runs) == 4
+
+
+def test_runs_of_other_data_are_declared_anew_and_those_before_are_not_shown(tmp_path):
+    store.write_chunk(tmp_path, "runs", "c0", [row("k0", "c0"), row("k1", "c0", seed=1)])
+    store.declare(tmp_path, study(), KEYS)
+    other = {f"other-{key}": run for key, run in KEYS.items()}
+    declaration = store.declare(tmp_path, study(), other)
+    assert declaration.keys == other and len(declaration.declared) == 2
+    result = store.collect(declaration, *store.read_rows(tmp_path, "runs"))
+    assert not len(result.frame) and len(result.missing) == 4
 
 
 def test_a_declaration_grows_by_seeds_and_says_when(tmp_path):

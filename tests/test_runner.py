@@ -1,6 +1,7 @@
 """The runner computes exactly what is missing, and an interruption changes no number."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import psutil
 import pytest
 import torch
 
+from analysis import engines, plan, runner
 from analysis import results as store
-from analysis import runner
 from analysis.study import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
 
 SHIPPED = store.SHIPPED
@@ -31,10 +32,11 @@ def study(**changes):
     return Study(**{**fields, **changes})
 
 
-def numbers(frame: pd.DataFrame) -> pd.DataFrame:
+def numbers(frame: pd.DataFrame, *within: str) -> pd.DataFrame:
     """What must not depend on how a study was run: everything but times and names of chunks."""
-    kept = frame.drop(columns=["seconds", "finished_at", "chunk"])
-    return kept.sort_values("key").reset_index(drop=True)
+    kept = frame.drop(columns={"seconds", "finished_at", "chunk"} & set(frame))
+    order = [column for column in ("key", *within) if column in kept]
+    return kept.sort_values(order).reset_index(drop=True)
 
 
 def run(spec, folder, **options):
@@ -45,8 +47,8 @@ def test_a_second_call_computes_nothing_and_changes_no_file(tmp_path):
     first = run(study(), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
     second = run(study(), tmp_path)
-    assert (first.computed, first.found) == (6, 0)
-    assert (second.computed, second.found) == (0, 6)
+    assert (first.computed, first.reused) == (6, 0)
+    assert (second.computed, second.reused) == (0, 6)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
     assert not second.result.missing
 
@@ -97,10 +99,11 @@ def test_the_runs_that_were_shipped_are_still_found():
         spec = declaration.study
         assert spec.identity in declaration.path.name
         rows, _ = store.read_rows(SHIPPED, declaration.kind)
-        own = rows[rows["key"].isin(list(declaration.keys))]
+        rows = rows[rows["key"].isin(list(declaration.keys))]
         # Arms that draw their own training samples are known by the subset of the config.
-        (data,) = set(own.loc[own["subset_seed"] == spec.config.get("subset_seed", 0), "data"])
-        assert set(runner.run_keys(spec, data)) == set(declaration.keys)
+        (data,) = set(rows.loc[rows["subset_seed"] == spec.config.get("subset_seed", 0), "data"])
+        config, arms = plan.core_config(spec), [plan.core_arm(arm) for arm in spec.arms]
+        assert set(plan.run_keys(spec, config, arms, data)) == set(declaration.keys)
 
 
 def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
@@ -119,7 +122,7 @@ def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
 def test_kept_logits_are_those_of_the_metrics(tmp_path):
     spec = study(keep_logits=True)
     frame = run(spec, tmp_path).result.frame
-    labels = runner.load_splits(spec).validation.y.numpy()
+    labels = plan.load_splits(plan.core_config(spec)).validation.y.numpy()
     for row in frame.to_dict("records"):
         logits = np.frombuffer(row["validation_logits"], "<f2").reshape(-1, row["logit_classes"])
         accuracy = 100 * (logits.argmax(1) == labels).mean()
@@ -139,19 +142,20 @@ def test_a_flipped_bit_and_a_placebo_make_other_runs(tmp_path):
     assert set(frame["placebo"]) == {"", "permuted"}
 
 
-def test_chunks_are_cut_without_regard_to_what_is_finished(tmp_path):
+def test_chunks_are_cut_without_regard_to_what_is_finished():
     spec = study(
         arms=tuple(
             ArmSpec(name=str(i), adjustments=str(i), strength=1.0, target="loss") for i in range(27)
         ),
         seeds=3,
     )
-    keys = runner.run_keys(spec, "data")
-    every = runner.plan_chunks(spec, keys, set(), tmp_path, "cpu", 14)
-    assert sum(len(chunk.keys) for chunk in every) == 81
-    assert max(len(chunk.keys) for chunk in every) <= 14
-    done = {key for _, _, key in every[2].keys}
-    assert runner.plan_chunks(spec, keys, done, tmp_path, "cpu", 14) == every[:2] + every[3:]
+    resolved = plan.resolve(spec, arms_per_chunk=14)
+    every = list(resolved.chunks)
+    assert sum(len(chunk.runs) for chunk in every) == 81
+    assert max(len(chunk.runs) for chunk in every) <= 14
+    done = {(arm, seed) for arm, seed, _ in every[2].runs}
+    assert resolved.unfinished(done) == every[:2] + every[3:]
+    assert resolved.unfinished(set()) == every
 
 
 def test_parallel_processes_give_the_same_numbers_as_one(tmp_path):
@@ -159,6 +163,154 @@ def test_parallel_processes_give_the_same_numbers_as_one(tmp_path):
     two = runner.run(study(), tmp_path / "two", device="cpu", processes=2).result.frame
     pd.testing.assert_frame_equal(numbers(alone), numbers(two))
 
+
+def test_no_engine_is_called_where_nothing_is_missing_and_the_config_is_resolved_once(
+    tmp_path, monkeypatch
+):
+    resolved, real = [], plan.core_config
+    monkeypatch.setattr(plan, "core_config", lambda s: resolved.append(s.name) or real(s))
+    run(study(), tmp_path)
+    assert resolved == ["s"]
+
+    def never(chunks, report):
+        raise AssertionError("called")
+
+    assert runner.run(study(), tmp_path, device="cpu", engine=never).computed == 0
+
+
+def test_a_chunk_tells_no_place_and_is_named_by_its_keys(tmp_path):
+    run(study(), tmp_path)
+    chunks = plan.resolve(study()).chunks
+    files = {path.stem for path in (tmp_path / "runs").iterdir()}
+    assert files == {chunk.name for chunk in chunks} and len(files) == 2
+    assert pickle.loads(pickle.dumps(chunks)) == chunks
+    assert str(tmp_path) not in repr(chunks)
+
+
+def test_of_several_keys_of_a_run_the_first_is_written_and_any_is_recognised(tmp_path, monkeypatch):
+    older = run(study(), tmp_path).result.frame
+    real = plan.run_keys
+
+    def renewed(*arguments):
+        keys = real(*arguments)
+        return {f"new-{key}": value for key, value in keys.items()} | keys
+
+    monkeypatch.setattr(plan, "run_keys", renewed)
+    again = run(study(), tmp_path)
+    assert (again.computed, again.reused) == (0, 6) and not again.result.missing
+    pd.testing.assert_frame_equal(again.result.frame, older, check_exact=True)
+    more = run(study(seeds=3), tmp_path)
+    assert (more.computed, more.reused) == (3, 6)
+    assert more.result.frame["key"].str.startswith("new-").tolist() == 3 * [False, False, True]
+    assert "9 of 9 runs" in more.result.summary()
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    """The folder of a stranger, with a file of their own."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(Path(__file__).parent / "outside")
+
+
+@pytest.mark.parametrize("spec", [study(), study(frozen=Frozen(strengths=(0.5,)), arms=ARMS[:2])])
+def test_an_engine_from_outside_gives_the_same_bits(tmp_path, outside, spec):
+    usual = run(spec, tmp_path / "usual").result.frame
+    engine = "threaded_engine:in_a_thread"
+    done = runner.run(spec, tmp_path / "own", device="cpu", engine=engine)
+    assert not done.result.missing
+    pd.testing.assert_frame_equal(
+        numbers(usual, "adjustment", "strength"),
+        numbers(done.result.frame, "adjustment", "strength"),
+        check_exact=True,
+    )
+
+
+def test_measurements_and_logits_come_back_from_an_engine_too(tmp_path, outside):
+    spec = study(config={**study().config, "mechanism": 2}, keep_logits=True, seeds=1)
+    run(spec, tmp_path / "usual")
+    runner.run(spec, tmp_path / "own", device="cpu", engine="threaded_engine:in_a_thread")
+    for kind in ("runs", "mechanism"):
+        usual, other = (store.read_rows(tmp_path / name, kind)[0] for name in ("usual", "own"))
+        pd.testing.assert_frame_equal(
+            numbers(usual, "step"), numbers(other, "step"), check_exact=True
+        )
+
+
+def test_an_engine_that_forgets_a_run_is_told_which(tmp_path, outside):
+    message = "no rows for 1 of the 3 runs of a chunk, the first of them 'vanilla' with seed 0"
+    with pytest.raises(engines.EngineError, match=message):
+        runner.run(study(), tmp_path, device="cpu", engine="threaded_engine:forgets_a_run")
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("threds", "unknown engine 'threds'; known: auto, processes, gpu, or module:function"),
+        ("threaded_engine:", "unknown engine 'threaded_engine:'; known"),
+        ("nowhere:train", "'nowhere:train' cannot be imported: ModuleNotFoundError: No module"),
+        ("threaded_engine:train", "AttributeError: module 'threaded_engine' has no attribute"),
+        ("threaded_engine:NO_ENGINE", "is 3; needed: a function (chunks, report)"),
+        ("gpu", "engine 'gpu' on device 'cpu'; allowed: cuda"),
+    ],
+)
+def test_a_wrong_engine_is_named_before_anything_runs(tmp_path, outside, engine, message):
+    with pytest.raises(StudyError) as error:
+        runner.run(study(), tmp_path, device="cpu", engine=engine)
+    assert message in str(error.value)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_processes_are_asked_of_the_engine_that_has_them(tmp_path, outside):
+    with pytest.raises(StudyError, match="3 processes are asked for; engine 'threaded_engine:in"):
+        engines.choose_engine("threaded_engine:in_a_thread", "cpu", 3)
+
+
+def test_closing_the_processes_ends_them():
+    chunks = plan.resolve(study(config={**study().config, "epochs": 300})).chunks
+    trained = engines.processes(chunks, lambda done: None, workers=2)
+    next(trained)
+    workers = psutil.Process().children(recursive=True)
+    trained.close()
+    _, alive = psutil.wait_procs([w for w in workers if "tracker" not in str(w.cmdline())], 30)
+    assert len(workers) >= 2 and not alive
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/", {}, []),
+        ("0::/", {"cpu.max": "max 100000"}, []),
+        ("0::/job/step", {"cpu.max": "400000 100000", "job/cpu.max": "150000 100000"}, [1.5, 4.0]),
+        ("0::/not/mounted", {"cpu.max": "50000 100000"}, [0.5]),
+        (
+            "5:cpu,cpuacct:/job\n3:cpuset:/job\n0::/",
+            {"cpu/job/cpu.cfs_quota_us": "200000", "cpu/job/cpu.cfs_period_us": "100000"},
+            [2.0],
+        ),
+        ("5:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+    ],
+)
+def test_quotas_of_control_groups_are_read(tmp_path, groups, files, cores):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text + "\n")
+    assert list(engines._quotas(tmp_path, tmp_path / "fs")) == cores
+
+
+def test_cores_are_those_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    for quotas, cores in (([], 3), ([16.0], 3), ([1.5, 8.0], 2), ([0.2], 1)):
+        monkeypatch.setattr(engines, "_quotas", lambda quotas=quotas: quotas)
+        assert engines.usable_cores() == cores
+
+
+# --- stopping ------------------------------------------------------------------------------------
 
 # A job that a shell starts in the background inherits a SIGINT that is ignored; Ctrl-C is what is
 # tested here, so it is switched on.
@@ -202,22 +354,20 @@ def test_a_stopped_study_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path
 
 def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch, capsys):
     whole = run(study(), tmp_path / "whole").result.frame
-    spec = study()
-    splits = runner.load_splits(spec)
-    keys = runner.run_keys(spec, splits.fingerprint)
-    (chunk,) = runner.plan_chunks(
-        spec.model_copy(update={"seeds": (0,)}), keys, set(), tmp_path / "halves", "cpu", 14
-    )
-    real = runner.train_chunk
+    (chunk,) = plan.resolve(study(seeds=1)).chunks
+    real = engines.train_chunk
 
     def small_memory(chunk, count):
-        if len(chunk.keys) > 1:
+        if len(chunk.runs) > 1:
             raise torch.OutOfMemoryError("made up")
         return real(chunk, count)
 
-    monkeypatch.setattr(runner, "train_chunk", small_memory)
-    assert len(runner.train_within_memory(chunk)) == 3
+    monkeypatch.setattr(engines, "train_chunk", small_memory)
+    parts = list(engines.train_within_memory(chunk))
+    assert [part.runs for part, _ in parts] == [(run,) for run in chunk.runs]
     assert "3 runs do not fit in memory; trying halves" in capsys.readouterr().err
+    for part, rows in parts:
+        store.write_chunk(tmp_path / "halves", "runs", part.name, rows["runs"])
     halves, _ = store.read_rows(tmp_path / "halves", "runs")
     merged = halves.merge(whole, on="key", suffixes=("", "_whole"))
     assert len(merged) == 3
@@ -227,22 +377,22 @@ def test_a_chunk_too_large_for_memory_is_trained_in_halves(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("free", "sizes"), [(1e12, [6]), (60.0, [4, 2]), (25.0, [1] * 6), (1.0, [1] * 6)]
 )
-def test_a_chunk_is_cut_to_the_memory_that_is_free(tmp_path, free, sizes):
-    keys = tuple((arm.name, seed, f"{arm.name}{seed}") for arm in ARMS for seed in (0, 1))
-    chunk = runner.Chunk(study(), ARMS, (0, 1), keys, tmp_path, "cuda")
-    parts = runner.sized_for_memory(chunk, free, 8.0, 10.0)
-    assert [len(part.keys) for part in parts] == sizes
-    assert tuple(key for part in parts for key in part.keys) == keys
+def test_a_chunk_is_cut_to_the_memory_that_is_free(free, sizes):
+    (chunk,) = plan.resolve(study(), "cuda").chunks
+    assert len(chunk.runs) == 6
+    parts = engines.sized_for_memory(chunk, free, 8.0, 10.0)
+    assert [len(part.runs) for part in parts] == sizes
+    assert tuple(run for part in parts for run in part.runs) == chunk.runs
 
 
-def test_a_single_run_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
+def test_a_single_run_that_does_not_fit_is_an_error(monkeypatch):
     def no_memory(chunk, count):
         raise torch.OutOfMemoryError("made up")
 
-    monkeypatch.setattr(runner, "train_chunk", no_memory)
-    chunk = runner.Chunk(study(), ARMS, (0,), (("vanilla", 0, "k"),), tmp_path, "cpu")
+    monkeypatch.setattr(engines, "train_chunk", no_memory)
+    (chunk,) = plan.resolve(study(arms=ARMS[:1], seeds=1)).chunks
     with pytest.raises(torch.OutOfMemoryError):
-        runner.train_within_memory(chunk)
+        list(engines.train_within_memory(chunk))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
@@ -322,4 +472,4 @@ def test_a_wrong_config_is_named_before_anything_runs(tmp_path, change, message)
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(StudyError, match="unknown device 'tpu'; known: auto, cpu, cuda"):
-        runner.choose_device("tpu")
+        plan.choose_device("tpu")

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.study import METHOD_TITLES, METHODS, ArmSpec, Settings, Study, Tuning
+from aba_core.arms import METHODS, PRESETS, VANILLA
+from analysis.study import ArmSpec, Settings, Study, Tuning
 
 
 def declare(settings: Settings) -> Study:
@@ -23,15 +24,15 @@ def declare_with_batch_norm(settings: Settings) -> Study:
 def _declare(
     name: str, settings: Settings, published: dict[str, float], config: dict[str, Any]
 ) -> Study:
-    arms = [ArmSpec(name=METHOD_TITLES["vanilla"], method="vanilla")]
+    arms = [ArmSpec(VANILLA)]
     arms += [
         ArmSpec(
-            name=METHOD_TITLES[method],
+            name=METHODS[method].title,
             method=method,
             strength=published.get(method),
             top_k=settings.top_k,
         )
-        for method in METHODS[1:]
+        for method in PRESETS
     ]
     tuning = Tuning(strengths=settings.strength["benchmark"], seeds=settings.seeds["tuning"])
     return settings.study(

@@ -1,0 +1,403 @@
+"""Engines train chunks: an engine is a function (chunks, report) → iterator of (chunk, rows).
+
+`processes` trains one chunk after another in a single-threaded process per core, `gpu` one after
+another in this process, cut to the memory there is. An engine of one's own is any such function,
+named as "module:function"; `train_chunk` does the work, here or on another machine. Engines write
+nothing and know nothing of where results are kept.
+
+report is called with the model-steps done so far; an engine that cannot know need not call it. A
+chunk may come back in parts, each with the runs that its rows are of.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import math
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.plan import Chunk, choose_device, load_splits
+from analysis.study import StudyError
+
+if TYPE_CHECKING:
+    from aba_core.datasets import Splits
+    from aba_core.training import Runs
+
+# Rows by the table they belong to ("runs", "frozen", "mechanism"), in the order in which these are
+# to be written.
+ChunkRows = dict[str, list[dict[str, Any]]]
+Engine = Callable[[Sequence[Chunk], Callable[[int], None]], Iterable[tuple[Chunk, ChunkRows]]]
+
+
+class EngineError(ValueError):
+    """An engine that gave back something else than the rows of its chunks."""
+
+
+# --- one chunk -----------------------------------------------------------------------------------
+
+
+def train_chunk(chunk: Chunk, count: Callable[[int], None] | None = None) -> ChunkRows:
+    """Train a chunk; its rows. count: called with the number of model-steps just done.
+
+    On a CPU with one thread, so that a chunk has the same bits wherever it is trained.
+    """
+    from aba_core import train
+
+    splits = load_splits(chunk.config)
+    keys = {(arm, seed): key for arm, seed, key in chunk.runs}
+    # A block lacks some of its runs where arms were added to a study or memory was short.
+    arms = [arm for arm in chunk.arms if any(arm.name == name for name, _ in keys)]
+    seeds = [seed for seed in chunk.seeds if any(seed == other for _, other in keys)]
+    with _one_thread(chunk.device):
+        runs = train(
+            chunk.config,
+            arms,
+            seeds,
+            chunk.device,
+            splits=splits,
+            study=chunk.study,
+            keep_logits=chunk.keep_logits,
+            graphs=chunk.graphs,
+            progress=count,
+        )
+        runs.rows = [row for row in runs.rows if (row["arm"], row["seed"]) in keys]
+        rows = _frozen_rows(chunk, runs, splits) if chunk.frozen else _run_rows(chunk, runs, splits)
+    stamp = {
+        **provenance(),
+        "device": device_name(chunk.device),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "chunk": chunk.name,
+        "data": splits.fingerprint,
+        "hypotheses": chunk.hypotheses,
+    }
+    # What was measured comes before the runs: a run that is there then has its measurements.
+    return {
+        kind: [
+            {**row, "key": keys[row["arm"], row["seed"]], **stamp}
+            for row in table
+            if (row["arm"], row["seed"]) in keys
+        ]
+        for kind, table in (("mechanism", runs.mechanism_rows), (chunk.kind, rows))
+    }
+
+
+def _run_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any]]:
+    """A row a run, with its logits where they are to be kept."""
+    if not chunk.keep_logits:
+        return runs.rows
+    labels = splits.validation.y.numpy().astype("<i2").tobytes()
+    rows = []
+    for row in runs.rows:
+        logits = runs.logits[row["arm"], row["seed"]].half().numpy()
+        kept = {
+            "validation_logits": logits.astype("<f2").tobytes(),
+            "logit_classes": logits.shape[1],
+            "validation_labels": labels,
+        }
+        rows.append({**row, **kept})
+    return rows
+
+
+def _frozen_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any]]:
+    """A row an adjustment and strength of every trained model."""
+    from aba_core.evaluation import frozen
+
+    assert chunk.frozen is not None
+    rows = []
+    for row in runs.rows:
+        kept = {k: row[k] for k in (*chunk.config.row(), "arm", "seed", "seconds", "status")}
+        for result in frozen(
+            runs.model(row["arm"], row["seed"]),
+            splits.validation,
+            chunk.frozen.strengths,
+            target=chunk.frozen.target,  # type: ignore[arg-type]
+        ):
+            rows.append({"study": chunk.study, **kept, **result})
+    return rows
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Where numbers come from: versions and the commit of the toolkit's own checkout."""
+    import torch
+
+    root = Path(__file__).parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "toolkit": importlib.metadata.version("aba-toolkit"),
+        "commit": commit or "unknown",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def device_name(device: str) -> str:
+    """What a row says of the device that it was computed on."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()})"
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, by its affinity and the quota of its control groups."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _quotas())]))
+
+
+def _quotas(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Cores that control groups allow: version 2 (cpu.max) and 1, this process's and those above.
+
+    A container may see its own group as the root; what cannot be read limits nothing.
+    """
+    listed = proc / "self" / "cgroup"
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    for _, controllers, name in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = groups / "cpu" if controllers else groups
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        group = root / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            try:
+                quota, period = " ".join((folder / file).read_text() for file in files).split()
+            except (OSError, ValueError):
+                continue
+            if quota not in ("max", "-1"):
+                yield int(quota) / int(period)
+
+
+_done: Any = None  # model-steps done by all workers, shared with the parent
+
+
+def _start_worker(counter: Any) -> None:
+    import signal
+
+    global _done
+    _done = counter
+    # Ctrl-C reaches the whole process group; the parent alone decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can stop nobody: its workers watch it and stop themselves."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _count(model_steps: int) -> None:
+    with _done.get_lock():
+        _done.value += model_steps
+
+
+def _train_counted(chunk: Chunk) -> ChunkRows:
+    return train_chunk(chunk, _count)
+
+
+def processes(
+    chunks: Sequence[Chunk], report: Callable[[int], None], workers: int | None = None
+) -> Iterator[tuple[Chunk, ChunkRows]]:
+    """Train chunks in single-threaded processes, by default one per core, in any order.
+
+    They end with this process, and when the iterator is closed before its end.
+    """
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    # Workers read these when they load their numerical libraries.
+    environment = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    workers = min(workers or usable_cores(), len(chunks))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(counter,))
+    pending: dict[Future[ChunkRows], Chunk] = {}
+    try:
+        pending = {pool.submit(_train_counted, chunk): chunk for chunk in chunks}
+        while pending:
+            for future in wait(pending, timeout=0.3, return_when=FIRST_COMPLETED).done:
+                yield pending.pop(future), future.result()
+            report(counter.value)
+    except BaseException:
+        for future in pending:
+            future.cancel()
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# --- a GPU ---------------------------------------------------------------------------------------
+
+
+def gpu(
+    chunks: Sequence[Chunk], report: Callable[[int], None]
+) -> Iterator[tuple[Chunk, ChunkRows]]:
+    """Train chunks one after another in this process, in parts that fit into memory."""
+    done = 0
+
+    def count(model_steps: int) -> None:
+        nonlocal done
+        done += model_steps
+        report(done)
+
+    for chunk in chunks:
+        for part in sized_for_memory(chunk, *gpu_memory(chunk)):
+            yield from train_within_memory(part, count)
+
+
+def train_within_memory(
+    chunk: Chunk, count: Callable[[int], None] | None = None
+) -> Iterator[tuple[Chunk, ChunkRows]]:
+    """`train_chunk`, in halves where the device runs out of memory.
+
+    Raises torch.OutOfMemoryError where a single run does not fit.
+    """
+    import torch
+
+    rows = None
+    try:
+        rows = train_chunk(chunk, count)
+    except torch.OutOfMemoryError:
+        if len(chunk.runs) == 1:
+            raise
+    if rows is not None:
+        yield chunk, rows
+        return
+    # Outside the handler: the exception would keep the failed attempt's tensors alive.
+    torch.cuda.empty_cache()
+    print(f"{len(chunk.runs)} runs do not fit in memory; trying halves", file=sys.stderr)
+    middle = len(chunk.runs) // 2
+    for runs in (chunk.runs[:middle], chunk.runs[middle:]):
+        yield from train_within_memory(replace(chunk, runs=runs), count)
+
+
+def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
+    """Bytes free on the GPU, those that a training needs once and those for each run.
+
+    From one step of one run and of two: what they share cancels.
+    """
+    import torch
+
+    from aba_core import train
+
+    config, splits = chunk.config, load_splits(chunk.config)
+    one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
+    arm = next((arm for arm in chunk.arms if arm.augmentation is not None), chunk.arms[0])
+    torch.cuda.empty_cache()
+    free = float(torch.cuda.mem_get_info()[0])
+    before = torch.cuda.memory_allocated()
+    peaks = []
+    for runs in (1, 2):
+        torch.cuda.reset_peak_memory_stats()
+        train(one_step, [arm], list(range(runs)), chunk.device, splits=splits)
+        peaks.append(float(torch.cuda.max_memory_allocated() - before))
+    torch.cuda.empty_cache()
+    each = max(1.0, peaks[1] - peaks[0])
+    return free, max(0.0, peaks[0] - each), each
+
+
+def sized_for_memory(chunk: Chunk, free: float, once: float, each: float) -> list[Chunk]:
+    """The chunk in parts whose runs fit into four fifths of the free memory together, all seeds of
+    an arm in one part where they do."""
+    fitting = max(1, int((0.8 * free - once) / each))
+    seeds = len(chunk.seeds)
+    size = fitting - fitting % seeds if fitting >= seeds else fitting
+    runs = chunk.runs
+    return [replace(chunk, runs=runs[i : i + size]) for i in range(0, len(runs), size)]
+
+
+# --- which engine --------------------------------------------------------------------------------
+
+# The toolkit's own, and the only device that each works on.
+ENGINES: dict[str, tuple[Engine, str]] = {"processes": (processes, "cpu"), "gpu": (gpu, "cuda")}
+
+
+def choose_engine(
+    name: str | Engine, device: str, workers: int | None = None
+) -> tuple[Engine, str]:
+    """An engine by its name, "module:function" or "auto", and the device it is for.
+
+    "auto" goes by the device, device "auto" by the engine. workers: processes of engine
+    "processes". Raises StudyError.
+    """
+    if not isinstance(name, str):
+        return name, choose_device(device)
+    if name not in ("auto", "processes") and workers is not None:
+        raise StudyError(f"{workers} processes are asked for; engine {name!r} does not take them")
+    if name == "auto":
+        device = choose_device(device)
+        name = "gpu" if device == "cuda" else "processes"
+    if name not in ENGINES:
+        return _imported(name), choose_device(device)
+    engine, works_on = ENGINES[name]
+    if device not in ("auto", works_on):
+        raise StudyError(f"engine {name!r} on device {device!r}; allowed: {works_on}")
+    if name == "processes":
+        engine = partial(processes, workers=workers)
+    return engine, choose_device(works_on)
+
+
+def _imported(name: str) -> Engine:
+    """The function that "module:function" names; modules in the current folder are found too."""
+    module, separator, function = name.partition(":")
+    if not (separator and module and function):
+        known = ", ".join(("auto", *ENGINES))
+        raise StudyError(f"unknown engine {name!r}; known: {known}, or module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        engine = getattr(importlib.import_module(module), function)
+    except Exception as error:  # a stranger's file may fail with anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StudyError(f"engine {name!r} cannot be imported: {reason}") from error
+    if not callable(engine):
+        raise StudyError(f"engine {name!r} is {engine!r}; needed: a function (chunks, report)")
+    return engine

@@ -1,0 +1,276 @@
+"""A study resolved to a plan, once: its configuration, data, arms, keys and chunks.
+
+Whatever needs more than a study's declaration asks the plan; nothing reads `Study.config` again.
+Chunks are cut from the declared study and not from what is missing, so an interrupted study
+computes exactly the chunks that an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from aba_core.arms import Arm, TrainConfig
+from aba_core.identity import NUMERICS, Use, plain, short_hash
+from aba_core.legacy import legacy_key
+from analysis.study import Frozen, Study, StudyError, first_problem
+
+if TYPE_CHECKING:
+    from aba_core.datasets import DatasetStatus, Splits
+    from aba_core.methods.base import Method
+
+# Arms in one chunk on a CPU. Those that share operations go faster the more there are. Of those
+# that train one after the other few are enough: little is lost when a chunk is, and no core idles
+# at the end. On a GPU a chunk is as large as a study.
+ARMS_TOGETHER, ARMS_ONE_BY_ONE = 28, 7
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one process trains at a time: some arms with some seeds.
+
+    It holds all that training needs and nothing of where results are kept, and can be pickled.
+    runs: (arm, seed, key) of those to be computed. hypotheses: the hash of what they are to decide.
+    """
+
+    study: str
+    config: TrainConfig
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[tuple[str, int, str], ...]
+    device: str
+    graphs: bool = False
+    keep_logits: bool = False
+    frozen: Frozen | None = None
+    hypotheses: str = ""
+
+    @property
+    def name(self) -> str:
+        """The hash of its keys."""
+        return short_hash([key for _, _, key in self.runs])
+
+    @property
+    def kind(self) -> str:
+        """The table its runs go to."""
+        return "frozen" if self.frozen else "runs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study's declaration means.
+
+    arms: in the declared order. fingerprint: of the data. keys: {key: (arm, seed)}; of several keys
+    of a run it is written under the first. steps: of one run. chunks: of the whole study.
+    """
+
+    study: Study
+    config: TrainConfig
+    arms: tuple[Arm, ...]
+    fingerprint: str
+    keys: Mapping[str, tuple[str, int]]
+    steps: int
+    chunks: tuple[Chunk, ...]
+
+    def unfinished(self, finished: AbstractSet[tuple[str, int]]) -> list[Chunk]:
+        """The chunks that still have something to compute, without the finished (arm, seed)."""
+        lacking = [
+            replace(chunk, runs=tuple(run for run in chunk.runs if run[:2] not in finished))
+            for chunk in self.chunks
+        ]
+        return [chunk for chunk in lacking if chunk.runs]
+
+
+def resolve(
+    study: Study, device: str = "cpu", *, graphs: bool = False, arms_per_chunk: int | None = None
+) -> Plan:
+    """The plan of a study whose strengths are chosen, for a device ("cpu" or "cuda").
+
+    graphs: record each step as a CUDA graph. arms_per_chunk: on a CPU, by default what the size of
+    the inputs asks for. Raises StudyError and the data sets' own errors.
+    """
+    config = core_config(study)
+    splits = load_splits(config)
+    arms = study.arms
+    keys = run_keys(study, config, core_methods(arms), splits.fingerprint)
+    _check(config, splits)
+    if device != "cpu":
+        arms_per_chunk = len(arms)
+    elif arms_per_chunk is None:
+        arms_per_chunk = _arms_on_cpu(config, splits)
+    whole = Chunk(
+        study.name,
+        config,
+        arms,
+        study.seeds,
+        _runs(keys),
+        device,
+        graphs,
+        study.keep_logits,
+        study.frozen,
+        study.hypotheses_hash,
+    )
+    chunks = _cut(whole, arms_per_chunk)
+    steps = config.steps(len(splits.train))
+    return Plan(study, config, arms, splits.fingerprint, keys, steps, chunks)
+
+
+def choose_device(device: str) -> str:
+    """cpu or cuda from auto, cpu or cuda; StudyError where it is not to be had."""
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise StudyError(f"unknown device {device!r}; known: auto, cpu, cuda")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise StudyError("device 'cuda' is not available here; allowed here: auto, cpu")
+    return device
+
+
+def dataset_status() -> list[DatasetStatus]:
+    """What each data set is and whether it is here, for those who must not import torch."""
+    from aba_core import datasets
+
+    return datasets.dataset_status()
+
+
+@lru_cache(maxsize=4)  # a study of subsets goes through many
+def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: int) -> Splits:
+    from aba_core.training import load_splits as load
+
+    return load(
+        TrainConfig(dataset=dataset, subset=subset, subset_seed=subset_seed, tokens=tokens)
+    )
+
+
+def load_splits(config: TrainConfig) -> Splits:
+    """The data of a configuration, read once in each process."""
+    return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
+
+
+def _check(config: TrainConfig, splits: Splits) -> None:
+    """What can be known to fail before an hour is spent: the model, the batch and the metrics fit
+    the data."""
+    from aba_core.tasks import task_of
+    from aba_core.training import builder
+
+    try:
+        builder(config, splits)()
+        task_of(splits.task).check_metrics(config.metrics)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    if config.batch_size > len(splits.train):
+        raise StudyError(
+            f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
+            "training samples"
+        )
+
+
+def _arms_on_cpu(config: TrainConfig, splits: Splits) -> int:
+    from aba_core.replicas import run_together
+
+    elements = config.batch_size * math.prod(splits.input_shape)
+    return ARMS_TOGETHER if run_together(elements, ARMS_TOGETHER) else ARMS_ONE_BY_ONE
+
+
+def _runs(keys: Mapping[str, tuple[str, int]]) -> tuple[tuple[str, int, str], ...]:
+    """(arm, seed, key) of every run, with the first of its keys."""
+    first: dict[tuple[str, int], str] = {}
+    for key, run in keys.items():
+        first.setdefault(run, key)
+    return tuple((arm, seed, key) for (arm, seed), key in first.items())
+
+
+def _cut(whole: Chunk, arms_per_chunk: int) -> tuple[Chunk, ...]:
+    """Chunks of a study: as even in arms as can be, with one seed on a CPU, or all on a GPU.
+
+    Arms that draw their own training samples stand apart, one seed at a time: each has other data.
+    """
+    chunks = []
+    for drawn in (False, True):
+        alike = [arm for arm in whole.arms if arm.subset_per_run == drawn]
+        blocks = -(-len(alike) // arms_per_chunk)
+        size = -(-len(alike) // blocks) if blocks else 1
+        seeds_apart = drawn or whole.device == "cpu"
+        for seeds in [(seed,) for seed in whole.seeds] if seeds_apart else [whole.seeds]:
+            config = replace(whole.config, subset_seed=seeds[0]) if drawn else whole.config
+            for start in range(0, len(alike), size):
+                arms = tuple(alike[start : start + size])
+                names = {arm.name for arm in arms}
+                runs = tuple(run for run in whole.runs if run[0] in names and run[1] in seeds)
+                chunks.append(replace(whole, config=config, arms=arms, seeds=seeds, runs=runs))
+    return tuple(chunks)
+
+
+# --- identity: what a study's words mean to the core, and the keys of its runs -------------------
+
+
+def core_config(study: Study) -> TrainConfig:
+    """The study's training configuration. Raises StudyError for unknown fields or values."""
+    known = {field.name for field in fields(TrainConfig)}
+    unknown = sorted(set(study.config) - known)
+    if unknown:
+        raise StudyError(
+            f"unknown config field {unknown[0]!r}; known: {', '.join(sorted(known))}, strength"
+        )
+    try:
+        return TypeAdapter(TrainConfig).validate_python(study.config)
+    except ValidationError as error:
+        raise StudyError(first_problem(error)) from error
+
+
+def core_methods(arms: Sequence[Arm]) -> tuple[Method | None, ...]:
+    """What the arms train with, resolved. Raises StudyError naming the arm."""
+    from aba_core.methods.base import method_of
+    from aba_core.randomness import purpose_seeds
+
+    methods = []
+    for arm in arms:
+        try:
+            method = method_of(arm.method)
+            purposes = method.names_of_purposes() if method else ()
+            purpose_seeds(arm.seed_offset, dict(arm.held), purposes)  # refuses unknown ones
+        except ValueError as error:
+            raise StudyError(f"arm {arm.name!r}: {error}") from error
+        methods.append(method)
+    return tuple(methods)
+
+
+def run_keys(
+    study: Study, config: TrainConfig, methods: Sequence[Method | None], fingerprint: str
+) -> dict[str, tuple[str, int]]:
+    """The keys of every run of a study: hashes of all that decides its numbers.
+
+    methods: those of the study's arms, resolved, so that two spellings of one are one run. After
+    the key that a run is written under comes the one it had in older results. Raises StudyError for
+    two arms that are one.
+    """
+    frozen = study.frozen.model_dump(mode="json") if study.frozen else None
+    shared = {"numerics": NUMERICS, "config": plain(config), "data": fingerprint}
+    shared |= {"frozen": plain(frozen)} if frozen else {}
+    shared |= {"keep_logits": True} if study.keep_logits else {}
+    before = {"frozen": frozen, "keep_logits": study.keep_logits}
+    keys: dict[str, tuple[str, int]] = {}
+    older: dict[str, tuple[str, int]] = {}
+    for arm, method in zip(study.arms, methods, strict=True):
+        definition = {name: value for name, value in plain(arm).items() if name != "name"}
+        definition |= {"method": plain(method)}
+        if arm.learning_rate == config.learning_rate:
+            definition.pop("learning_rate")
+        for seed in study.seeds:
+            key = short_hash({**shared, "arm": definition, "seed": seed})
+            if key in keys:
+                raise StudyError(
+                    f"arms {keys[key][0]!r} and {arm.name!r} are the same runs; keep one of them"
+                )
+            keys[key] = (arm.name, seed)
+            known_as = legacy_key(config, arm, method, seed, fingerprint, before)
+            if known_as is not None:
+                older[known_as] = (arm.name, seed)
+    return keys | older

@@ -1,0 +1,146 @@
+"""What a terminal shows: tables, durations, progress, and one line for an error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from analysis import design
+
+
+def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
+    """Columns as wide as their widest entry, numbers to the right."""
+    table = [tuple(map(str, row)) for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    numeric = [all(isinstance(row[c], int | float) for row in rows) for c in range(len(head))]
+    for row in table:
+        cells = [
+            entry.rjust(width) if right else entry.ljust(width)
+            for entry, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return (
+                f"{seconds / size:.1f} {unit}"
+                if seconds < 10 * size
+                else f"{seconds / size:.0f} {unit}"
+            )
+    return f"{seconds:.0f} s"
+
+
+def print_plan(plan: design.Plan, label: str) -> None:
+    """What a study needs to find an effect. label: of the metric."""
+    from analysis.results import SHIPPED
+
+    sd, (low, high) = plan.sd, plan.sd_by_arm
+    pilot = "the shipped results" if plan.pilot == SHIPPED else plan.pilot
+    print(
+        f"{plan.study.name} on {plan.study.dataset}: to find a true difference of {plan.effect:g} "
+        f"{'point' if plan.effect == 1 else 'points'} between two arms\n"
+        f"in {plan.power:.0%} of such studies, two-sided, "
+        f"{plan.alpha:.0%} false positives. {label}.\n\n"
+        f"Pilot: {plan.pilot_runs} runs of {plan.pilot_arms} arms in {pilot}\n"
+        f"SD of runs: {sd.estimate:.2f} points [{sd.low:.2f}, {sd.high:.2f}], pooled over arms; "
+        f"{low:.2f} to {high:.2f} by arm\n"
+    )
+    rows = [
+        (
+            "one" if option.comparisons == 1 else f"{option.comparisons}, Holm",
+            f"{option.sd:.2f}",
+            option.runs_per_arm,
+            option.runs,
+            option.to_run,
+            duration(option.seconds),
+            str(option.simulated),
+        )
+        for option in plan.options
+    ]
+    head = ("comparisons", "SD", "seeds per arm", "runs in all", "to run", "time here")
+    print_table((*head, "power, pilot resampled"), rows)
+    cores = "one run at a time" if plan.cores == 1 else f"shared by {plan.cores} cores"
+    print(
+        "\nThe second SD is the upper end of its interval. Time: the pilot's "
+        f"{plan.seconds:.1f} s on {plan.device}\nfor one seed of every arm, {cores}"
+        + (", without the runs that choose strengths." if plan.study.tuning else ".")
+    )
+
+
+def bars() -> Callable[[str, int, int], None]:
+    """Progress: a bar on a terminal, a plain line now and then elsewhere."""
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        bar: dict[str, Any] = {}
+
+        def draw(label: str, done: int, total: int) -> None:
+            if bar.get("label") != label:
+                bar.update(
+                    label=label, bar=tqdm(total=total, unit="step", unit_scale=True, desc=label)
+                )
+            bar["bar"].update(done - bar["bar"].n)
+            if done >= total:
+                bar["bar"].close()
+
+        return draw
+    last: dict[str, Any] = {"label": None}
+
+    def line(label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if last["label"] != label:
+            last.update(label=label, start=now, said=now, finished=False)
+        if last["finished"]:
+            return
+        if done >= total > 0:
+            last["finished"] = True
+            print(f"{label}: done in {now - last['start']:.0f} s", file=sys.stderr, flush=True)
+        elif done and now - last["said"] >= 10:
+            left = (now - last["start"]) * (total - done) / done
+            last["said"] = now
+            print(
+                f"{label}: {100 * done / total:.0f} %, about {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return line
+
+
+USAGE_ERRORS = ("StudyError", "ReportError", "ExportError", "PlanError")
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Run a command; the exit code. One line for every error that a user can cause."""
+    # typer brings its own copy of click since 0.27: take the class from where typer has it.
+    usage_error: type[Exception] = next(
+        base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+    )
+    try:
+        # Without its standalone mode typer returns the code of an Exit, or what the command did.
+        returned = command()
+        code = returned if isinstance(returned, int) else 0
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except usage_error as error:
+        print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+        return 2
+    except BrokenPipeError:
+        return 1
+    except ValueError as error:
+        # Every module's own errors are ValueErrors whose text names the value and what is allowed.
+        if type(error) is ValueError or not type(error).__module__.startswith(("analysis", "aba")):
+            raise
+        print(f"aba: {error}", file=sys.stderr)
+        return 2 if type(error).__name__ in USAGE_ERRORS else 1
+    if code == 130:  # typer's own answer to Ctrl-C, as a shell's
+        print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
+    return code
