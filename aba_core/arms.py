@@ -208,13 +208,16 @@ class Arm:
         if not isinstance(given, Mapping):
             raise ValueError(f"an arm is {given!r}; needed: name, method")
         values = {str(name): value for name, value in given.items() if value is not None}
-        own = {entry.name for entry in fields(cls)}
-        beside = {name: values.pop(name) for name in list(values) if name not in own}
-        if beside:
-            values["method"] = _with_fields(values.get("method"), beside)
+        known = {entry.name for entry in fields(cls)}
+        beside = {name: values.pop(name) for name in list(values) if name not in known}
         if "name" not in values:
             raise ValueError("an arm needs a name")
-        return cls(**values)
+        try:
+            if beside:
+                values["method"] = _with_fields(values.get("method"), beside)
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"arm {values['name']!r}: {error}") from error
 
     @property
     def vanilla(self) -> bool:

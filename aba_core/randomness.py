@@ -218,7 +218,7 @@ class Draws:
 
     def partners(self, purpose: str) -> Int64[Tensor, "*lead"]:
         """A fresh order of the batch: whom each sample is mixed with."""
-        return self.uniform(purpose, 1).argsort(-1, stable=True)
+        return self.uniform(purpose, 1).argsort(dim=-1, stable=True)
 
     def beta(self, purpose: str, alpha: float | Tensor) -> Float64[Tensor, "*lead"]:
         """Beta(alpha, alpha) draws, one a sample; alpha: a number, or a tensor [*#lead].

@@ -189,7 +189,7 @@ class StackedSite:
         flat: Float[Tensor, "replica parameter"],
         x: Float[Tensor, "replica batch *feature"],
         still: bool = False,
-    ) -> Float[Tensor, "replica batch *feature"]:
+    ) -> Float[Tensor, "replica batch *activation"]:
         """h at the site, in train mode, differentiable in flat. still: no statistics move."""
         self._x = x
         # Where the second part runs the first one's layers again, statistics move there.
@@ -200,7 +200,7 @@ class StackedSite:
     def logits(
         self,
         flat: Float[Tensor, "replica parameter"],
-        h: Float[Tensor, "replica batch *feature"],
+        h: Float[Tensor, "replica batch *activation"],
         still: bool = False,
     ) -> Float[Tensor, "replica batch output"]:
         """Logits in train mode, differentiable in flat and h. still: no statistics move."""
@@ -265,7 +265,7 @@ class SingleSite:
                 self._untrained = _halves(untrained, site)[1]
         self.tail = Tail(loss, outputs, self._map)
 
-    def activations(self, x: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch *feature"]:
+    def activations(self, x: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch *activation"]:
         """h at the site, in the model's present mode, differentiable in its parameters."""
         self._x = x
         if self._head is None:
@@ -275,7 +275,7 @@ class SingleSite:
                 return self._head(x)
         return self._head(x)
 
-    def logits(self, h: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch output"]:
+    def logits(self, h: Float[Tensor, "batch *activation"]) -> Float[Tensor, "batch output"]:
         """Logits in the model's present mode, differentiable in its parameters and h."""
         return self._rest(self._packed(self._rest, h))
 

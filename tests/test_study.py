@@ -16,9 +16,9 @@ from analysis.study import (
 
 def test_isolation_has_one_arm_for_each_adjustment_with_target_loss():
     study = standard_study("isolation")
-    assert [arm.adjustments for arm in study.arms] == [str(i) for i in range(27)]
-    assert {arm.target for arm in study.arms} == {"loss"}
-    assert len({arm.strength for arm in study.arms}) == 1
+    assert [arm.setting("adjustments") for arm in study.arms] == [str(i) for i in range(27)]
+    assert {arm.setting("target") for arm in study.arms} == {"loss"}
+    assert len({arm.setting("strength") for arm in study.arms}) == 1
 
 
 def test_tension_has_the_six_published_unions_and_the_missing_one():
@@ -52,8 +52,8 @@ def test_published_preset_has_the_published_epochs_and_models():
 def test_benchmark_tunes_with_seeds_that_are_not_reported():
     study = standard_study("benchmark", "news", "standard")
     assert study.tuning is not None
-    assert {arm.strength for arm in study.arms} == {None}
-    assert {arm.top_k for arm in study.arms if arm.method != "vanilla"} == {6}
+    assert {arm.setting("strength") for arm in study.arms} == {None}
+    assert {arm.setting("top_k") for arm in study.arms if not arm.vanilla} == {6}
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "news"])
@@ -70,10 +70,11 @@ def test_the_published_benchmark_has_the_published_strengths_and_epochs(dataset,
     assert study.tuning is None
     assert study.config["epochs"] == rows["epochs"].iloc[0]
     assert study.config.get("batch_norm", False) is name.endswith("bn")
-    assert [arm.method for arm in study.arms] == list(rows.index)
+    assert [arm.setting("kind", "vanilla") for arm in study.arms] == list(rows.index)
     for arm in study.arms[1:]:
-        assert arm.strength == rows.loc[arm.method, "strength"]
-        assert arm.top_k == rows.loc[arm.method, "top_k"]
+        kind = arm.setting("kind")
+        assert arm.setting("strength") == rows.loc[kind, "strength"]
+        assert arm.setting("top_k") == rows.loc[kind, "top_k"]
 
 
 def test_more_seeds_continue_the_same_study_and_other_settings_do_not():
@@ -123,7 +124,7 @@ def test_a_study_of_ones_own_comes_from_yaml(tmp_path):
     study = study_from_yaml(path)
     assert study.seeds == (0, 1, 2)
     assert study.config == {"dataset": "digits", "epochs": 2}
-    assert [arm.adjustments for arm in study.arms] == [None, "3,4", "17", None]
+    assert [arm.setting("adjustments") for arm in study.arms] == [None, "3,4", "17", None]
 
 
 @pytest.mark.parametrize(
@@ -134,9 +135,9 @@ def test_a_study_of_ones_own_comes_from_yaml(tmp_path):
         ({"seeds": [1, 1]}, "seeds must be distinct"),
         ({"seeds": [-1]}, "whole numbers from 0"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "arm name 'a' is repeated"),
-        ({"arms": [{"name": "a", "strenght": 1}]}, "unknown field 'arms.0.strenght'"),
-        ({"arms": [{"name": "a", "method": "menda"}]}, "given: 'menda'"),
-        ({"arms": [{"name": "a", "strength": -1}]}, "given: -1"),
+        ({"arms": [{"name": "a", "strenght": 1}]}, "arm 'a': strenght given, but neither adjustments nor a method"),
+        ({"arms": [{"name": "a", "method": "menda"}]}, "arm 'a': unknown method 'menda'; known: vanilla, aba, challenger"),
+        ({"arms": [{"name": "a", "learning_rate": -1}]}, "arm 'a': learning_rate is -1; allowed"),
         ({"name": "../up"}, "given: '../up'"),
     ],
 )

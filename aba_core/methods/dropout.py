@@ -21,7 +21,8 @@ class Dropout(Method):
     """
 
     kind: ClassVar[str] = "dropout"
-    purposes: ClassVar[tuple[str, ...]] = ("dropout",)
+    # Not "dropout", which is that of dropout layers inside a model.
+    purposes: ClassVar[tuple[str, ...]] = ("dropout-method",)
 
     p: float = 0.5
 
@@ -30,6 +31,6 @@ class Dropout(Method):
 
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         lead = draws.index.dim()
-        drawn = draws.uniforms("dropout", h.shape[lead:].numel()).reshape(h.shape)
+        drawn = draws.uniforms("dropout-method", h.shape[lead:].numel()).reshape(h.shape)
         kept = (drawn >= column(self.p, drawn)).to(h.dtype)
         return h * kept / (1 - column(self.p, h)), y

@@ -3,6 +3,7 @@
 SplitMix64's finaliser as published (Steele, Lea and Flood 2014), on unsigned 64-bit integers.
 """
 
+import hashlib
 import math
 from functools import cache
 
@@ -33,7 +34,11 @@ def splitmix64(state: int) -> int:
 
 def bits(seed: int, purpose: str, step: int, index: int) -> int:
     """64 random bits, from 0 to 2**64 - 1."""
-    hashed = splitmix64((seed + STREAM[purpose] * GOLDEN) & MASK)
+    if purpose in STREAM:
+        stream = STREAM[purpose] * GOLDEN
+    else:  # a method's own purpose, known by its name
+        stream = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
+    hashed = splitmix64((seed + stream) & MASK)
     hashed = splitmix64(hashed ^ step)
     return splitmix64(hashed ^ index)
 

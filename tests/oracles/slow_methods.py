@@ -1,0 +1,165 @@
+"""Every method again, one sample after the other in the plainest way: twins of `aba_core.methods`.
+
+Shared with the package: names of fields and of purposes. Random numbers are those of `counter_hash`.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from oracles import counter_hash
+from torch import Tensor, nn
+
+from aba_core.methods.dropout import Dropout
+from aba_core.methods.labels import LabelSmoothing
+from aba_core.methods.mixing import CutMix, Mixup
+from aba_core.methods.occlusion import Cutout
+from aba_core.methods.sharpness import SAM
+
+
+def uniform(seed: int, purpose: str, step: int, copy_: int, index: int) -> float:
+    return counter_hash.uniform(seed, purpose, step * 2**20 + copy_, index)
+
+
+def normal(seed: int, purpose: str, step: int, copy_: int, index: int) -> float:
+    radius = uniform(seed, purpose, step, copy_, 2 * index)
+    angle = uniform(seed, purpose, step, copy_, 2 * index + 1)
+    return math.sqrt(-2 * math.log(radius)) * math.cos(2 * math.pi * angle)
+
+
+def gamma(seed: int, purpose: str, step: int, first: int, index: int, alpha: float) -> float:
+    """Marsaglia and Tsang: propose until one is accepted."""
+    d = alpha + 1 - 1 / 3
+    for attempt in range(8):
+        x = normal(seed, purpose, step, first + 2 * attempt, index)
+        v = (1 + x / math.sqrt(9 * d)) ** 3
+        if v > 0:
+            u = uniform(seed, purpose, step, first + 2 * attempt + 1, index)
+            if math.log(u) < x * x / 2 + d - d * v + d * math.log(v):
+                break
+    power = uniform(seed, purpose, step, first + 100, index)
+    return d * v * power ** (1 / alpha)
+
+
+def beta(seed: int, purpose: str, step: int, index: int, alpha: float) -> float:
+    a = gamma(seed, purpose, step, 16, index, alpha)
+    b = gamma(seed, purpose, step, 32, index, alpha)
+    return a / (a + b)
+
+
+def partners(seed: int, purpose: str, step: int, batch: int) -> list[int]:
+    return sorted(range(batch), key=lambda i: uniform(seed, purpose, step, 1, i))
+
+
+def one_hot(y: Tensor, classes: int) -> Tensor:
+    rows = torch.zeros(len(y), classes, dtype=torch.float64)
+    for row, label in zip(rows, y.tolist(), strict=True):
+        row[label] = 1.0
+    return rows
+
+
+def box(centre: tuple[float, float], sides: tuple[float, float], shape: tuple[int, int]) -> np.ndarray:
+    """Pixels inside a rectangle, one after the other."""
+    inside = np.zeros(shape, dtype=bool)
+    cuts = [math.floor(length * side) for length, side in zip(shape, sides, strict=True)]
+    starts = [
+        math.floor(middle * length) - cut // 2
+        for middle, length, cut in zip(centre, shape, cuts, strict=True)
+    ]
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            inside[row, column] = all(
+                start <= place < start + cut
+                for place, start, cut in zip((row, column), starts, cuts, strict=True)
+            )
+    return inside
+
+
+def changed(
+    method: object, h: Tensor, y: Tensor, seed: int, step: int, classes: int
+) -> tuple[Tensor, Tensor]:
+    """The batch as the method changes it, sample by sample. h: [batch, *feature], float64."""
+    batch = len(h)
+    if isinstance(method, Mixup):
+        order, labels = partners(seed, "mixup", step, batch), one_hot(y, classes)
+        shares = [beta(seed, "mixup", step, i, method.alpha) for i in range(batch)]
+        rows = [s * h[i] + (1 - s) * h[order[i]] for i, s in enumerate(shares)]
+        mixed = [s * labels[i] + (1 - s) * labels[order[i]] for i, s in enumerate(shares)]
+        return torch.stack(rows), torch.stack(mixed)
+    if isinstance(method, CutMix):
+        order, labels = partners(seed, "cutmix", step, batch), one_hot(y, classes)
+        rows, mixed = [], []
+        for i in range(batch):
+            side = math.sqrt(1 - beta(seed, "cutmix", step, i, method.alpha))
+            centre = tuple(uniform(seed, "cutmix", step, n, i) for n in (300, 301))
+            inside = box(centre, (side, side), tuple(h.shape[-2:]))
+            row = h[i].clone()
+            row[:, inside] = h[order[i]][:, inside]
+            share = 1 - float(inside.mean())
+            rows.append(row)
+            mixed.append(share * labels[i] + (1 - share) * labels[order[i]])
+        return torch.stack(rows), torch.stack(mixed)
+    if isinstance(method, Cutout):
+        rows = []
+        for i in range(batch):
+            centre = tuple(uniform(seed, "cutout", step, n, i) for n in (1, 2))
+            row = h[i].clone()
+            row[:, box(centre, (method.side, method.side), tuple(h.shape[-2:]))] = 0.0
+            rows.append(row)
+        return torch.stack(rows), y
+    if isinstance(method, LabelSmoothing):
+        return h, (1 - method.epsilon) * one_hot(y, classes) + method.epsilon / classes
+    if isinstance(method, Dropout):
+        flat = h.flatten(1)
+        features = flat.shape[1]
+        kept = [
+            [uniform(seed, "dropout-method", step, 0, i * features + k) >= method.p for k in range(features)]
+            for i in range(batch)
+        ]
+        return (flat * torch.tensor(kept) / (1 - method.p)).reshape(h.shape), y
+    return h, y
+
+
+def step(
+    method: object,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    number: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    site: str,
+    classes: int,
+) -> None:
+    """One forward and backward pass in train mode, gradients left in `.grad`."""
+
+    def through() -> Tensor:
+        labels = y
+        if site == "input":
+            inputs, labels = changed(method, x, y, seed, number, classes)
+            return loss(model(inputs), labels).mean()
+        holder = {}
+
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            h, holder["labels"] = changed(method, output, y, seed, number, classes)
+            return h
+
+        handle = model.get_submodule(site).register_forward_hook(hook)
+        logits = model(x)
+        handle.remove()
+        return loss(logits, holder["labels"]).mean()
+
+    model.train()
+    model.zero_grad()
+    through().backward()
+    if isinstance(method, SAM):
+        before = copy.deepcopy(model.state_dict())
+        length = math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters()))
+        with torch.no_grad():
+            for p in model.parameters():
+                p += method.rho * p.grad / length
+        model.zero_grad()
+        through().backward()
+        model.load_state_dict(before)  # batch norm's statistics too
