@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis import reports, runner, tables
+from analysis import reports, runner, tables, toolkit_version
 from analysis.reports import Outcome
 from analysis.study import standard_study
 
@@ -95,8 +95,8 @@ def reported(
 ) -> tuple[Path, dict[str, Outcome]]:
     """All notebooks, executed once: the out folder, and the outcomes by name."""
     out = tmp_path_factory.mktemp("reports")
-    given = {"results": results, "confidence": 0.9, "steps": 5}
-    outcomes = reports.report([], given, out, jobs=2)
+    usual = {"results": str(results), "confidence": 0.9, "steps": 5}  # not in the files' names
+    outcomes = reports.report([], {}, out, jobs=2, usual=usual)
     return out, {outcome.notebook: outcome for outcome in outcomes}
 
 
@@ -220,7 +220,7 @@ def test_the_index_links_every_report_and_says_what_was_found(
     assert {f"{outcome.stem}.html" for outcome in outcomes.values()} <= set(links)
     assert "54 of 54 runs, 2 seeds" in text
     assert "Epsilon" in text and "Variety" in text and "finished" in text
-    assert f"aba-toolkit {reports._version()}" in text
+    assert f"aba-toolkit {toolkit_version()}" in text
 
 
 def test_missing_results_say_the_command_to_run(tmp_path: Path) -> None:
