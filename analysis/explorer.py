@@ -1,6 +1,6 @@
 """Explorer: one sample under any adjustment, with widgets to turn, or as one still figure.
 
-    choice → look (given by the notebook, it knows the models) → View → draw → picture
+    choice → look (from `teaching`, it knows the models) → View → draw → picture
 
 `look` is handed in, so that this file needs neither torch nor `aba_core`. With a reader there is a
 panel, without one the same drawing of the first choice (see `interactive.attended`).
@@ -12,7 +12,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,6 +69,7 @@ class View:
     x, augmented, attribution: shaped like the input. categories: boolean, low first, [category,
     *feature]. changes: those applied, low first. loss_changes: of the 27, NaN where the split
     cannot express one. display: from input units to what is shown (colour pictures need it).
+    versions: the sample under each adjustment, by index, where they are to be seen.
     """
 
     x: np.ndarray
@@ -84,25 +85,15 @@ class View:
     label: int
     class_names: tuple[str, ...]
     display: Callable[[np.ndarray], np.ndarray] | None = None
-
-    @classmethod
-    def of(cls, inspection: Any, **more: Any) -> View:
-        """From `aba_core.inspection.Inspection`, whose tensors become arrays."""
-        names = {field.name for field in fields(cls)} - set(more)
-        found = {name: getattr(inspection, name) for name in names if hasattr(inspection, name)}
-        for name in ("x", "attribution", "categories", "augmented", "scores_before"):
-            found[name] = np.asarray(found[name])
-        found["scores_after"] = np.asarray(found["scores_after"])
-        found["loss_changes"] = np.asarray(found["loss_changes"], dtype=np.float64)
-        return cls(**found, **more)
+    versions: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def applied(self) -> int | None:
         """Index of the adjustment applied, None where it is none of the 27."""
         low, *middle, high = self.changes
-        wanted = (low, middle[0] if middle else 0.0, high)
+        applied = (low, middle[0] if middle else 0.0, high)
         rows = _adjustments()[["low", "middle", "high"]].to_numpy()
-        matching = np.flatnonzero((rows == wanted).all(1))
+        matching = np.flatnonzero((rows == applied).all(1))
         return int(matching[0]) if len(matching) else None
 
 
@@ -323,9 +314,9 @@ def _loss_changes(ax: Axes) -> Update:
     def update(choice: Choice, view: View) -> None:
         changes, known = view.loss_changes, np.isfinite(view.loss_changes)
         for group, (stems, ends) in marks.items():
-            own = np.flatnonzero(known & (group_of == group).to_numpy())
-            stems.set_segments([[(x, 0), (x, changes[x])] for x in own])
-            ends.set_data(own, changes[own])
+            members = np.flatnonzero(known & (group_of == group).to_numpy())
+            stems.set_segments([[(x, 0), (x, changes[x])] for x in members])
+            ends.set_data(members, changes[members])
         missing = np.flatnonzero(~known)
         crosses.set_data(missing, np.zeros(len(missing)))
         here = [view.applied] if view.applied is not None else []
@@ -342,9 +333,9 @@ def _trained_alone(ax: Axes, standing: pd.DataFrame) -> Update:
     """Mean accuracy of each adjustment trained alone, with its interval, from the results."""
     ordered = standing.sort_values("mean", kind="stable").reset_index(drop=True)
     for group, marker in MARKERS.items():
-        own = ordered[ordered["group"] == group]
-        ax.vlines(own.index, own["mean_low"], own["mean_high"], color=COLOURS[group], lw=0.9)
-        ax.plot(own.index, own["mean"], marker, color=COLOURS[group], ms=3, ls="none")
+        rows = ordered[ordered["group"] == group]
+        ax.vlines(rows.index, rows["mean_low"], rows["mean_high"], color=COLOURS[group], lw=0.9)
+        ax.plot(rows.index, rows["mean"], marker, color=COLOURS[group], ms=3, ls="none")
     ring = _ring(ax)
     ax.set_xticks([0, 13, 26], ["worst", "", "best"])
     ax.set_xlabel("The 27, trained alone, in order", fontsize=7)
@@ -383,9 +374,9 @@ def show(
     samples: the data sets to choose from and their numbers of samples. models: what `look` knows.
     """
     if interactive.attended():
-        made = Panel(start, look, samples, models, standing)
-        still = base64.b64encode(made.image.value).decode()
-        interactive.show_widget(made.box, {"image/png": still})
+        panel = Panel(start, look, samples, models, standing)
+        picture = base64.b64encode(panel.image.value).decode()
+        interactive.show_widget(panel.box, {"image/png": picture})
         return
     first = standing(start.dataset)
     view = look(start)
@@ -543,16 +534,16 @@ class Panel:
     def _say(self, text: str, colour: str) -> None:
         self.message.value = f'<span style="color:{colour}">{html.escape(text)}</span>'
 
-    def _mark(self, wanted: set[int], applied: int | None, by_sign: bool) -> None:
+    def _mark(self, refused: set[int], applied: int | None, by_sign: bool) -> None:
         """The chosen button in full colour; those that the split cannot express greyed out."""
         for row, button in zip(_adjustments().to_dict("records"), self.buttons, strict=True):
             index = int(row["index"])
-            here = index == applied or index in wanted
+            chosen = index == applied or index in refused
             colour = COLOURS[row["group"]]
             button.disabled = bool(by_sign and row["middle"])
-            button.style.button_color = colour if here else _tint(colour)
-            button.style.text_color = "white" if here else "black"
-            button.style.font_weight = "bold" if here else "normal"
+            button.style.button_color = colour if chosen else _tint(colour)
+            button.style.text_color = "white" if chosen else "black"
+            button.style.font_weight = "bold" if chosen else "normal"
 
 
 _HELP = {

@@ -95,15 +95,18 @@ class Page:
             self._show(f"**{len(loaded.missing)} runs are missing:** {shown}{tail}.")
         return loaded
 
-    def load_if_there(self, study: str) -> StudyResult | None:
-        """`load`, or None for a study that a notebook can do without."""
+    def load_if_there(self, study: str, otherwise: str = "") -> StudyResult | None:
+        """`load`, or None for a study that a notebook can do without; the shipped results do not
+        stand in for it. otherwise: what is shown then, followed by the reason."""
         from analysis.results import ResultsError
 
         before, self.or_shipped = self.or_shipped, False
         try:
             return self.load(study)
-        except ResultsError:
+        except ResultsError as problem:
             self.or_shipped = before
+            if otherwise:
+                self.note(f"{otherwise}: {problem}")
             return None
 
     def answer(self, sentence: str) -> None:
@@ -111,8 +114,9 @@ class Page:
         self._show(sentence, "answer")
 
     def note(self, text: str) -> None:
-        """Show text (Markdown)."""
-        self._show(text)
+        """Show text (Markdown); nothing for none."""
+        if text:
+            self._show(text)
 
     def show(self, exhibit: Exhibit, zoom: float = 1.4, seeds: pd.DataFrame | None = None) -> None:
         """Show a standard figure or table of `exports`; export it with its data and caption.
