@@ -120,6 +120,19 @@ def test_a_committed_notebook_is_clean(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_short(name: str) -> None:
+    """What takes more code than this belongs in the package, where it is tested and typed."""
+    lines = [
+        line
+        for cell in read(reports.find(name))["cells"]
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
+        for line in "".join(cell["source"]).splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    assert len(lines) <= 40
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_has_one_parameters_cell_that_its_page_checks(name: str) -> None:
     parameters = reports.parameters_of(name)
     needed = set() if name in WITHOUT_RESULTS else {"results", "dataset", "preset"}
@@ -145,12 +158,13 @@ def test_a_notebook_runs_without_errors_or_warnings(
     assert outcome.status == "finished"
     assert [path.name for path in outcome.files] == [f"{stem(name)}.ipynb", f"{stem(name)}.html"]
     assert outcome.parameters["confidence"] == 0.9
-    found = outputs(outcome)
-    assert {out["output_type"] for out in found} == {"display_data"}  # nothing printed, no warning
-    pictures = [out for out in found if "image/png" in out["data"]]
+    displayed = outputs(outcome)
+    kinds = {out["output_type"] for out in displayed}
+    assert kinds == {"display_data"}  # nothing printed, no warning
+    pictures = [out for out in displayed if "image/png" in out["data"]]
     assert len(pictures) == len(FIGURES[name])
     assert all(out["metadata"]["image/png"]["alt"] for out in pictures)
-    assert any("answer" in out["metadata"].get("aba", {}) for out in found)
+    assert any("answer" in out["metadata"].get("aba", {}) for out in displayed)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,12 +214,12 @@ class References(HTMLParser):
 def test_a_page_stands_alone(reported: tuple[Path, dict[str, Outcome]], name: str) -> None:
     out, _ = reported
     text = (out / (f"{stem(name)}.html" if name in NAMES else "index.html")).read_text()
-    found = References(text)
-    assert all(reference.startswith("data:image/png;base64,") for reference in found.fetched)
-    assert found.scripts == 0
+    references = References(text)
+    assert all(reference.startswith("data:image/png;base64,") for reference in references.fetched)
+    assert references.scripts == 0
     assert not re.search(r"@import|url\(", text)
     if name in NAMES:
-        assert len(found.fetched) == len(FIGURES[name])
+        assert len(references.fetched) == len(FIGURES[name])
         # The code is there, behind the switch.
         assert 'id="show-code"' in text and "reports" in text
 
@@ -235,3 +249,26 @@ def test_without_a_frozen_study_groups_are_measured_on_the_spot(tmp_path: Path) 
     outcome = reports.execute("01", given, tmp_path)
     assert outcome.error == ""
     assert "2 models trained here" in outcome.files[1].read_text()
+
+
+def test_run_by_hand_on_a_users_empty_folder_the_shipped_results_are_shown(
+    tmp_path: Path,
+) -> None:
+    """As in JupyterLab: the parameters cell as committed, and no results in the usual folder."""
+    notebook = read(reports.find("08"))
+    setup = notebook["cells"][2]["source"]
+    place = next(number for number, line in enumerate(setup) if line.startswith("page = "))
+    aside = f"from pathlib import Path\nreports.notebook.ROOT = Path({str(tmp_path)!r})\n"
+    setup.insert(place, aside)
+    own = tmp_path / "08_variability.ipynb"
+    own.write_text(json.dumps(notebook))
+    outcome = reports.execute(own, {}, tmp_path / "reports")
+    assert outcome.error == ""
+    page = outcome.files[1].read_text()
+    assert "No variability study on digits in results/: these are the shipped results." in page
+    assert page.count("these are the shipped results") == 1
+
+
+def test_results_that_somebody_named_must_have_the_study(tmp_path: Path) -> None:
+    outcome = reports.execute("08", {"results": tmp_path / "none"}, tmp_path, ["notebook"])
+    assert "ResultsError: no variability study on digits" in outcome.error
