@@ -480,6 +480,15 @@ def test_results_that_somebody_named_are_not_replaced(usual_folder: Path, tmp_pa
             page.load("hypotheses")
 
 
+def test_a_study_that_a_page_can_do_without_is_said_to_be_lacking(usual_folder: Path) -> None:
+    page = reports.page(results="results", dataset="digits")
+    shown: list[str] = []
+    page._show = lambda text, kind="": shown.append(text)  # type: ignore[method-assign]
+    assert page.load_if_there("frozen") is None and shown == []
+    assert page.load_if_there("frozen", otherwise="Not compared") is None
+    assert shown[0].startswith("Not compared: no frozen study on digits in ")
+
+
 def test_what_is_not_shipped_either_is_told_of_the_usual_folder(usual_folder: Path) -> None:
     page = reports.page(results="results", dataset="nowhere")
     with pytest.raises(ResultsError, match=f"on nowhere in {usual_folder}; there: nothing"):
