@@ -82,8 +82,8 @@ def commands(path: Path) -> list[str]:
         for line in block.text.splitlines()
     ]
     spans = re.findall(r"`((?:\w+=\S+ )?aba [^`]*)`", prose(path))
-    found = [*lines, *(" ".join(span.split()) for span in spans)]
-    return [re.sub(r"^(\w+=\S+ )+", "", c) for c in found if re.match(r"(\w+=\S+ )*aba ", c)]
+    shown = [*lines, *(" ".join(span.split()) for span in spans)]
+    return [re.sub(r"^(\w+=\S+ )+", "", c) for c in shown if re.match(r"(\w+=\S+ )*aba ", c)]
 
 
 # --- python ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from analysis.doctor import Finding
 ROOT = Path(__file__).parent.parent
 
 
-def found(findings: list[Finding], what: str) -> list[Finding]:
+def about(findings: list[Finding], what: str) -> list[Finding]:
     return [finding for finding in findings if finding.what == what]
 
 
@@ -24,7 +24,7 @@ def here(tmp_path_factory) -> list[Finding]:
 
 def test_nothing_that_the_demo_needs_is_missing_here(here):
     assert [finding for finding in here if finding.state == "missing"] == []
-    assert found(here, "data digits") == [Finding("ok", "data digits", "bundled")]
+    assert about(here, "data digits") == [Finding("ok", "data digits", "bundled")]
 
 
 def test_everything_asked_of_it_is_looked_at(here):
@@ -82,9 +82,9 @@ def test_torch_that_cannot_be_loaded_is_a_finding_and_the_rest_is_still_looked_a
 
     monkeypatch.setattr(runner, "choose_device", broken)
     findings = doctor.examine(tmp_path, tmp_path)
-    (device,) = found(findings, "device")
+    (device,) = about(findings, "device")
     assert device.state == "missing" and "libtorch.so" in device.detail
-    assert found(findings, "fonts")
+    assert about(findings, "fonts")
 
 
 def test_fewer_cores_than_processors_is_noted(monkeypatch):
@@ -99,7 +99,7 @@ def test_fewer_cores_than_processors_is_noted(monkeypatch):
 def test_the_mirror_is_a_folder_or_is_said_to_be_none(monkeypatch, tmp_path, folder):
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("ABA_DATA_MIRROR", str(tmp_path / folder))
-    (mirror,) = found(list(doctor._data()), "data mirror")
+    (mirror,) = about(list(doctor._data()), "data mirror")
     assert mirror.state == ("ok" if folder == "here" else "note")
 
 

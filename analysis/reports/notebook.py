@@ -227,21 +227,21 @@ def page(**parameters: Any) -> Page:
     return Page(**fields)
 
 
-_SYMBOLS = {"Neutral": "●", "Delta": "▼", "Epsilon": "▲"}
 _NUMBER = re.compile(r"[−<]?\d[\d.]*( \[.*\])?|–")
 
 
 def html_table(shown: pd.DataFrame) -> str:
     """Text cells as an HTML table: numbers to the right, groups in their colours."""
     from analysis.figures import COLOURS
+    from analysis.interactive import SYMBOLS
 
     right = [all(_NUMBER.fullmatch(cell) for cell in shown[name]) for name in shown.columns]
     align = [' style="text-align: right"' if r else ' style="text-align: left"' for r in right]
 
     def cell(text: str, style: str) -> str:
         safe = html.escape(text)
-        if text in _SYMBOLS:
-            mark = f'<span style="color: {COLOURS[text]}">{_SYMBOLS[text]}</span>'
+        if text in SYMBOLS:
+            mark = f'<span style="color: {COLOURS[text]}">{SYMBOLS[text]}</span>'
             safe = f"{mark} {safe}"
         return f"<td{style}>{safe}</td>"
 

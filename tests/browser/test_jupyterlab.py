@@ -280,9 +280,9 @@ class Explorer:
 def explorer(page: Any, lab: Lab) -> Explorer:
     name = "01_adjustments"
     run_all(page, lab, name)
-    found = Explorer(page)
-    found.box.scroll_into_view_if_needed()
-    return found
+    turning = Explorer(page)
+    turning.box.scroll_into_view_if_needed()
+    return turning
 
 
 def test_everything_in_the_explorer_turns(page: Any, explorer: Explorer) -> None:
