@@ -136,7 +136,8 @@ def attributed_classes(
 class Objective:
     """What a map explains: one number a sample, in the sense of the loss, as a function of inputs.
 
-    The attributed class is chosen once, from the logits of the first inputs that it meets, and held.
+    The attributed class is chosen once, from the logits of the first inputs that it meets, and
+    held.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ def plain(value: Any) -> Any:
     """A value as JSON can hold it.
 
     Numbers, texts, lists and mappings are themselves, whole floats as whole numbers; a class may
-    have a method `plain` of its own; a dataclass needs a `kind`. Raises TypeError for anything else.
+    have a method `plain` of its own; a dataclass needs a `kind`. Raises TypeError for anything
+    else.
     """
     if value is None or isinstance(value, bool | int | str):
         return value.value if isinstance(value, Enum) else value
@@ -43,7 +44,8 @@ def plain(value: Any) -> Any:
         return value.plain()
     if not is_dataclass(value) or isinstance(value, type) or not hasattr(value, "kind"):
         raise TypeError(
-            f"{type(value).__name__} has no identity; needed: plain data, or a dataclass with a kind"
+            f"{type(value).__name__} has no identity; needed: plain data, or a dataclass with "
+            "a kind"
         )
     irrelevant = getattr(value, "irrelevant", ())
     content = {"kind": value.kind, "version": getattr(value, "version", 1)}
@@ -55,7 +57,7 @@ def plain(value: Any) -> Any:
 
 
 def _default(entry: Any) -> Any:
-    """A dataclass field's default as plain data; something that nothing equals where it has none."""
+    """A field's default as plain data; where it has none, something that nothing equals."""
     if entry.default is not MISSING:
         return plain(entry.default)
     return plain(entry.default_factory()) if entry.default_factory is not MISSING else object()

@@ -2,8 +2,8 @@
 
 A method acts at a site: "input", or the output of a layer named as in `model.named_modules()`. The
 two parts hold the whole model each, so their parameters and buffers are the model's own. Where the
-site lies on a chain of `nn.Sequential`s, each part runs its own layers alone. In any other model the
-first part stops at the site, and the second runs from the input again and puts the changed
+site lies on a chain of `nn.Sequential`s, each part runs its own layers alone. In any other model
+the first part stops at the site, and the second runs from the input again and puts the changed
 activations in place of the layer's output.
 """
 

@@ -68,8 +68,8 @@ class Task:
         loss: Loss,
         metrics: Sequence[str] = (),
     ) -> dict[str, Float[Tensor, "replica"]]:
-        """The primary quantity, the mean loss, and what else is asked for, of each replica; NaN where
-        its logits are not finite. Accuracies and their like are in percent."""
+        """The primary quantity, the mean loss, and what else is asked for, of each replica; NaN
+        where its logits are not finite. Accuracies and their like are in percent."""
         labels = y.expand(len(logits), *y.shape)
         finite = torch.isfinite(logits).flatten(1).all(1)
         measured: dict[str, Tensor] = {}
@@ -131,7 +131,8 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def _mean_auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The mean area under the ROC curve over labels that occur and do not always; NaN without any."""
+    """The mean area under the ROC curve over labels that occur and do not always; NaN without
+    any."""
     defined = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
     areas = [_sklearn("roc_auc_score")(truth[:, k], scores[:, k]) for k in defined]
     return float(np.mean(areas)) if areas else float("nan")

@@ -53,8 +53,8 @@ class Runs:
 
         Columns that only some methods have come last."""
         frame = pd.DataFrame(self.rows)
-        common = [name for name in frame if all(name in row for row in self.rows)]
-        return frame[[*common, *sorted(set(frame) - set(common))]]
+        common = [str(name) for name in frame if all(name in row for row in self.rows)]
+        return frame[[*common, *sorted({str(name) for name in frame} - set(common))]]
 
     def curves(self) -> pd.DataFrame:
         """One row per (arm, seed, step) at the steps chosen by `curve_every`."""
@@ -391,7 +391,8 @@ def _record(
 def describe(arm: Arm, method: Method | None) -> dict[str, Any]:
     """An arm's columns in a table of runs: two arms that differ have columns that differ.
 
-    method: the arm's, resolved. Its fields are columns; "" and 0 stand for ABA's where there is none.
+    method: the arm's, resolved. Its fields are columns; "" and 0 stand for ABA's where there is
+    none.
     """
     content = {name: value for name, value in plain(arm).items() if name not in ("name", "method")}
     absent = {

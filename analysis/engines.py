@@ -330,7 +330,7 @@ def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
 
     config, splits = chunk.config, load_splits(chunk.config)
     one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
-    arm = next((arm for arm in chunk.arms if arm.augmentation is not None), chunk.arms[0])
+    arm = next((arm for arm in chunk.arms if not arm.vanilla), chunk.arms[0])
     torch.cuda.empty_cache()
     free = float(torch.cuda.mem_get_info()[0])
     before = torch.cuda.memory_allocated()

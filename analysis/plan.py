@@ -144,9 +144,7 @@ def dataset_status() -> list[DatasetStatus]:
 def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: int) -> Splits:
     from aba_core.training import load_splits as load
 
-    return load(
-        TrainConfig(dataset=dataset, subset=subset, subset_seed=subset_seed, tokens=tokens)
-    )
+    return load(TrainConfig(dataset=dataset, subset=subset, subset_seed=subset_seed, tokens=tokens))
 
 
 def load_splits(config: TrainConfig) -> Splits:

@@ -154,8 +154,8 @@ def declare(results: Path, study: Study, keys: Mapping[str, tuple[str, int]]) ->
 
 
 def _declared_at(results: Path, study: Study) -> Path:
-    """Where a study is declared, or will be: known by what it says and not by the file's name, which
-    older versions chose by other rules."""
+    """Where a study is declared, or will be: known by what it says and not by the file's name,
+    which older versions chose by other rules."""
     folder = Path(results) / "studies"
     for path in sorted(folder.glob(f"{study.name}-{study.dataset}-*.json")):
         if _read_declaration(path).study.identity == study.identity:

@@ -24,9 +24,11 @@ from pydantic import (
     field_validator,
 )
 
-from aba_core.arms import Arm
+from aba_core.arms import (
+    PLACEBO_TITLES,  # noqa: F401  (until the merge)
+    Arm,
+)
 from aba_core.arms import arm as ArmSpec  # noqa: N812, F401
-from aba_core.arms import PLACEBO_TITLES  # noqa: F401  (until the merge)
 from aba_core.identity import Use, plain, short_hash
 from aba_core.quantities import METRICS  # noqa: F401  (until the merge)
 
@@ -204,8 +206,7 @@ class Study(_Plain):
         """Short hash of everything but the seeds: more seeds continue the same study."""
         content = self.model_dump(mode="json", exclude={"seeds", "preset", "note"})
         content["arms"] = [arm.data() for arm in self.arms]
-        unset = (None, [], False)
-        return short_hash(plain({n: v for n, v in content.items() if v not in unset}))
+        return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))
 
 
 @dataclass(frozen=True)

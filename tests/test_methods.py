@@ -1,4 +1,5 @@
-"""Methods on the seam: each equals its slow twin, under the replica engine and in anybody's loop."""
+"""Methods on the seam: each equals its slow twin, under the replica engine and in anybody's
+loop."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -237,7 +238,9 @@ def test_partners_are_an_order_of_the_batch():
 
 
 def test_a_purpose_that_was_not_declared_is_refused():
-    with pytest.raises(ValueError, match="purpose 'mix' was not declared; declared: initialisation"):
+    with pytest.raises(
+        ValueError, match="purpose 'mix' was not declared; declared: initialisation"
+    ):
         Draws.single(0, 0, 9, "cpu").uniform("mix")
 
 
@@ -257,7 +260,9 @@ def test_label_weights_equal_the_share_of_pixels():
     mixed, labels = Regularizer(CutMix(), seed=8)(model, x, y)
     for sample in range(4):
         for label in range(CLASSES):
-            share = sum(float((mixed[sample] == k).double().mean()) for k in range(4) if y[k] == label)
+            share = sum(
+                float((mixed[sample] == k).double().mean()) for k in range(4) if y[k] == label
+            )
             assert abs(float(labels[sample, label]) - share) < 1e-6
 
 
@@ -301,7 +306,9 @@ def test_what_is_no_method_is_refused_in_one_line(data, message):
 def test_pictures_are_needed_where_they_are():
     table = make_splits((7,), CLASSES)
     for method in (CutMix(), Cutout()):
-        with pytest.raises(ValueError, match=r"needs pictures \[channel, height, width\], got \(7,\)"):
+        with pytest.raises(
+            ValueError, match=r"needs pictures \[channel, height, width\], got \(7,\)"
+        ):
             train(replace(CONFIG, model="mlp"), [Arm("a", method)], [0], splits=table)
 
 

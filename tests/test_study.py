@@ -135,8 +135,14 @@ def test_a_study_of_ones_own_comes_from_yaml(tmp_path):
         ({"seeds": [1, 1]}, "seeds must be distinct"),
         ({"seeds": [-1]}, "whole numbers from 0"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "arm name 'a' is repeated"),
-        ({"arms": [{"name": "a", "strenght": 1}]}, "arm 'a': strenght given, but neither adjustments nor a method"),
-        ({"arms": [{"name": "a", "method": "menda"}]}, "arm 'a': unknown method 'menda'; known: vanilla, aba, challenger"),
+        (
+            {"arms": [{"name": "a", "strenght": 1}]},
+            "arm 'a': strenght given, but neither adjustments nor a method",
+        ),
+        (
+            {"arms": [{"name": "a", "method": "menda"}]},
+            "arm 'a': unknown method 'menda'; known: vanilla, aba, challenger",
+        ),
         ({"arms": [{"name": "a", "learning_rate": -1}]}, "arm 'a': learning_rate is -1; allowed"),
         ({"name": "../up"}, "given: '../up'"),
     ],

@@ -1,1 +1,2 @@
-"""Methods: what may be changed in a step of training, one file a family, all on one seam (`base`)."""
+"""Methods: what may be changed in a step of training, one file a family, all on one seam
+(`base`)."""

@@ -173,7 +173,7 @@ class Augmentation(Method):
     ) -> tuple[Float[Tensor, "*lead category"], Float[Tensor, "*lead"]]:
         """Each sample's changes per category, drawn with the set's weights, and its magnitude.
         like: decides device and number type."""
-        members = self.adjustments
+        members: Any = self.adjustments  # a set; of stacked replicas, tensors
         if isinstance(members, AdjustmentSet):
             members = _Members.stacked([(members, self.split)], like.device, like.dtype).single()
         return draw_changes(self, members.table, members.weights, draws)

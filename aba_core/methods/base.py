@@ -85,7 +85,8 @@ class Method:
     @classmethod
     def per_replica(cls) -> tuple[str, ...]:
         """Fields that may differ between replicas trained side by side: those that hold a float."""
-        return tuple(name for name, hint in _hints(cls).items() if hint is float)
+        hints = _hints(cls)  # type: ignore[arg-type]
+        return tuple(name for name, hint in hints.items() if hint is float)
 
     @property
     def structure(self) -> str:
@@ -134,9 +135,9 @@ class Method:
 
 
 @lru_cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {entry.name: hints[entry.name] for entry in fields(cls)}  # type: ignore[arg-type]
+    return {entry.name: hints[entry.name] for entry in fields(cls)}
 
 
 def column(number: float | Tensor, like: Tensor) -> float | Tensor:
@@ -276,7 +277,7 @@ def _required(entry: Any) -> bool:
 
 def _typed(cls: type[Method], name: str, value: Any) -> Any:
     """A value from YAML as the field wants it. Raises ValueError where it cannot be meant."""
-    hint = _hints(cls)[name]
+    hint = _hints(cls)[name]  # type: ignore[arg-type]
     truth = isinstance(value, bool)
     number = isinstance(value, int | float) and not truth
     allowed = {

@@ -40,8 +40,8 @@ class Mixup(Method):
 
 @dataclass(frozen=True)
 class CutMix(Method):
-    """A rectangle of another sample's picture, of a share 1 − λ of the area, λ ~ Beta(alpha, alpha);
-    labels are weighted by the share of pixels that stayed.
+    """A rectangle of another sample's picture, of a share 1 − λ of the area, λ ~ Beta(alpha,
+    alpha); labels are weighted by the share of pixels that stayed.
 
     Pictures [*lead, channel, height, width] alone. Source: Yun et al. 2019, "CutMix: Regularization
     strategy to train strong classifiers with localizable features", algorithm A1.

@@ -16,8 +16,8 @@ from aba_core.sites import Tail
 
 @dataclass(frozen=True)
 class Cutout(Method):
-    """A square of `side` of a picture's sides is set to 0, the data set's mean in standard units; its
-    centre is anywhere, so that parts of it may lie outside.
+    """A square of `side` of a picture's sides is set to 0, the data set's mean in standard units;
+    its centre is anywhere, so that parts of it may lie outside.
 
     Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with
     cutout" (there, side is 16 of 32 pixels for CIFAR-10).

@@ -14,8 +14,8 @@ from aba_core.methods.base import At, Method
 class SAM(Method):
     """Sharpness-aware minimisation: the gradient at parameters + rho · g / ‖g‖.
 
-    Batch norm's running statistics move in the first of the two passes alone. Source: Foret, Kleiner,
-    Mobahi and Neyshabur 2021, "Sharpness-aware minimization for efficiently improving
+    Batch norm's running statistics move in the first of the two passes alone. Source: Foret,
+    Kleiner, Mobahi and Neyshabur 2021, "Sharpness-aware minimization for efficiently improving
     generalization", algorithm 1.
     """
 

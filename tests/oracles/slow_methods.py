@@ -1,6 +1,7 @@
 """Every method again, one sample after the other in the plainest way: twins of `aba_core.methods`.
 
-Shared with the package: names of fields and of purposes. Random numbers are those of `counter_hash`.
+Shared with the package: names of fields and of purposes. Random numbers are those of
+`counter_hash`.
 """
 
 import copy
@@ -60,7 +61,9 @@ def one_hot(y: Tensor, classes: int) -> Tensor:
     return rows
 
 
-def box(centre: tuple[float, float], sides: tuple[float, float], shape: tuple[int, int]) -> np.ndarray:
+def box(
+    centre: tuple[float, float], sides: tuple[float, float], shape: tuple[int, int]
+) -> np.ndarray:
     """Pixels inside a rectangle, one after the other."""
     inside = np.zeros(shape, dtype=bool)
     cuts = [math.floor(length * side) for length, side in zip(shape, sides, strict=True)]
@@ -115,7 +118,10 @@ def changed(
         flat = h.flatten(1)
         features = flat.shape[1]
         kept = [
-            [uniform(seed, "dropout-method", step, 0, i * features + k) >= method.p for k in range(features)]
+            [
+                uniform(seed, "dropout-method", step, 0, i * features + k) >= method.p
+                for k in range(features)
+            ]
             for i in range(batch)
         ]
         return (flat * torch.tensor(kept) / (1 - method.p)).reshape(h.shape), y
