@@ -239,10 +239,19 @@ def test_measurements_and_logits_come_back_from_an_engine_too(tmp_path, outside)
         )
 
 
-def test_an_engine_that_forgets_a_run_is_told_which(tmp_path, outside):
-    message = "no rows for 1 of the 3 runs of a chunk, the first of them 'vanilla' with seed 0"
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (
+            "forgets_a_run",
+            "no rows for 1 of the 3 runs of a chunk, the first of them 'vanilla' with seed 0",
+        ),
+        ("gives_rows_alone", "the engine gave back dict; needed: a chunk and its rows"),
+    ],
+)
+def test_an_engine_that_gives_back_something_else_is_told_so(tmp_path, outside, engine, message):
     with pytest.raises(engines.EngineError, match=message):
-        runner.run(study(), tmp_path, device="cpu", engine="threaded_engine:forgets_a_run")
+        runner.run(study(), tmp_path, device="cpu", engine=f"threaded_engine:{engine}")
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -273,10 +282,11 @@ def test_closing_the_processes_ends_them():
     chunks = plan.resolve(study(config={**study().config, "epochs": 300})).chunks
     trained = engines.processes(chunks, lambda done: None, workers=2)
     next(trained)
-    workers = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True)
+    workers = [child for child in children if "spawn_main" in str(child.cmdline())]
     trained.close()
-    _, alive = psutil.wait_procs([w for w in workers if "tracker" not in str(w.cmdline())], 30)
-    assert len(workers) >= 2 and not alive
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(workers) == 2 and not alive
 
 
 @pytest.mark.parametrize(
