@@ -395,6 +395,18 @@ def test_a_chunk_is_cut_to_the_memory_that_is_free(free, sizes):
     assert tuple(run for part in parts for run in part.runs) == chunk.runs
 
 
+def test_the_gpu_engine_trains_parts_that_fit_and_tells_the_steps_done(monkeypatch):
+    """On a CPU, with made-up memory for two runs."""
+    resolved = plan.resolve(study())
+    monkeypatch.setattr(engines, "gpu_memory", lambda chunk: (40.0, 8.0, 10.0))
+    reports: list[int] = []
+    parts = list(engines.gpu(resolved.chunks, reports.append))
+    assert [len(part.runs) for part, _ in parts] == [2, 1, 2, 1]
+    for part, rows in parts:
+        assert [(row["arm"], row["seed"], row["key"]) for row in rows["runs"]] == [*part.runs]
+    assert reports == sorted(reports) and reports[-1] == 6 * resolved.steps
+
+
 def test_a_single_run_that_does_not_fit_is_an_error(monkeypatch):
     def no_memory(chunk, count):
         raise torch.OutOfMemoryError("made up")
