@@ -1,5 +1,5 @@
 """Tables, statistics, hypotheses and figures of finished runs. Works without torch; only
-`analysis.runner` reaches down to `aba_core`, when it trains."""
+`analysis.plan` and `analysis.engines` reach down to torch, when something is trained."""
 
 import importlib.metadata
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analysis import terminal
+from analysis import terminal, toolkit_version
 
 if TYPE_CHECKING:
     from analysis.reports import Outcome
@@ -37,9 +37,7 @@ Examples:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"aba {version('aba-toolkit')}")
+        print(f"aba {toolkit_version()}")
         raise typer.Exit()
 
 

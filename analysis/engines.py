@@ -12,7 +12,6 @@ chunk may come back in parts, each with the runs that its rows are of.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import math
 import multiprocessing
 import os
@@ -29,6 +28,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import toolkit_version
 from analysis.plan import Chunk, choose_device, load_splits
 from analysis.study import StudyError
 
@@ -158,7 +158,7 @@ def provenance() -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     return {
-        "toolkit": importlib.metadata.version("aba-toolkit"),
+        "toolkit": toolkit_version(),
         "commit": commit or "unknown",
         "torch": torch.__version__,
         "python": platform.python_version(),

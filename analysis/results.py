@@ -258,10 +258,10 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
             f"there: {', '.join(sorted(set().union(*(presets for _, presets in ran))))}"
         )
     if not matching:
-        there = sorted({f"{d.study.name} on {d.study.dataset}" for d in declarations(results)})
+        names = sorted({f"{d.study.name} on {d.study.dataset}" for d in declarations(results)})
         raise ResultsError(
             f"no {study} study on {dataset}{f' with preset {preset}' * bool(preset)} in {results}; "
-            f"there: {', '.join(there) or 'nothing'}; run: aba run {study} --dataset {dataset}"
+            f"there: {', '.join(names) or 'nothing'}; run: aba run {study} --dataset {dataset}"
             f"{f' --preset {preset}' * bool(preset)} --results {results}"
         )
     rows, damaged = read_rows(results, matching[0].kind)

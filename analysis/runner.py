@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import results as store
-from analysis.engines import ChunkRows, Engine, EngineError, choose_engine
+from analysis.engines import Engine, EngineError, choose_engine
 from analysis.plan import Chunk, Plan, resolve
 from analysis.study import TUNING_SEED, Study, StudyError
 
@@ -70,9 +70,8 @@ def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | Non
             progress(label, min(max(done, kept * plan.steps), total), total)
 
     with closing(_trained(train, chunks, report)) as trained:
-        for chunk, tables in trained:
-            _keep(results, chunk, tables)
-            kept += len(chunk.runs)
+        for part in trained:
+            kept += _keep(results, part)
             report(0)
     rows, damaged = store.read_rows(results, declaration.kind)
     return Completion(computed, len(finished), store.collect(declaration, rows, damaged))
@@ -80,15 +79,23 @@ def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | Non
 
 def _trained(
     train: Engine, chunks: Sequence[Chunk], report: Callable[[int], None]
-) -> Generator[tuple[Chunk, ChunkRows], None, None]:
-    """An engine's iterator, closed with this one: Ctrl-C while a file is written stops it too."""
+) -> Generator[object, None, None]:
+    """What an engine gives back. Closed where Ctrl-C comes while a file is written, it closes the
+    engine too."""
     if chunks:
         yield from train(chunks, report)
 
 
-def _keep(results: Path, chunk: Chunk, tables: ChunkRows) -> None:
-    """Write what came back of a chunk. Raises EngineError where runs have no rows."""
-    keys = {row["key"] for row in tables.get(chunk.kind, ())}
+def _keep(results: Path, part: object) -> int:
+    """Write what came back; the number of runs. Raises EngineError where it is not what is needed,
+    or lacks runs."""
+    match part:
+        case (Chunk() as chunk, dict() as tables):
+            keys = {row["key"] for row in tables.get(chunk.kind, ())}
+        case _:
+            raise EngineError(
+                f"the engine gave back {type(part).__name__}; needed: a chunk and its rows"
+            )
     lacking = [(arm, seed) for arm, seed, key in chunk.runs if key not in keys]
     if lacking:
         arm, seed = lacking[0]
@@ -99,6 +106,7 @@ def _keep(results: Path, chunk: Chunk, tables: ChunkRows) -> None:
     for kind, rows in tables.items():
         if rows:
             store.write_chunk(results, kind, chunk.name, rows)
+    return len(chunk.runs)
 
 
 def _tuned(study: Study, complete: Callable[[Study], Completion]) -> Study:

@@ -1,7 +1,7 @@
 """Studies: which arms are trained with which seeds, as plain data, declared before anything runs.
 
 A study is one of the standard ones, built here from `settings.yaml`, or a YAML file of the user's
-own. Nothing here trains: `runner` turns a study into runs.
+own. Nothing here trains: `plan` resolves a study, `engines` train it.
 """
 
 from __future__ import annotations

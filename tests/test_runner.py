@@ -239,10 +239,19 @@ def test_measurements_and_logits_come_back_from_an_engine_too(tmp_path, outside)
         )
 
 
-def test_an_engine_that_forgets_a_run_is_told_which(tmp_path, outside):
-    message = "no rows for 1 of the 3 runs of a chunk, the first of them 'vanilla' with seed 0"
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (
+            "forgets_a_run",
+            "no rows for 1 of the 3 runs of a chunk, the first of them 'vanilla' with seed 0",
+        ),
+        ("gives_rows_alone", "the engine gave back dict; needed: a chunk and its rows"),
+    ],
+)
+def test_an_engine_that_gives_back_something_else_is_told_so(tmp_path, outside, engine, message):
     with pytest.raises(engines.EngineError, match=message):
-        runner.run(study(), tmp_path, device="cpu", engine="threaded_engine:forgets_a_run")
+        runner.run(study(), tmp_path, device="cpu", engine=f"threaded_engine:{engine}")
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -273,10 +282,11 @@ def test_closing_the_processes_ends_them():
     chunks = plan.resolve(study(config={**study().config, "epochs": 300})).chunks
     trained = engines.processes(chunks, lambda done: None, workers=2)
     next(trained)
-    workers = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True)
+    workers = [child for child in children if "spawn_main" in str(child.cmdline())]
     trained.close()
-    _, alive = psutil.wait_procs([w for w in workers if "tracker" not in str(w.cmdline())], 30)
-    assert len(workers) >= 2 and not alive
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(workers) == 2 and not alive
 
 
 @pytest.mark.parametrize(
@@ -383,6 +393,18 @@ def test_a_chunk_is_cut_to_the_memory_that_is_free(free, sizes):
     parts = engines.sized_for_memory(chunk, free, 8.0, 10.0)
     assert [len(part.runs) for part in parts] == sizes
     assert tuple(run for part in parts for run in part.runs) == chunk.runs
+
+
+def test_the_gpu_engine_trains_parts_that_fit_and_tells_the_steps_done(monkeypatch):
+    """On a CPU, with made-up memory for two runs."""
+    resolved = plan.resolve(study())
+    monkeypatch.setattr(engines, "gpu_memory", lambda chunk: (40.0, 8.0, 10.0))
+    reports: list[int] = []
+    parts = list(engines.gpu(resolved.chunks, reports.append))
+    assert [len(part.runs) for part, _ in parts] == [2, 1, 2, 1]
+    for part, rows in parts:
+        assert [(row["arm"], row["seed"], row["key"]) for row in rows["runs"]] == [*part.runs]
+    assert reports == sorted(reports) and reports[-1] == 6 * resolved.steps
 
 
 def test_a_single_run_that_does_not_fit_is_an_error(monkeypatch):
