@@ -1398,3 +1398,11 @@ def save_table(
 def csv_text(table: pd.DataFrame) -> str:
     """Comma-separated, full precision, all columns."""
     return table.to_csv(index=False, lineterminator="\n")
+
+
+with_interval, values_of = _triple, _values
+
+
+def shown_counts(table: pd.DataFrame, *names: str) -> list[str]:
+    """The columns of counts that say something."""
+    return [name for name in names if table[name].any()]
