@@ -201,14 +201,14 @@ def test(
         raise RuleError(
             f"rule {hypothesis.rule!r} gave {ruling!r:.80}; needed: a Ruling with verdict {known}"
         )
-    noted = ruling.table.set_index("label")["note"]
+    notes = zip(ruling.table["label"], ruling.table["note"], strict=True)
     verdict = Verdict(
         hypothesis,
         ruling.verdict,
         ruling.table.drop(columns="note"),
         "",
         declared,
-        noted[noted != ""].to_dict(),
+        {label: note for label, note in notes if note},
         ruling.decisive,
         ruling.reason,
     )

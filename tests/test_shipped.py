@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import exports, results, tables
+from analysis import results, tables
+from analysis.exhibits import Look
 from analysis.results import declarations, load, read_rows
-from analysis.studies import STANDARD
+from analysis.studies import STANDARD, hypotheses
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data" / "results"
@@ -73,7 +74,7 @@ def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
 def verdicts():
     frozen = load(SHIPPED, "frozen", "digits")
     studies = [load(SHIPPED, name, "digits") for name in ("hypotheses", "sets")]
-    found = [v for s in studies for v in exports.hypotheses(s, exports.Look(), frozen)[1]]
+    found = [v for s in studies for v in hypotheses.judge(s, Look(), frozen)]
     assert all("before the data" in v.declared for v in found[:-2])  # sets share runs of pairs
     return {verdict.hypothesis.name: verdict for verdict in found}
 
@@ -127,7 +128,7 @@ def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
     found = {
         verdict.hypothesis.name: verdict
         for study in ("hypotheses", "sets")
-        for verdict in exports.hypotheses(load(SHIPPED, study, "mnist"), exports.Look())[1]
+        for verdict in hypotheses.judge(load(SHIPPED, study, "mnist"), Look())
     }
     row = found[name].decisive
     wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]

@@ -108,7 +108,7 @@ def _source_of(arm: ArmSpec) -> str:
     free += ["bit"] * arm.flip_bit + ["subset"] * arm.subset_per_run
     for source, differs in SOURCES.items():
         of_arm = [name for name in differs if name in (*_purposes(arm.method), "bit", "subset")]
-        if of_arm == free:
+        if free and of_arm == free:
             return source
     return " and ".join(free) or "nothing"
 

@@ -197,8 +197,9 @@ def sentences(
 
     def text(metric: str, arm: str, step: float = last, scale: float = 1, digits: int = 2) -> str:
         interval = mean(metric, arm, step)
-        ends = (scale * end for end in (interval.estimate, interval.low, interval.high))
-        return interval_text(*ends, digits)
+        return interval_text(
+            scale * interval.estimate, scale * interval.low, scale * interval.high, digits
+        )
 
     arms = [str(arm) for arm in table["arm"].unique()]
     shown = control if control in arms else arms[0]
