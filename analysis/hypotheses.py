@@ -20,9 +20,11 @@ import pandas as pd
 from scipy import stats
 
 from aba_core.adjustments import GROUP_SETS, group_set_text
+from aba_core.adjustments import members as set_members
 from analysis import mixed, statistics, tables
 from analysis.results import StudyResult
 from analysis.statistics import Interval
+from analysis.studies.isolation import arm_name
 from analysis.study import (
     PLACEBO_TITLES,
     ArmSpec,
@@ -75,7 +77,7 @@ def arms(strength: float, top_k: int = 4) -> tuple[ArmSpec, ...]:
         ArmSpec(name=RESEEDED, method="vanilla", seed_offset=RESEED),
         ArmSpec(name=ONE_BIT, method="vanilla", flip_bit=True),
     ]
-    made += [ArmSpec(name=tables.arm_name(i), adjustments=str(i), **loss) for i in range(27)]
+    made += [ArmSpec(name=arm_name(i), adjustments=str(i), **loss) for i in range(27)]
     made += [ArmSpec(name=name, adjustments=group_set_text(name), **loss) for name in GROUP_SETS]
     made += [
         ArmSpec(name=pair_name(pair), adjustments=f"{pair[0]},{pair[1]}", **loss) for pair in PAIRS
@@ -142,9 +144,7 @@ def random_sets(per_cell: int, seed: int = 0) -> list[tuple[int, ...]]:
 
 
 def set_name(members: Sequence[int]) -> str:
-    return (
-        tables.arm_name(members[0]) if len(members) == 1 else "set " + " ".join(map(str, members))
-    )
+    return arm_name(members[0]) if len(members) == 1 else "set " + " ".join(map(str, members))
 
 
 def set_arms(strength: float, per_cell: int) -> tuple[ArmSpec, ...]:
@@ -164,7 +164,7 @@ def set_arms(strength: float, per_cell: int) -> tuple[ArmSpec, ...]:
 
 
 def _group_arms(name: str) -> list[str]:
-    return [tables.arm_name(i) for i in tables.members(name)]
+    return [arm_name(i) for i in set_members(name)]
 
 
 def _against_members(name: str) -> dict[str, float]:
@@ -195,7 +195,7 @@ def standard(n: int) -> tuple[Hypothesis, ...]:
     }
     within = [(-1 / 3, _against_members(name)) for name in single]
     pairs = [((1 / 13), {pair_name(pair): 1.0}) for pair in PAIRS]
-    singles = [(-1 / 26, {tables.arm_name(i): 1.0}) for pair in PAIRS for i in pair]
+    singles = [(-1 / 26, {arm_name(i): 1.0}) for pair in PAIRS for i in pair]
 
     def placebos(of: str) -> tuple[Contrast, ...]:
         return tuple(_minus(of, placebo_name(of, placebo)) for placebo in PLACEBO_TITLES)
@@ -222,7 +222,7 @@ def standard(n: int) -> tuple[Hypothesis, ...]:
             name="one-adjustment-helps",
             statement="Some adjustment alone beats training without.",
             estimand="mean accuracy of each adjustment but 0 less that of Vanilla, a family of 26",
-            comparisons=tuple(_minus(tables.arm_name(i), VANILLA) for i in range(1, 27)),
+            comparisons=tuple(_minus(arm_name(i), VANILLA) for i in range(1, 27)),
             rule="any",
             n=n,
         ),
@@ -318,7 +318,7 @@ def standard(n: int) -> tuple[Hypothesis, ...]:
                 Contrast(
                     label="All − best of 27",
                     weights={"All": 1.0},
-                    minus_best_of=(tuple(tables.arm_name(i) for i in range(27)),),
+                    minus_best_of=(tuple(arm_name(i) for i in range(27)),),
                 ),
             ),
             n=n,
@@ -342,7 +342,7 @@ def standard(n: int) -> tuple[Hypothesis, ...]:
                 Contrast(
                     label="13 pairs − the better member",
                     weights=_summed(*pairs),
-                    minus_best_of=tuple(tuple(tables.arm_name(i) for i in pair) for pair in PAIRS),
+                    minus_best_of=tuple(tuple(arm_name(i) for i in pair) for pair in PAIRS),
                 ),
             ),
             n=n,
