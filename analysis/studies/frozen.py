@@ -245,8 +245,8 @@ def frozen_curves(
         if of_group.empty:
             continue
         colour = figures.COLOURS[group]
-        ends = [of_group[f"{value}_{end}"] for end in ("low", "high")]
-        ax.fill_between(of_group["strength"], *ends, color=colour, alpha=0.2, lw=0, zorder=2)
+        low, high = of_group[f"{value}_low"], of_group[f"{value}_high"]
+        ax.fill_between(of_group["strength"], low, high, color=colour, alpha=0.2, lw=0, zorder=2)
         ax.plot(
             of_group["strength"], of_group[value], color=colour, lw=1.5 * width,
             marker=figures.MARKERS[group], ms=0.9 * marker, label=group, zorder=3,

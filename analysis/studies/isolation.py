@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from functools import partial
 from itertools import combinations
 
@@ -163,42 +164,29 @@ def association_table(
     return pd.DataFrame(rows)
 
 
-def published_correlations(
-    table: pd.DataFrame, rng: np.random.Generator, *, confidence: float = CONFIDENCE
-) -> dict[str, Interval]:
-    """Spearman's rank correlation of the 27 means with those of each published experiment.
-
-    table: from `isolation_table`. The interval is over adjustments.
-    """
-    result = {}
-    for name in reference.published_table("isolation")["dataset"].unique():
-        published = reference.published_isolation_table(name)["mean"]
-        both = np.isfinite(table["mean"]) & np.isfinite(published)
-        result[name] = statistics.correlation(
-            table["mean"][both], published[both], rng, confidence=confidence
-        )
-    return result
-
-
 def published_order_table(
     table: pd.DataFrame, rng: np.random.Generator, *, confidence: float = CONFIDENCE
 ) -> pd.DataFrame:
     """Spearman's rank correlation of the 27 means with the published ones, and of those.
 
     table: from `isolation_table`. One row per pair of experiments: first ("this study" or
-    "published NAME"), second, n_adjustments, spearman (with interval over adjustments).
+    "published NAME"), second, n_adjustments, spearman (with interval over adjustments). Every pair
+    has the same resamples, so that its interval depends on no other pair.
     """
-    here = published_correlations(table, rng, confidence=confidence)
-    rows = [("this study", name, correlation) for name, correlation in here.items()]
-    for first, second in combinations(here, 2):
-        means = [reference.published_isolation_table(name)["mean"] for name in (first, second)]
-        correlation = statistics.correlation(means[0], means[1], rng, confidence=confidence)
-        rows.append((f"published {first}", second, correlation))
-    return pd.DataFrame(
-        {"first": first, "second": f"published {second}", "n_adjustments": correlation.n}
-        | tables.with_interval("spearman", correlation)
-        for first, second, correlation in rows
-    )
+    means = {"this study": table["mean"]}
+    for name in reference.published_table("isolation")["dataset"].unique():
+        means[f"published {name}"] = reference.published_isolation_table(name)["mean"]
+    rows = []
+    for first, second in combinations(means, 2):
+        both = np.isfinite(means[first]) & np.isfinite(means[second])
+        correlation = statistics.correlation(
+            means[first][both], means[second][both], deepcopy(rng), confidence=confidence
+        )
+        rows.append(
+            {"first": first, "second": second, "n_adjustments": correlation.n}
+            | tables.with_interval("spearman", correlation)
+        )
+    return pd.DataFrame(rows)
 
 
 # --- words ---------------------------------------------------------------------------------------

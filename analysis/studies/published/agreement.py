@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from statistics import NormalDist
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from aba_core.adjustments import GROUP_SETS, members
 from analysis import reference, statistics, tables
 from analysis.statistics import CONFIDENCE, Interval
-from analysis.studies.isolation import CONTRASTS, group_table, published_correlations
+from analysis.studies.isolation import CONTRASTS, group_table
 from analysis.study import METHOD_TITLES
 
 # What data/reference/published_benchmark.csv calls each experiment.
@@ -62,19 +63,21 @@ def order_agreement_table(
     table: from `isolation_table`. One row per experiment. Columns: published, n_adjustments, and
     with BCa intervals over adjustments spearman, kendall (tau-b), rating_share (equal ratings among
     the n_ratings adjustments rated in both, the baseline left out) and rating_kappa.
+
+    Every experiment has the same resamples, Spearman's correlation first, so that equal generators
+    give it the interval that it has in `isolation.published_order_table`.
     """
-    # First, so that equal generators give Spearman's the interval it has in `isolation`.
-    spearman = published_correlations(table, rng, confidence=confidence)
     rows = []
     for name in published:
+        stream = deepcopy(rng)
         both = beside_published(table, name)
         known = both[np.isfinite(both["mean"]) & np.isfinite(both["published_mean"])]
         row: dict[str, object] = {"published": name, "n_adjustments": len(known)}
-        row |= tables.with_interval("spearman", spearman[name])
-        kendall = statistics.correlation(
-            known["mean"], known["published_mean"], rng, kind="kendall", confidence=confidence
-        )
-        row |= tables.with_interval("kendall", kendall)
+        for kind in ("spearman", "kendall"):
+            correlation = statistics.correlation(
+                known["mean"], known["published_mean"], stream, kind=kind, confidence=confidence
+            )
+            row |= tables.with_interval(kind, correlation)
         scale = {rating: number for number, rating in enumerate(_RATINGS)}
         rated = known[known["rating"].isin(scale) & known["published_rating"].isin(scale)]
         pair = [rated[c].map(scale).to_numpy(np.float64) for c in ("rating", "published_rating")]
@@ -83,7 +86,7 @@ def order_agreement_table(
             interval = Interval(math.nan, math.nan, math.nan, len(rated), confidence, "none")
             if len(rated) >= 5:
                 interval = statistics.bootstrap_interval(
-                    pair, statistic, rng, confidence=confidence, resamples=1_999, paired=True
+                    pair, statistic, stream, confidence=confidence, resamples=1_999, paired=True
                 )
             row |= tables.with_interval(measure, interval)
         rows.append(row)
