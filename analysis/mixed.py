@@ -1,8 +1,8 @@
 """Mixed models, for questions like size × opposition of sets: many runs of many sets, where the
 *set* is the unit.
 
-`mixed_model` needs statsmodels (`pip install 'aba-toolkit[mixed]'`). `freedman_lane_p` needs nothing:
-it asks the same question of one coefficient on the sets' means, with their exchangeability alone.
+`mixed_model` needs statsmodels (`pip install 'aba-toolkit[mixed]'`). `freedman_lane_p` needs
+nothing: it asks of one coefficient on the sets' means, with their exchangeability alone.
 """
 
 from __future__ import annotations

@@ -150,9 +150,6 @@ class _Evidence:
     measured: Mapping[str, Sequence[str]] | None
     null_spread: float
 
-    def values(self, arm: str) -> np.ndarray:
-        return _values(self.runs, arm, self.metric)
-
 
 def test(
     hypothesis: Hypothesis,
@@ -267,17 +264,12 @@ def _scale(contrast: Contrast) -> float:
     return math.sqrt(squares / 2)
 
 
-def _values(runs: pd.DataFrame, arm: str, metric: str) -> np.ndarray:
-    values = runs.loc[runs["arm"] == arm, metric].to_numpy(np.float64)
-    return values[np.isfinite(values)]
-
-
 def _contrast(
     contrast: Contrast, evidence: _Evidence, rng: np.random.Generator, confidence: float
 ) -> Interval:
     runs, metric = evidence.runs, evidence.metric
     if contrast.unit == "run":
-        samples = [evidence.values(arm) for arm in contrast.weights]
+        samples = [tables.values_of(runs, arm, metric) for arm in contrast.weights]
         weights = list(contrast.weights.values())
         for candidates in contrast.minus_best_of:
             samples.append(tables.crossfitted_best(runs, candidates, metric))
@@ -367,10 +359,10 @@ def null_spread(study: StudyResult, rng: np.random.Generator, metric: str) -> fl
     """The wider half interval of the control against itself reseeded and with one bit changed
     (points): what arms that differ in nothing may show. 0 where those arms have no runs."""
     runs, declared = study.frame, study.declaration.study
-    control = _values(runs, control_arm(declared), metric)
+    control = tables.values_of(runs, control_arm(declared), metric)
     halves = [0.0]
     for arm in null_arms(declared):
-        reseeded = _values(runs, arm, metric)
+        reseeded = tables.values_of(runs, arm, metric)
         if control.size and reseeded.size:
             interval = statistics.difference_interval(control, reseeded, rng)
             halves.append((interval.high - interval.low) / 2)

@@ -7,10 +7,10 @@ away: placebos, brightness, chance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -24,11 +24,11 @@ from aba_core.adjustments import (
     group_set_text,
     members,
 )
-from analysis import exports, figures, rules, tables
+from analysis import figures, rules
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.rules import Verdict
-from analysis.studies import sets
+from analysis.studies import frozen, sets
 from analysis.studies.isolation import arm_name
 from analysis.study import (
     CONFIRMING_SEED,
@@ -350,24 +350,6 @@ def _of_settings() -> list[dict[str, Any]]:
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def measured_groups(study: StudyResult, neutral: float = 0.05) -> dict[str, list[str]]:
-    """{group: arms of single adjustments} as the change of loss of frozen models sorts them that
-    were trained without augmentation. study: the frozen one; neutral: see `frozen.threshold`."""
-    frame = exports._evaluated(study)
-    frame = frame[frame["arm"] == rules.control_arm(study.declaration.study)]
-    table = tables.measured_group_table(
-        frame,
-        np.random.default_rng(0),
-        strength=exports.frozen_strength(study),
-        threshold=exports.frozen_threshold(frame, neutral),
-    )
-    return {
-        str(group): [arm_name(i) for i in part["index"]]
-        for group, part in table.groupby("measured_group")
-        if group
-    }
-
-
 def judge(study: StudyResult, look: Look, frozen_study: StudyResult | None = None) -> list[Verdict]:
     """The verdict on every hypothesis of a study. frozen_study: for those about measured groups,
     which are not tested without it."""
@@ -376,7 +358,7 @@ def judge(study: StudyResult, look: Look, frozen_study: StudyResult | None = Non
         look.rng(),
         metric=look.metric,
         confidence=look.confidence,
-        measured=None if frozen_study is None else measured_groups(frozen_study),
+        measured=None if frozen_study is None else frozen.measured_groups(frozen_study),
     )
 
 
@@ -400,7 +382,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         f"{prefix}verdicts",
         "Verdict on each hypothesis, by the comparison that decided it",
         table,
-        lambda ax: verdict_plot(table, ax),
+        partial(verdict_plot, table),
         height=verdict_height(table),
         note=f"{look.label}.",
         interval=ways,
@@ -412,7 +394,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
             f"{prefix}verdict-{verdict.hypothesis.name}",
             verdict.hypothesis.statement,
             compared,
-            lambda ax, compared=compared: verdict_plot(compared, ax, names="label"),
+            partial(verdict_plot, compared, names="label"),
             height=verdict_height(compared, "label"),
             note=f"{verdict.sentence} {verdict.declared.capitalize()}.",
             interval=ways,

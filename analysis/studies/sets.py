@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ def show(collector: Collector, slope: Slope, prefix: str) -> None:
         f"{prefix}sizes",
         "Accuracy of random sets against their size and opposition",
         sets,
-        lambda ax: sets_plot(sets, ax, confidence=look.confidence, label=look.label),
+        partial(sets_plot, sets, confidence=look.confidence, label=look.label),
         height=66,
         note=f"{look.label}; small marks are sets, large ones their means.",
         interval=f"{collector.level}, Student's t over sets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -276,9 +277,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
                 stem,
                 f"{label.split(' (')[0]} between runs that differ in one thing alone",
                 table,
-                lambda ax, value=value, label=label: variability_plot(
-                    table, ax, value=value, label=label
-                ),
+                partial(variability_plot, table, value=value, label=label),
                 height=variability_height(table),
                 note="Everything else is held at one seed; dashed: runs that differ in every draw.",
                 interval=interval,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -113,9 +114,7 @@ def exhibits(study: StudyResult, look: Look, measurements: StudyResult) -> Exhib
             prefix + stem,
             title,
             table[table["metric"].isin(metrics)].reset_index(drop=True),
-            lambda width, metrics=metrics, options=options: curves.metric_panels(
-                table, metrics, width=width, **options
-            ),
+            partial(curves.metric_panels, table, metrics, **options),
             note=probe + " Dotted: where all gradients are orthogonal." * (stem in orthogonal),
             interval=collector.over_runs,
             width="double",
@@ -159,7 +158,7 @@ def _show_mediation(collector: Collector, name: str, mediated: pd.DataFrame, con
         name,
         title,
         mediated,
-        lambda ax: curves.mediation_plot(mediated, ax),
+        partial(curves.mediation_plot, mediated),
         height=curves.mediation_height(mediated),
         note=note + " Filled marks: consistent with mediation.",
         interval=interval,

@@ -101,8 +101,8 @@ def _positive_range(table: pd.DataFrame) -> tuple[float, float]:
 def metric_panels(
     table: pd.DataFrame,
     metrics: Sequence[str],
-    *,
     width: str = "double",
+    *,
     log: bool = False,
     share: bool = True,
     levels: Sequence[float] = (),
