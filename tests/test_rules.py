@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -83,6 +85,26 @@ def test_a_rule_of_ones_own_is_declared_by_name():
     assert "(the first of several)" in first.sentence
     reversed_ = claim(a_d, A_B, rule="outside.house_rules:first_decides")
     assert rules.test(reversed_, runs, RNG(0)).verdict == "inconclusive"
+
+
+def test_the_rule_of_the_guide_is_the_one_it_says(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "own-rule.md").read_text()
+    code, declared = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    (tmp_path / "house_rules.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    session: dict = {}
+    exec(declared.replace("Hypothesis(\n", "one = Hypothesis(\n"), session)
+    for seed in range(8):
+        means = RNG(seed).normal(91, 1.5, 3)
+        runs = runs_of({f"adjustment {i + 3}": m for i, m in enumerate(means)} | {"Vanilla": 90})
+        guide = rules.test(session["one"], runs, RNG(0))
+        counted = rules.test(
+            session["one"].model_copy(update={"rule": "outside.house_rules:majority"}), runs, RNG(0)
+        )
+        assert guide.verdict == counted.verdict
+        pd.testing.assert_frame_equal(guide.table, counted.table)
+        if guide.verdict == "supported":
+            assert guide.row == counted.row
 
 
 def test_a_majority_is_corrected_less_than_any_and_more_than_all():
