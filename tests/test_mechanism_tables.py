@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from oracles.made_results import make_study, standard
 
-from analysis import exports, figures, mechanism, runner, tables
+from analysis import exhibits, figures, mechanism, runner, tables
 from analysis import results as store
 from analysis.results import ResultsError
 from analysis.studies import standard_study
@@ -241,5 +241,5 @@ def test_measurements_that_are_not_there_are_one_clear_error(tmp_path):
 def test_an_own_study_that_measures_has_its_arms_and_its_mechanism(tmp_path):
     study = standard("mechanism", seeds=3).model_copy(update={"name": "mine"})
     make_study(tmp_path, study)
-    made = exports.of_study("mine", tmp_path)
+    made = exhibits.of_study("mine", tmp_path)
     assert {"arms-mine", "mine-mechanism-cosines", "mine-mechanism-mediation"} <= set(made.figures)
