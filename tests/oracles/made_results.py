@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from aba_core.adjustments import GROUP_SETS
 from analysis import results as store
 from analysis import tables
 from analysis.studies import standard_study
@@ -28,7 +29,7 @@ def mean_of(arm: str) -> float:
     if arm.startswith("adjustment "):
         index = int(arm.split()[1])
         return MEANS[ADJUSTMENTS[index]["group"]] + 0.1 * index
-    groups = tables.GROUP_SETS.get(arm)
+    groups = GROUP_SETS.get(arm)
     if groups:
         return float(np.mean([MEANS[g] for g in groups])) + 2.0 * len(groups)
     return METHODS.get(arm, 62.0)
