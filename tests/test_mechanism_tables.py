@@ -138,7 +138,7 @@ def test_without_the_control_there_is_no_mediation_and_a_sentence_says_so():
         mechanism.metric_table(measured(arms=arms), rng()), differences, table, ""
     )
     assert differences.empty and "Against" not in " ".join(said)
-    assert said[-1] == "Mediation is not tested: no arm trains without augmentation."
+    assert said[-1] == "Mediation is not tested: it needs an arm without augmentation and others."
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 6])

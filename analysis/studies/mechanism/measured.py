@@ -262,7 +262,7 @@ def _sides(differences: pd.DataFrame, metric: str, control: str) -> str:
 def mediation_sentences(mediated: pd.DataFrame) -> list[str]:
     """The verdicts of a `mediation_table` in words, with the caveat that belongs to them."""
     if mediated.empty:
-        return ["Mediation is not tested: no arm trains without augmentation."]
+        return ["Mediation is not tested: it needs an arm without augmentation and others."]
     counts = mediated["verdict"].value_counts()
     paths = [
         f"{row['mediator']} under {row['arm']}: {name}, "
