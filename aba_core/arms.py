@@ -219,6 +219,11 @@ class Arm:
         except ValueError as error:
             raise ValueError(f"arm {values['name']!r}: {error}") from error
 
+    @classmethod
+    def of(cls, name: str, **given: Any) -> Arm:
+        """`read` of keyword arguments: Arm.of("pair", adjustments="3,4", strength=0.3)."""
+        return cls.read({"name": name, **given})
+
     @property
     def vanilla(self) -> bool:
         """Whether it trains as usual, its learning rate, seeds and one bit aside."""
@@ -248,11 +253,6 @@ class Arm:
         """The arm as plain data, its name included, without what is at its default."""
         content = plain(self)
         return {name: content[name] for name in content if name not in ("kind", "version")}
-
-
-def arm(name: str, **given: Any) -> Arm:
-    """`Arm.read` of keyword arguments: arm("pair", adjustments="3,4", strength=0.3)."""
-    return Arm.read({"name": name, **given})
 
 
 def _normal(method: Any) -> Any:

@@ -120,8 +120,9 @@ def load(where: str) -> Any:
         sys.path.append(here)
     try:
         value: Any = import_module(module)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module!r} of {where!r}: {error}") from error
+    except Exception as error:  # whatever the module does when it is imported
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"cannot import {module!r} of {where!r}: {problem}") from error
     for part in name.split("."):
         if not hasattr(value, part):
             raise ValueError(f"{module!r} has no {name!r} (in {where!r})")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from aba_core.adjustments import GROUP_SETS
 from analysis import design, tables
 
 
@@ -36,8 +37,8 @@ def rank_correlations(published_order: pd.DataFrame) -> str:
 def of_sets(hypothesis: pd.DataFrame) -> list[str]:
     """Three sentences from a hypothesis table: which sets are above what they are held against,
     which below, and for which it stays inconclusive."""
-    single = [name for name, groups in tables.GROUP_SETS.items() if len(groups) == 1]
-    joined = [name for name, groups in tables.GROUP_SETS.items() if len(groups) > 1]
+    single = [name for name, groups in GROUP_SETS.items() if len(groups) == 1]
+    joined = [name for name, groups in GROUP_SETS.items() if len(groups) > 1]
     questions: tuple[tuple[str, Sequence[str], str], ...] = (
         (
             "The published measure, a set against the mean of its members",

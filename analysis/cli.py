@@ -215,10 +215,10 @@ def plan_(
       aba plan tension --effect 1.0 --power 0.8
       aba plan isolation --dataset mnist --preset standard --effect 0.5
     """
-    from analysis import design, exports
+    from analysis import design, exhibits
     from analysis.study import find_study
 
-    label = exports.Look(metric).label
+    label = exhibits.Look(metric).label
     plan = design.plan(
         find_study(study, dataset, preset),
         results,
@@ -437,7 +437,7 @@ def figures_(
       aba figures isolation --dataset digits --format pdf --width double
       aba figures --width slide --out slides
     """
-    from analysis import exports
+    from analysis import exhibits
 
     def say(study: str, dataset: str, files: Sequence[Path]) -> None:
         counts = [
@@ -447,15 +447,15 @@ def figures_(
         ]
         print(f"{study} on {dataset}: {', '.join(counts)} in {out}/", flush=True)
 
-    done = exports.export(
+    done = exhibits.export(
         results,
         out,
         studies or (),
         dataset or (),
-        formats=[name.strip() for name in format.split(",") if name.strip()],
-        width=width,
-        style=style or "",
-        look=exports.Look(metric, confidence, seed),
+        files=exhibits.Files(
+            [name.strip() for name in format.split(",") if name.strip()], width, style or ""
+        ),
+        look=exhibits.Look(metric, confidence, seed),
         preset=preset,
         progress=say,
     )
@@ -496,22 +496,24 @@ def compare(
       aba compare
       aba compare --dataset mnist --confidence 0.9
     """
-    from analysis import exports, tables
+    from analysis import exhibits, tables
+    from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
+    from analysis.studies import published
 
-    look = exports.Look(metric, confidence)
+    look = exhibits.Look(metric, confidence)
     lacking = False
-    for name in dataset or exports.studies_there(results) or ["digits"]:
+    for name in dataset or exhibits.studies_by_dataset(results) or ["digits"]:
         try:
-            exhibits, sentences = exports.compare(results, name, look, preset)
+            compared, sentences = published.compare(results, name, look, preset)
         except ResultsError as error:
             print(f"aba: {error}", file=sys.stderr)
             lacking = True
             continue
-        same = name in tables.PUBLISHED
+        same = name in PUBLISHED
         print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
         print("\n".join(f"- {sentence}" for sentence in sentences))
-        for exhibit in exhibits.tables.values():
+        for exhibit in compared.tables.values():
             shown = tables.present(exhibit.data, exhibit.digits, exhibit.columns)
             print(f"\n{exhibit.description}\n")
             terminal.print_table(

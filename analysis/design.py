@@ -183,8 +183,8 @@ def simulated_power(
     false positives.
     """
     shifts = [float(effect), 0.0] if isinstance(effect, int | float) else list(effect)
-    found = (rule or welch_rule())(simulated_arms(pilot, shifts, n, trials, rng), rng)
-    share = float(np.mean(found))
+    detected = (rule or welch_rule())(simulated_arms(pilot, shifts, n, trials, rng), rng)
+    share = float(np.mean(detected))
     # Agresti and Coull's shrunken share, so that 0 of 4000 does not claim to be exact.
     shrunk = (share * trials + 2) / (trials + 4)
     return Power(share, math.sqrt(shrunk * (1 - shrunk) / (trials + 4)), trials)
@@ -301,7 +301,6 @@ def plan(
     comparisons: int | None = None,
     metric: str = "validation_accuracy",
     cores: int | None = None,
-    seed: int = 0,
 ) -> Plan:
     """How many seeds a study needs to find a true difference (points) between two of its arms.
 
@@ -312,6 +311,60 @@ def plan(
     seconds per run and arm, shared by the cores (not on a GPU). Raises PlanError where there is no
     pilot, saying how to run one.
     """
+    _check_question(study, effect, power, alpha, comparisons)
+    pilot, folder = _pilot(study, Path(results), metric)
+    grouped = pilot.groupby("arm", sort=False)[metric]
+    samples = [part.to_numpy(np.float64) for _, part in grouped if len(part) > 1]
+    sd = _pooled_sd(samples, len(pilot))
+    # What is left of every arm's mean, each arm at its own variance: heavy tails included.
+    rest = np.concatenate([(v - v.mean()) * math.sqrt(v.size / (v.size - 1)) for v in samples])
+    by_arm = [float(values.std(ddof=1)) for values in samples]
+    seconds = float(pilot.groupby("arm")["seconds"].mean().mean()) * len(study.arms)
+    device = str(pilot["device"].iloc[-1]) if "device" in pilot else "cpu"
+    workers = (cores or usable_cores()) if device.startswith("cpu") else 1
+    mine = pilot["arm"] if folder == Path(results) else pilot["arm"].iloc[:0]
+    finished = [int((mine == arm.name).sum()) for arm in study.arms]
+
+    def option(size: int, spread: float) -> Option:
+        n = runs_per_arm(effect, spread, alpha=alpha / size, power=power)
+        lacking = sum(max(0, n - count) for count in finished)
+        return Option(
+            size,
+            spread,
+            n,
+            n * len(study.arms),
+            lacking,
+            lacking * seconds / len(study.arms) / workers,
+            simulated_power(
+                [rest * spread / sd.estimate],
+                effect,
+                n,
+                np.random.default_rng(0),
+                rule=welch_rule(alpha / size),
+            ),
+        )
+
+    family = comparisons or max(1, len(study.arms) - 1)
+    return Plan(
+        study,
+        effect,
+        power,
+        alpha,
+        sd,
+        (min(by_arm), max(by_arm)),
+        folder,
+        len(pilot),
+        len(samples),
+        device,
+        seconds,
+        workers,
+        tuple(option(m, spread) for m in sorted({1, family}) for spread in (sd.estimate, sd.high)),
+    )
+
+
+def _check_question(
+    study: Study, effect: float, power: float, alpha: float, comparisons: int | None
+) -> None:
     if not effect > 0:
         raise PlanError(f"effect is {effect:g}; allowed: numbers above 0, in points")
     if not alpha < power < 1:
@@ -320,63 +373,17 @@ def plan(
         raise PlanError(f"comparisons is {comparisons}; allowed: whole numbers from 1")
     if study.frozen is not None:
         raise PlanError(f"{study.name} evaluates trained models; plan a study that compares arms")
-    pilot, folder = _pilot(study, Path(results), metric)
-    grouped = pilot.groupby("arm", sort=False)[metric]
-    samples = [part.to_numpy(np.float64) for _, part in grouped if len(part) > 1]
+
+
+def _pooled_sd(samples: Sequence[Array], n: int) -> Interval:
+    """Standard deviation of the runs of one arm, pooled over arms, with its chi-square interval."""
     freedom = sum(values.size - 1 for values in samples)
     square = sum(((values - values.mean()) ** 2).sum() for values in samples)
     if square == 0:
         raise PlanError("the pilot's runs of each arm are all equal: any difference is one")
     sd = math.sqrt(square / freedom)
     low, high = sd * np.sqrt(freedom / stats.chi2.ppf([0.975, 0.025], freedom))
-    # What is left of every arm's mean, each arm at its own variance: heavy tails included.
-    rest = [(v - v.mean()) * math.sqrt(v.size / (v.size - 1)) for v in samples]
-    by_arm = [float(values.std(ddof=1)) for values in samples]
-    of_arm = pilot.groupby("arm")["seconds"].mean()
-    seconds = float(of_arm.mean()) * len(study.arms)
-    device = str(pilot["device"].iloc[-1]) if "device" in pilot else "cpu"
-    workers = (cores or usable_cores()) if device.startswith("cpu") else 1
-    counts = pilot.groupby("arm").size()
-    own = folder == Path(results)
-    there = {arm.name: int(counts.get(arm.name, 0)) if own else 0 for arm in study.arms}
-    options = []
-    family = comparisons or max(1, len(study.arms) - 1)
-    for size in sorted({1, family}):
-        for spread in (sd, float(high)):
-            n = runs_per_arm(effect, spread, alpha=alpha / size, power=power)
-            lacking = [max(0, n - count) for count in there.values()]
-            options.append(
-                Option(
-                    size,
-                    spread,
-                    n,
-                    n * len(study.arms),
-                    sum(lacking),
-                    sum(lacking) * seconds / len(study.arms) / workers,
-                    simulated_power(
-                        [np.concatenate(rest) * spread / sd],
-                        effect,
-                        n,
-                        np.random.default_rng(seed),
-                        rule=welch_rule(alpha / size),
-                    ),
-                )
-            )
-    return Plan(
-        study,
-        effect,
-        power,
-        alpha,
-        Interval(sd, float(low), float(high), len(pilot), 0.95, "chi2"),
-        (min(by_arm), max(by_arm)),
-        folder,
-        len(pilot),
-        len(samples),
-        device,
-        seconds,
-        workers,
-        tuple(options),
-    )
+    return Interval(sd, float(low), float(high), n, 0.95, "chi2")
 
 
 def _pilot(study: Study, results: Path, metric: str) -> tuple[pd.DataFrame, Path]:

@@ -16,8 +16,10 @@ from typing import Any
 
 import pandas as pd
 
+from aba_core.adjustments import Group
 from analysis.figures import COLOURS
-from analysis.tables import GROUPS, _shown_columns, arm_name, present
+from analysis.studies.isolation import arm_name
+from analysis.tables import present, shown_columns
 
 SYMBOLS = {"Neutral": "●", "Delta": "▼", "Epsilon": "▲"}
 
@@ -59,7 +61,7 @@ def sorted_and_filtered(
     table: pd.DataFrame,
     by: str,
     descending: bool,
-    groups: Sequence[str] = GROUPS,
+    groups: Sequence[str] = tuple(Group),
     text: str = "",
     columns: Sequence[str] | None = None,
     digits: int = 1,
@@ -89,9 +91,7 @@ def rows_html(
     """A table as HTML. With `seeds` (from `by_seed`) a column of dots, one a run, each with its
     number when pointed at; a click on it lists them all."""
     shown = present(table, digits, columns)
-    numeric = [
-        pd.api.types.is_numeric_dtype(table[name]) for name in _shown_columns(table, columns)
-    ]
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in shown_columns(table, columns)]
     align = ["right" if right else "left" for right in numeric]
     heads = [
         f'<th style="text-align:{a}">{html.escape(name)}</th>'
@@ -161,7 +161,7 @@ def table_widget(
     """A table with controls: sort by a column, show some groups, keep rows with a text."""
     import ipywidgets as widgets
 
-    names = _shown_columns(table, columns)
+    names = shown_columns(table, columns)
     labels = list(present(table.head(0), digits, columns).columns)
     numeric = [name for name in names if pd.api.types.is_numeric_dtype(table[name])]
     by = widgets.Dropdown(
@@ -181,14 +181,14 @@ def table_widget(
     )
     groups = [
         widgets.ToggleButton(True, description=f"{SYMBOLS[g]} {g}", tooltip=f"show {g}")
-        for g in GROUPS
+        for g in Group
     ]
     for toggle in groups:
         toggle.layout.width = "6rem"
     shown = widgets.HTML()
 
     def redraw(*_: object) -> None:
-        chosen = [g for g, toggle in zip(GROUPS, groups, strict=True) if toggle.value]
+        chosen = [g for g, toggle in zip(Group, groups, strict=True) if toggle.value]
         rows = sorted_and_filtered(
             table, by.value, descending.value, chosen, text.value, columns, digits
         )

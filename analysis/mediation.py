@@ -122,7 +122,7 @@ def _point(estimate: float, like: Interval) -> Interval:
     return Interval(estimate, math.nan, math.nan, like.n, like.confidence, "none")
 
 
-def verdict(found: Mediation, p_corrected: float) -> str:
+def verdict(effect: Mediation, p_corrected: float) -> str:
     """One of `VERDICTS`.
 
     consistent with mediation: p, corrected for all mediators tested, is below 1 − confidence, the
@@ -131,13 +131,13 @@ def verdict(found: Mediation, p_corrected: float) -> str:
     interval contains 0 and does not reach half of the effect. inconclusive: anything else; with
     these runs half of the effect or more may go through the mediator, or nothing.
     """
-    low, high, total = found.indirect.low, found.indirect.high, found.total.estimate
+    low, high, total = effect.indirect.low, effect.indirect.high, effect.total.estimate
     if not math.isfinite(p_corrected + low + high):
         return "inconclusive"
-    if p_corrected < 1 - found.indirect.confidence and found.indirect.excludes():
-        same = (found.indirect.estimate > 0) == (total > 0)
+    if p_corrected < 1 - effect.indirect.confidence and effect.indirect.excludes():
+        same = (effect.indirect.estimate > 0) == (total > 0)
         return "consistent with mediation" if same else "opposed"
     reach = high if total > 0 else -low
-    if low <= 0 <= high and found.total.excludes() and reach < abs(total) / 2:
+    if low <= 0 <= high and effect.total.excludes() and reach < abs(total) / 2:
         return "no evidence"
     return "inconclusive"

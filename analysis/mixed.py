@@ -1,15 +1,15 @@
 """Mixed models, for questions like size × opposition of sets: many runs of many sets, where the
 *set* is the unit.
 
-`mixed_model` needs statsmodels (`pip install 'aba-toolkit[mixed]'`); `term_permutation_p` asks the
-same question of one coefficient with nothing but the sets' exchangeability, and needs nothing.
+`mixed_model` needs statsmodels (`pip install 'aba-toolkit[mixed]'`). `freedman_lane_p` needs
+nothing: it asks of one coefficient on the sets' means, with their exchangeability alone.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,26 +125,21 @@ def freedman_lane_p(
     nuisance: ArrayLike | None,
     rng: np.random.Generator,
     *,
-    blocks: ArrayLike | None = None,
     resamples: int = RESAMPLES,
 ) -> float:
     """Two-sided p of one regressor beside others, by permuting residuals of the model without it.
 
-    response, tested: [unit]; nuisance: [unit, regressor], to which a constant is added; blocks:
-    [unit] labels, where units are exchangeable within a block only (its means are then nuisance).
-    Statistic: the coefficient's t. NaN where the regressor follows from the others or no degree of
-    freedom is left. Source: Freedman and Lane 1983; Winkler et al. 2014, "Permutation inference for
-    the general linear model".
+    response, tested: [unit]; nuisance: [unit, regressor], to which a constant is added. Give the
+    means of sets, not runs: counting runs as exchangeable would make any set's own effect look like
+    the coefficient's. Statistic: the coefficient's t. NaN where the regressor follows from the
+    others or no degree of freedom is left. Source: Freedman and Lane 1983; Winkler et al. 2014,
+    "Permutation inference for the general linear model".
     """
     y, x = np.asarray(response, dtype=np.float64), np.asarray(tested, dtype=np.float64)
     n = y.size
     columns = [np.ones((n, 1))]
     if nuisance is not None and np.size(nuisance):
         columns.append(np.asarray(nuisance, dtype=np.float64).reshape(n, -1))
-    label = np.zeros(n, dtype=int)
-    if blocks is not None:
-        label = np.unique(np.asarray(blocks), return_inverse=True)[1]
-        columns.append(np.eye(label.max() + 1)[label])
     others = np.concatenate(columns, axis=1)
     if x.shape != y.shape or not all(np.isfinite(part).all() for part in (y, x, others)):
         raise ValueError("response, tested and nuisance must be finite, one row a unit")
@@ -164,58 +159,9 @@ def freedman_lane_p(
         return np.abs(along) / np.sqrt(noise / freedom)
 
     observed = statistic(y[None])[0]
-    # Random keys, sorted within blocks: each block's units change places among themselves.
-    order = np.lexsort((np.arange(n), label))
-    keys = label[order] + rng.random((resamples, n))
-    permuted = np.empty((resamples, n), dtype=int)
-    permuted[:, order] = order[keys.argsort(axis=1)]
+    permuted = rng.random((resamples, n)).argsort(axis=1)
     extreme = statistic(fitted + (y - fitted)[permuted]) >= observed * (1 - 1e-9)
     return float((1 + extreme.sum()) / (resamples + 1))
-
-
-def term_permutation_p(
-    frame: pd.DataFrame,
-    response: str,
-    tested: str,
-    nuisance: Sequence[str],
-    rng: np.random.Generator,
-    *,
-    unit: str = "set",
-    blocks: str = "",
-    resamples: int = RESAMPLES,
-) -> float:
-    """`freedman_lane_p` of a coefficient on the units' means: sets, not runs, are exchanged.
-
-    frame: one row a run. tested, nuisance: numeric columns, or products as "size:opposition", the
-    same for all runs of a unit. Counting runs as exchangeable would make any set's own effect look
-    like the coefficient's. Raises MixedError for unknown columns or ones that vary within a unit.
-    """
-    names = sorted({part for term in (tested, *nuisance) for part in term.split(":")})
-    _known(frame, [response, unit, *names, *([blocks] if blocks else [])])
-    data = frame.dropna(subset=[response, *names])
-    varying = [
-        c
-        for c in [*names, *([blocks] * bool(blocks))]
-        if (data.groupby(unit)[c].nunique() > 1).any()
-    ]
-    if varying:
-        raise MixedError(f"column {varying[0]!r} varies between runs of one {unit}")
-    grouped = data.groupby(unit, sort=True)
-    means = grouped[response].mean()
-    values: Mapping[str, Array] = {
-        term: np.prod(
-            [grouped[part].first().to_numpy(np.float64) for part in term.split(":")], axis=0
-        )
-        for term in (tested, *nuisance)
-    }
-    return freedman_lane_p(
-        means.to_numpy(),
-        values[tested],
-        np.stack([values[term] for term in nuisance], axis=1) if nuisance else None,
-        rng,
-        blocks=grouped[blocks].first().to_numpy() if blocks else None,
-        resamples=resamples,
-    )
 
 
 def _known(frame: pd.DataFrame, columns: Sequence[str]) -> None:

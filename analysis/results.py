@@ -167,7 +167,8 @@ def _read_declaration(path: Path) -> Declaration:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         keys = {key: (str(arm), int(seed)) for key, (arm, seed) in content["keys"].items()}
-        return Declaration(Study(**content["study"]), keys, content["declared"], path)
+        study = Study.model_validate(content["study"], context={"declared": True})
+        return Declaration(study, keys, content["declared"], path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(
             f"{path} is damaged ({type(error).__name__}); move it away and run the study again: "

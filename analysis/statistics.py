@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -29,7 +28,7 @@ class Interval:
     """An estimate with its confidence interval; `n` counts the units it rests on.
 
     `low` and `high` are NaN where the data give no interval (one run). `method` names what was
-    computed: "bootstrap", "t", "BCa", "percentile", "basic", "newcombe", "chi2", "jackknife",
+    computed: "bootstrap", "t", "BCa", "percentile", "basic", "chi2", "jackknife",
     "constant" (no spread in the data) or "none".
     """
 
@@ -122,7 +121,9 @@ def difference_interval(
     """Interval for mean(a) − mean(b). a: [run], b: [run]; `paired` needs equal lengths and order.
 
     Unpaired with method "t" is Welch's. Runs which share a seed decorrelate quickly, so pairing
-    seldom narrows the interval: report the unpaired one, and `correlation` of the pairs beside it.
+    seldom narrows the interval: report the unpaired one, unless `correlation` (kind "pearson") of
+    the pairs excludes 0. With correlation ρ and equal spreads pairing multiplies the width by
+    √(1 − ρ).
     """
     if not paired:
         return contrast_interval(
@@ -135,38 +136,6 @@ def difference_interval(
         )
     return mean_interval(
         first - second, rng, confidence=confidence, method=method, resamples=resamples
-    )
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """A difference of two arms as pairs and unpaired, and the correlation that decides which."""
-
-    paired: Interval
-    unpaired: Interval
-    correlation: Interval
-
-
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    confidence: float = CONFIDENCE,
-    method: str = "bootstrap",
-    resamples: int = RESAMPLES,
-) -> PairedDifference:
-    """mean(a) − mean(b) with runs of one seed as pairs, beside unpaired. a, b: [seed], one order.
-
-    The correlation is Pearson's: with correlation ρ and equal spreads pairing multiplies the width
-    by √(1 − ρ). Measure it, never assume it: the unpaired interval is the one to report unless the
-    correlation's interval excludes 0.
-    """
-    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples}
-    return PairedDifference(
-        difference_interval(a, b, rng, paired=True, method=method, **options),
-        difference_interval(a, b, rng, method=method, **options),
-        correlation(a, b, rng, kind="pearson", confidence=confidence),
     )
 
 
@@ -443,34 +412,6 @@ def correlation(
     return Interval(estimate, float(low), float(high), n, confidence, interval.method)
 
 
-def probability_of_improvement(
-    a: ArrayLike, b: ArrayLike, *, confidence: float = CONFIDENCE
-) -> Interval:
-    """Probability that a run of a beats a run of b, ties counted half. a: [run], b: [run].
-
-    The interval is Newcombe's score interval for the Mann-Whitney measure (method 5, Statistics in
-    Medicine 2006). A bootstrap would say [1, 1] where five runs beat five others; this does not.
-    """
-    _check_confidence(confidence)
-    first, second = _sample(a, "a"), _sample(b, "b")
-    m, n = first.size, second.size
-    if m == 0 or n == 0:
-        return Interval(np.nan, np.nan, np.nan, m + n, confidence, "none")
-    sign = np.sign(first[:, None] - second[None, :])
-    estimate = float((sign.mean() + 1) / 2)
-    quantile = float(stats.norm.ppf((1 + confidence) / 2))
-    extra = (m + n) / 2 - 1
-
-    def excess(theta: float) -> float:
-        spread = 1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-        return (theta - estimate) ** 2 - quantile**2 * theta * (1 - theta) * spread / (m * n)
-
-    # An estimate of 0 or 1 is itself a root; the other one is wanted.
-    low = optimize.brentq(excess, 0.0, min(estimate, 1 - 1e-9)) if estimate > 0 else 0.0
-    high = optimize.brentq(excess, max(estimate, 1e-9), 1.0) if estimate < 1 else 1.0
-    return Interval(estimate, float(low), float(high), m + n, confidence, "newcombe")
-
-
 # --- effect sizes --------------------------------------------------------------------------------
 
 
@@ -515,42 +456,22 @@ def eta_squared(values: ArrayLike, groups: ArrayLike) -> float:
 
 def welch_p(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p of Welch's t test. NaN where a sample has one run or neither has spread."""
-    first, second = _sample(a, "a"), _sample(b, "b")
-    if min(first.size, second.size) < 2 or (_is_constant(first) and _is_constant(second)):
+    samples = _sample(a, "a"), _sample(b, "b")
+    if min(x.size for x in samples) < 2 or all(_is_constant(x) for x in samples):
         return float("nan")
-    return _welch(first, second, 0.0, "two-sided")
-
-
-def _welch(first: Array, second: Array, bound: float, alternative: str) -> float:
-    """p of Welch's test of mean(first) − mean(second) against `bound`. From the moments, because
-    scipy warns where one of the samples has no spread."""
-    moments = [(x.mean(), x.std(ddof=1), x.size) for x in (first, second)]
-    (mean, sd, n), other = moments
-    return float(
-        stats.ttest_ind_from_stats(
-            mean - bound, sd, n, *other, equal_var=False, alternative=alternative
-        ).pvalue
-    )
+    # From the moments, because scipy warns where one of the samples has no spread.
+    first, second = ((x.mean(), x.std(ddof=1), x.size) for x in samples)
+    return float(stats.ttest_ind_from_stats(*first, *second, equal_var=False).pvalue)
 
 
 def permutation_p(
-    a: ArrayLike,
-    b: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    paired: bool = False,
-    resamples: int = RESAMPLES,
+    a: ArrayLike, b: ArrayLike, rng: np.random.Generator, *, resamples: int = RESAMPLES
 ) -> float:
-    """Two-sided p of the difference of means under exchanged labels (paired: exchanged signs).
+    """Two-sided p of the difference of means under exchanged labels. a, b: [run].
 
     Exact where there are at most `resamples` rearrangements, as for five against five runs (252).
     """
-    if paired:
-        first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-        _sample(first, "a")
-        _sample(second, "b")
-    else:
-        first, second = _sample(a, "a"), _sample(b, "b")
+    first, second = _sample(a, "a"), _sample(b, "b")
     if min(first.size, second.size) < 2:
         return float("nan")
 
@@ -560,7 +481,7 @@ def permutation_p(
     result = stats.permutation_test(
         (first, second),
         difference,
-        permutation_type="samples" if paired else "independent",
+        permutation_type="independent",
         n_resamples=resamples,
         rng=rng,
         vectorized=True,
@@ -592,16 +513,6 @@ def holm(p_values: ArrayLike) -> Array:
     order = known[np.argsort(p[known], kind="stable")]
     factors = np.arange(order.size, 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
-    return adjusted
-
-
-def benjamini_hochberg(p_values: ArrayLike) -> Array:
-    """Adjusted p-values controlling the false discovery rate. NaN stays NaN, uncounted."""
-    p = np.asarray(p_values, dtype=np.float64)
-    adjusted = np.full(p.shape, np.nan)
-    known = np.isfinite(p)
-    if known.any():
-        adjusted[known] = stats.false_discovery_control(p[known], method="bh")
     return adjusted
 
 
@@ -662,7 +573,7 @@ def decide(
 
     Error rates: each wrong verdict has at most half of 1 − confidence, "different" all of it. The
     two one-sided tests (TOST) at 5 % are the claim "equivalent" with an interval of 90 %
-    (Schuirmann 1987). Several claims: `family_verdicts`.
+    (Schuirmann 1987). Several claims together: `rules`.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")
@@ -676,69 +587,3 @@ def decide(
         "equivalent": (inside, low > margin_high or high < margin_low),
     }[direction]
     return "refuted" if refuted else "supported" if supported else "inconclusive"
-
-
-def tost_p(
-    a: ArrayLike, b: ArrayLike, region: float | tuple[float, float], *, paired: bool = False
-) -> float:
-    """p of practical equivalence of two means: the larger of two one-sided t tests (Welch's).
-
-    a, b: [run]. Small where mean(a) − mean(b) lies surely within the region; p < .05 exactly where
-    the 90 % interval by "t" does. NaN below two runs or without spread.
-    """
-    low, high = region_of(region)
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    ends = []
-    for bound, side in ((low, "greater"), (high, "less")):
-        if paired:
-            difference = _sample(first - second)
-            if difference.size < 2 or _is_constant(difference):
-                return float("nan")
-            ends.append(float(stats.ttest_1samp(difference, bound, alternative=side).pvalue))
-        elif np.isnan(welch_p(first, second)):
-            return float("nan")
-        else:
-            ends.append(_welch(first, second, bound, side))
-    return max(ends)
-
-
-@dataclass(frozen=True)
-class FamilyVerdict:
-    """One comparison of a declared family: its simultaneous interval, p, Holm's p, verdict."""
-
-    name: str
-    interval: Interval
-    p: float
-    p_holm: float
-    verdict: str
-
-
-def family_verdicts(
-    comparisons: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    region: float | tuple[float, float] = 0.0,
-    direction: str = "different",
-    *,
-    confidence: float = CONFIDENCE,
-) -> list[FamilyVerdict]:
-    """Verdicts on the same claim for every comparison (a, b) of a family, declared beforehand.
-
-    All are right together with probability `confidence`. Intervals are Welch's t at the
-    simultaneous level 1 − (1 − confidence)/m (Bonferroni). Support of a difference asks Holm's p,
-    which is a little easier; refutation and equivalence ask the interval, because a step-down level
-    would judge the weakest arm of many at the level of one. The permutation test is of no use here:
-    five runs against five give p ≥ 2/252, which 26 comparisons raise to .21.
-    """
-    _check_confidence(confidence)
-    p_values = np.array([welch_p(a, b) for a, b in comparisons.values()])
-    level = 1 - (1 - confidence) / max(1, len(p_values))
-    made = []
-    for (name, (a, b)), p, adjusted in zip(
-        comparisons.items(), p_values, holm(p_values), strict=True
-    ):
-        interval = difference_interval(a, b, method="t", confidence=level)
-        verdict = decide(interval, region, direction)
-        if verdict == "inconclusive" and direction != "equivalent" and adjusted < 1 - confidence:
-            sides = {"greater": interval.estimate > 0, "less": interval.estimate < 0}
-            verdict = "supported" if sides.get(direction, True) else verdict
-        made.append(FamilyVerdict(name, interval, float(p), float(adjusted), verdict))
-    return made

@@ -6,8 +6,9 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,22 +25,31 @@ from pydantic import (
     field_validator,
 )
 
-from aba_core.arms import (
-    PLACEBO_TITLES,  # noqa: F401  (until the merge)
-    Arm,
-)
-from aba_core.arms import arm as ArmSpec  # noqa: N812, F401
-from aba_core.identity import Use, plain, short_hash
-from aba_core.quantities import METRICS  # noqa: F401  (until the merge)
+from aba_core.arms import Arm
+from aba_core.identity import Use, load, plain, short_hash
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
+# Seeds of hypotheses start here and those of exploring studies at 0, so that nothing is confirmed
+# on the runs that suggested it.
+CONFIRMING_SEED = 100
 
 
 class StudyError(ValueError):
     """A study that cannot be built; one line saying which value is wrong and what is allowed."""
+
+
+def named_function(reference: str) -> Callable[..., Any]:
+    """The function that "module:function" names. Raises ValueError, in one line, where there is
+    none."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", reference):
+        raise ValueError(f"unknown rule {reference!r}; known: all, any, or module:function")
+    function = load(reference)
+    if not callable(function):
+        raise ValueError(f"rule {reference!r} is not a function but {function!r:.60}")
+    return function
 
 
 class _Plain(BaseModel):
@@ -112,18 +122,27 @@ class Hypothesis(_Plain):
 
     statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, each at
     the full confidence (no correction is needed where all must hold), or "any" may, with
-    intervals that hold together (Bonferroni). direction, margin: see `statistics.decide`; effects
-    below the margin (points) are not worth having. n: seeds planned for each arm.
+    intervals that hold together (Bonferroni), or a function of one's own as "module:function", see
+    `rules`. direction, margin: see `statistics.decide`; effects below the margin (points) are not
+    worth having. n: seeds planned for each arm.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     statement: str
     estimand: str
     comparisons: tuple[Contrast | Slope, ...] = Field(min_length=1)
-    rule: Literal["all", "any"] = "all"
+    rule: str = "all"
     direction: Literal["greater", "less", "different", "equivalent"] = "greater"
     margin: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     n: int = Field(ge=2)
+
+    @field_validator("rule")
+    @classmethod
+    def _importable(cls, value: str, info: ValidationInfo) -> str:
+        # A declaration is read wherever its results are, also without the module of its rule.
+        if value not in ("all", "any") and not (info.context or {}).get("declared"):
+            named_function(value)
+        return value
 
     @property
     def arms(self) -> set[str]:

@@ -16,10 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from aba_core.adjustments import Group
 from analysis import explorer, figures, tables
 from analysis.explorer import CATEGORY_COLOURS, Choice, View, picture
 from analysis.results import ResultsError, load
 from analysis.studies import standard_study
+from analysis.studies.frozen import agreement, measured_group_table
+from analysis.studies.isolation import (
+    group_table,
+    isolation_plot,
+    isolation_sentence,
+    isolation_table,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +117,7 @@ def show_all_adjustments(page: Page, choice: Choice, view: View) -> None:
     """The sample under each of the 27, a row a group, with the change of loss below each; a
     sentence before it says how many do what they are named for."""
     adjustments = tables.adjustment_table()
-    rows = {group: adjustments[adjustments["group"] == group] for group in tables.GROUPS}
+    rows = {group: adjustments[adjustments["group"] == group] for group in map(str, Group)}
     raised = int((view.loss_changes[rows["Epsilon"]["index"]] > 0).sum())
     lowered = int((view.loss_changes[rows["Delta"]["index"]] < 0).sum())
     page.note(
@@ -158,13 +166,13 @@ def measured_groups(
     strengths = frozen["strength"].unique()
     nearest = float(strengths[np.abs(strengths - strength).argmin()])
     unadjusted = float((frozen["loss"] - frozen["loss_change"]).mean())
-    table = tables.measured_group_table(
+    table = measured_group_table(
         *(frozen, page.rng()),
         strength=nearest,
         threshold=neutral * unadjusted,
         confidence=page.confidence,
     )
-    same = tables.agreement(table)
+    same = agreement(table)
     page.answer(
         f"Measured and nominal group agree for {round(same.share * same.n)} of {same.n} "
         f"adjustments (κ = {same.kappa:.2f}) at strength {nearest:g}; chance would give a third "
@@ -198,16 +206,16 @@ def show_each_alone(
     runs: one row per (arm, seed), arms as of `aba_core.lessons.each_alone`. trained_on, judged_on:
     numbers of samples. steps: training steps of each model.
     """
-    isolation = tables.isolation_table(runs, page.rng(), confidence=page.confidence)
-    groups = tables.group_table(isolation, page.rng(), confidence=page.confidence)
-    page.answer(tables.isolation_sentence(groups))
+    isolation = isolation_table(runs, page.rng(), confidence=page.confidence)
+    groups = group_table(isolation, page.rng(), confidence=page.confidence)
+    page.answer(isolation_sentence(groups))
     page.note(
         f"Accuracy on the {judged_on} validation samples after {steps} steps on {trained_on}; "
         f"{runs['seconds'].sum():.1f} s for {len(runs)} models."
     )
     page.table("own-groups", groups)
     with figures.style("paper"):
-        ax = figures.isolation_plot(isolation)
+        ax = isolation_plot(isolation)
     page.figure("own-isolation", ax, "Mean accuracy of each adjustment in order, coloured by group")
 
 
@@ -224,7 +232,7 @@ def explore(page: Page, start: Choice, models: Any) -> None:
             study = load(page.results, "isolation", dataset, page.preset)
         except ResultsError:
             return None
-        return tables.isolation_table(study.frame, page.rng(), confidence=page.confidence)
+        return isolation_table(study.frame, page.rng(), confidence=page.confidence)
 
     def seen(choice: Choice) -> View:
         return look(models, choice)

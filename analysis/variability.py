@@ -1,10 +1,7 @@
-"""How much runs of one arm differ, source of randomness by source of randomness.
+"""How much runs differ: metrics of pairs of runs, and the reduction against other runs.
 
-A run draws its initialisation, the order of its samples and what its augmentation does; each can be
-left free alone while the others are held. Measured on the validation samples: the spread of
-accuracy and cross-entropy, and how pairs of runs differ in what they predict. Protocol and
-definitions: Summers and Dinneen, "Nondeterminism and instability in neural network optimization"
-(2021).
+Arrays in, numbers out. Protocol and definitions: Summers and Dinneen, "Nondeterminism and
+instability in neural network optimization" (2021).
 """
 
 from __future__ import annotations
@@ -15,24 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from analysis import statistics
-from analysis.statistics import CONFIDENCE, Interval
-from analysis.tables import interval_text
-
-Array = NDArray[np.float64]
+from analysis.statistics import CONFIDENCE, Array, Interval
 
 PAIRS = ("disagreement", "logit_correlation", "ensemble_gain")
 METRICS = ("accuracy_sd", "loss_sd", *PAIRS)
 # Where more is less variable: the reduction is then of 1 − value.
 LIKENESS = ("logit_correlation",)
-
-
-class VariabilityError(ValueError):
-    """Runs whose variability cannot be measured; one line saying why and what to do."""
 
 
 # --- pairs of runs -------------------------------------------------------------------------------
@@ -116,13 +104,13 @@ def _checked(logits: ArrayLike) -> Array:
     return array
 
 
-# --- the runs of one arm -------------------------------------------------------------------------
+# --- runs that differ in one thing ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Runs:
-    """Finished runs of one arm. accuracy (%), loss (nats): [run]; logits: [run, sample, class];
-    labels: [sample]."""
+class Sample:
+    """Runs that differ in one thing alone. accuracy (%), loss (nats): [run]; logits: [run, sample,
+    class]; labels: [sample]."""
 
     accuracy: Array
     loss: Array
@@ -150,95 +138,6 @@ class Runs:
         )
 
 
-def runs_of(frame: pd.DataFrame, metric: str = "validation_accuracy") -> Runs:
-    """The finished runs of one arm, with their logits on the validation samples.
-
-    frame: rows of a study with `keep_logits`. Raises VariabilityError where logits are missing or
-    runs were judged on different samples.
-    """
-    if not {"validation_logits", "validation_labels", "logit_classes"} <= set(frame.columns):
-        raise VariabilityError(
-            "these runs kept no logits; needed: keep_logits: true, as in aba run variability"
-        )
-    done = frame[frame["status"] == "finished"]
-    if done["validation_labels"].isna().any() or done["validation_labels"].nunique() > 1:
-        raise VariabilityError("runs were judged on different samples, or without logits")
-    logits = [
-        np.frombuffer(row, "<f2").reshape(-1, int(classes))
-        for row, classes in zip(done["validation_logits"], done["logit_classes"], strict=True)
-    ]
-    labels = np.frombuffer(done["validation_labels"].iloc[0] if len(done) else b"", "<i2")
-    return Runs(
-        done[metric].to_numpy(np.float64),
-        done[metric.replace("accuracy", "loss")].to_numpy(np.float64),
-        np.array(logits, dtype=np.float64).reshape(len(done), len(labels), -1)
-        if logits
-        else np.empty((0, 0, 0)),
-        np.asarray(labels, dtype=np.int64),
-    )
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-def variability_table(
-    frame: pd.DataFrame,
-    rng: np.random.Generator,
-    *,
-    metric: str = "validation_accuracy",
-    confidence: float = CONFIDENCE,
-) -> pd.DataFrame:
-    """The protocol's table: one row an arm, named "method: source".
-
-    Columns: method, source, n, n_diverged, and with intervals accuracy_sd (points), loss_sd (nats;
-    both by `statistics.sd_interval`'s bootstrap, with their standard error in …_error),
-    disagreement (%), logit_correlation, ensemble_gain (points; by `over_pairs`), and ratio, the
-    accuracy's SD over that of the method's source "all" (F distribution of normal runs).
-    """
-    rows = []
-    arms = [str(arm) for arm in frame["arm"].unique()]
-    for arm, stream in zip(arms, rng.spawn(len(arms)), strict=True):
-        part = frame[frame["arm"] == arm]
-        runs = runs_of(part, metric)
-        method, _, source = arm.partition(": ")
-        row: dict[str, object] = {"method": method, "source": source, "n": len(runs.accuracy)}
-        row["n_diverged"] = int((part["status"] != "finished").sum())
-        for name, values in (("accuracy_sd", runs.accuracy), ("loss_sd", runs.loss)):
-            found = statistics.sd_interval(
-                values, stream, confidence=confidence, method="bootstrap"
-            )
-            row |= _triple(name, found)
-            row[f"{name}_error"] = statistics.sd_error(values, stream)
-        for name, matrix in runs.pairs.items():
-            row |= _triple(name, over_pairs(matrix, confidence=confidence))
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    base = table[table["source"] == "all"].set_index("method")
-    ratios = [_ratio(row, base, confidence) for row in table.to_dict("records")]
-    for place, name in enumerate(("ratio", "ratio_low", "ratio_high")):
-        table[name] = [ratio[place] for ratio in ratios]
-    return table
-
-
-def _triple(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _ratio(row: dict, base: pd.DataFrame, confidence: float) -> tuple[float, float, float]:
-    """SD of accuracy over that of source "all", with the interval of the ratio of variances."""
-    unknown = math.nan, math.nan, math.nan
-    if row["method"] not in base.index or row["source"] == "all":
-        return unknown
-    other = base.loc[row["method"]]
-    if not min(row["n"], other["n"]) > 1 or not other["accuracy_sd"] > 0:
-        return unknown
-    ratio = row["accuracy_sd"] / other["accuracy_sd"]
-    tails = stats.f.ppf(
-        [(1 + confidence) / 2, (1 - confidence) / 2], row["n"] - 1, int(other["n"]) - 1
-    )
-    return ratio, float(ratio / np.sqrt(tails[0])), float(ratio / np.sqrt(tails[1]))
-
-
 def reduction(values: ArrayLike, base: ArrayLike) -> float:
     """Variability reduction: the mean over the five metrics of 1 − v/v_base, of 1 − ρ for the
     correlation.
@@ -246,90 +145,48 @@ def reduction(values: ArrayLike, base: ArrayLike) -> float:
     values, base: [metric] as METRICS. NaN where a metric of the base is not above 0; near 0 the
     result is unstable.
     """
-    own, other = (np.array(x, dtype=np.float64) for x in (values, base))
+    these, those = (np.array(x, dtype=np.float64) for x in (values, base))
     for name in LIKENESS:
         place = METRICS.index(name)
-        own[place], other[place] = 1 - own[place], 1 - other[place]
-    if own.shape != (len(METRICS),) or other.shape != own.shape or not (other > 0).all():
+        these[place], those[place] = 1 - these[place], 1 - those[place]
+    if these.shape != (len(METRICS),) or those.shape != these.shape or not (those > 0).all():
         return math.nan
-    return float(np.mean(1 - own / other))
+    return float(np.mean(1 - these / those))
 
 
-def reduction_table(
-    frame: pd.DataFrame,
-    *,
-    base: str = "Vanilla",
-    metric: str = "validation_accuracy",
-    confidence: float = CONFIDENCE,
-) -> pd.DataFrame:
-    """How much less the runs of each method vary than those of `base`, source by source.
+def reduction_interval(sample: Sample, base: Sample, *, confidence: float = CONFIDENCE) -> Interval:
+    """`reduction` in percent, with the jackknife's interval over the runs of both samples.
 
-    Columns: method, source, n, reduction (%) with the jackknife's interval over the runs of both
-    arms.
+    No interval below four runs of each, nothing below two.
     """
-    rows = []
-    arms = [str(arm) for arm in frame["arm"].unique()]
-    for arm in arms:
-        method, _, source = arm.partition(": ")
-        other = f"{base}: {source}"
-        if method == base or other not in arms:
-            continue
-        own, bases = (runs_of(frame[frame["arm"] == name], metric) for name in (arm, other))
-        row: dict[str, object] = {"method": method, "source": source, "n": len(own.accuracy)}
-        rows.append(row | _triple("reduction", _reduction_interval(own, bases, confidence)))
-    return pd.DataFrame(rows)
-
-
-def _reduction_interval(own: Runs, base: Runs, confidence: float) -> Interval:
-    n, m = len(own.accuracy), len(base.accuracy)
+    n, m = len(sample.accuracy), len(base.accuracy)
     if min(n, m) < 2:
         return Interval(np.nan, np.nan, np.nan, n + m, confidence, "none")
-    here, there = own.values(), base.values()
-    estimate = 100 * reduction(here, there)
+    values, of_base = sample.values(), base.values()
+    estimate = 100 * reduction(values, of_base)
     if min(n, m) < 4 or not np.isfinite(estimate):
         return Interval(estimate, np.nan, np.nan, n + m, confidence, "none")
 
-    def without(runs: Runs, value: Callable[[Array], float]) -> Array:
+    def without(runs: Sample, value: Callable[[Array], float]) -> Array:
         rest = [np.delete(np.arange(len(runs.accuracy)), i) for i in range(len(runs.accuracy))]
         return np.array([value(runs.values(chosen)) for chosen in rest])
 
     errors = (
-        _jackknife_error(without(own, lambda v: 100 * reduction(v, there))),
-        _jackknife_error(without(base, lambda v: 100 * reduction(here, v))),
+        _jackknife_error(without(sample, lambda v: 100 * reduction(v, of_base))),
+        _jackknife_error(without(base, lambda v: 100 * reduction(values, v))),
     )
     reach = float(stats.t.ppf((1 + confidence) / 2, min(n, m) - 1)) * math.hypot(*errors)
     return Interval(estimate, estimate - reach, estimate + reach, n + m, confidence, "jackknife")
 
 
-def variability_sentences(table: pd.DataFrame) -> list[str]:
-    """What the spreads say, in words: all draws, each alone, one bit, other training samples."""
-    sentences = []
-    for method, part in table.groupby("method", sort=False):
-        rows = {row["source"]: row for row in part.to_dict("records")}
-        every, bit, subset = (rows.get(name) for name in ("all", "one bit", "subset"))
-        if every is None or not np.isfinite(every["accuracy_sd"]):
-            continue
-        alone = [s for s in rows if s not in ("all", "subset", "all and subset", "one bit")]
-        parts = [f"{source} {_spread(rows[source])}" for source in alone]
-        sentences.append(
-            f"{method}: runs that differ in every draw have an SD of {_spread(every)} points of "
-            f"accuracy; in one alone: {', '.join(parts)}."
-        )
-        if bit is not None:
-            sentences.append(
-                f"{method}: runs that differ in the last bit of one weight have an SD of "
-                f"{_spread(bit)} points, and disagree on {bit['disagreement']:.2g} % of the "
-                f"samples (all draws: {every['disagreement']:.2g} %)."
-            )
-        if subset is not None and np.isfinite(subset["accuracy_sd"]):
-            sentences.append(
-                f"{method}: runs that differ in their training samples alone have an SD of "
-                f"{_spread(subset)} points, which intervals over seeds do not know of."
-            )
-    return sentences
-
-
-def _spread(row: dict) -> str:
-    if row["accuracy_sd"] == 0:
-        return "0"
-    return interval_text(row["accuracy_sd"], row["accuracy_sd_low"], row["accuracy_sd_high"], 2)
+def ratio_interval(
+    sd: float, n: int, base_sd: float, base_n: int, *, confidence: float = CONFIDENCE
+) -> Interval:
+    """Ratio of two standard deviations of n and base_n normal runs, with that of the F
+    distribution. NaN where one has one run or the base no spread."""
+    if not min(n, base_n) > 1 or not base_sd > 0:
+        return Interval(np.nan, np.nan, np.nan, n + base_n, confidence, "none")
+    ratio = sd / base_sd
+    tails = [(1 + confidence) / 2, (1 - confidence) / 2]
+    low, high = ratio / np.sqrt(stats.f.ppf(tails, n - 1, base_n - 1))
+    return Interval(ratio, float(low), float(high), n + base_n, confidence, "F")

@@ -27,7 +27,10 @@ from aba_core import (
     load_dataset,
     train,
 )
-from analysis import exports, figures, results, tables
+from analysis import exhibits, figures, results
+from analysis.studies.frozen import curve_table, frozen_curves
+from analysis.studies.isolation import isolation_plot, isolation_table
+from analysis.studies.tension import hypothesis_plot, hypothesis_table
 
 IMAGES = Path(__file__).resolve().parent / "images"
 STRENGTH = 1.0
@@ -96,16 +99,17 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
     isolation = results.load(folder, "isolation", "digits").frame
     tension = results.load(folder, "tension", "digits").frame
     frozen = results.load(folder, "frozen", "digits").frame
-    table = tables.isolation_table(isolation, np.random.default_rng(0))
-    sets = tables.hypothesis_table(isolation, tension, np.random.default_rng(0))
+    table = isolation_table(isolation, np.random.default_rng(0))
+    changes = curve_table(frozen, np.random.default_rng(0), values=["loss_change"])
+    sets = hypothesis_table(isolation, tension, np.random.default_rng(0))
     axes = {
-        "isolation-digits": figures.isolation_plot(table),
+        "isolation-digits": isolation_plot(table),
         "square-digits": figures.adjustment_heatmap(table),
-        "hypothesis-digits": figures.hypothesis_plot(sets),
-        "frozen-digits": figures.frozen_curves(frozen, arm="Vanilla"),
+        "hypothesis-digits": hypothesis_plot(sets),
+        "frozen-digits": frozen_curves(frozen, changes, arm="Vanilla"),
     }
     drawn = {name: ax.figure for name, ax in axes.items()}
-    verdicts = exports.of_study("hypotheses", folder, "digits").figures["verdicts"]
+    verdicts = exhibits.of_study("hypotheses", folder, "digits").figures["verdicts"]
     assert verdicts.draw is not None
     return {**drawn, "verdicts-digits": verdicts.draw("double")}  # type: ignore[dict-item]
 

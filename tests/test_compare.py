@@ -12,14 +12,19 @@ import pytest
 from matplotlib import pyplot as plt
 from oracles.made_results import make_results, make_study, standard
 
-from analysis import exports, figures, results, statistics, tables
-from analysis.exports import ExportError
+from aba_core.adjustments import Group
+from analysis import exhibits as shared
+from analysis import figures, reference, results, statistics
+from analysis.exhibits import Exhibits, ExportError
 from analysis.results import ResultsError
+from analysis.studies import published
+from analysis.studies.published import agreement
+from analysis.studies.published.sentences import order_sentences
 
 ROOT = Path(__file__).parent.parent
 NEWS = "20newsgroups-tiny"
-PUBLISHED_MEANS = tables.published_isolation_table(NEWS)["mean"]
-PUBLISHED_SETS = tables.published_hypothesis_table(NEWS).set_index("set")["all_of_group"]
+PUBLISHED_MEANS = reference.published_isolation_table(NEWS)["mean"]
+PUBLISHED_SETS = reference.published_hypothesis_table(NEWS).set_index("set")["all_of_group"]
 
 
 def as_published(arm: str) -> float:
@@ -48,8 +53,8 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def compared(folder: Path, dataset: str) -> tuple[exports.Exhibits, str]:
-    exhibits, sentences = exports.compare(folder, dataset)
+def compared(folder: Path, dataset: str) -> tuple[Exhibits, str]:
+    exhibits, sentences = published.compare(folder, dataset)
     return exhibits, "\n".join(sentences)
 
 
@@ -99,7 +104,7 @@ def test_a_published_difference_within_its_own_noise_counts_for_neither_side(rep
     ("name", "sd"), [("20newsgroups-tiny", 2.1), ("cifar10-tiny", 1.1), ("mnist-tiny", 2.7)]
 )
 def test_the_deviation_of_published_runs_is_the_protocols(name, sd):
-    assert tables.published_sd(name) == pytest.approx(sd, abs=0.06)
+    assert reference.published_sd(name) == pytest.approx(sd, abs=0.06)
 
 
 # --- a data set without published tables ---------------------------------------------------------
@@ -107,7 +112,7 @@ def test_the_deviation_of_published_runs_is_the_protocols(name, sd):
 
 def test_digits_are_held_against_all_three_by_orders_and_signs_alone(repeated):
     exhibits, text = compared(repeated, "digits")
-    assert list(exhibits.figures) == [f"published-{name}" for name in tables.PUBLISHED.values()]
+    assert list(exhibits.figures) == [f"published-{name}" for name in reference.PUBLISHED.values()]
     assert len(exhibits.tables["published-agreement"].data) == 3
     for exhibit in exhibits.tables.values():
         columns = exhibit.columns or list(exhibit.data.columns)
@@ -117,12 +122,12 @@ def test_digits_are_held_against_all_three_by_orders_and_signs_alone(repeated):
 
 
 def test_the_same_order_everywhere_is_one_sentence():
-    table = tables.published_isolation_table(NEWS)
+    table = reference.published_isolation_table(NEWS)
     names = (NEWS, NEWS, NEWS)
-    order = tables.order_agreement_table(table, names[:1], rng())
-    contrasts = tables.contrast_agreement_table(table, [NEWS], rng())
+    order = agreement.order_agreement_table(table, names[:1], rng())
+    contrasts = agreement.contrast_agreement_table(table, [NEWS], rng())
     contrasts = pd.concat([contrasts.assign(published=name) for name in "abc"])
-    assert tables.order_sentences(order, contrasts, False)[0] == (
+    assert order_sentences(order, contrasts, False)[0] == (
         "The groups stand in the same order here and in all three published experiments: "
         "Epsilon above Neutral above Delta."
     )
@@ -132,11 +137,11 @@ def test_the_same_order_everywhere_is_one_sentence():
 
 
 def test_a_table_agrees_with_itself():
-    table = tables.published_isolation_table(NEWS)
-    row = tables.order_agreement_table(table, [NEWS], rng()).iloc[0]
+    table = reference.published_isolation_table(NEWS)
+    row = agreement.order_agreement_table(table, [NEWS], rng()).iloc[0]
     assert (row["spearman"], row["kendall"]) == (1, 1)
     assert row["rating_share"] == row["rating_kappa"] == 1  # 26 of 26 ratings are reproduced
-    contrasts = tables.contrast_agreement_table(table, [NEWS], rng())
+    contrasts = agreement.contrast_agreement_table(table, [NEWS], rng())
     assert (contrasts["agreement"] == "same").all()
     assert (contrasts["here"] == contrasts["there"]).all()
 
@@ -144,8 +149,8 @@ def test_a_table_agrees_with_itself():
 def test_kappa_is_the_statistics_modules():
     draws = np.random.default_rng(3).integers(0, 4, (2, 50, 26)).astype(float)
     expected = [statistics.cohens_kappa(a, b) for a, b in zip(*draws, strict=True)]
-    assert tables._kappa(*draws) == pytest.approx(expected)
-    assert tables._kappa(np.ones(5), np.ones(5)) == 1
+    assert agreement._kappa(*draws) == pytest.approx(expected)
+    assert agreement._kappa(np.ones(5), np.ones(5)) == 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ def test_kappa_is_the_statistics_modules():
     ],
 )
 def test_a_verdict_needs_the_whole_interval(low, high, word):
-    assert tables.verdict(low, high) == word
+    assert agreement.verdict(low, high) == word
 
 
 def test_settings_that_differ_stand_beside_the_comparison(repeated):
@@ -177,11 +182,13 @@ def test_settings_that_differ_stand_beside_the_comparison(repeated):
 def test_the_benchmark_takes_the_published_rows_of_its_own_kind(repeated):
     assert "published-benchmark-bn" not in compared(repeated, "mnist")[0].tables
     runs = results.load(repeated, "benchmark", "mnist").frame
-    table = tables.benchmark_agreement_table(runs, ["mnist-tiny"], rng())
+    table = agreement.benchmark_agreement_table(runs, ["mnist-tiny"], rng())
     vanilla = table[(table["method"] == "Vanilla") & (table["split"] == "validation")].iloc[0]
     assert (vanilla["there_median"], vanilla["there_sd"]) == (63.19, 9.27)
     assert np.isnan(vanilla["here"]) and vanilla["agreement"] == ""
-    normed = tables.benchmark_agreement_table(runs.assign(batch_norm=True), ["mnist-tiny"], rng())
+    normed = agreement.benchmark_agreement_table(
+        runs.assign(batch_norm=True), ["mnist-tiny"], rng()
+    )
     assert normed["there_median"].iloc[0] == 84.63
     assert normed["split"].iloc[0] == "validation with batch norm"
     test = table[(table["method"] == "FastABA") & (table["split"] == "test")].iloc[0]
@@ -207,9 +214,9 @@ def test_missing_arms_are_left_out_of_the_comparison(tmp_path):
 def test_the_figure_has_27_points_in_three_colours(repeated):
     plt.switch_backend("agg")
     exhibit = compared(repeated, "news")[0].figures[f"published-{NEWS}"]
-    ax = exports.draw(exhibit).axes[0]
+    ax = shared.draw(exhibit).axes[0]
     points = {line.get_color(): len(line.get_xdata()) for line in ax.lines}
-    assert points == {figures.COLOURS[group]: 9 for group in tables.GROUPS}
+    assert points == {figures.COLOURS[group]: 9 for group in Group}
     assert "20newsgroups-tiny" in ax.get_xlabel() and "Here" in ax.get_ylabel()
     plt.close("all")
 
@@ -219,9 +226,9 @@ def test_the_figure_has_27_points_in_three_colours(repeated):
 
 def test_nothing_to_compare_is_an_error(tmp_path):
     with pytest.raises(ResultsError, match="no isolation study on mnist"):
-        exports.compare(tmp_path, "mnist")
+        published.compare(tmp_path, "mnist")
     with pytest.raises(ExportError, match="nothing to compare"):
-        exports.published(exports.Look())
+        published.exhibits(shared.Look())
 
 
 def aba(*arguments: str) -> subprocess.CompletedProcess[str]:

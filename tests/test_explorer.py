@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from analysis import explorer, interactive, tables
 from analysis.explorer import Choice, Panel, View
 from analysis.reports import Page
+from analysis.studies.isolation import arm_name
 
 ADJUSTMENTS = tables.adjustment_table()
 
@@ -208,7 +209,7 @@ def test_without_a_reader_the_same_drawing_is_a_figure_of_the_page(tmp_path, cap
 def runs() -> pd.DataFrame:
     rng = np.random.default_rng(1)
     rows = [
-        {"arm": tables.arm_name(i), "seed": s, "accuracy": 80 + i / 5 + rng.normal()}
+        {"arm": arm_name(i), "seed": s, "accuracy": 80 + i / 5 + rng.normal()}
         for i in range(27)
         for s in range(4)
     ]

@@ -5,11 +5,16 @@ import pandas as pd
 import pytest
 from oracles.made_results import make_study, standard
 
-from analysis import exports, figures, mechanism, plan, runner, tables
+from aba_core.arms import Arm
+from analysis import exhibits, figures, plan, runner, tables
 from analysis import results as store
+from analysis.exhibits import Look
 from analysis.results import ResultsError
+from analysis.studies import mechanism as room
 from analysis.studies import standard_study
-from analysis.study import ArmSpec, Study
+from analysis.studies.mechanism import curves
+from analysis.studies.mechanism import measured as mechanism
+from analysis.study import Study
 
 ARMS = ("Vanilla", "Delta", "All")
 
@@ -79,15 +84,17 @@ def test_the_last_table_has_a_row_an_arm():
 
 
 def test_differences_to_the_control_have_a_side():
-    found = mechanism.difference_table(measured(), rng())
+    found = mechanism.difference_table(measured(), rng(), control="Vanilla")
     assert set(found["arm"]) == {"Delta", "All"}
     assert set(found["side"]) == {"above"}
-    one = mechanism.difference_table(measured(seeds=1), rng(), metrics=("trace_clean",))
+    one = mechanism.difference_table(
+        measured(seeds=1), rng(), control="Vanilla", metrics=("trace_clean",)
+    )
     assert set(one["side"]) == {"inconclusive"}
 
 
 def test_mediation_has_a_row_for_every_mediator_and_arm_and_holm_over_all():
-    table = mechanism.mediation_table(runs(), measured(), rng())
+    table = mechanism.mediation_table(runs(), measured(), rng(), control="Vanilla")
     assert len(table) == 2 * len(mechanism.MEDIATORS)
     assert (table["p_holm"] >= table["p"]).all()
     assert table["n"].eq(12).all()
@@ -112,24 +119,27 @@ def test_a_mediator_that_carries_the_effect_is_found():
     accuracy["validation_accuracy"] = (
         90 + 2 * accuracy["path"] + 0.5 * noise.normal(size=len(accuracy))
     )
-    table = mechanism.mediation_table(accuracy, frame, rng())
+    table = mechanism.mediation_table(accuracy, frame, rng(), control="Vanilla")
     table = table.set_index(["mediator", "arm"])["verdict"]
     assert table["Eigenvalue (log)", "All"] == "consistent with mediation"
     assert table["Eigenvalue (log)", "Delta"] != "consistent with mediation"
     assert "consistent with mediation, " in " ".join(
-        mechanism.mediation_sentences(mechanism.mediation_table(accuracy, frame, rng()))
+        mechanism.mediation_sentences(
+            mechanism.mediation_table(accuracy, frame, rng(), control="Vanilla")
+        )
     )
 
 
 def test_without_the_control_there_is_no_mediation_and_a_sentence_says_so():
     arms = ("Delta", "All")
-    table = mechanism.mediation_table(runs(arms=arms), measured(arms=arms), rng())
+    table = mechanism.mediation_table(runs(arms=arms), measured(arms=arms), rng(), control="")
     assert table.empty
-    differences = mechanism.difference_table(measured(arms=arms), rng())
+    differences = mechanism.difference_table(measured(arms=arms), rng(), control="")
     said = mechanism.sentences(
-        mechanism.metric_table(measured(arms=arms), rng()), differences, table
+        mechanism.metric_table(measured(arms=arms), rng()), differences, table, ""
     )
-    assert said[-1] == "Mediation is not tested: there is no arm named Vanilla."
+    assert differences.empty and "Against" not in " ".join(said)
+    assert said[-1] == "Mediation is not tested: it needs an arm without augmentation and others."
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 6])
@@ -137,8 +147,9 @@ def test_sentences_say_what_the_tables_have(seeds):
     frame = measured(seeds=seeds)
     said = mechanism.sentences(
         mechanism.metric_table(frame, rng()),
-        mechanism.difference_table(frame, rng()),
-        mechanism.mediation_table(runs(seeds=seeds), frame, rng()),
+        mechanism.difference_table(frame, rng(), control="Vanilla"),
+        mechanism.mediation_table(runs(seeds=seeds), frame, rng(), control="Vanilla"),
+        "Vanilla",
     )
     text = " ".join(said)
     assert "nan" not in text and "Against Vanilla" in text
@@ -154,27 +165,27 @@ def test_curves_draw_every_arm_with_its_intervals(seeds, log):
     frame = measured(seeds=seeds, arms=("Vanilla", "Eps. & Del.", "mine", "another"))
     frame.loc[frame["step"] == 0, "trace_clean"] -= 2  # nothing that a logarithm knows
     table = mechanism.metric_table(frame, rng())
-    ax = figures.metric_curves(table, metric="trace_clean", log=log, level=1.0)
+    ax = curves.metric_curves(table, metric="trace_clean", log=log, level=1.0)
     assert len(ax.get_legend_handles_labels()[1]) == 4
     assert ax.get_ylabel() == "Trace, clean"
-    figures.plt.close(ax.figure)
+    curves.plt.close(ax.figure)
 
 
 def test_curves_refuse_what_is_not_there():
     with pytest.raises(ValueError, match="unknown metric 'nothing'; known: cosine_epsilon_delta"):
-        figures.metric_curves(mechanism.metric_table(measured(), rng()), metric="nothing")
+        curves.metric_curves(mechanism.metric_table(measured(), rng()), metric="nothing")
 
 
 def test_all_numbers_may_be_missing():
     frame = measured()
     frame[list(tables.MEASURES)] = np.nan
     table = mechanism.metric_table(frame, rng())
-    figure = figures.metric_panels(table, ("trace_clean", "trace_augmented"), log=True)
+    figure = curves.metric_panels(table, ("trace_clean", "trace_augmented"), log=True)
     assert len(figure.axes) == 2
-    figures.plt.close(figure)
-    mediated = mechanism.mediation_table(runs(), frame, rng())
+    curves.plt.close(figure)
+    mediated = mechanism.mediation_table(runs(), frame, rng(), control="Vanilla")
     assert set(mediated["verdict"]) == {"inconclusive"}
-    figures.plt.close(figures.mediation_plot(mediated).figure)
+    curves.plt.close(curves.mediation_plot(mediated).figure)
 
 
 # --- studies and results -------------------------------------------------------------------------
@@ -212,8 +223,8 @@ def test_fields_that_came_later_leave_older_keys_as_they_were():
 def own(**changes) -> Study:
     config = {"dataset": "digits", "model": "mlp", "epochs": 1, "batch_size": 20, "mechanism": 2}
     arms = (
-        ArmSpec(name="Vanilla", method="vanilla"),
-        ArmSpec(name="raise", adjustments="3", strength=0.3, target="loss"),
+        Arm.of("Vanilla", method="vanilla"),
+        Arm.of("raise", adjustments="3", strength=0.3, target="loss"),
     )
     fields = dict(name="own", dataset="digits", config=config, arms=arms, seeds=2)
     return Study(**{**fields, **changes})
@@ -246,5 +257,27 @@ def test_measurements_that_are_not_there_are_one_clear_error(tmp_path):
 def test_an_own_study_that_measures_has_its_arms_and_its_mechanism(tmp_path):
     study = standard("mechanism", seeds=3).model_copy(update={"name": "mine"})
     make_study(tmp_path, study)
-    made = exports.of_study("mine", tmp_path)
+    made = exhibits.of_study("mine", tmp_path)
     assert {"arms-mine", "mine-mechanism-cosines", "mine-mechanism-mediation"} <= set(made.figures)
+
+
+def test_the_control_is_the_arm_without_augmentation_under_any_name(tmp_path):
+    study = standard("mechanism", seeds=4)
+    arms = tuple(
+        arm.model_copy(update={"name": "untouched"}) if arm.method == "vanilla" else arm
+        for arm in study.arms
+    )
+    make_study(tmp_path, study.model_copy(update={"name": "mine", "arms": arms}))
+    result = store.load(tmp_path, "mine", "digits")
+    made = room.exhibits(result, Look(), store.measured(result))
+    mediated = made.tables["mine-mechanism-mediation"]
+    assert "against untouched" in mediated.caption and "untouched" not in set(mediated.data["arm"])
+    assert "for untouched 0.5." in made.tables["mine-mechanism-curvature"].caption
+    assert "Against untouched: " in " ".join(room.sentences(result, Look(), store.measured(result)))
+    (line,) = [
+        line
+        for line in made.figures["mine-mechanism-cosines"].draw("double").axes[0].lines
+        if line.get_label() == "untouched"
+    ]
+    assert line.get_color() == figures.COLOURS["vanilla"] and line.get_linestyle() == "--"
+    curves.plt.close("all")

@@ -90,11 +90,18 @@ def test_without_statsmodels_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", blocked)
     with pytest.raises(mixed.MixedError, match=r"pip install 'aba-toolkit\[mixed\]'"):
         mixed.mixed_model(made_runs(rng()), FORMULA, ["set"])
-    frame = made_runs(rng())
-    assert mixed.term_permutation_p(frame, "accuracy", "size", ["opposition"], rng()) < 1
+    assert permuted_p(made_runs(rng()), "size", ["opposition"], rng()) < 1
 
 
 # --- permutation ---------------------------------------------------------------------------------
+
+
+def permuted_p(frame, tested, nuisance, generator, **options) -> float:
+    """p of a property on the means of sets; "both" is size × opposition."""
+    means = frame.assign(both=frame["size"] * frame["opposition"])
+    means = means.drop(columns="seed").groupby("set").mean()
+    columns = (means[name].to_numpy() for name in ("accuracy", tested))
+    return mixed.freedman_lane_p(*columns, means[nuisance].to_numpy(), generator, **options)
 
 
 def test_permuted_residuals_agree_with_the_t_test():
@@ -114,28 +121,9 @@ def test_permuted_residuals_agree_with_the_t_test():
 def test_a_clear_effect_is_found_and_one_that_follows_from_others_is_not_asked():
     frame = made_runs(rng(), 60, slope=1.0)
     others = ["size", "opposition"]
-    p = mixed.term_permutation_p(frame, "accuracy", "size:opposition", others, rng())
-    assert p < 0.01
+    assert permuted_p(frame, "both", others, rng()) < 0.01
     copied = frame.assign(again=frame["size"])
-    assert np.isnan(mixed.term_permutation_p(copied, "accuracy", "again", others, rng()))
-
-
-def test_blocks_exchange_within_themselves_only():
-    frame = pd.concat(
-        [made_runs(rng(1)).assign(dataset="a"), made_runs(rng(2)).assign(dataset="b")]
-    )
-    frame["set"] = frame["dataset"] + frame["set"]
-    frame["accuracy"] += 30 * (frame["dataset"] == "b")
-    free, within = (
-        mixed.term_permutation_p(frame, "accuracy", "size", [], rng(), blocks=blocks)
-        for blocks in ("", "dataset")
-    )
-    assert within < free  # the gap between data sets is no noise within them
-
-
-def test_a_column_of_runs_cannot_be_tested_on_sets():
-    with pytest.raises(mixed.MixedError, match="'seed' varies between runs of one set"):
-        mixed.term_permutation_p(made_runs(rng()), "accuracy", "seed", [], rng())
+    assert np.isnan(permuted_p(copied, "again", others, rng()))
 
 
 @pytest.mark.slow
@@ -148,9 +136,7 @@ def test_false_positives_stay_below_5_percent_where_sets_differ_by_themselves():
     for _ in range(trials):
         frame = made_runs(generator, 12, 5)
         fit = mixed.mixed_model(frame, FORMULA, ["set", "seed"]).fixed.set_index("term")
-        permuted = mixed.term_permutation_p(
-            frame, "accuracy", "size:opposition", ["size", "opposition"], generator, resamples=499
-        )
+        permuted = permuted_p(frame, "both", ["size", "opposition"], generator, resamples=499)
         naive = stats.ttest_ind(*(frame[frame["opposition"] == o]["accuracy"] for o in (0, 1)))
         found += np.array([fit["p_value"]["size:opposition"], permuted, naive.pvalue]) < 0.05
     mixed_rate, permuted_rate, naive_rate = found / trials

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from analysis import reports, runner, tables, toolkit_version
+from analysis import reports, runner, toolkit_version
+from analysis.reference import PUBLISHED
 from analysis.reports import Outcome
 from analysis.studies import standard_study
 
@@ -20,7 +21,7 @@ FIGURES = {
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
-    "05_published": {f"published-{name}" for name in tables.PUBLISHED.values()},
+    "05_published": {f"published-{name}" for name in PUBLISHED.values()},
     "06_hypotheses": {"verdicts", "sets-sizes"}
     | {
         f"verdict-{one.name}"

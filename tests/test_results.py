@@ -4,13 +4,14 @@ import json
 
 import pytest
 
+from aba_core.arms import Arm
 from analysis import results as store
 from analysis.results import ResultsError
-from analysis.study import ArmSpec, Study
+from analysis.study import Study
 
 
 def study(**changes):
-    fields = dict(name="s", dataset="digits", arms=(ArmSpec(name="a"), ArmSpec(name="b")), seeds=2)
+    fields = dict(name="s", dataset="digits", arms=(Arm.of("a"), Arm.of("b")), seeds=2)
     return Study(**{**fields, **changes})
 
 

@@ -14,15 +14,16 @@ import psutil
 import pytest
 import torch
 
+from aba_core.arms import Arm
 from analysis import engines, plan, runner
 from analysis import results as store
-from analysis.study import TUNING_SEED, ArmSpec, Frozen, Study, StudyError, Tuning
+from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning
 
 SHIPPED = store.SHIPPED
 ARMS = (
-    ArmSpec(name="vanilla"),
-    ArmSpec(name="raise", adjustments="3", strength=0.3, target="loss"),
-    ArmSpec(name="both", adjustments="3,4", strength=0.3, target="loss"),
+    Arm.of("vanilla"),
+    Arm.of("raise", adjustments="3", strength=0.3, target="loss"),
+    Arm.of("both", adjustments="3,4", strength=0.3, target="loss"),
 )
 
 
@@ -68,20 +69,20 @@ def test_rows_carry_metrics_status_and_provenance(tmp_path):
 def test_added_seeds_and_arms_compute_only_what_is_new(tmp_path):
     run(study(seeds=1), tmp_path)
     assert run(study(seeds=2), tmp_path).computed == 3
-    more = (*ARMS, ArmSpec(name="lower", adjustments="4", strength=0.3, target="loss"))
+    more = (*ARMS, Arm.of("lower", adjustments="4", strength=0.3, target="loss"))
     assert run(study(arms=more), tmp_path).computed == 2
 
 
 def test_the_same_arm_under_another_name_is_the_same_run(tmp_path):
     run(study(), tmp_path)
-    renamed = (ArmSpec(name="plain", method="vanilla"), *ARMS[1:])
+    renamed = (Arm.of("plain", method="vanilla"), *ARMS[1:])
     outcome = run(study(name="t", arms=renamed), tmp_path)
     assert outcome.computed == 0
     assert outcome.result.frame["arm"].unique().tolist() == ["plain", "raise", "both"]
 
 
 def test_one_arm_under_two_names_in_a_study_is_refused(tmp_path):
-    twice = (*ARMS, ArmSpec(name="again", adjustments="4,3", strength=0.3, target="loss"))
+    twice = (*ARMS, Arm.of("again", adjustments="4,3", strength=0.3, target="loss"))
     with pytest.raises(StudyError, match="arms 'both' and 'again' are the same runs"):
         run(study(arms=twice), tmp_path)
     assert not list(tmp_path.rglob("*.*"))
@@ -107,7 +108,7 @@ def test_the_runs_that_were_shipped_are_still_found():
 
 
 def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
-    own = run(study(arms=(ArmSpec(name="own", subset_per_run=True), *ARMS)), tmp_path).result.frame
+    own = run(study(arms=(Arm.of("own", subset_per_run=True), *ARMS)), tmp_path).result.frame
     own = own[own["arm"] == "own"]
     for seed in (0, 1):
         config = dict(study().config, subset_seed=seed)
@@ -132,8 +133,8 @@ def test_kept_logits_are_those_of_the_metrics(tmp_path):
 
 def test_a_flipped_bit_and_a_placebo_make_other_runs(tmp_path):
     changed = (
-        ArmSpec(name="bit", flip_bit=True),
-        ArmSpec(name="sham", adjustments="3", strength=0.3, target="loss", placebo="permuted"),
+        Arm.of("bit", flip_bit=True),
+        Arm.of("sham", adjustments="3", strength=0.3, target="loss", placebo="permuted"),
     )
     frame = run(study(arms=(*ARMS, *changed)), tmp_path).result.frame
     assert frame["key"].nunique() == 10
@@ -145,7 +146,7 @@ def test_a_flipped_bit_and_a_placebo_make_other_runs(tmp_path):
 def test_chunks_are_cut_without_regard_to_what_is_finished():
     spec = study(
         arms=tuple(
-            ArmSpec(name=str(i), adjustments=str(i), strength=1.0, target="loss") for i in range(27)
+            Arm.of(str(i), adjustments=str(i), strength=1.0, target="loss") for i in range(27)
         ),
         seeds=3,
     )
@@ -442,7 +443,7 @@ def test_a_frozen_study_has_a_row_for_every_adjustment_and_strength(tmp_path):
 
 
 def test_benchmark_strengths_are_chosen_on_validation_with_seeds_of_their_own(tmp_path):
-    arms = (ArmSpec(name="Vanilla", method="vanilla"), ArmSpec(name="MendABA", method="mendaba"))
+    arms = (Arm.of("Vanilla", method="vanilla"), Arm.of("MendABA", method="mendaba"))
     spec = study(name="benchmark", arms=arms, seeds=1, tuning=Tuning(strengths=(0.1, 0.5), seeds=2))
     outcome = run(spec, tmp_path)
     trial = store.load(tmp_path, "benchmark-tuning", "digits").frame
@@ -457,13 +458,13 @@ def test_benchmark_strengths_are_chosen_on_validation_with_seeds_of_their_own(tm
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        (ArmSpec(name="a", adjustments="27"), "adjustment index 27; allowed: 0 to 26"),
-        (ArmSpec(name="a", adjustments="1", split="sign"), "changes the middle category"),
-        (ArmSpec(name="a", adjustments="3", target="score"), "unknown target 'score'; known: loss"),
-        (ArmSpec(name="a", strength=1.0), "neither adjustments nor a method"),
-        (ArmSpec(name="a", method="vanilla", adjustments="3"), "'vanilla' takes no adjustments"),
-        (ArmSpec(name="a", adjustments="3", quantiles=(0.9, 0.1)), "increasing numbers"),
-        (ArmSpec(name="a", held={"luck": 1}), "unknown purpose 'luck'"),
+        (Arm.of("a", adjustments="27"), "adjustment index 27; allowed: 0 to 26"),
+        (Arm.of("a", adjustments="1", split="sign"), "changes the middle category"),
+        (Arm.of("a", adjustments="3", target="score"), "unknown target 'score'; known: loss"),
+        (Arm.of("a", strength=1.0), "neither adjustments nor a method"),
+        (Arm.of("a", method="vanilla", adjustments="3"), "'vanilla' takes no adjustments"),
+        (Arm.of("a", adjustments="3", quantiles=(0.9, 0.1)), "increasing numbers"),
+        (Arm.of("a", held={"luck": 1}), "unknown purpose 'luck'"),
     ],
 )
 def test_a_wrong_arm_is_named_before_anything_runs(tmp_path, arm, message):

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import exports, results, tables
+from aba_core.adjustments import GROUP_SETS
+from analysis import results
+from analysis.exhibits import Look
 from analysis.results import declarations, load, read_rows
-from analysis.studies import STANDARD
+from analysis.studies import STANDARD, hypotheses, tension
+from analysis.studies.isolation import group_table, isolation_table
+from analysis.studies.published.agreement import benchmark_agreement_table, order_agreement_table
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data" / "results"
@@ -18,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def hypothesis_table():
     runs = [load(SHIPPED, study, "digits").frame for study in ("isolation", "tension")]
-    return tables.hypothesis_table(*runs, np.random.default_rng(0)).set_index("set")
+    return tension.hypothesis_table(*runs, np.random.default_rng(0)).set_index("set")
 
 
 def test_every_declared_run_is_there_with_its_provenance():
@@ -34,10 +38,10 @@ def test_every_declared_run_is_there_with_its_provenance():
 
 
 def test_the_readme_states_the_group_contrasts_of_the_shipped_runs():
-    isolation = tables.isolation_table(
+    isolation = isolation_table(
         load(SHIPPED, "isolation", "digits").frame, np.random.default_rng(0)
     )
-    groups = tables.group_table(isolation, np.random.default_rng(0)).set_index("name")
+    groups = group_table(isolation, np.random.default_rng(0)).set_index("name")
     stated = re.search(
         r"Epsilon above\s+Neutral by ([\d.]+) points .*?Neutral above\s+Delta by ([\d.]+)",
         README,
@@ -50,7 +54,7 @@ def test_the_readme_states_the_group_contrasts_of_the_shipped_runs():
         assert float(text) == pytest.approx(groups.loc[contrast, "estimate"], abs=0.051)
 
 
-@pytest.mark.parametrize("name", list(tables.GROUP_SETS))
+@pytest.mark.parametrize("name", list(GROUP_SETS))
 def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
     line = next(row for row in README.splitlines() if row.strip().startswith(f"| {name} |"))
     cells = [
@@ -73,7 +77,7 @@ def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
 def verdicts():
     frozen = load(SHIPPED, "frozen", "digits")
     studies = [load(SHIPPED, name, "digits") for name in ("hypotheses", "sets")]
-    found = [v for s in studies for v in exports.hypotheses(s, exports.Look(), frozen)[1]]
+    found = [v for s in studies for v in hypotheses.judge(s, Look(), frozen)]
     assert all("before the data" in v.declared for v in found[:-2])  # sets share runs of pairs
     return {verdict.hypothesis.name: verdict for verdict in found}
 
@@ -127,7 +131,7 @@ def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
     found = {
         verdict.hypothesis.name: verdict
         for study in ("hypotheses", "sets")
-        for verdict in exports.hypotheses(load(SHIPPED, study, "mnist"), exports.Look())[1]
+        for verdict in hypotheses.judge(load(SHIPPED, study, "mnist"), Look())
     }
     row = found[name].decisive
     wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
@@ -139,8 +143,8 @@ def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
 
 
 def epsilon_less_neutral(runs):
-    isolation = tables.isolation_table(runs, np.random.default_rng(0))
-    groups = tables.group_table(isolation, np.random.default_rng(0)).set_index("name")
+    isolation = isolation_table(runs, np.random.default_rng(0))
+    groups = group_table(isolation, np.random.default_rng(0)).set_index("name")
     row = groups.loc["Epsilon − Neutral"]
     return [row["estimate"], row["estimate_low"], row["estimate_high"]]
 
@@ -180,7 +184,7 @@ def test_the_readme_states_what_strength_and_length_change(dataset, epochs, stre
 
 def test_the_readme_states_how_small_a_sets_margin_is_on_news_at_the_weaker_strength():
     runs = (shipped_with(study, "news", 5, 0.1) for study in ("isolation", "tension"))
-    row = tables.hypothesis_table(*runs, np.random.default_rng(0)).set_index("set").loc["All"]
+    row = tension.hypothesis_table(*runs, np.random.default_rng(0)).set_index("set").loc["All"]
     found = [row["difference"], row["difference_low"], row["difference_high"]]
     assert stated_beside_the_published_tables(3) == pytest.approx(found, abs=0.11)
 
@@ -199,11 +203,11 @@ def test_the_readme_states_how_the_27_rank_beside_the_published(dataset, epochs,
     section = README[README.index("**Beside the published tables**") :]
     number = r"(−?\.\d\d)"
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
-    isolation = tables.isolation_table(
+    isolation = isolation_table(
         shipped_with("isolation", dataset, epochs, strength), np.random.default_rng(0)
     )
     published = {"news": "20newsgroups"}.get(dataset, dataset) + "-tiny"
-    (row,) = tables.order_agreement_table(isolation, [published], np.random.default_rng(0)).to_dict(
+    (row,) = order_agreement_table(isolation, [published], np.random.default_rng(0)).to_dict(
         "records"
     )
     found = [row["spearman"], row["spearman_low"], row["spearman_high"]]
@@ -220,7 +224,7 @@ def test_the_readme_states_how_the_27_rank_beside_the_published(dataset, epochs,
     ],
 )
 def test_the_readme_states_what_methods_gain_with_and_without_batch_norm(dataset, study, stated):
-    table = tables.benchmark_agreement_table(
+    table = benchmark_agreement_table(
         load(SHIPPED, study, dataset).frame, ["mnist-tiny"], np.random.default_rng(0)
     )
     gains = table[table["split"].str.startswith("test")]["here"].dropna()

@@ -115,6 +115,16 @@ def test_pairing_uses_the_differences():
         s.difference_interval(a, b[:3], rng(), paired=True)
 
 
+def test_pairing_narrows_the_interval_as_far_as_the_pairs_are_correlated():
+    shared = rng(0).normal(size=20)
+    a, b = 1 + shared + 0.1 * rng(1).normal(size=20), shared + 0.1 * rng(2).normal(size=20)
+    assert s.correlation(a, b, rng(), kind="pearson").low > 0.9
+    paired, unpaired = (s.difference_interval(a, b, rng(), paired=p) for p in (True, False))
+    assert paired.estimate == pytest.approx(unpaired.estimate)
+    assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+    assert not s.correlation(a, rng(3).normal(size=20), rng(), kind="pearson").excludes(0)
+
+
 def test_a_contrast_weighs_the_means_of_arms():
     arms = [rng(i).normal(80 + i, 1, size=5) for i in range(4)]
     got = s.contrast_interval(arms, [1, -1 / 3, -1 / 3, -1 / 3], rng())
@@ -246,42 +256,6 @@ def test_coverage_of_spreads_is_as_the_docstring_states(kind, n):
     assert inside / 1000 == pytest.approx(np.array(SD_COVERAGE[kind, n]), abs=0.04)
 
 
-def test_pairs_are_reported_with_their_measured_correlation():
-    shared = rng(0).normal(size=20)
-    a, b = 1 + shared + 0.1 * rng(1).normal(size=20), shared + 0.1 * rng(2).normal(size=20)
-    got = s.paired_difference(a, b, rng())
-    assert got.paired.estimate == pytest.approx(got.unpaired.estimate)
-    assert got.correlation.low > 0.9
-    narrow, wide = (x.high - x.low for x in (got.paired, got.unpaired))
-    assert narrow < 0.5 * wide
-    strangers = s.paired_difference(a, rng(3).normal(size=20), rng())
-    assert not strangers.correlation.excludes(0)
-
-
-@FEW
-@given(samples, samples)
-def test_probabilities_of_improvement_mirror_each_other(a, b):
-    forth, back = s.probability_of_improvement(a, b), s.probability_of_improvement(b, a)
-    assert forth.estimate + back.estimate == pytest.approx(1)
-    assert 0 <= forth.low <= forth.estimate <= forth.high <= 1
-    assert forth.low + back.high == pytest.approx(1, abs=1e-6)
-
-
-def test_five_wins_out_of_five_are_not_certainty():
-    got = s.probability_of_improvement([5, 6, 7, 8, 9], [0, 1, 2, 3, 4])
-    assert got.estimate == got.high == 1
-    assert 0.5 < got.low < 0.8
-
-
-def test_probability_of_improvement_covers():
-    generator, inside = rng(), 0
-    truth = stats.norm.cdf(1 / np.sqrt(2))
-    for _ in range(500):
-        got = s.probability_of_improvement(generator.normal(1, 1, 5), generator.normal(size=5))
-        inside += got.low <= truth <= got.high
-    assert inside / 500 > 0.92
-
-
 @pytest.mark.parametrize(
     ("kind", "oracle"),
     [("spearman", stats.spearmanr), ("kendall", stats.kendalltau), ("pearson", stats.pearsonr)],
@@ -327,23 +301,21 @@ def test_eta_squared_is_the_share_between_groups():
 
 def test_permutation_of_five_against_five_is_exact():
     assert s.permutation_p([5, 6, 7, 8, 9], [0, 1, 2, 3, 4], rng()) == pytest.approx(2 / 252)
-    assert s.permutation_p([2, 3, 4, 5, 6], [1, 1, 1, 1, 1], rng(), paired=True) == 2 / 32
     assert np.isnan(s.permutation_p([1.0], [2.0, 3.0], rng()))
 
 
-def test_holm_and_benjamini_hochberg_follow_the_textbook():
+def test_holm_follows_the_textbook():
     p = [0.01, 0.04, 0.03, np.nan, 0.005]
     assert s.holm(p) == pytest.approx([0.03, 0.06, 0.06, np.nan, 0.02], nan_ok=True)
-    assert s.benjamini_hochberg(p) == pytest.approx([0.02, 0.04, 0.04, np.nan, 0.02], nan_ok=True)
     assert np.isnan(s.holm([np.nan])).all()
 
 
 @FEW
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_adjusted_p_values_are_ordered(p):
-    holm, fdr = s.holm(p), s.benjamini_hochberg(p)
-    assert (np.array(p) <= fdr + 1e-12).all() and (fdr <= holm + 1e-12).all()
-    assert holm.max() <= 1
+    holm = s.holm(p)
+    assert (np.array(p) <= holm + 1e-12).all()
+    assert (np.diff(holm[np.argsort(p)]) >= 0).all() and holm.max() <= 1
 
 
 def test_kappa_has_known_values():
@@ -400,24 +372,6 @@ def test_without_a_margin_only_the_sign_counts():
     assert s.decide(interval(0.1, 1), (-0.5, 0.05), "greater") == "supported"
 
 
-@FEW
-@given(samples, samples, st.floats(0.1, 50))
-def test_tost_is_the_interval_of_90_percent(a, b, margin):
-    p = s.tost_p(a, b, margin)
-    within = s.decide(s.difference_interval(a, b, method="t", confidence=0.9), margin, "equivalent")
-    if np.isfinite(p) and abs(p - 0.05) > 1e-9:
-        assert (p < 0.05) == (within == "supported")
-
-
-def test_paired_tost_uses_the_pairs():
-    shared = 10 * rng(0).normal(size=10)
-    a, b = shared + 0.1 * rng(1).normal(size=10), shared + 0.1 * rng(2).normal(size=10)
-    assert s.tost_p(a, b, 0.5, paired=True) < 0.001 < 0.1 < s.tost_p(a, b, 0.5)
-    assert np.isnan(s.tost_p([1.0], [2.0, 3.0], 1)) and np.isnan(
-        s.tost_p([1.0, 2.0], [1.0, 2.0], 1, paired=True)
-    )
-
-
 def test_a_wrong_region_or_direction_is_named():
     with pytest.raises(ValueError, match="does not hold 0"):
         s.decide(interval(0, 1), (0.5, 1.0))
@@ -425,58 +379,6 @@ def test_a_wrong_region_or_direction_is_named():
         s.decide(interval(0, 1), -0.5)
     with pytest.raises(ValueError, match="known: greater, less, different, equivalent"):
         s.decide(interval(0, 1), 0.5, "bigger")
-
-
-def test_a_family_is_judged_together():
-    base = rng(0).normal(size=10)
-    arms = {f"arm {i}": (rng(i + 1).normal(size=10), base) for i in range(25)}
-    arms["real"] = (rng(99).normal(3, 1, size=10), base)
-    got = {entry.name: entry for entry in s.family_verdicts(arms, 0.5, "greater")}
-    assert list(got) == list(arms)
-    assert got["real"].verdict == "supported" and got["real"].interval.low > 0
-    assert got["real"].p_holm == pytest.approx(26 * got["real"].p)
-    assert {entry.verdict for name, entry in got.items() if name != "real"} == {"inconclusive"}
-    assert s.family_verdicts({}) == []
-
-
-def test_equal_arms_of_a_family_are_equivalent_with_enough_runs():
-    arms = {
-        f"arm {i}": (rng(i).normal(size=200), rng(-i % 97 + 50).normal(size=200)) for i in range(4)
-    }
-    assert {v.verdict for v in s.family_verdicts(arms, 1.0, "equivalent")} == {"supported"}
-    assert {v.verdict for v in s.family_verdicts(arms, 1.0, "different")} == {"refuted"}
-
-
-def _rate(share: float, trials: int) -> float:
-    """The share less two Monte-Carlo standard errors of a rate of 5 %."""
-    return share - 2 * np.sqrt(0.05 * 0.95 / trials)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("runs", [5, 20])
-@pytest.mark.parametrize(
-    ("direction", "effect", "wrong"),
-    [
-        ("greater", 0.0, "supported"),
-        ("greater", 1.0, "refuted"),
-        ("less", 0.0, "supported"),
-        ("less", -1.0, "refuted"),
-        ("different", 0.0, "supported"),
-        ("different", 1.0, "refuted"),
-        ("equivalent", 1.0, "supported"),
-        ("equivalent", 1.0, "refuted"),
-    ],
-)
-def test_no_verdict_of_a_family_of_26_is_wrong_more_often_than_stated(
-    runs, direction, effect, wrong
-):
-    """At the edge of each claim, all 26 against one baseline that they share."""
-    generator, errors, trials = rng(runs), 0, 600
-    for _ in range(trials):
-        base = generator.normal(size=runs)
-        arms = {str(i): (generator.normal(effect, 1, size=runs), base) for i in range(26)}
-        errors += any(v.verdict == wrong for v in s.family_verdicts(arms, 1.0, direction))
-    assert _rate(errors / trials, trials) <= 0.05
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from aba_core.adjustments import GROUP_SETS
-from analysis import tables
+from analysis.reference import published_table
 from analysis.studies import STANDARD, standard_study
 from analysis.study import (
     Study,
@@ -59,7 +59,7 @@ def test_benchmark_tunes_with_seeds_that_are_not_reported():
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "news"])
 @pytest.mark.parametrize("name", ["benchmark", "benchmark-bn"])
 def test_the_published_benchmark_has_the_published_strengths_and_epochs(dataset, name):
-    table = tables.reference("benchmark")
+    table = published_table("benchmark")
     rows = table[
         (table["dataset"] == dataset.removesuffix("10"))
         & (table["subset"] == "tiny")

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from oracles import slow_variability as slow
 
-from analysis import figures, runner
+from aba_core.arms import Arm
+from analysis import runner
 from analysis import variability as v
+from analysis.exhibits import Look
+from analysis.results import SHIPPED, load
 from analysis.studies import standard_study
+from analysis.studies import variability as room
 from analysis.studies.variability import HELD_SEED, SOURCES
-from analysis.study import ArmSpec, Study
+from analysis.study import Study
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -122,7 +126,7 @@ def test_reduction_is_the_mean_share_by_which_the_metrics_are_smaller():
 # --- tables --------------------------------------------------------------------------------------
 
 
-def made_frame(arms=("Vanilla: all", "Vanilla: order", "ABA: all"), runs: int = 6) -> pd.DataFrame:
+def made_frame(arms=("a", "b", "c"), runs: int = 6) -> pd.DataFrame:
     shared = 2 * rng(9).normal(size=(1, 200, 4))
     labels = shared[0].argmax(1)
     rows = []
@@ -139,12 +143,19 @@ def made_frame(arms=("Vanilla: all", "Vanilla: order", "ABA: all"), runs: int = 
     return pd.DataFrame(rows)
 
 
+ARMS = {"a": ("Vanilla", "all"), "b": ("Vanilla", "order"), "c": ("ABA", "all")}
+
+
+def table_of(frame: pd.DataFrame, arms=ARMS) -> pd.DataFrame:
+    return room.variability_table(frame, arms, rng())
+
+
 def test_the_table_has_a_row_an_arm_with_the_five_metrics():
     frame = made_frame()
-    table = v.variability_table(frame, rng())
+    table = table_of(frame)
     assert list(table["method"]) == ["Vanilla", "Vanilla", "ABA"]
     assert list(table["source"]) == ["all", "order", "all"]
-    spread = frame[frame["arm"] == "ABA: all"]["validation_accuracy"].std()
+    spread = frame[frame["arm"] == "c"]["validation_accuracy"].std()
     assert table["accuracy_sd"][2] == pytest.approx(spread)
     for name in v.METRICS:
         assert (table[f"{name}_low"] <= table[name]).all()
@@ -153,43 +164,43 @@ def test_the_table_has_a_row_an_arm_with_the_five_metrics():
     ratio = table["accuracy_sd"][1] / table["accuracy_sd"][0]
     assert table["ratio"][1] == pytest.approx(ratio) and np.isnan(table["ratio"][0])
     assert table["ratio_low"][1] < ratio < table["ratio_high"][1]
-    assert pd.testing.assert_frame_equal(table, v.variability_table(frame, rng())) is None
+    assert pd.testing.assert_frame_equal(table, table_of(frame)) is None
 
 
 def test_a_run_that_diverged_is_left_out_and_counted():
     frame = made_frame()
     frame.loc[0, ["status", "validation_accuracy"]] = ["diverged", np.nan]
-    table = v.variability_table(frame, rng())
+    table = table_of(frame)
     assert (table["n"][0], table["n_diverged"][0]) == (5, 1)
-    every = v.variability_table(frame.assign(status="diverged"), rng())
-    assert every["accuracy_sd"].isna().all() and v.variability_sentences(every) == []
+    every = table_of(frame.assign(status="diverged"))
+    assert every["accuracy_sd"].isna().all() and room.sentences(every) == []
 
 
 def test_the_reduction_table_holds_methods_against_vanilla():
-    table = v.reduction_table(made_frame())
+    table = room.reduction_table(made_frame(), ARMS, base="Vanilla")
     assert table[["method", "source", "n"]].values.tolist() == [["ABA", "all", 6]]
     assert table["reduction_low"][0] < table["reduction"][0] < 0  # noisier logits, more variable
     assert table["reduction"][0] < table["reduction_high"][0]
-    same = v.reduction_table(
-        made_frame(("Vanilla: all",)).pipe(lambda one: pd.concat([one, one.assign(arm="ABA: all")]))
-    )
+    twice = made_frame(("a",)).pipe(lambda one: pd.concat([one, one.assign(arm="c")]))
+    same = room.reduction_table(twice, ARMS, base="Vanilla")
     assert same["reduction"][0] == pytest.approx(0)
 
 
 def test_runs_without_logits_or_on_other_samples_are_refused():
-    with pytest.raises(v.VariabilityError, match="kept no logits"):
-        v.variability_table(made_frame().drop(columns="validation_logits"), rng())
+    with pytest.raises(room.VariabilityError, match="kept no logits"):
+        table_of(made_frame().drop(columns="validation_logits"))
     frame = made_frame()
     frame.at[1, "validation_labels"] = np.zeros(200, "<i2").tobytes()
-    with pytest.raises(v.VariabilityError, match="different samples"):
-        v.variability_table(frame, rng())
+    with pytest.raises(room.VariabilityError, match="different samples"):
+        table_of(frame)
 
 
 def test_the_figure_has_every_source_and_interval_of_both_methods():
-    arms = [f"{m}: {s}" for m in ("Vanilla", "ABA") for s in ("order", "all", "one bit")]
-    table = v.variability_table(made_frame(tuple(arms)), rng())
+    pairs = [(m, s) for m in ("Vanilla", "ABA") for s in ("order", "all", "one bit")]
+    arms = {str(number): pair for number, pair in enumerate(pairs)}
+    table = table_of(made_frame(tuple(arms)), arms)
     table.loc[2, ["accuracy_sd", "accuracy_sd_low", "accuracy_sd_high"]] = np.nan
-    ax = figures.variability_plot(table)
+    ax = room.variability_plot(table)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Order", "One bit", "All"]
     assert ax.get_xlim()[0] <= 0 < ax.get_xlim()[1]
     marks = [line for line in ax.lines if line.get_marker() in ("o", "s")]
@@ -223,8 +234,45 @@ def test_each_arm_leaves_its_own_source_free_and_holds_the_others():
     assert len(standard_study("variability", preset="standard").seeds) == 30
 
 
+@pytest.mark.parametrize("name", ["variability", "variability-linear"])
+@pytest.mark.parametrize("preset", ["quick", "standard"])
+def test_method_and_source_of_an_arm_follow_from_what_it_holds(name, preset):
+    """The names of the standard arms say the same, and nothing reads them."""
+    study = standard_study(name, preset=preset)
+    sources = room.sources_of(study)
+    assert sources == {arm.name: tuple(arm.name.split(": ")) for arm in study.arms}
+    anonymous = [
+        arm.model_copy(update={"name": str(number)}) for number, arm in enumerate(study.arms)
+    ]
+    again = room.sources_of(study.model_copy(update={"arms": tuple(anonymous)}))
+    assert list(again.values()) == list(sources.values())
+
+
+def test_a_source_that_has_no_name_is_told_by_what_is_left_free():
+    held = {"initialisation": 1, "adjustment": 1}
+    arms = (
+        Arm.of("x", method="mendaba", held=held),
+        Arm.of("y", adjustments="3,4", held={**held, "order": 1, "magnitude": 1}),
+        Arm.of("z", method="vanilla", held={"initialisation": 1, "order": 1}),
+    )
+    assert room.sources_of(Study(name="s", dataset="digits", arms=arms, seeds=1)) == {
+        "x": ("MendABA", "order and magnitude and target"),
+        "y": ("3,4", "target"),
+        "z": ("Vanilla", "nothing"),
+    }
+
+
+@pytest.mark.parametrize("name", ["variability", "variability-linear"])
+def test_the_shipped_runs_are_told_apart_by_their_declaration(name):
+    study = load(SHIPPED, name, "digits")
+    sources = room.sources_of(study.declaration.study)
+    table = room.exhibits(study, Look()).tables[name].data
+    assert list(zip(table["method"], table["source"], strict=True)) == list(sources.values())
+    assert set(table["source"]) <= set(SOURCES)
+
+
 def test_runs_with_everything_held_are_identical_and_one_bit_is_the_smallest_change(tmp_path):
-    def few(name: str, model: str, *extra: ArmSpec) -> pd.DataFrame:
+    def few(name: str, model: str, *extra: Arm) -> pd.DataFrame:
         study = standard_study(name)
         kept = [arm for arm in study.arms if arm.name.startswith("Vanilla: ")]
         kept = [arm for arm in kept if arm.name.endswith(("one bit", "initialisation"))]
@@ -233,11 +281,9 @@ def test_runs_with_everything_held_are_identical_and_one_bit_is_the_smallest_cha
             update={"arms": (*kept, *extra), "config": config, "seeds": (0, 1, 2)}
         )
         frame = runner.run(small, tmp_path, device="cpu", processes=1).result.frame
-        return v.variability_table(frame, rng()).set_index("source")
+        return room.variability_table(frame, room.sources_of(small), rng()).set_index("source")
 
-    held = ArmSpec(
-        name="Vanilla: nothing", method="vanilla", held={"initialisation": 1, "order": 1}
-    )
+    held = Arm.of("Vanilla: nothing", method="vanilla", held={"initialisation": 1, "order": 1})
     table = few("variability", "mlp", held)
     nothing = table.loc["nothing"]
     assert (nothing["accuracy_sd"], nothing["loss_sd"], nothing["disagreement"]) == (0, 0, 0)
@@ -252,6 +298,6 @@ def test_runs_with_everything_held_are_identical_and_one_bit_is_the_smallest_cha
 
 
 def test_a_study_of_ones_own_can_keep_logits():
-    study = Study(name="mine", dataset="digits", arms=(ArmSpec(name="a"),), seeds=(0,))
+    study = Study(name="mine", dataset="digits", arms=(Arm.of("a"),), seeds=(0,))
     assert not study.keep_logits
     assert study.model_copy(update={"keep_logits": True}).identity != study.identity

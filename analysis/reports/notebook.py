@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aba_core.quantities import METRICS
 from analysis.reports.pages import shortened
 from analysis.reports.parameters import ROOT, check_value
-from analysis.study import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analysis.exports import Exhibit, Look
+    from analysis.exhibits import Exhibit, Look
     from analysis.results import StudyResult
 
 USUAL_RESULTS = "results"  # what the notebooks' own parameters cells say
@@ -49,8 +49,8 @@ class Page:
 
     @property
     def look(self) -> Look:
-        """How the standard figures and tables of `exports` are computed."""
-        from analysis.exports import Look
+        """How the standard figures and tables of `exhibits` are computed."""
+        from analysis.exhibits import Look
 
         return Look(self.metric, self.confidence, self.seed)
 
@@ -119,22 +119,22 @@ class Page:
             self._show(text)
 
     def show(self, exhibit: Exhibit, zoom: float = 1.4, seeds: pd.DataFrame | None = None) -> None:
-        """Show a standard figure or table of `exports`; export it with its data and caption.
+        """Show a standard figure or table of `exhibits`; export it with its data and caption.
 
         seeds: as in `table`.
         """
-        from analysis import exports
+        from analysis import exhibits
 
-        figure = exports.draw(exhibit) if exhibit.draw is not None else None
+        figure = exhibits.draw(exhibit) if exhibit.draw is not None else None
         if self.out is not None:
-            command = exports.command(
+            command = exhibits.command(
                 shortened(str(self.results)),
                 self.dataset,
                 self.look,
-                exhibit.width,
+                exhibits.Files(width=exhibit.width),
                 preset=self.preset,
             )
-            exports.write(exhibit, self.out, command=command, figure=figure)
+            exhibits.write(exhibit, self.out, command=command, figure=figure)
         if figure is None:
             self._rows(exhibit.data, exhibit.columns, exhibit.digits, seeds)
         else:
@@ -153,11 +153,11 @@ class Page:
         Where somebody sits before it, a table of the 27 is one to sort and filter. seeds: the
         single runs behind it, from `interactive.by_seed`.
         """
-        from analysis import exports, tables
+        from analysis import exhibits, tables
 
         if self.out is not None:
             target = self.out / "tables" / f"{name}-{self.dataset}"
-            with exports.whole_files(target) as stem:
+            with exhibits.whole_files(target) as stem:
                 tables.save_table(table, stem, digits, columns)
         self._rows(table, columns, digits, seeds)
 
@@ -187,12 +187,12 @@ class Page:
         """
         from matplotlib.figure import Figure
 
-        from analysis import exports, figures
+        from analysis import exhibits, figures
 
         whole = figure if isinstance(figure, Figure) else figure.get_figure(root=True)
         assert isinstance(whole, Figure)
         if self.out is not None:
-            with exports.whole_files(self.out / "figures" / f"{name}-{self.dataset}") as stem:
+            with exhibits.whole_files(self.out / "figures" / f"{name}-{self.dataset}") as stem:
                 figures.save_figure(whole, stem)
         self._picture(whole, description, zoom)
 

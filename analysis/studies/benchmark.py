@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aba_core.arms import METHODS, PRESETS, VANILLA
-from analysis.study import ArmSpec, Settings, Study, Tuning
+from aba_core.arms import METHODS, PRESETS, VANILLA, Arm
+from analysis.study import Settings, Study, Tuning
 
 
 def declare(settings: Settings) -> Study:
@@ -24,9 +24,9 @@ def declare_with_batch_norm(settings: Settings) -> Study:
 def _declare(
     name: str, settings: Settings, published: dict[str, float], config: dict[str, Any]
 ) -> Study:
-    arms = [ArmSpec(VANILLA)]
+    arms = [Arm.of(VANILLA)]
     arms += [
-        ArmSpec(
+        Arm.of(
             name=METHODS[method].title,
             method=method,
             strength=published.get(method),

@@ -1,18 +1,478 @@
 """Hypotheses: what the slides claim, the same against honest references, and what would explain it
-away."""
+away: placebos, brightness, chance.
+
+`exhibits` shows the verdicts of any study that declares hypotheses.
+"""
 
 from __future__ import annotations
 
-from analysis import hypotheses
-from analysis.study import Settings, Study
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from aba_core.adjustments import (
+    ADJUSTMENTS,
+    GROUP_SETS,
+    PAIRS,
+    Adjustment,
+    group_set_text,
+    members,
+)
+from aba_core.arms import PLACEBO_TITLES, Arm
+from analysis import figures, rules
+from analysis.exhibits import Collector, Exhibits, Look
+from analysis.results import StudyResult
+from analysis.rules import Verdict
+from analysis.studies import frozen, sets
+from analysis.studies.isolation import arm_name
+from analysis.study import CONFIRMING_SEED, Contrast, Hypothesis, Settings, Slope, Study
+
+VANILLA, RESEEDED, ONE_BIT = "Vanilla", "Vanilla, reseeded", "Vanilla, one bit changed"
+RESEED = 500
+NO_MIDDLE = tuple(a.index for a in ADJUSTMENTS if not a.middle)
+BRIGHTNESS = (Adjustment(1, 1, 1).index, Adjustment(-1, -1, -1).index)
+GROUPS = ("Neutral", "Delta", "Epsilon")
 
 
 def declare(settings: Settings) -> Study:
     """All standard hypotheses and the arms that they need, on seeds that no other study has."""
-    first = hypotheses.FIRST_SEED
     return settings.study(
         "hypotheses",
-        hypotheses.arms(settings.strength["isolation"], settings.top_k),
-        hypotheses=hypotheses.standard(settings.planned["hypotheses"]),
-        seeds=tuple(range(first, first + settings.seeds["hypotheses"])),
+        arms(settings.strength["isolation"], settings.top_k),
+        hypotheses=standard(settings.planned["hypotheses"]),
+        seeds=tuple(range(CONFIRMING_SEED, CONFIRMING_SEED + settings.seeds["hypotheses"])),
     )
+
+
+# --- arms ----------------------------------------------------------------------------------------
+
+
+def pair_name(pair: tuple[int, int]) -> str:
+    return f"opposed pair {pair[0]}, {pair[1]}"
+
+
+def placebo_name(arm: str, placebo: str) -> str:
+    return f"{arm}, {PLACEBO_TITLES[placebo]}"
+
+
+def arms(strength: float, top_k: int = 4) -> tuple[Arm, ...]:
+    """The arms that the standard hypotheses compare, all with one strength and target "loss"."""
+    loss: dict[str, Any] = {"strength": strength, "target": "loss"}
+    score = {**loss, "target": "class_score", "top_k": top_k}
+    return (
+        Arm.of(VANILLA, method="vanilla"),
+        Arm.of(RESEEDED, method="vanilla", seed_offset=RESEED),
+        Arm.of(ONE_BIT, method="vanilla", flip_bit=True),
+        *(Arm.of(arm_name(i), adjustments=str(i), **loss) for i in range(27)),
+        *(Arm.of(name, adjustments=group_set_text(name), **loss) for name in GROUP_SETS),
+        *(Arm.of(pair_name(pair), adjustments=f"{pair[0]},{pair[1]}", **loss) for pair in PAIRS),
+        *(
+            Arm.of(
+                name=placebo_name(of, placebo),
+                adjustments=group_set_text(of),
+                placebo=placebo,
+                **loss,
+            )
+            for of, placebo in product(("All", "Epsilon"), PLACEBO_TITLES)
+        ),
+        Arm.of("All, middle left alone", adjustments=",".join(map(str, NO_MIDDLE)), **loss),
+        Arm.of("All, class score", adjustments="all", **score),
+        Arm.of("All, fixed magnitude", adjustments="all", randomize=False, **loss),
+        Arm.of("MendABA, loss", method="mendaba", **loss),
+        Arm.of("MendABA, class score", method="mendaba", **score),
+    )
+
+
+# --- what is claimed -----------------------------------------------------------------------------
+
+
+def standard(n: int) -> tuple[Hypothesis, ...]:
+    """The standard hypotheses on the arms of `arms`, with n seeds an arm."""
+    parts = (_of_vanilla, _of_groups, _of_unions, _of_opposites, _of_placebos, _of_settings)
+    return tuple(Hypothesis(n=n, **declared) for part in parts for declared in part())
+
+
+def _group_arms(name: str) -> list[str]:
+    return [arm_name(i) for i in members(name)]
+
+
+def _against_members(name: str) -> dict[str, float]:
+    names = _group_arms(name)
+    return {name: 1.0, **dict.fromkeys(names, -1 / len(names))}
+
+
+def _summed(*parts: tuple[float, Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for factor, weights in parts:
+        for arm, weight in weights.items():
+            total[arm] = total.get(arm, 0.0) + factor * weight
+    return total
+
+
+def _minus(a: str, b: str) -> Contrast:
+    return Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0})
+
+
+def _against_best(name: str, reference: str, arms: Sequence[str]) -> Contrast:
+    return Contrast(
+        label=f"{name} − {reference}", weights={name: 1.0}, minus_best_of=(tuple(arms),)
+    )
+
+
+def _of_vanilla() -> list[dict[str, Any]]:
+    return [
+        dict(
+            name="null-arms",
+            statement="Reseeding, or one bit of one weight, changes no arm's mean: what is claimed "
+            "of others must exceed this.",
+            estimand="mean accuracy of Vanilla less that of Vanilla changed in nothing of matter",
+            comparisons=tuple(_minus(VANILLA, arm) for arm in (RESEEDED, ONE_BIT)),
+            direction="equivalent",
+            margin=1.0,
+        ),
+        dict(
+            name="augmentation-helps",
+            statement="Training with all adjustments beats training without.",
+            estimand="mean accuracy of All less that of Vanilla",
+            comparisons=(_minus("All", VANILLA),),
+        ),
+        dict(
+            name="one-adjustment-helps",
+            statement="Some adjustment alone beats training without.",
+            estimand="mean accuracy of each adjustment but 0 less that of Vanilla, a family of 26",
+            comparisons=tuple(_minus(arm_name(i), VANILLA) for i in range(1, 27)),
+            rule="any",
+        ),
+    ]
+
+
+def _of_groups() -> list[dict[str, Any]]:
+    order = (("Epsilon", "Neutral"), ("Neutral", "Delta"))
+
+    def nine(group: str) -> dict[str, float]:
+        return dict.fromkeys(_group_arms(group), 1.0)
+
+    return [
+        dict(
+            name="group-order",
+            statement="Alone, Epsilon adjustments beat Neutral ones, and those beat Delta ones.",
+            estimand="difference of the means of nine adjustments; the adjustment is the unit",
+            comparisons=tuple(
+                Contrast(
+                    label=f"{a} − {b}",
+                    weights=_summed((1 / 9, nine(a)), (-1 / 9, nine(b))),
+                    unit="adjustment",
+                )
+                for a, b in order
+            ),
+        ),
+        dict(
+            name="group-order-measured",
+            statement="The same with groups measured on a frozen model.",
+            estimand="difference of the means of the adjustments that raise, keep or lower the "
+            "loss of a trained Vanilla model; the adjustment is the unit",
+            comparisons=tuple(
+                Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0}, unit="measured")
+                for a, b in order
+            ),
+        ),
+    ]
+
+
+def _of_unions() -> list[dict[str, Any]]:
+    unions = {name: groups for name, groups in GROUP_SETS.items() if len(groups) > 1}
+    within = [(-1 / 3, _against_members(name)) for name in GROUPS]
+    return [
+        dict(
+            name="variety-published",
+            statement="Variety as published: all adjustments of a group together beat the mean of "
+            "its members.",
+            estimand="mean accuracy of a group's set less the mean of its members' means",
+            comparisons=tuple(
+                Contrast(label=f"{name} − its members", weights=_against_members(name))
+                for name in GROUPS
+            ),
+        ),
+        dict(
+            name="tension-published",
+            statement="Tension as published: sets of several groups gain more over the mean of "
+            "their members than sets of one group.",
+            estimand="a joined set's gain over its members' mean, less the mean gain of the three "
+            "groups",
+            comparisons=tuple(
+                Contrast(
+                    label=f"gain of {name} − gain of one group",
+                    weights=_summed((1.0, _against_members(name)), *within),
+                )
+                for name in ("Eps. & Neu.", "Eps. & Del.", "All")
+            ),
+        ),
+        dict(
+            name="variety-best-member",
+            statement="Variety against an honest reference: a group's set beats its best member.",
+            estimand="mean accuracy of a group's set less that of its best member, chosen on other "
+            "seeds",
+            comparisons=tuple(
+                _against_best(name, "its best member", _group_arms(name)) for name in GROUPS
+            ),
+        ),
+        dict(
+            name="tension-best-group",
+            statement="Tension against an honest reference: a joined set beats its best group.",
+            estimand="mean accuracy of a joined set less that of its best group's set, chosen on "
+            "other seeds",
+            comparisons=tuple(
+                _against_best(name, "its best group", [group.value for group in groups])
+                for name, groups in unions.items()
+            ),
+        ),
+        dict(
+            name="set-beats-best-member",
+            statement="All adjustments together beat the best one alone.",
+            estimand="mean accuracy of All less that of the best of 27, chosen on other seeds",
+            comparisons=(_against_best("All", "best of 27", [arm_name(i) for i in range(27)]),),
+        ),
+    ]
+
+
+def _of_opposites() -> list[dict[str, Any]]:
+    pairs = [((1 / 13), {pair_name(pair): 1.0}) for pair in PAIRS]
+    singles = [(-1 / 26, {arm_name(i): 1.0}) for pair in PAIRS for i in pair]
+    return [
+        dict(
+            name="tension-of-one",
+            statement="An adjustment with its opposite beats the two alone, on average.",
+            estimand="mean over the 13 pairs {a, −a} of their accuracy less the mean of {a} and "
+            "{−a}; perturbations have equal norms",
+            comparisons=(
+                Contrast(label="13 pairs − their members", weights=_summed(*pairs, *singles)),
+            ),
+        ),
+        dict(
+            name="tension-of-one-best",
+            statement="An adjustment with its opposite beats the better of the two alone.",
+            estimand="mean over the 13 pairs of their accuracy less that of the better member, "
+            "chosen on other seeds",
+            comparisons=(
+                Contrast(
+                    label="13 pairs − the better member",
+                    weights=_summed(*pairs),
+                    minus_best_of=tuple(tuple(arm_name(i) for i in pair) for pair in PAIRS),
+                ),
+            ),
+        ),
+    ]
+
+
+def _of_placebos() -> list[dict[str, Any]]:
+    def placebos(of: str) -> tuple[Contrast, ...]:
+        return tuple(_minus(of, placebo_name(of, placebo)) for placebo in PLACEBO_TITLES)
+
+    return [
+        dict(
+            name="attribution-matters",
+            statement="All adjustments on real maps beat all adjustments on every placebo.",
+            estimand="mean accuracy with the model's own map less that with the placebo",
+            comparisons=placebos("All"),
+        ),
+        dict(
+            name="attribution-matters-epsilon",
+            statement="Epsilon adjustments on real maps beat Epsilon adjustments on every placebo.",
+            estimand="mean accuracy with the model's own map less that with the placebo",
+            comparisons=placebos("Epsilon"),
+        ),
+        dict(
+            name="noise-helps",
+            statement="Gaussian noise of the same norm, without any map, beats training without.",
+            estimand="mean accuracy of All as Gaussian noise less that of Vanilla",
+            comparisons=(_minus(placebo_name("All", "gaussian"), VANILLA),),
+        ),
+    ]
+
+
+def _of_settings() -> list[dict[str, Any]]:
+    return [
+        dict(
+            name="brightness",
+            statement="Shifting all features alike, which needs no map, beats training without.",
+            estimand="mean accuracy of the pair (1,1,1), (−1,−1,−1) less that of Vanilla",
+            comparisons=(_minus(pair_name(BRIGHTNESS), VANILLA),),
+        ),
+        dict(
+            name="contrast-beyond-brightness",
+            statement="Changing attributed features only beats shifting all features alike.",
+            estimand="mean accuracy of the adjustments that leave the middle alone less that of "
+            "the brightness pair",
+            comparisons=(_minus("All, middle left alone", pair_name(BRIGHTNESS)),),
+        ),
+        dict(
+            name="middle-helps",
+            statement="Including changes of middle features helps (slides, additional findings).",
+            estimand="mean accuracy of All less that of the adjustments without the middle",
+            comparisons=(_minus("All", "All, middle left alone"),),
+        ),
+        dict(
+            name="class-score",
+            statement="The class score is a better target than the loss (slides, additional "
+            "findings).",
+            estimand="mean accuracy with target class score less that with target loss",
+            comparisons=(
+                _minus("All, class score", "All"),
+                _minus("MendABA, class score", "MendABA, loss"),
+            ),
+        ),
+        dict(
+            name="random-magnitude",
+            statement="A random magnitude beats a fixed one (slides, additional findings).",
+            estimand="mean accuracy with |N(0, 1)| less that with 1; mean squares are equal",
+            comparisons=(_minus("All", "All, fixed magnitude"),),
+        ),
+    ]
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def judge(study: StudyResult, look: Look, frozen_study: StudyResult | None = None) -> list[Verdict]:
+    """The verdict on every hypothesis of a study. frozen_study: for those about measured groups,
+    which are not tested without it."""
+    return rules.test_all(
+        study,
+        look.rng(),
+        metric=look.metric,
+        confidence=look.confidence,
+        measured=None if frozen_study is None else frozen.measured_groups(frozen_study),
+    )
+
+
+def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exhibits:
+    """Figures verdicts and verdict-NAME, tables verdicts and comparisons; where hypotheses are
+    about properties of sets, also those of `sets.show`.
+
+    verdicts: from `judge`. Studies but the standard one have their name before each exhibit's.
+    """
+    collector = Collector(study, look)
+    name = study.declaration.study.name
+    prefix = "" if name == "hypotheses" else f"{name}-"
+    tested = [verdict for verdict in verdicts if len(verdict.table)]
+    table = rules.verdict_table(verdicts)
+    columns = ("comparison", "estimate", "n", "smallest_detectable") if tested else ()
+    ways = (
+        f"{100 * look.confidence:g}%, studentised bootstrap over runs or adjustments, Student's t "
+        "over sets; families in which any may hold: together"
+    )
+    collector.figure(
+        f"{prefix}verdicts",
+        "Verdict on each hypothesis, by the comparison that decided it",
+        table,
+        partial(verdict_plot, table),
+        height=verdict_height(table),
+        note=f"{look.label}.",
+        interval=ways,
+        width="double",
+    )
+    for verdict in tested:
+        compared = rules.comparison_table([verdict])
+        collector.figure(
+            f"{prefix}verdict-{verdict.hypothesis.name}",
+            verdict.hypothesis.statement,
+            compared,
+            partial(verdict_plot, compared, names="label"),
+            height=verdict_height(compared, "label"),
+            note=f"{verdict.sentence} {verdict.declared.capitalize()}.",
+            interval=ways,
+            width="double",
+        )
+    collector.table(
+        f"{prefix}verdicts",
+        "Verdicts",
+        table,
+        ["hypothesis", "verdict", *columns],
+        note=f"{look.label}, estimates in points; {verdicts[0].declared}; detectable: the smallest "
+        "effect that would have been seen with 80 % power.",
+        interval=ways,
+    )
+    if tested:
+        collector.table(
+            f"{prefix}comparisons",
+            "Every comparison of every hypothesis",
+            rules.comparison_table(tested),
+            ["hypothesis", "label", "estimate", "n", "unit", "verdict", "smallest_detectable"],
+            note=f"{look.label}, estimates in points.",
+            interval=ways,
+        )
+    slopes = [
+        comparison
+        for verdict in tested
+        for comparison in verdict.hypothesis.comparisons
+        if isinstance(comparison, Slope)
+    ]
+    if slopes:
+        sets.show(collector, slopes[0], prefix)
+    return collector.exhibits
+
+
+VERDICT_LOOKS = {
+    "supported": ("#0072B2", "o"),
+    "refuted": ("#D55E00", "X"),
+    "inconclusive": ("#7A7A7A", "D"),
+}
+
+
+def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "hypothesis") -> Axes:
+    """Effects with their intervals, coloured and marked by verdict, in the table's order.
+
+    table: from `rules.verdict_table` or `rules.comparison_table`: the column `names`, estimate
+    (points) with interval, margin, verdict. Shaded: effects too small to be worth having. A
+    hypothesis that was not tested has its name and nothing else.
+    """
+    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, verdict_height(table, names))
+    text, width, marker = figures.sizes(ax)
+    limits = figures.limits_of(table.assign(zero=0.0), ["estimate", "zero"]) or (-1.0, 1.0)
+    lines = 2 if table[names].str.len().max() > 24 else 1
+    room = 0.75 * figures.panel_size(ax)[1] / max(len(table), 3)
+    size = min(0.875 * text, 0.8 * room / lines)
+    across = 0.4 * figures.panel_size(ax)[0]
+    for y, (_, row) in enumerate(table.iterrows()):
+        place = len(table) - 1 - y
+        ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
+        if row["verdict"] not in VERDICT_LOOKS:
+            ax.text(
+                limits[1], place, f"{row['verdict']} ", ha="right", va="center", size=0.75 * text
+            )
+            continue
+        colour, symbol = VERDICT_LOOKS[row["verdict"]]
+        band = Rectangle(
+            (-row["margin"], place - 0.42), 2 * row["margin"], 0.84, color="0.9", lw=0, zorder=-1
+        )
+        ax.add_patch(band)
+        ends = row["estimate_low"], row["estimate_high"]
+        figures.interval_line(ax, place, *ends, limits, color=colour, lw=1.3 * width)
+        ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
+    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    shown = [figures.wrapped(str(name), across, size, lines) for name in table[names]]
+    ax.set_yticks(range(len(table) - 1, -1, -1), shown)
+    ax.tick_params(axis="y", length=0, labelsize=size)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Effect (points of accuracy)")
+    handles: list[Any] = [
+        Line2D([], [], color=colour, marker=symbol, ms=0.9 * marker, lw=1.3 * width, label=verdict)
+        for verdict, (colour, symbol) in VERDICT_LOOKS.items()
+        if verdict in set(table["verdict"])
+    ]
+    handles.append(Rectangle((0, 0), 1, 1, color="0.9", label="not worth having"))
+    figures.legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def verdict_height(table: pd.DataFrame, names: str = "hypothesis") -> float:
+    """Height in mm at which `verdict_plot` can name every row, on paper."""
+    return 26.0 + (4.6 if table[names].str.len().max() <= 24 else 7.0) * max(len(table), 3)

@@ -2,14 +2,311 @@
 
 from __future__ import annotations
 
-from aba_core.adjustments import GROUP_SETS, group_set_text
-from analysis.study import ArmSpec, Settings, Study
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from aba_core.adjustments import GROUP_SETS, group_set_text, members
+from aba_core.arms import Arm
+from analysis import figures, reference, statistics, tables
+from analysis.exhibits import Collector, Exhibits, Look
+from analysis.results import StudyResult
+from analysis.statistics import CONFIDENCE
+from analysis.studies.isolation import arm_name
+from analysis.study import Settings, Study
 
 
 def declare(settings: Settings) -> Study:
     """One arm a union of groups: the six published ones, and Delta with Neutral."""
     arms = [
-        ArmSpec(name=title, adjustments=group_set_text(title), **settings.loss)
-        for title in GROUP_SETS
+        Arm.of(title, adjustments=group_set_text(title), **settings.loss) for title in GROUP_SETS
     ]
     return settings.study("tension", arms)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def hypothesis_table(
+    isolation_runs: pd.DataFrame,
+    tension_runs: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    metric: str = "validation_accuracy",
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Each set of groups against the mean of its members, its best member and its best group.
+
+    isolation_runs: arms "adjustment 0" to "adjustment 26". tension_runs: arms named as in
+    `GROUP_SETS`. One row per set, also where runs are missing. Columns (percent, points):
+
+    - set, n, n_diverged, n_missing: runs of the set; n_members, n_members_diverged: adjustments
+      with runs, and diverged runs among them.
+    - all_of_group: mean over the set's runs. mean_of_members: mean of the members' means.
+      difference: the published measure. It rises by itself where poor members lower the mean.
+    - best_member (index), best_member_mean: the winner among the members, its mean inflated by
+      the choice.
+    - best_member_crossfitted: the same winner's accuracy without that inflation, by
+      `tables.crossfitted_best`. difference_to_best_member: all_of_group minus that.
+    - best_group, difference_to_best_group: for sets that join groups, the set against the best of
+      the joined groups' own sets, cross-fitted in the same way.
+
+    All with intervals (NAME_low, NAME_high) over runs, arms taken as independent. Source: the
+    hypothesis experiment of the slides; the last two comparisons are ours.
+    """
+    tables.check_runs(isolation_runs, metric, "isolation runs")
+    tables.check_runs(tension_runs, metric, "tension runs")
+    isolated = {i: tables.values_of(isolation_runs, arm_name(i), metric) for i in range(27)}
+    rows = []
+    for name, stream in zip(GROUP_SETS, rng.spawn(len(GROUP_SETS)), strict=True):
+        of_set = tables.values_of(tension_runs, name, metric)
+        arms = [arm_name(i) for i in members(name)]
+        present = [i for i in members(name) if isolated[i].size]
+        samples = [isolated[i] for i in present]
+        share = np.full(len(samples), 1 / max(1, len(samples)))
+
+        row: dict[str, object] = {"set": name}
+        row |= tables.counts(tension_runs[tension_runs["arm"] == name], metric)
+        row["n_members"] = len(present)
+        row["n_members_diverged"] = tables.counts(
+            isolation_runs[isolation_runs["arm"].isin(arms)], metric
+        )["n_diverged"]
+        row |= tables.with_interval(
+            "all_of_group", tables.mean_interval(of_set, metric, stream, confidence)
+        )
+        empty = np.array([])
+        row |= tables.with_interval(
+            "mean_of_members",
+            statistics.contrast_interval(
+                samples or [empty], share if samples else [1.0], stream, confidence=confidence
+            ),
+        )
+        row |= tables.with_interval(
+            "difference",
+            statistics.contrast_interval(
+                [of_set, *(samples or [empty])],
+                [1.0, *(-share if samples else [-1.0])],
+                stream,
+                confidence=confidence,
+            ),
+        )
+        best = max(present, key=lambda i: isolated[i].mean(), default=None)
+        row["best_member"] = math.nan if best is None else best
+        row["best_member_mean"] = math.nan if best is None else isolated[best].mean()
+        row |= _against_best(
+            isolation_runs, arms, of_set, "best_member", metric, stream, confidence
+        )
+
+        joined = [str(group) for group in GROUP_SETS[name]] if len(GROUP_SETS[name]) > 1 else []
+        candidates = [
+            group for group in joined if tables.values_of(tension_runs, group, metric).size
+        ]
+        row["best_group"] = max(
+            candidates,
+            key=lambda group: tables.values_of(tension_runs, group, metric).mean(),
+            default="",
+        )
+        row |= _against_best(
+            tension_runs, candidates, of_set, "best_group", metric, stream, confidence
+        )
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["best_member"] = table["best_member"].astype("Int64")
+    return table
+
+
+def _against_best(
+    runs: pd.DataFrame,
+    arms: Sequence[str],
+    of_set: np.ndarray,
+    name: str,
+    metric: str,
+    rng: np.random.Generator,
+    confidence: float,
+) -> dict[str, float]:
+    """A set's runs against the best of some arms, cross-fitted: columns NAME_crossfitted and
+    difference_to_NAME."""
+    best = tables.crossfitted_best(runs, arms, metric)
+    return tables.with_interval(
+        f"{name}_crossfitted", tables.mean_interval(best, metric, rng, confidence)
+    ) | tables.with_interval(
+        f"difference_to_{name}",
+        statistics.difference_interval(of_set, best, rng, confidence=confidence),
+    )
+
+
+def published_difference_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Set minus mean of its members, here (with interval) and in each published experiment.
+
+    table: from `hypothesis_table`. Columns: set, here, "published NAME" (points).
+    """
+    names = ["difference", "difference_low", "difference_high"]
+    beside = table[["set", *names]].rename(columns=lambda name: name.replace("difference", "here"))
+    for name in reference.published_table("hypothesis")["dataset"].unique():
+        printed = reference.published_hypothesis_table(name).set_index("set")["difference"]
+        beside[f"published {name}"] = beside["set"].map(printed)
+    return beside
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def hypothesis_sentences(table: pd.DataFrame) -> list[str]:
+    """One sentence per set of a `hypothesis_table`: against its mean, best member, best group."""
+    sentences = []
+    for row in table.to_dict("records"):
+        pairs = [
+            ("difference", "the mean of its members"),
+            ("difference_to_best_member", "its best member"),
+        ]
+        if len(GROUP_SETS[row["set"]]) > 1:
+            pairs.append(("difference_to_best_group", "its best group"))
+        parts = [
+            tables.comparison_sentence(
+                "" if i else row["set"], other, row[key], row[f"{key}_low"], row[f"{key}_high"]
+            ).strip()
+            for i, (key, other) in enumerate(pairs)
+        ]
+        sentences.append("; ".join(parts) + ".")
+    return sentences
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def hypothesis_plot(
+    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Validation accuracy (%)"
+) -> Axes:
+    """Each set of groups against the mean of its members and its best member, with intervals.
+
+    table: from `hypothesis_table`. The best member is the cross-fitted one where the table
+    has it, else the plain maximum of the means (without an interval, and named so in the legend).
+    Diverged runs of the set and its members are counted below its name.
+    """
+    ax = figures.given_or_new(ax, figures.ONE_COLUMN, 82)
+    text, width, marker = figures.sizes(ax)
+    table = table.reset_index(drop=True)
+    fitted = bool(table["best_member_crossfitted"].notna().any())
+    best = "best_member_crossfitted" if fitted else "best_member_mean"
+    kinds = (
+        ("all_of_group", "The set", "D", 0.0, None),
+        ("mean_of_members", "Mean of its members", "o", 0.26, "0.35"),
+        (
+            best,
+            "Best member" + (", chosen on other runs" if fitted else ", maximum of means"),
+            "s",
+            -0.26,
+            "0.35",
+        ),
+    )
+    limits = figures.limits_of(table, [kind[0] for kind in kinds]) or (0.0, 100.0)
+    for y, row in table.iterrows():
+        base = len(table) - 1 - float(y)  # type: ignore[arg-type]
+        for column, _, symbol, shift, fixed in kinds:
+            colour = fixed or figures.COLOURS[row["set"]]
+            if not np.isfinite(row[column]):
+                if column == "all_of_group":
+                    ax.text(limits[0], base, " no runs", va="center", size=0.75 * text)
+                continue
+            low, high = row.get(f"{column}_low", np.nan), row.get(f"{column}_high", np.nan)
+            line = {"color": colour, "lw": (1.6 if fixed is None else 0.9) * width}
+            figures.interval_line(ax, base + shift, low, high, limits, **line)
+            face = colour if fixed is None else "white"
+            ax.plot(
+                row[column],
+                base + shift,
+                symbol,
+                mfc=face,
+                mec=colour,
+                ms=(1.0 if fixed is None else 0.8) * marker,
+            )
+        if base > 0:
+            ax.axhline(base - 0.5, color="0.9", lw=0.5 * width, zorder=-1)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.55, len(table) - 0.45)
+    diverged = table["n_diverged"] + table["n_members_diverged"]
+    names = [
+        f"{name}\n{count} diverged" if count else name
+        for name, count in zip(table["set"], diverged, strict=True)
+    ]
+    ax.set_yticks(range(len(table) - 1, -1, -1), names)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(label)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=fixed or "black",
+            mfc="white" if fixed else "black",
+            marker=symbol,
+            ms=0.8 * marker,
+            lw=0.9 * width,
+            label=name,
+        )
+        for _, name, symbol, _, fixed in kinds
+    ]
+    figures.legend_above(ax, [handles[1], handles[0], handles[2]], ncols=1)
+    return ax
+
+
+# --- exhibits ------------------------------------------------------------------------------------
+
+
+def exhibits(study: StudyResult, look: Look, alone: StudyResult) -> Exhibits:
+    """Figure hypothesis; tables hypothesis, hypothesis-best, published-differences.
+
+    alone: the isolation study, whose arms are the members of the sets.
+    """
+    collected = Collector(study, look, alone)
+    table = hypothesis_table(
+        alone.frame, study.frame, look.rng(), metric=look.metric, confidence=look.confidence
+    )
+    collected.figure(
+        "hypothesis",
+        "Each set against the mean of its members and its best member",
+        table,
+        partial(hypothesis_plot, table, label=look.label),
+        height=82,
+        note=f"{look.label}; the best member is chosen on other runs than it is judged on.",
+        interval=collected.over_runs,
+    )
+    counts = tables.shown_counts(table, "n_diverged", "n_missing", "n_members_diverged")
+    collected.table(
+        "hypothesis",
+        "All of a set against the mean of its members, the published form",
+        table,
+        ["set", "n", "n_members", *counts, "all_of_group", "mean_of_members", "difference"],
+        note=f"{look.label}; poor members raise the difference by themselves.",
+        interval=collected.over_runs,
+    )
+    collected.table(
+        "hypothesis-best",
+        "All of a set against its best member and its best group",
+        table,
+        [
+            "set",
+            "best_member",
+            "best_member_crossfitted",
+            "difference_to_best_member",
+            "best_group",
+            "best_group_crossfitted",
+            "difference_to_best_group",
+        ],
+        note=f"{look.label}; cross-fitted: chosen on all runs but one, judged on that one.",
+        interval=collected.over_runs,
+    )
+    collected.table(
+        "published-differences",
+        "All of a set less the mean of its members, here and published",
+        published_difference_table(table),
+        note=f"{look.label}, points; published: means of five runs, without intervals.",
+        interval=collected.over_runs,
+        digits=2,
+    )
+    return collected.exhibits

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from aba_core.adjustments import GROUP_SETS
+from aba_core.arms import Arm
+from aba_core.identity import short_hash
 from analysis import results as store
 from analysis import tables
 from analysis.studies import standard_study
-from analysis.study import ArmSpec, Study, short_hash
+from analysis.study import Study
 
 # Near enough to what training gives: accuracies of groups, and of the benchmark's methods.
 ADJUSTMENTS = tables.adjustment_table().to_dict("records")
@@ -28,7 +31,7 @@ def mean_of(arm: str) -> float:
     if arm.startswith("adjustment "):
         index = int(arm.split()[1])
         return MEANS[ADJUSTMENTS[index]["group"]] + 0.1 * index
-    groups = tables.GROUP_SETS.get(arm)
+    groups = GROUP_SETS.get(arm)
     if groups:
         return float(np.mean([MEANS[g] for g in groups])) + 2.0 * len(groups)
     return METHODS.get(arm, 62.0)
@@ -87,7 +90,7 @@ def make_study(
 
 
 def _measurements(
-    study: Study, noise: np.random.Generator, arm: ArmSpec
+    study: Study, noise: np.random.Generator, arm: Arm
 ) -> list[dict[str, float | int]]:
     """Where a study measures on the way: numbers that fall from step to step, all above 0 but a
     cosine and the first trace."""
@@ -105,7 +108,7 @@ def _measurements(
 
 
 def _accuracies(
-    noise: np.random.Generator, arm: ArmSpec, mean: Callable[[str], float], sd: float
+    noise: np.random.Generator, arm: Arm, mean: Callable[[str], float], sd: float
 ) -> dict[str, Any]:
     accuracy = mean(arm.name) + sd * noise.normal()
     return {

@@ -1,7 +1,8 @@
-"""The mechanism of augmentation: tables and sentences of what was measured while models trained.
+"""Tables and sentences of what was measured while models trained.
 
 measured: one row a run and step, with arm, seed, step and the metrics of `aba_core.mechanism`, as
-`results.measured` has them. The run is the unit of every interval.
+`results.measured` has them. control: the arm that the others are compared with, "" where there is
+none. The run is the unit of every interval.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import pandas as pd
 from analysis import statistics
 from analysis.mediation import mediation, verdict
 from analysis.statistics import CONFIDENCE, Interval
-from analysis.tables import MEASURES, interval_text
+from analysis.tables import MEASURES, interval_text, with_interval
 
-CONTROL = "Vanilla"
 RESAMPLES = 1_999
 
 # Candidates for the path of an effect, at the last step: short name, and whether a logarithm is
@@ -52,13 +52,13 @@ def metric_table(
     for metric, stream in zip(metrics, rng.spawn(len(metrics)), strict=True):
         for (arm, step), part in groups:
             values = _finite(part[metric])
-            found = statistics.mean_interval(
+            mean = statistics.mean_interval(
                 values, stream, confidence=confidence, resamples=RESAMPLES
             )
-            low, high = np.clip([found.low, found.high], *_range(metric))
+            low, high = np.clip([mean.low, mean.high], *_range(metric))
             rows.append(
                 {"metric": metric, "arm": arm, "step": step, "n": values.size}
-                | {"mean": found.estimate, "mean_low": low, "mean_high": high}
+                | {"mean": mean.estimate, "mean_low": low, "mean_high": high}
             )
     return pd.DataFrame(rows)
 
@@ -86,11 +86,11 @@ def last_table(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     last = table[table["step"] == table["step"].max()]
     rows = []
     for arm in last["arm"].unique():
-        own = last[last["arm"] == arm].set_index("metric")
-        row: dict[str, object] = {"arm": arm, "n": int(own["n"].loc[list(metrics)].min())}
+        of_arm = last[last["arm"] == arm].set_index("metric")
+        row: dict[str, object] = {"arm": arm, "n": int(of_arm["n"].loc[list(metrics)].min())}
         for metric in metrics:
             for end in ("", "_low", "_high"):
-                row[metric + end] = own[f"mean{end}"][metric]
+                row[metric + end] = of_arm[f"mean{end}"][metric]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -99,34 +99,38 @@ def difference_table(
     measured: pd.DataFrame,
     rng: np.random.Generator,
     *,
+    control: str,
     metrics: Sequence[str] = tuple(MEASURES),
-    control: str = CONTROL,
     confidence: float = CONFIDENCE,
 ) -> pd.DataFrame:
     """Every other arm less the control after the last step: one row per (metric, arm).
 
     Columns: metric, arm, difference (with interval, not corrected for their number), and `side`:
-    "above", "below", or "inconclusive" where the interval contains 0.
+    "above", "below", or "inconclusive" where the interval contains 0. Empty without the control.
     """
     last = measured[measured["step"] == measured["step"].max()]
     rows = []
     for metric in metrics:
         base = _finite(last.loc[last["arm"] == control, metric])
-        for arm in last["arm"].unique():
-            if arm == control:
-                continue
-            own = _finite(last.loc[last["arm"] == arm, metric])
-            found = statistics.difference_interval(
-                own, base, rng, confidence=confidence, resamples=RESAMPLES
+        for arm in _others(last, control):
+            values = _finite(last.loc[last["arm"] == arm, metric])
+            difference = statistics.difference_interval(
+                values, base, rng, confidence=confidence, resamples=RESAMPLES
             )
             side = "inconclusive"
-            if found.excludes():
-                side = "above" if found.estimate > 0 else "below"
+            if difference.excludes():
+                side = "above" if difference.estimate > 0 else "below"
             rows.append(
-                {"metric": metric, "arm": arm, "difference": found.estimate}
-                | {"difference_low": found.low, "difference_high": found.high, "side": side}
+                {"metric": metric, "arm": arm, "side": side}
+                | with_interval("difference", difference)
             )
     return pd.DataFrame(rows)
+
+
+def _others(frame: pd.DataFrame, control: str) -> list[str]:
+    """The arms but the control, or none where it is not among them."""
+    arms = [str(arm) for arm in frame["arm"].unique()]
+    return [arm for arm in arms if arm != control] if control in arms else []
 
 
 def mediation_table(
@@ -134,8 +138,8 @@ def mediation_table(
     measured: pd.DataFrame,
     rng: np.random.Generator,
     *,
+    control: str,
     metric: str = "validation_accuracy",
-    control: str = CONTROL,
     confidence: float = CONFIDENCE,
 ) -> pd.DataFrame:
     """Does an arm's effect on accuracy against the control go through a mediator?
@@ -147,12 +151,10 @@ def mediation_table(
     """
     last = measured[measured["step"] == measured["step"].max()]
     merged = runs[["arm", "seed", metric]].merge(last, on=["arm", "seed"], suffixes=("", "_probe"))
-    arms = [str(arm) for arm in runs["arm"].unique() if arm != control]
-    if len(arms) == runs["arm"].nunique():
-        arms = []
+    arms = _others(runs, control)
     # The same draws for every mediator of an arm, so that the arm's effect has one interval.
     seeds = dict(zip(arms, rng.integers(2**63, size=len(arms)).tolist(), strict=True))
-    found = {}
+    tested = {}
     for mediator, (label, logarithm) in MEDIATORS.items():
         for arm in arms:
             pairs = []
@@ -163,32 +165,29 @@ def mediation_table(
                     part = part[part[:, 0] > 0]
                     part[:, 0] = np.log10(part[:, 0])
                 pairs.append(part)
-            found[label, arm] = mediation(
+            tested[label, arm] = mediation(
                 (pairs[0][:, 0], pairs[1][:, 0]),
                 (pairs[0][:, 1], pairs[1][:, 1]),
                 np.random.default_rng(seeds[arm]),
                 confidence=confidence,
             )
-    corrected = statistics.holm([one.p for one in found.values()])
-    rows = []
-    for ((label, arm), one), p in zip(found.items(), corrected, strict=True):
-        row: dict[str, object] = {"mediator": label, "arm": arm, "n": one.indirect.n}
-        row |= {"a": one.a, "b": one.b}
-        for name, interval in (("indirect", one.indirect), ("total", one.total)):
-            row |= {name: interval.estimate}
-            row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-        row |= {"p": one.p, "p_holm": float(p), "verdict": verdict(one, float(p))}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    corrected = statistics.holm([effect.p for effect in tested.values()])
+    return pd.DataFrame(
+        {"mediator": label, "arm": arm, "n": effect.indirect.n, "a": effect.a, "b": effect.b}
+        | with_interval("indirect", effect.indirect)
+        | with_interval("total", effect.total)
+        | {"p": effect.p, "p_holm": float(p), "verdict": verdict(effect, float(p))}
+        for ((label, arm), effect), p in zip(tested.items(), corrected, strict=True)
+    )
 
 
 # --- sentences -----------------------------------------------------------------------------------
 
 
 def sentences(
-    table: pd.DataFrame, differences: pd.DataFrame, mediated: pd.DataFrame, control: str = CONTROL
+    table: pd.DataFrame, differences: pd.DataFrame, mediated: pd.DataFrame, control: str
 ) -> list[str]:
-    """What was found, from `metric_table`, `difference_table` and `mediation_table`."""
+    """What `metric_table`, `difference_table` and `mediation_table` say, in words."""
     first, last = table["step"].min(), table["step"].max()
 
     def mean(metric: str, arm: str, step: float) -> Interval:
@@ -197,8 +196,10 @@ def sentences(
         return Interval(one["mean"], one["mean_low"], one["mean_high"], one["n"], math.nan, "")
 
     def text(metric: str, arm: str, step: float = last, scale: float = 1, digits: int = 2) -> str:
-        found = mean(metric, arm, step)
-        return interval_text(scale * found.estimate, scale * found.low, scale * found.high, digits)
+        interval = mean(metric, arm, step)
+        return interval_text(
+            scale * interval.estimate, scale * interval.low, scale * interval.high, digits
+        )
 
     arms = [str(arm) for arm in table["arm"].unique()]
     shown = control if control in arms else arms[0]
@@ -211,7 +212,7 @@ def sentences(
     )
     values = {arm: mean("cosine_epsilon_delta", arm, last).estimate for arm in arms}
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    said = [
+    lines = [
         "Opposed gradients: the mean gradients of Epsilon- and Delta-adjusted samples have cosine "
         f"{text('cosine_epsilon_delta', shown, first)} before training; after it from "
         f"{text('cosine_epsilon_delta', low)} ({low}) to {text('cosine_epsilon_delta', high)} "
@@ -221,7 +222,7 @@ def sentences(
         arm: [text(f"violation_{group}", arm, last, 100, 1) for group in ("epsilon", "delta")]
         for arm in dict.fromkeys((shown, arms[-1]))
     }
-    said.append(
+    lines.append(
         "Nominal groups after training: "
         + "; ".join(
             f"under {arm} {fell} % of Epsilon adjustments lowered the loss and {rose} % of Delta "
@@ -232,50 +233,48 @@ def sentences(
     )
     error = {arm: mean("linearity_error", arm, last).estimate for arm in arms}
     low, high = min(error, key=error.__getitem__), max(error, key=error.__getitem__)
-    said.append(
+    lines.append(
         "First-order predictions of the change of loss are off by a median share of "
         f"{text('linearity_error', shown, first)} before training; after it by "
         f"{text('linearity_error', low)} ({low}) to {text('linearity_error', high)} ({high})."
     )
-    said.append(
+    lines.append(
         f"Curvature of the clean loss after training: largest eigenvalue "
         f"{text('eigenvalue_clean', shown)} under {shown}. "
         + _sides(differences, "eigenvalue_clean", control)
     )
-    return said + mediation_sentences(mediated, control)
+    return lines + mediation_sentences(mediated)
 
 
 def _sides(differences: pd.DataFrame, metric: str, control: str) -> str:
     """Such as: Against Vanilla: above for Delta; inconclusive for All."""
     if differences.empty:
         return ""
-    own = differences[differences["metric"] == metric]
+    sides = differences[differences["metric"] == metric].set_index("arm")["side"]
     parts = [
-        f"{side} for {', '.join(names)}"
+        f"{side} for {', '.join(sides.index[sides == side])}"
         for side in ("above", "below", "inconclusive")
-        if (names := own.loc[own["side"] == side, "arm"].tolist())
+        if (sides == side).any()
     ]
     return f"Against {control}: {'; '.join(parts)}."
 
 
-def mediation_sentences(mediated: pd.DataFrame, control: str = CONTROL) -> list[str]:
+def mediation_sentences(mediated: pd.DataFrame) -> list[str]:
     """The verdicts of a `mediation_table` in words, with the caveat that belongs to them."""
     if mediated.empty:
-        return [f"Mediation is not tested: there is no arm named {control}."]
+        return ["Mediation is not tested: it needs an arm without augmentation and others."]
     counts = mediated["verdict"].value_counts()
-    said = []
-    for name in ("consistent with mediation", "opposed"):
-        own = mediated[mediated["verdict"] == name]
-        said += [
-            f"{row['mediator']} under {row['arm']}: {name}, "
-            f"{interval_text(row['indirect'], row['indirect_low'], row['indirect_high'])} of "
-            f"{interval_text(row['total'], row['total_low'], row['total_high'])} points "
-            f"(p = {row['p_holm']:.3f} by Holm)."
-            for row in own.to_dict("records")
-        ]
+    paths = [
+        f"{row['mediator']} under {row['arm']}: {name}, "
+        f"{interval_text(row['indirect'], row['indirect_low'], row['indirect_high'])} of "
+        f"{interval_text(row['total'], row['total_low'], row['total_high'])} points "
+        f"(p = {row['p_holm']:.3f} by Holm)."
+        for name in ("consistent with mediation", "opposed")
+        for row in mediated[mediated["verdict"] == name].to_dict("records")
+    ]
     rest = [f"{counts[name]} {name}" for name in counts.index]
     return [
-        *said,
+        *paths,
         f"Mediation, {len(mediated)} pairs of arm and mediator: {', '.join(rest)}. Mediator and "
         "accuracy are not randomised: even a consistent pair may share a cause.",
     ]

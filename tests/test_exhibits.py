@@ -19,12 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from oracles.made_results import make_results, make_study, standard
 
-from analysis import exports, figures, tables
+from aba_core.adjustments import Group
+from aba_core.arms import Arm
+from analysis import exhibits, figures, tables
 from analysis import results as store
-from analysis.exports import ExportError, Look
+from analysis.exhibits import ExportError, Files, Look
 from analysis.results import ResultsError
 from analysis.studies import STANDARD
-from analysis.study import ArmSpec, Study
+from analysis.studies.frozen import frozen_strength
+from analysis.study import Study
 
 LONG = "An arm whose author described every single one of its choices in its name, strength 0.30"
 SIZES = [("single", "paper"), ("double", "paper"), ("slide", "talk"), ("double", "talk")]
@@ -44,7 +47,7 @@ def own_study(arms: int, seeds: int = 3) -> Study:
         name="mine",
         dataset="digits",
         config={"dataset": "digits", "model": "mlp", "epochs": 5},
-        arms=tuple(ArmSpec(name=name, adjustments="3,4", strength=0.3) for name in names),
+        arms=tuple(Arm.of(name, adjustments="3,4", strength=0.3) for name in names),
         seeds=tuple(range(seeds)),
     )
 
@@ -117,12 +120,12 @@ def overlaps(figure: Figure) -> list[str]:
 
 
 @cache
-def every_figure(folder: Path) -> list[exports.Exhibit]:
-    studies = exports.studies_there(folder)["digits"]
+def every_figure(folder: Path) -> list[exhibits.Exhibit]:
+    studies = exhibits.studies_by_dataset(folder)["digits"]
     return [
         exhibit
-        for study in (*studies, exports.BESIDE)
-        for exhibit in exports.of_study(study, folder).figures.values()
+        for study in (*studies, exhibits.BESIDE)
+        for exhibit in exhibits.of_study(study, folder).figures.values()
     ]
 
 
@@ -137,7 +140,7 @@ def test_no_label_touches_another_or_leaves_the_figure(kind, width, style, reque
     folder = request.getfixturevalue(kind)
     wrong = []
     for exhibit in every_figure(folder):
-        figure = exports.draw(exhibit, width, style)
+        figure = exhibits.draw(exhibit, width, style)
         wrong += [f"{exhibit.name}: {problem}" for problem in overlaps(figure)]
         plt.close(figure)
     assert not wrong, "\n".join(wrong)
@@ -147,8 +150,8 @@ def test_no_label_touches_another_or_leaves_the_figure(kind, width, style, reque
     ("width", "millimetres"), [("single", 85), ("double", 175), ("slide", 254)]
 )
 def test_sizes_are_in_millimetres(complete, width, millimetres):
-    for exhibit in exports.of_study("isolation", complete).figures.values():
-        size = exports.draw(exhibit, width).get_size_inches() * 25.4
+    for exhibit in exhibits.of_study("isolation", complete).figures.values():
+        size = exhibits.draw(exhibit, width).get_size_inches() * 25.4
         assert size[0] == pytest.approx(millimetres, abs=0.01)
         assert size[1] == pytest.approx(143) if width == "slide" else size[1] < 240
 
@@ -196,8 +199,8 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
 def test_the_three_groups_are_told_apart_without_normal_colour_vision(deficiency):
     matrix = np.array(DEFICIENCIES[deficiency])
-    seen = {g: lab(np.clip(matrix @ linear(figures.COLOURS[g]), 0, 1)) for g in tables.GROUPS}
-    for first, second in combinations(tables.GROUPS, 2):
+    seen = {g: lab(np.clip(matrix @ linear(figures.COLOURS[g]), 0, 1)) for g in Group}
+    for first, second in combinations(Group, 2):
         # About 2.3 is just noticeable side by side; small marks apart need far more.
         assert np.linalg.norm(seen[first] - seen[second]) > 20, (first, second)
 
@@ -211,10 +214,10 @@ def test_lab_knows_white_and_black():
 
 
 def test_equal_results_give_equal_bytes_in_another_process(complete, tmp_path):
-    exports.export(complete, tmp_path / "here", ["isolation"])
+    exhibits.export(complete, tmp_path / "here", ["isolation"])
     code = (
-        "import sys; from analysis import exports\n"
-        "exports.export(sys.argv[1], sys.argv[2], ['isolation'])"
+        "import sys; from analysis import exhibits\n"
+        "exhibits.export(sys.argv[1], sys.argv[2], ['isolation'])"
     )
     command = [sys.executable, "-c", code, str(complete), str(tmp_path / "there")]
     subprocess.run(command, check=True, env={"PYTHONHASHSEED": "7", "MPLBACKEND": "agg"})
@@ -226,7 +229,7 @@ def test_equal_results_give_equal_bytes_in_another_process(complete, tmp_path):
 
 
 def test_text_stays_text_and_fonts_are_in_the_file(complete, tmp_path):
-    exports.export(complete, tmp_path, ["isolation"], formats=["pdf", "svg"])
+    exhibits.export(complete, tmp_path, ["isolation"], files=Files(["pdf", "svg"]))
     svg = (tmp_path / "figures" / "groups-digits.svg").read_text()
     assert ">Epsilon</text>" in svg and "85mm" not in svg
     assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(85 / 25.4 * 72)
@@ -238,8 +241,8 @@ def test_text_stays_text_and_fonts_are_in_the_file(complete, tmp_path):
 
 
 def test_a_figure_comes_with_its_data_caption_checksum_and_command(complete, tmp_path):
-    done = exports.export(
-        complete, tmp_path, ["isolation"], ["digits"], width="double", formats=["svg"]
+    done = exhibits.export(
+        complete, tmp_path, ["isolation"], ["digits"], files=Files(["svg"], "double")
     )
     assert not done.refused and not done.absent
     folder = tmp_path / "figures"
@@ -254,12 +257,12 @@ def test_a_figure_comes_with_its_data_caption_checksum_and_command(complete, tmp
     for words in ("n = 5 runs", "digits (tiny)", "small_cnn", "95 %", "bootstrap", "135 in all"):
         assert words in facts["caption"]
     assert {"toolkit", "model", "interval", "runs", "runs_missing"} <= set(facts)
-    data = exports.data("isolation", complete, "digits")
+    data = exhibits.data("isolation", complete, "digits")
     pd.testing.assert_frame_equal(pd.read_csv(folder / "isolation-digits.csv"), data)
 
 
 def test_tables_are_rounded_and_keep_their_intervals(complete, tmp_path):
-    exports.export(complete, tmp_path, ["isolation"], formats=["svg"])
+    exhibits.export(complete, tmp_path, ["isolation"], files=Files(["svg"]))
     folder = tmp_path / "tables"
     row = pd.read_csv(folder / "isolation-digits.csv").iloc[3]
     cell = f"{row['mean']:.1f} [{row['mean_low']:.1f}, {row['mean_high']:.1f}]"
@@ -270,26 +273,26 @@ def test_tables_are_rounded_and_keep_their_intervals(complete, tmp_path):
 
 
 def test_missing_and_diverged_runs_are_in_the_caption(damaged):
-    caption = exports.of_study("isolation", damaged).figures["isolation"].caption
+    caption = exhibits.of_study("isolation", damaged).figures["isolation"].caption
     assert "5 runs missing" in caption and "2 runs diverged" in caption
     assert "Diverged" in " ".join(
         tables.present(
-            exports.of_study("isolation", damaged).tables["isolation"].data,
-            columns=exports.of_study("isolation", damaged).tables["isolation"].columns,
+            exhibits.of_study("isolation", damaged).tables["isolation"].data,
+            columns=exhibits.of_study("isolation", damaged).tables["isolation"].columns,
         ).columns
     )
 
 
 def test_one_seed_says_that_there_is_no_interval(one_seed):
-    exhibits = exports.of_study("isolation", one_seed)
-    assert "none where an arm has one run" in exhibits.figures["isolation"].caption
-    assert exhibits.tables["isolation"].data["mean_low"].isna().all()
+    shown = exhibits.of_study("isolation", one_seed)
+    assert "none where an arm has one run" in shown.figures["isolation"].caption
+    assert shown.tables["isolation"].data["mean_low"].isna().all()
 
 
 def test_the_search_for_a_strength_does_not_show_test_accuracies(tmp_path):
     study = standard("benchmark", seeds=2).model_copy(update={"name": "benchmark-tuning"})
     make_study(tmp_path, study)
-    made = exports.of_study("benchmark-tuning", tmp_path)
+    made = exhibits.of_study("benchmark-tuning", tmp_path)
     for exhibit in made.all():
         assert not [name for name in exhibit.data.columns if name.startswith("test")]
 
@@ -300,18 +303,18 @@ def test_the_search_for_a_strength_does_not_show_test_accuracies(tmp_path):
 def test_a_missing_study_is_named_and_no_error_unless_it_was_asked_for(tmp_path):
     results = tmp_path / "r"
     make_study(results, standard("isolation", seeds=2))
-    done = exports.export(results, tmp_path / "o", formats=["svg"])
-    assert list(done.files) == [("isolation", "digits"), (exports.BESIDE, "digits")]
+    done = exhibits.export(results, tmp_path / "o", files=Files(["svg"]))
+    assert list(done.files) == [("isolation", "digits"), (exhibits.BESIDE, "digits")]
     assert done.absent == {"digits": list(STANDARD[1:])} and not done.refused
-    done = exports.export(results, tmp_path / "o", ["benchmark"], formats=["svg"])
+    done = exhibits.export(results, tmp_path / "o", ["benchmark"], files=Files(["svg"]))
     assert not done.files and "run: aba run benchmark" in done.refused[0]
-    done = exports.export(results, tmp_path / "o", [], ["mnist"], formats=["svg"])
+    done = exhibits.export(results, tmp_path / "o", [], ["mnist"], files=Files(["svg"]))
     assert not done.files and "no studies on mnist" in done.refused[0]
 
 
 def test_sets_without_their_members_say_what_they_need(tmp_path):
     make_study(tmp_path / "r", standard("tension", seeds=2))
-    done = exports.export(tmp_path / "r", tmp_path / "o", formats=["svg"])
+    done = exhibits.export(tmp_path / "r", tmp_path / "o", files=Files(["svg"]))
     assert "tension (needs isolation)" in done.absent["digits"] and not done.files
 
 
@@ -325,10 +328,9 @@ def test_sets_without_their_members_say_what_they_need(tmp_path):
         ({"style": "talk"}, "style talk does not fit width single"),
     ],
 )
-def test_a_wrong_choice_is_one_line_before_anything_is_written(complete, tmp_path, choice, message):
+def test_a_wrong_choice_is_one_line_before_anything_is_written(choice, message):
     with pytest.raises(ExportError, match=re.escape(message)):
-        exports.export(complete, tmp_path / "o", **choice)
-    assert not (tmp_path / "o").exists()
+        Files(**choice)
 
 
 def test_a_look_checks_its_values():
@@ -340,29 +342,29 @@ def test_a_look_checks_its_values():
 
 def test_the_data_of_any_figure_are_one_line_away(tmp_path):
     complete = make_results(tmp_path, seeds=2, names=("isolation", "frozen"))
-    assert len(exports.data("published-mnist-tiny", complete)) == 27
-    assert exports.data("association", complete)["n_adjustments"].iloc[0] == 27
-    assert len(exports.data("isolation", complete)) == 27
-    assert exports.data("groups", complete, kind="table")["name"].iloc[3] == "Epsilon − Neutral"
+    assert len(exhibits.data("published-mnist-tiny", complete)) == 27
+    assert exhibits.data("association", complete)["n_adjustments"].iloc[0] == 27
+    assert len(exhibits.data("isolation", complete)) == 27
+    assert exhibits.data("groups", complete, kind="table")["name"].iloc[3] == "Epsilon − Neutral"
     with pytest.raises(
         ExportError, match="unknown figure 'isolatoin' for digits; known: isolation"
     ):
-        exports.data("isolatoin", complete)
+        exhibits.data("isolatoin", complete)
     with pytest.raises(ResultsError, match="no isolation study on mnist"):
-        exports.data("isolation", complete, "mnist")
+        exhibits.data("isolation", complete, "mnist")
     with pytest.raises(ExportError, match="unknown kind"):
-        exports.data("isolation", complete, kind="picture")
+        exhibits.data("isolation", complete, kind="picture")
 
 
 def test_frozen_models_that_all_diverged_are_one_clear_error(tmp_path):
     study = standard("frozen", seeds=1)
     make_study(tmp_path, study, diverged=[(arm.name, 0) for arm in study.arms])
     with pytest.raises(ResultsError, match="every run of frozen diverged"):
-        exports.of_study("frozen", tmp_path)
+        exhibits.of_study("frozen", tmp_path)
 
 
 def test_a_strength_that_was_not_evaluated_is_refused(complete):
     found = store.load(complete, "frozen", "digits")
-    assert exports.frozen_strength(found) == 0.5
+    assert frozen_strength(found) == 0.5
     with pytest.raises(ExportError, match="strength is 0.44; allowed in this study: 0, 0.1"):
-        exports.frozen_strength(found, 0.44)
+        frozen_strength(found, 0.44)

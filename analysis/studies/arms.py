@@ -1,0 +1,148 @@
+"""Arms: any study's arms beside one another, as the benchmark shows its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis import figures, tables
+from analysis.exhibits import Collector, Exhibits, Look
+from analysis.results import StudyResult
+from analysis.statistics import CONFIDENCE
+from analysis.studies import STANDARD
+
+
+def arms_table(
+    runs: pd.DataFrame, rng: np.random.Generator, *, confidence: float = CONFIDENCE
+) -> pd.DataFrame:
+    """Each method (arm) at its strength, on validation and on test; methods in order of appearance.
+
+    One row per (dataset, subset, model, batch_norm, arm, strength), as far as runs has these
+    columns. Columns: those, n, n_diverged, n_missing, and for validation and test the median, sd
+    and mean (with interval) of the accuracy. The median and sd are the published form.
+    """
+    metrics = ("validation_accuracy", "test_accuracy")
+    tables.require(runs, ("arm", "seed", "status", *metrics), "runs")
+    known = ("dataset", "subset", "model", "batch_norm", "arm", "strength")
+    keys = [name for name in known if name in runs.columns]
+    if runs.duplicated([*keys, "seed"]).any():
+        raise ValueError("runs have several rows for one arm and seed; keep the last step")
+    groups = list(runs.groupby(keys, sort=False, dropna=False))
+    rows = []
+    for (key, part), stream in zip(groups, rng.spawn(len(groups)), strict=True):
+        row: dict[str, object] = dict(zip(keys, key, strict=True))
+        row |= tables.counts(part, metrics[0])
+        for metric in metrics:
+            values = part[metric].to_numpy(dtype=np.float64)
+            values = values[np.isfinite(values)]
+            split = metric.removesuffix("_accuracy")
+            row[f"{split}_median"] = float(np.median(values)) if values.size else np.nan
+            row[f"{split}_sd"] = values.std(ddof=1) if values.size > 1 else np.nan
+            interval = tables.mean_interval(values, metric, stream, confidence)
+            row |= tables.with_interval(f"{split}_mean", interval)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def arms_plot(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    splits: Sequence[str] = ("validation", "test"),
+) -> Axes:
+    """Mean accuracy of each arm with its interval, on validation and on test, in the table's order.
+
+    table: from `arms_table`. Diverged runs are counted beside their arm.
+    """
+    ax = figures.given_or_new(ax, figures.ONE_COLUMN, arms_height(table))
+    text, width, marker = figures.sizes(ax)
+    room = 0.75 * figures.panel_size(ax)[1] / max(len(table), 3)
+    size = min(0.875 * text, 0.72 * room / _name_lines(table))
+    across = max(14 * text, 0.3 * figures.panel_size(ax)[0])
+    names = [figures.wrapped(str(name), across, size, _name_lines(table)) for name in table["arm"]]
+    limits = figures.limits_of(table, [f"{split}_mean" for split in splits]) or (0.0, 100.0)
+    looks = {"validation": ("o", "black", 0.16), "test": ("s", "white", -0.16)}
+    for y, (_, row) in enumerate(table.iterrows()):
+        base = len(table) - 1 - y
+        ax.axhline(base, color="0.92", lw=0.5 * width, zorder=-1)
+        for split in splits:
+            symbol, face, shift = looks[split]
+            mean = row[f"{split}_mean"]
+            if not np.isfinite(mean):
+                if split == splits[0]:
+                    ax.text(limits[0], base, " no runs", va="center", size=0.75 * text)
+                continue
+            ends = row[f"{split}_mean_low"], row[f"{split}_mean_high"]
+            figures.interval_line(ax, base + shift, *ends, limits, color="black", lw=0.9 * width)
+            ax.plot(mean, base + shift, symbol, mfc=face, mec="black", ms=0.8 * marker)
+        on_left = row[f"{splits[0]}_mean"] > sum(limits) / 2
+        size_of_note = min(0.75 * text, 0.8 * room)
+        figures.note_diverged(ax, base, row["n_diverged"], on_left, size_of_note)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    ax.set_yticks(range(len(table) - 1, -1, -1), names)
+    ax.tick_params(axis="y", length=0, labelsize=size)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Accuracy (%)")
+    handles = [
+        Line2D(
+            [],
+            [],
+            color="black",
+            mfc=looks[split][1],
+            marker=looks[split][0],
+            ms=0.8 * marker,
+            lw=0.9 * width,
+            label=split.capitalize(),
+        )
+        for split in splits
+    ]
+    figures.legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def arms_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `arms_plot` can name every arm, on paper."""
+    return 24.0 + (8.0 if _name_lines(table) == 2 else 5.4) * max(len(table), 3)
+
+
+def _name_lines(table: pd.DataFrame) -> int:
+    """Lines that a name in `arms_plot` may have: two for long ones, unless there are many."""
+    return 2 if len(table) <= 14 and max(len(str(name)) for name in table["arm"]) > 24 else 1
+
+
+def exhibits(study: StudyResult, look: Look) -> Exhibits:
+    """Any study's arms beside one another, as the benchmark: a figure and a table of one name."""
+    collected = Collector(study, look)
+    study_name = study.declaration.study.name
+    name = study_name if study_name in STANDARD else f"arms-{study_name}"
+    table = arms_table(study.frame, look.rng(), confidence=look.confidence)
+    # Strengths are chosen on validation: the test accuracies of that search are not for reading.
+    tuning = name.endswith("-tuning")
+    splits = ("validation",) if tuning else ("validation", "test")
+    hidden = [f"test_{x}" for x in ("median", "sd", "mean", "mean_low", "mean_high")]
+    table = table if "test" in splits else table.drop(columns=hidden)
+    collected.figure(
+        name,
+        f"Mean accuracy of each arm on {' and on '.join(splits)}",
+        table,
+        partial(arms_plot, table, splits=splits),
+        height=arms_height(table),
+        interval=collected.over_runs,
+    )
+    columns = ["arm", "strength", "n", *tables.shown_counts(table, "n_diverged", "n_missing")]
+    columns += [f"{split}_{x}" for split in splits for x in ("median", "sd", "mean")]
+    collected.table(
+        name,
+        f"Accuracy of each arm on {' and on '.join(splits)}",
+        table,
+        columns,
+        note="Median and SD are the published form.",
+        interval=f"of the means, {collected.over_runs}",
+    )
+    return collected.exhibits
