@@ -284,6 +284,8 @@ def _normal(method: Any) -> Any:
 
 
 def _with_fields(method: Any, changes: Mapping[str, Any]) -> Any:
+    if method == "vanilla":
+        raise ValueError(f"method 'vanilla' takes no {', '.join(changes)}")
     method = _normal(method)
     if isinstance(method, list):
         raise ValueError(f"{', '.join(changes)} beside a list of methods; say them in the list")

@@ -71,7 +71,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("isolation", "tension", "benchmark"):
         make_study(folder, standard(name), missing=missing, diverged=diverged)
     frozen = standard("frozen", seeds=2)
-    arms = [arm.model_copy(update={"name": f"{LONG} {i}"}) for i, arm in enumerate(frozen.arms)]
+    arms = [arm.renamed(f"{LONG} {i}") for i, arm in enumerate(frozen.arms)]
     make_study(folder, frozen.model_copy(update={"arms": tuple(arms)}))
     make_study(folder, own_study(27), diverged=[(LONG + ", number 5", 0), ("arm 4", 1)])
     return folder

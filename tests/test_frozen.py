@@ -119,7 +119,7 @@ def test_frozen_curves_check_their_choices():
 def test_measured_groups_are_those_of_the_models_trained_without_augmentation(tmp_path):
     """Whatever the arm is called."""
     study = standard("frozen", seeds=3)
-    arms = [arm.model_copy(update={"name": f"number {i}"}) for i, arm in enumerate(study.arms)]
+    arms = [arm.renamed(f"number {i}") for i, arm in enumerate(study.arms)]
     make_study(tmp_path, study.model_copy(update={"arms": tuple(arms)}))
     result = load(tmp_path, "frozen", "digits")
     frame = result.frame.copy()  # of the other arm every change is turned round

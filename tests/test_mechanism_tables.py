@@ -198,13 +198,13 @@ def test_the_standard_study_measures_vanilla_and_whole_groups():
     ]
     config = plan.core_config(study)
     assert config.mechanism == 5
-    assert {arm.strength for arm in study.arms[1:]} == {config.probe_strength}
-    assert {arm.target for arm in study.arms[1:]} == {"loss"}
+    assert {arm.setting("strength") for arm in study.arms[1:]} == {config.probe_strength}
+    assert {arm.setting("target") for arm in study.arms[1:]} == {"loss"}
 
 
 def keys_of(study: Study) -> dict[str, tuple[str, int]]:
-    config, arms = plan.core_config(study), [plan.core_arm(spec) for spec in study.arms]
-    return plan.run_keys(study, config, arms, "data")
+    methods = plan.core_methods(study.arms)
+    return plan.run_keys(study, plan.core_config(study), methods, "data")
 
 
 def test_fields_that_came_later_leave_older_keys_as_they_were():
@@ -215,7 +215,7 @@ def test_fields_that_came_later_leave_older_keys_as_they_were():
     keys = keys_of(before)
     assert keys_of(named) == keys
     # Taken from the first results: no field that came later may change it.
-    assert next(iter(keys)) == "ca18807ca675"
+    assert keys["ca18807ca675"] == ("adjustment 0", 0)
     measuring = before.model_copy(update={"config": {**before.config, "mechanism": 5}})
     assert not set(keys_of(measuring)) & set(keys)
 
@@ -263,10 +263,7 @@ def test_an_own_study_that_measures_has_its_arms_and_its_mechanism(tmp_path):
 
 def test_the_control_is_the_arm_without_augmentation_under_any_name(tmp_path):
     study = standard("mechanism", seeds=4)
-    arms = tuple(
-        arm.model_copy(update={"name": "untouched"}) if arm.method == "vanilla" else arm
-        for arm in study.arms
-    )
+    arms = tuple(arm.renamed("untouched") if arm.vanilla else arm for arm in study.arms)
     make_study(tmp_path, study.model_copy(update={"name": "mine", "arms": arms}))
     result = store.load(tmp_path, "mine", "digits")
     made = room.exhibits(result, Look(), store.measured(result))

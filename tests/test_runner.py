@@ -458,18 +458,18 @@ def test_benchmark_strengths_are_chosen_on_validation_with_seeds_of_their_own(tm
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        (Arm.of("a", adjustments="27"), "adjustment index 27; allowed: 0 to 26"),
-        (Arm.of("a", adjustments="1", split="sign"), "changes the middle category"),
-        (Arm.of("a", adjustments="3", target="score"), "unknown target 'score'; known: loss"),
-        (Arm.of("a", strength=1.0), "neither adjustments nor a method"),
-        (Arm.of("a", method="vanilla", adjustments="3"), "'vanilla' takes no adjustments"),
-        (Arm.of("a", adjustments="3", quantiles=(0.9, 0.1)), "increasing numbers"),
-        (Arm.of("a", held={"luck": 1}), "unknown purpose 'luck'"),
+        (dict(adjustments="27"), "adjustment index 27; allowed: 0 to 26"),
+        (dict(adjustments="1", split="sign"), "changes the middle category"),
+        (dict(adjustments="3", target="score"), "unknown target 'score'; known: loss"),
+        (dict(strength=1.0), "neither adjustments nor a method"),
+        (dict(method="vanilla", adjustments="3"), "'vanilla' takes no adjustments"),
+        (dict(adjustments="3", quantiles=(0.9, 0.1)), "increasing numbers"),
+        (dict(held={"luck": 1}), "unknown purpose 'luck'"),
     ],
 )
 def test_a_wrong_arm_is_named_before_anything_runs(tmp_path, arm, message):
-    with pytest.raises(StudyError) as error:
-        run(study(arms=(arm,)), tmp_path)
+    with pytest.raises(ValueError) as error:
+        run(study(arms=({"name": "a", **arm},)), tmp_path)
     assert message in str(error.value) and "arm 'a'" in str(error.value)
     assert not list(tmp_path.rglob("*"))
 

@@ -168,7 +168,7 @@ def shipped_with(study, dataset, epochs, strength):
         for d in declarations(SHIPPED)
         if (d.study.name, d.study.dataset) == (study, dataset)
         and d.study.config["epochs"] == epochs
-        and {arm.strength for arm in d.study.arms} == {strength}
+        and {arm.setting("strength") for arm in d.study.arms} == {strength}
     )
     return results.collect(declaration, *read_rows(SHIPPED, "runs")).frame
 

@@ -218,12 +218,13 @@ def test_each_arm_leaves_its_own_source_free_and_holds_the_others():
     assert [name for name in arms if name.startswith("MendABA")] == [
         f"MendABA: {source}" for source in SOURCES
     ]
-    assert arms["MendABA: all"].held == {} and arms["MendABA: all"].target == "class_score"
+    assert arms["MendABA: all"].held == ()
+    assert arms["MendABA: all"].setting("target") == "class_score"
     order = arms["MendABA: order"]
-    assert set(order.held) == {"initialisation", "adjustment", "magnitude", "target"}
-    assert set(order.held.values()) == {HELD_SEED} and HELD_SEED not in study.seeds
+    assert set(dict(order.held)) == {"initialisation", "adjustment", "magnitude", "target"}
+    assert set(dict(order.held).values()) == {HELD_SEED} and HELD_SEED not in study.seeds
     bit = arms["Vanilla: one bit"]
-    assert bit.flip_bit and set(bit.held) == {"initialisation", "order"}
+    assert bit.flip_bit and set(dict(bit.held)) == {"initialisation", "order"}
     assert [arm.name for arm in study.arms if arm.subset_per_run] == [
         f"{method}: {source}"
         for method in ("Vanilla", "MendABA")
@@ -241,9 +242,7 @@ def test_method_and_source_of_an_arm_follow_from_what_it_holds(name, preset):
     study = standard_study(name, preset=preset)
     sources = room.sources_of(study)
     assert sources == {arm.name: tuple(arm.name.split(": ")) for arm in study.arms}
-    anonymous = [
-        arm.model_copy(update={"name": str(number)}) for number, arm in enumerate(study.arms)
-    ]
+    anonymous = [arm.renamed(str(number)) for number, arm in enumerate(study.arms)]
     again = room.sources_of(study.model_copy(update={"arms": tuple(anonymous)}))
     assert list(again.values()) == list(sources.values())
 

@@ -450,7 +450,7 @@ def measured_groups(study: StudyResult, neutral: float = 0.05) -> dict[str, list
     """{group: arms "adjustment i"} as the change of loss of frozen models, trained without
     augmentation, sorts them."""
     frame = _evaluated(study)
-    vanilla = [arm.name for arm in study.declaration.study.arms if arm.method == "vanilla"]
+    vanilla = [arm.name for arm in study.declaration.study.arms if arm.vanilla]
     models = frame[frame["arm"].isin(vanilla)]
     table = measured_group_table(
         models,

@@ -63,8 +63,8 @@ def make_study(
                 "epochs": float(study.config.get("epochs", 100)),
                 "arm": arm.name,
                 "seed": seed,
-                "strength": arm.strength,
-                "target": arm.target or "",
+                "strength": arm.setting("strength"),
+                "target": arm.setting("target", ""),
                 "seconds": 1.0,
                 "status": "finished" if finished else "diverged",
                 "key": key,
@@ -140,7 +140,7 @@ def standard(name: str, dataset: str = "digits", seeds: int = 5) -> Study:
         update={"seeds": tuple(range(seeds)), "tuning": None}
     )
     arms = [
-        arm if arm.strength or arm.method == "vanilla" else arm.model_copy(update={"strength": 0.5})
+        arm if arm.setting("strength") or arm.vanilla else arm.with_settings(strength=0.5)
         for arm in study.arms
     ]
     return study.model_copy(update={"arms": tuple(arms)})
