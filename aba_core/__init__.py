@@ -26,7 +26,8 @@ _PUBLIC = {
     "evaluation": ("frozen",),
     "inspection": ("Inspection", "inspect_sample"),
     "models": ("MODELS", "build_model"),
-    "datasets": ("DATASETS", "Splits", "load_dataset", "splits_from"),
+    "datasets": ("DATASETS", "Splits", "load_dataset"),
+    "own_data": ("splits_from",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_MODULE_OF)
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from aba_core.adjustments import ADJUSTMENTS, Adjustment, AdjustmentSet, Group
     from aba_core.arms import METHODS, Arm, TrainConfig
     from aba_core.attribution import MAPS, Attribution, Objective, attribute
-    from aba_core.datasets import DATASETS, Splits, load_dataset, splits_from
+    from aba_core.datasets import DATASETS, Splits, load_dataset
     from aba_core.evaluation import frozen
     from aba_core.inspection import Inspection, inspect_sample
     from aba_core.methods.aba import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from aba_core.methods.base import Chain, Method, Tail, column, method_of, soft
     from aba_core.methods.loop import Regularizer
     from aba_core.models import MODELS, build_model
+    from aba_core.own_data import splits_from
     from aba_core.randomness import Draws
     from aba_core.selection import Percentiles, SignSplit, categorize
     from aba_core.tasks import Task, task_of

@@ -15,7 +15,7 @@ Sizes follow the dataset table of the published slides; data/README.md says wher
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -363,204 +363,10 @@ def _present(info: DatasetInfo, places: Places) -> str:
     return f"not here (downloads {size:.0f} MB)"
 
 
-# --- Data of one's own -----------------------------------------------------------------------
-
-
-def splits_from(
-    x: Any,
-    y: Any = None,
-    *,
-    validation: Any = 0.2,
-    test: Any = 0.2,
-    seed: int = 0,
-    standardise: bool = True,
-    class_names: Sequence[str] | None = None,
-    name: str = "own",
-) -> Splits:
-    """Data of one's own as three splits, stratified by class, for `train` and `frozen`.
-
-    x, y: tensors or arrays [n, *feature] and [n]; or x alone, a PyTorch Dataset (or a list) of
-    pairs (input, label). validation, test: the share of the samples drawn for it from `seed`; or
-    that split's own data, as a pair (x, y) or a Dataset, where it is fixed already. What is left
-    trains. standardise: (x - mean) / std with mean and std of the training samples: one for each
-    column of a table, one for each channel of pictures [n, channel, height, width], otherwise one
-    for all. Say no for a model that was trained in other units; strengths are then in those units.
-
-    Whole-number labels from 0 stay as they are, so that they fit a trained model's outputs; others
-    (names, negative numbers) are numbered in sorted order. `class_names` names all of them, also
-    those without samples. Everything is kept in memory, as float32.
-    Raises DatasetError: shapes that do not fit, NaN, labels that are no classes, a class without
-    training samples.
-    """
-    own = {"train": _own_arrays(x, y, "the data")}
-    for part, given in (("validation", validation), ("test", test)):
-        if isinstance(given, bool) or not isinstance(given, float | int):
-            inputs, labels = (
-                given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-            )
-            own[part] = _own_arrays(inputs, labels, part)
-        elif not 0 < given < 1:
-            raise DatasetError(
-                f"{part} is {given!r}; allowed: a share between 0 and 1, or the data itself"
-            )
-    for part, (inputs, _) in own.items():
-        if inputs.shape[1:] != own["train"][0].shape[1:]:
-            raise DatasetError(
-                f"inputs of {part} have shape {tuple(inputs.shape[1:])}, those to train on "
-                f"{tuple(own['train'][0].shape[1:])}"
-            )
-    classes, names = _own_classes({part: labels for part, (_, labels) in own.items()}, class_names)
-
-    data, total = own["train"][0], len(own["train"][0])
-    rest = np.arange(total)
-    parts: dict[str, Any] = {}
-    for part, share in (("test", test), ("validation", validation)):
-        if part in own:
-            parts[part] = Split(own[part][0], torch.from_numpy(classes[part]))
-            continue
-        size = max(1, round(share * total))
-        if size >= len(rest):
-            raise DatasetError(f"{total} samples are too few for training, validation and test")
-        drawn, left = _stratified(classes["train"][rest], size, "own", part, seed)
-        parts[part] = _own_split(data, classes["train"], rest[drawn])
-        rest = rest[left]
-    parts["train"] = _own_split(data, classes["train"], rest)
-    present = {part: set(split.y.tolist()) for part, split in parts.items()}
-    absent = sorted(set().union(*present.values()) - present["train"])
-    if absent:
-        raise DatasetError(
-            f"class {names[absent[0]]!r} has no sample to train on; give more samples of it, or "
-            "smaller shares to validation and test"
-        )
-
-    mean, std = torch.zeros(()), torch.ones(())
-    if standardise:
-        mean, std = _own_units(parts["train"].data)
-        parts = {k: replace(v, data=(v.data - mean) / std) for k, v in parts.items()}
-    return _assembled(
-        parts,
-        f"{mean.tolist()}/{std.tolist()}",
-        name=name,
-        subset="own",
-        subset_seed=seed,
-        class_names=names,
-        mean=mean,
-        std=std,
-    )
-
-
-def _own_split(data: Tensor, classes: np.ndarray, at: np.ndarray) -> Split:
-    index = torch.from_numpy(at)
-    return Split(data[index], torch.from_numpy(classes[at]), index=index)
-
-
-def _own_arrays(x: Any, y: Any, what: str) -> tuple[Tensor, np.ndarray]:
-    """Inputs as float32 [n, *feature] and labels as an array [n], on the CPU."""
-    if y is None:
-        if isinstance(x, Tensor | np.ndarray) or not hasattr(x, "__getitem__"):
-            raise DatasetError(
-                f"{what} is a {type(x).__name__} without labels; needed: x and y, or a Dataset of "
-                "pairs (input, label) with a length"
-            )
-        try:
-            pairs = [x[number] for number in range(len(x))]
-            x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        except (TypeError, IndexError, KeyError) as error:
-            raise DatasetError(
-                f"{what} ({type(x).__name__}) does not give pairs (input, label) by number: {error}"
-            ) from error
-    try:
-        values = _own_stack(x)
-        labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DatasetError(
-            f"{what} does not stack into one array of numbers: {error}; needed: inputs of one "
-            "shape, as tensors or arrays (pictures: add the transform ToTensor)"
-        ) from error
-    if labels.ndim == 2 and labels.shape[1] == 1:  # a column of a table
-        labels = labels[:, 0]
-    if values.dim() < 2 or len(values) == 0 or values[0].numel() == 0:
-        raise DatasetError(f"x of {what} has shape {tuple(values.shape)}; needed: [n, *feature]")
-    if labels.shape != (len(values),):
-        raise DatasetError(
-            f"y of {what} has shape {labels.shape}; needed: one label a sample, {len(values)} here"
-        )
-    finite = torch.isfinite(values).flatten(1).all(1)
-    if not bool(finite.all()):
-        raise DatasetError(
-            f"x of {what} holds NaN or infinite values in {int((~finite).sum())} samples (first: "
-            f"{int((~finite).nonzero()[0])}); fill or drop them"
-        )
-    return values, labels
-
-
-def _own_stack(x: Any) -> Tensor:
-    if isinstance(x, list) and x and isinstance(x[0], Tensor):
-        x = torch.stack([entry.detach().cpu() for entry in x])
-    values = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
-    if values.is_complex():
-        raise ValueError("complex numbers")
-    return values.to(torch.float32)
-
-
-def _own_classes(
-    labels: dict[str, np.ndarray], class_names: Sequence[str] | None
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Labels as class numbers from 0, and the names of all classes."""
-    together = np.concatenate([each.astype(object) for each in labels.values()])
-    for part, each in labels.items():
-        if each.dtype.kind in "fc":
-            raise DatasetError(
-                f"y of {part} is of type {each.dtype}; needed: whole numbers or names (regression "
-                "is not covered; for classes: y.astype(int))"
-            )
-    distinct = sorted(set(together.tolist()), key=lambda label: (str(type(label)), label))
-    whole = all(isinstance(label, int) and label >= 0 for label in distinct)
-    if class_names is not None:
-        names = tuple(str(each) for each in class_names)
-        known: dict[Any, int] = {each: number for number, each in enumerate(class_names)}
-        if whole:
-            known = {number: number for number in range(len(names))}
-        unknown = [label for label in distinct if label not in known]
-        if unknown:
-            raise DatasetError(
-                f"label {unknown[0]!r} is none of the {len(names)} class_names: {', '.join(names)}"
-            )
-    elif whole:
-        if distinct[-1] >= max(len(together), 2):
-            raise DatasetError(
-                f"labels go up to {distinct[-1]} for {len(together)} samples; number the classes "
-                "from 0, or give class_names"
-            )
-        names = tuple(map(str, range(distinct[-1] + 1)))
-        known = {number: number for number in range(len(names))}
-    else:
-        names = tuple(map(str, distinct))
-        known = {label: number for number, label in enumerate(distinct)}
-    if len(names) < 2:
-        raise DatasetError(f"all labels are {distinct[0]!r}; needed: two classes or more")
-    numbers = {
-        part: np.array([known[label] for label in each.tolist()], dtype=np.int64)
-        for part, each in labels.items()
-    }
-    return numbers, names
-
-
-def _own_units(train: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation that broadcast against one input; a constant has deviation 1."""
-    over = {2: (0,), 4: (0, 2, 3)}.get(train.dim(), tuple(range(train.dim())))
-    mean = train.double().mean(over, keepdim=True)[0]
-    std = train.double().std(over, correction=0, keepdim=True)[0]
-    std = torch.where(std > 1e-12 * (1 + mean.abs()), std, torch.ones_like(std))
-    return mean.float(), std.float()
-
-
 # --- Partition and subset --------------------------------------------------------------------
 
 
-def _stratified(
-    labels: np.ndarray, size: int, *purpose: str | int
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified(labels: np.ndarray, size: int, *purpose: str | int) -> tuple[np.ndarray, np.ndarray]:
     """Draw `size` of the positions, each class in its proportion: (drawn, rest), both sorted.
 
     The draw is a function of SPLIT_SEED and `purpose`. Raw generator words are sorted instead of
@@ -586,10 +392,10 @@ def _partition(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions of (training pool, validation, test). `test` is given where it is official."""
     if test is None:
-        test, rest = _stratified(labels, info.test, info.name, "test")
+        test, rest = stratified(labels, info.test, info.name, "test")
     else:
         rest = np.setdiff1d(np.arange(len(labels)), test)
-    validation, pool = _stratified(labels[rest], info.validation, info.name, "validation")
+    validation, pool = stratified(labels[rest], info.validation, info.name, "validation")
     return rest[pool], rest[validation], test
 
 
@@ -610,7 +416,7 @@ def _drawn_positions(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Positions of each split, and of the whole training pool."""
     pool, validation, test = _partition(info, labels, test)
-    drawn, _ = _stratified(labels[pool], info.subsets[subset], info.name, "subset", subset, seed)
+    drawn, _ = stratified(labels[pool], info.subsets[subset], info.name, "subset", subset, seed)
     return {"train": pool[drawn], "validation": validation, "test": test}, pool
 
 
@@ -625,7 +431,7 @@ def _picture_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Pictu
         )
         for part, at in positions.items()
     }
-    return _assembled(
+    return assembled(
         parts,
         f"{mean.tolist()}/{std.tolist()}",
         lambda part: raw.images[positions[part]],
@@ -651,7 +457,7 @@ def _text_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Texts) -
         )
         for part, at in positions.items()
     }
-    return _assembled(
+    return assembled(
         parts,
         raw.recipe,
         name=info.name,
@@ -665,7 +471,7 @@ def _text_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Texts) -
     )
 
 
-def _assembled(
+def assembled(
     parts: dict[str, Any],
     units: str,
     samples: Callable[[str], np.ndarray] | None = None,

@@ -31,6 +31,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from aba_core.identity import call_with
+from aba_core.identity import load as load_code
 from aba_core.quantities import METRICS
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
@@ -237,7 +239,8 @@ def of_study(
 ) -> Exhibits:
     """The standard figures and tables of one study on one data set, or of "published".
 
-    Raises ResultsError, which says what to run, where its results are not there.
+    Raises ResultsError, which says what to run, where its results are not there, and ValueError
+    where the code of its own that shows it is not.
     """
     look = look or Look()
     load = partial(store.load, results, dataset=dataset, preset=preset)
@@ -246,6 +249,10 @@ def of_study(
 
         return published.compare(results, dataset, look, preset)[0]
     result = load(study)
+    room = result.declaration.study.room
+    if room:
+        given = {"study": result, "look": look, "load": load}
+        return call_with(load_code(room), given, room)
     shown = [_ROOMS[room](result, look, load) for room in _rooms_of(result.declaration.study)]
     return Exhibits(
         {name: figure for one in shown for name, figure in one.figures.items()},

@@ -160,6 +160,8 @@ class Study(_Plain):
 
     hypotheses: what the runs are to decide.
     frozen: evaluate each trained model under every adjustment in place of reporting runs.
+    room: "module:function" that shows its results, in place of what shows any study's arms; it
+    takes what it names of study, look and load (see `exhibits.of_study`).
     keep_logits: keep each run's logits on the validation samples, as half precision bytes, and the
     samples' labels.
     tuning: choose the strength of every arm but vanilla first.
@@ -175,6 +177,7 @@ class Study(_Plain):
     tuning: Tuning | None = None
     keep_logits: bool = False
     hypotheses: tuple[Hypothesis, ...] = ()
+    room: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     note: str = ""
 
     @field_validator("seeds", mode="before")
@@ -223,7 +226,7 @@ class Study(_Plain):
     @property
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
-        content = self.model_dump(mode="json", exclude={"seeds", "preset", "note"})
+        content = self.model_dump(mode="json", exclude={"seeds", "preset", "note", "room"})
         content["arms"] = [arm.data() for arm in self.arms]
         return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))
 
@@ -315,9 +318,7 @@ def study_from_yaml(path: Path) -> Study:
         raise StudyError(
             f"{path} holds {type(content).__name__}; needed: name, dataset, arms, seeds"
         )
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:  # where the code that a study names by {use: ...} may lie
-        sys.path.append(folder)
+    _find_code_in(path)
     dataset, config = content.get("dataset"), content.get("config", {})
     if isinstance(config, dict) and isinstance(dataset, str | dict):
         given = dict(dataset) if isinstance(dataset, dict) else dataset
@@ -330,6 +331,29 @@ def study_from_yaml(path: Path) -> Study:
         return Study(**content)
     except ValidationError as error:
         raise StudyError(f"{path}: {first_problem(error)}") from error
+
+
+def _study_from_python(path: Path, settings: Settings) -> Study:
+    if not path.is_file():
+        raise StudyError(f"cannot read study {path}: No such file or directory")
+    _find_code_in(path)
+    try:
+        study = load(f"{path.stem}:declare")(settings)
+        if not isinstance(study, Study):
+            raise ValueError(f"declare gave a {type(study).__name__}; needed: a Study")
+    except ValidationError as error:
+        raise StudyError(f"{path}: {first_problem(error)}") from error
+    except ValueError as error:
+        raise StudyError(f"{path}: {error}") from error
+    shows = hasattr(sys.modules[path.stem], "exhibits") and not study.room
+    return study.model_copy(update={"room": f"{path.stem}:exhibits"}) if shows else study
+
+
+def _find_code_in(path: Path) -> None:
+    """Code that a study names by {use: ...} may lie beside its file."""
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def first_problem(error: ValidationError) -> str:
@@ -353,13 +377,16 @@ def find_study(
     seeds: int | None = None,
     overrides: Iterable[str] = (),
 ) -> Study:
-    """A standard study or a YAML file's, with the command line's changes applied.
+    """A standard study, a YAML file's or a Python file's, with the command line's changes applied.
 
-    overrides: "field=value" for fields of the config, or "strength=value" for every arm that is
-    not vanilla. A standard study changed so has preset "own".
+    A Python file has `declare(settings) -> Study`, and `exhibits` where it shows its results
+    itself. overrides: "field=value" for fields of the config, or "strength=value" for every arm
+    that is not vanilla. A standard study changed so has preset "own".
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix == ".py":
+        study = _study_from_python(path, settings_of(dataset or "digits", preset or "quick"))
+    elif path.suffix in (".yaml", ".yml") or path.is_file():
         study = study_from_yaml(path)
         for what, value in (("--dataset", dataset), ("--preset", preset)):
             if value is not None:

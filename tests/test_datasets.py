@@ -203,7 +203,7 @@ def test_a_batch_is_the_same_as_indexing_x(shape: tuple[int, ...], text: bool) -
 @pytest.mark.parametrize("size", [0, 1, 7, 50, 100])
 def test_a_stratified_draw_is_exact_and_within_one_of_the_shares(size: int) -> None:
     labels = np.repeat([0, 1, 2], [70, 25, 5])
-    drawn, rest = datasets._stratified(labels, size, "any purpose")
+    drawn, rest = datasets.stratified(labels, size, "any purpose")
     assert len(drawn) == size and sorted([*drawn, *rest]) == list(range(100))
     taken = np.bincount(labels[drawn], minlength=3)
     assert np.abs(taken - size * np.array([0.7, 0.25, 0.05])).max() < 1

@@ -94,19 +94,6 @@ def test_other_settings_are_other_runs(tmp_path):
     assert run(study(config=changed), tmp_path).computed == 6
 
 
-def test_the_runs_that_were_shipped_are_still_found():
-    """New fields must not part a study from its runs: what is shipped is known by its old key."""
-    for declaration in store.declarations(SHIPPED):
-        spec = declaration.study
-        assert spec.identity in declaration.path.name
-        rows, _ = store.read_rows(SHIPPED, declaration.kind)
-        rows = rows[rows["key"].isin(list(declaration.keys))]
-        # Arms that draw their own training samples are known by the subset of the config.
-        (data,) = set(rows.loc[rows["subset_seed"] == spec.config.get("subset_seed", 0), "data"])
-        config, arms = plan.core_config(spec), [plan.core_arm(arm) for arm in spec.arms]
-        assert set(plan.run_keys(spec, config, arms, data)) == set(declaration.keys)
-
-
 def test_runs_of_each_seeds_own_subset_are_those_of_that_subset(tmp_path):
     own = run(study(arms=(Arm.of("own", subset_per_run=True), *ARMS)), tmp_path).result.frame
     own = own[own["arm"] == "own"]
