@@ -158,7 +158,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
 def _twice(replicas: Replicas) -> Replicas:
     parameters = replicas.parameters.detach().repeat(2, 1)
     buffers = {name: torch.cat([value, value]) for name, value in replicas.buffers.items()}
-    return Replicas(replicas.template, parameters, buffers, replicas.together)
+    return replace(replicas, parameters=parameters, buffers=buffers, masks={})
 
 
 def curvature(
@@ -358,7 +358,7 @@ def _per_sample(
 
 def _first_layer(replicas: Replicas) -> slice:
     """Which parameters belong to the first module that has any."""
-    named = list(replicas.template.named_parameters())
+    named = list(replicas.trained.items())
     layer = named[0][0].rpartition(".")[0]
     own = takewhile(lambda entry: entry[0].rpartition(".")[0] == layer, named)
-    return slice(sum(value.numel() for _, value in own))
+    return slice(sum(shape.numel() for _, shape in own))

@@ -81,6 +81,7 @@ class Step:
 
     def __call__(self) -> None:
         parameters = self.replicas.parameters
+        self.replicas.begin(self.number)
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
         with products_in(self.config.precision, parameters.device):
             if self.method is not None:
@@ -104,7 +105,10 @@ def losses_and_gradient(
         for some, parameters, forward in replicas.passes(x, differentiable=True):
             logits = forward(x[some]).to(parameters[0].dtype)
             losses.append(loss(logits, labels[some]).mean(1))
-            pieces = torch.autograd.grad(losses[-1].sum(), parameters)
+            # A parameter without influence has gradient 0.
+            pieces = torch.autograd.grad(
+                losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True
+            )
             gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
     return torch.cat(losses).detach(), torch.cat(gradients)
 

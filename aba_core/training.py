@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aba_core.architecture import flip_bit, initial_model
 from aba_core.attribution import Loss, cross_entropy
 from aba_core.augmentation import Augmentation, StackedABA
 from aba_core.datasets import Splits, load_dataset
@@ -33,7 +34,6 @@ from aba_core.randomness import (
     batch_order,
     epoch_order,
     purpose_seeds,
-    random_bits,
 )
 from aba_core.replicas import Replicas
 from aba_core.steps import Recorded, ReplicaMethod, Step
@@ -296,32 +296,6 @@ def _alike(members: Sequence[tuple[Arm, int]]) -> Iterator[list[tuple[Arm, int]]
         yield list(group)
 
 
-def initial_model(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.Module:
-    """A model initialised from its seed alone, on the CPU: the same whatever trains it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build().to(dtype)
-
-
-def flip_bit(model: nn.Module, seed: int) -> None:
-    """Change the last bit of one weight in place, drawn among those that are not 0.
-
-    The smallest change that a model can suffer. Source: Summers and Dinneen, "Nondeterminism and
-    instability in neural network optimization" (2021).
-    """
-    with torch.no_grad():
-        weights = torch.cat([value.flatten() for value in model.parameters()])
-        candidates = weights.nonzero()[:, 0]
-        zero = torch.zeros((), dtype=torch.int64)
-        place = int(candidates[random_bits(torch.tensor(seed), "bit", 0, zero) % len(candidates)])
-        integers = {torch.float32: torch.int32, torch.float64: torch.int64}[weights.dtype]
-        for value in model.parameters():
-            if place < value.numel():
-                value.view(integers).view(-1)[place] ^= 1
-                return
-            place -= value.numel()
-
-
 def _train_group(
     config: TrainConfig,
     members: Sequence[tuple[Arm, int]],
@@ -342,7 +316,7 @@ def _train_group(
     for model, own, (arm, _) in zip(models, seeds_of, members, strict=True):
         if arm.flip_bit:
             flip_bit(model, own["bit"])
-    replicas = Replicas.stack(models, device)
+    replicas = Replicas.stack(models, device, [own["dropout"] for own in seeds_of])
     seeds = {
         name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in PURPOSES
     }
