@@ -11,6 +11,8 @@ al. 2017 (alpha dropout, which keeps mean and variance of SELU networks).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -95,3 +97,17 @@ def generator_seed(seed: Tensor, step: Tensor) -> int:
     """What PyTorch's generator starts a pass from, in models that draw from it."""
     last = step * _NUMBERS + (_NUMBERS - 1)
     return int(random_bits(seed, "dropout", last, torch.zeros_like(seed)))
+
+
+@contextmanager
+def generators(seed: int | None, device: torch.device) -> Iterator[None]:
+    """PyTorch's generators of the CPU and of the device, started from the seed (None: as they are)
+    and afterwards as they were before."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            for one in cuda:
+                with torch.cuda.device(one):
+                    torch.cuda.manual_seed(seed)
+        yield

@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
-from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed
+from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
 from aba_core.layers import channels_last, for_single, for_stacked
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
@@ -79,7 +79,7 @@ class Replicas:
         self._stacked = for_stacked(self.template)
         self._single = for_single(self.template)  # holds one replica's values at a time
         self._whole = self.template  # for `functional_call`, one replica at a time
-        self._frozen = frozenset(frozen_parameters(self.template))
+        self.frozen = frozenset(frozen_parameters(self.template))
         if not self.masks:
             zeros = torch.zeros(len(self), dtype=torch.int64, device=self.parameters.device)
             self.masks = {SEED: zeros, STEP: zeros.clone()}
@@ -222,12 +222,7 @@ class Replicas:
             yield
             return
         seed = generator_seed(self.masks[SEED][replica], self.masks[STEP][replica])
-        device = self.parameters.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
+        with generators(seed, self.parameters.device):
             yield
 
     def _together(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
@@ -277,7 +272,7 @@ class Replicas:
         still = copy.copy(self)
         if self.habits.moves_in_eval or (mode == "train" and not update_statistics):
             still.buffers = {
-                name: buffer if name in self._frozen else buffer.clone()
+                name: buffer if name in self.frozen else buffer.clone()
                 for name, buffer in self.buffers.items()
             }
             still._views = {}

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from aba_core.architecture import flip_bit, initial_model
 from aba_core.attribution import Loss, cross_entropy
 from aba_core.augmentation import Augmentation, StackedABA
+from aba_core.checks import check_build, check_labels, check_sequence
 from aba_core.datasets import Splits, load_dataset
 from aba_core.evaluation import accuracy_and_loss, stacked_logits
 from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.models import build_model
+from aba_core.probing import probe, try_evaluation
 from aba_core.randomness import (
     PURPOSES,
     batch_order,
@@ -235,6 +237,8 @@ def train(
     untouched by it. Raises ValueError for repeated arm names or seeds, a batch larger than the
     training set, and whatever the parts refuse.
     """
+    check_sequence("arms", arms, "[Arm('vanilla')]")
+    check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
     names = [arm.name for arm in arms]
     for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
         repeated = [value for value, times in values.items() if times > 1]
@@ -256,6 +260,8 @@ def train(
         build = partial(
             build_model, config.model, splits.input_shape, splits.classes, config.batch_norm
         )
+    check_build(build)
+    check_labels(splits, loss)
     if config.precision == "tf32" and torch.device(device).type != "cuda":
         raise ValueError(
             f"precision is 'tf32', which {device!r} does not have; allowed: full, bf16"
@@ -317,6 +323,14 @@ def _train_group(
         if arm.flip_bit:
             flip_bit(model, own["bit"])
     replicas = Replicas.stack(models, device, [own["dropout"] for own in seeds_of])
+    first = torch.arange(config.batch_size, device=device)
+    loss = probe(replicas, splits.train.batch(first), splits.train.y[first], splits.classes, loss)
+    try_evaluation(replicas, splits.validation, loss, config.batch_size)
+    if graphs and replicas.habits.draws:
+        raise ValueError(
+            "graphs is True; the model draws from PyTorch's generator, which a "
+            "recording cannot; allowed: False"
+        )
     seeds = {
         name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in PURPOSES
     }
@@ -331,16 +345,16 @@ def _train_group(
     epoch_orders = lru_cache(maxsize=2)(
         lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
     )
-    probe = None
+    probed_on = None
     if config.mechanism:
         probed = [arm.augmentation for arm, _ in members]
         strength = config.probe_strength
-        probe = Probe.of(probed, seeds["probe"], splits.train, dtype, strength, loss)
+        probed_on = Probe.of(probed, seeds["probe"], splits.train, dtype, strength, loss)
     measured = measured_steps(config.mechanism, steps)
 
     for number in range(steps):
-        if probe is not None and number in measured:
-            found = measure(replicas, probe, loss)
+        if probed_on is not None and number in measured:
+            found = measure(replicas, probed_on, loss)
             _record(runs.mechanism_rows, members, config, study, number, found)
         step.set(number, batch_order(epoch_orders, number, batch, samples))
         take_step()
@@ -351,8 +365,8 @@ def _train_group(
             progress(len(members))
 
     finite = step.finite
-    if probe is not None:
-        found = measure(replicas, probe, loss)
+    if probed_on is not None:
+        found = measure(replicas, probed_on, loss)
         _record(runs.mechanism_rows, members, config, study, steps, found)
     metrics, logits = _metrics(replicas, splits, loss)
     finite &= torch.isfinite(replicas.parameters).all(1)
