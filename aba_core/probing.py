@@ -22,6 +22,7 @@ from aba_core.datasets import Split
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
 from aba_core.evaluation import accuracy_and_loss
 from aba_core.replicas import Habits, Replicas, run_together
+from aba_core.threads import threads_restored
 
 SAMPLES = 4  # batch norm needs two; a few more tell a batch from a sample
 # Results may differ by this share of their largest number. Different orders of summation stay far
@@ -50,7 +51,12 @@ def probe(replicas: Replicas, x: Tensor, y: Tensor, classes: int, loss: Loss) ->
     x, y: training samples, as many as a batch has. Raises ValueError for a model or a loss that
     cannot be trained at all, with what is needed.
     """
-    x, y = x[:SAMPLES].to(replicas.parameters.dtype), y[:SAMPLES]
+    with threads_restored(use=1):  # the samples are few
+        return _probe(replicas, x[:SAMPLES], y[:SAMPLES], classes, loss)
+
+
+def _probe(replicas: Replicas, x: Tensor, y: Tensor, classes: int, loss: Loss) -> Loss:
+    x = x.to(replicas.parameters.dtype)
     with generators(None, x.device), torch.no_grad():
         logits = model_output(replicas.model(0), x.clone())
     check_logits(logits, classes, loss)
@@ -75,7 +81,11 @@ def try_evaluation(replicas: Replicas, split: Split, loss: Loss, batch: int) -> 
     index = torch.arange(min(batch, len(split)), device=split.y.device)
     x = split.batch(index).to(replicas.parameters.dtype)
     try:
-        with replicas.undisturbed("eval") as evaluated, torch.no_grad():
+        with (
+            threads_restored(use=1),
+            replicas.undisturbed("eval") as evaluated,
+            torch.no_grad(),
+        ):
             logits = evaluated.forward(evaluated.parameters.detach(), shared_inputs=True)(x)
             accuracy_and_loss(logits, split.y[index], loss)
     except Exception as error:
@@ -226,20 +236,27 @@ def _by_modules(twins: Replicas, inputs: Tensor) -> tuple[Outcome, Habits]:
 
 def _gradients(mode: str, logits: Tensor, at: Tensor, parameters: list[Tensor]) -> Outcome:
     """Of one model: its outputs, and the gradients to its inputs and, in training, parameters."""
-    towards = [at, *parameters] if mode == "train" else [at]
     value = (logits * _weights(logits[None])).sum()
+    if mode == "train" and not value.requires_grad:
+        raise ValueError("the model's output has no gradient; needed: one made by autograd")
+    towards = [at, *parameters] if mode == "train" else [at]
     try:
-        to_inputs, *pieces = torch.autograd.grad(
-            value, towards, allow_unused=True, materialize_grads=True
-        )
+        to_inputs, *pieces = _towards(value, towards)
     except Exception as error:
         raise ValueError(
-            f"the model has no gradient in {mode} mode: {first_line(error)}"
+            f"the model has no gradient by torch.autograd.grad in {mode} mode: {first_line(error)}"
         ) from error
     found = {f"{mode} output": logits.detach(), f"{mode} gradient to inputs": to_inputs}
     if pieces:
         found["gradient"] = torch.cat([piece.flatten() for piece in pieces])
     return found
+
+
+def _towards(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """Gradients; 0 towards what has no influence."""
+    if not value.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in tensors]
+    return list(torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True))
 
 
 def _by_replicas(twins: Replicas, inputs: Tensor) -> Outcome:
@@ -256,9 +273,7 @@ def _by_replicas(twins: Replicas, inputs: Tensor) -> Outcome:
                 outputs.append(logits.detach())
                 towards = [at, *parameters] if mode == "train" else [at]
                 value = (logits * _weights(logits)).sum()
-                share, *pieces = torch.autograd.grad(
-                    value, towards, allow_unused=True, materialize_grads=True
-                )
+                share, *pieces = _towards(value, towards)
                 to_inputs += share
                 if pieces:
                     rows_of = [piece.reshape(len(logits), -1) for piece in pieces]

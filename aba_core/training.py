@@ -39,6 +39,7 @@ from aba_core.randomness import (
 )
 from aba_core.replicas import Replicas
 from aba_core.steps import Recorded, ReplicaMethod, Step
+from aba_core.threads import choose_threads, threads_restored
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine"]
@@ -234,8 +235,10 @@ def train(
     logits in `Runs.logits`. graphs: record the step as a CUDA graph and replay it
     (CUDA only). progress: called with the number of model-steps just done.
     A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
-    untouched by it. Raises ValueError for repeated arm names or seeds, a batch larger than the
-    training set, and whatever the parts refuse.
+    untouched by it. On a CPU the number of PyTorch's threads, which can change the last bits of
+    results, is chosen by timing a few steps (`threads`), and restored. Raises ValueError for
+    repeated arm names or seeds, a batch larger than the training set, and whatever the parts
+    refuse.
     """
     check_sequence("arms", arms, "[Arm('vanilla')]")
     check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
@@ -272,10 +275,11 @@ def train(
     runs = Runs()
     members = [(arm, seed) for arm in arms for seed in seeds]
     for group in _alike(members):
-        _train_group(
-            config, group, splits, build, loss, device, dtype, runs, study, keep_logits, graphs,
-            progress,
-        )  # fmt: skip
+        with threads_restored():
+            _train_group(
+                config, group, splits, build, loss, device, dtype, runs, study, keep_logits, graphs,
+                progress,
+            )  # fmt: skip
     place = {(arm.name, seed): number for number, (arm, seed) in enumerate(members)}
 
     def declared(row: dict[str, Any]) -> int:
@@ -345,6 +349,14 @@ def _train_group(
     epoch_orders = lru_cache(maxsize=2)(
         lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
     )
+
+    def rehearsal() -> Step:
+        copied = replicas.copy()
+        other = Step(config, copied, method, loss, splits.train, seeds, learning_rate)
+        other.set(0, batch_order(epoch_orders, 0, batch, samples))
+        return other
+
+    choose_threads(rehearsal, device)
     probed_on = None
     if config.mechanism:
         probed = [arm.augmentation for arm, _ in members]
