@@ -8,6 +8,7 @@ or does with other results, trains one after the other, and the log "aba_core" s
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
@@ -158,15 +159,26 @@ def _compare(replicas: Replicas, x: Tensor, dtype: torch.dtype, together: bool) 
         if habits.draws:
             return Findings(habits, "it draws from PyTorch's generator")
         twins.together = True
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message=".*performance drop.*")
-                stacked = _by_replicas(twins, inputs)
-        except Exception as error:
-            return Findings(habits, f"vmap cannot run it ({first_line(error)})")
-        if difference := _difference(stacked, expected):
-            return Findings(habits, f"vmap gives another {difference}")
-    return Findings(habits)
+        if not (obstacle := _obstacle(twins, inputs, expected)):
+            return Findings(habits)
+        twins.habits = replace(habits, attends=True)
+        if not _obstacle(twins, inputs, expected):
+            return Findings(twins.habits)
+        return Findings(habits, obstacle)
+
+
+def _obstacle(twins: Replicas, inputs: Tensor, expected: Outcome) -> str:
+    """Why vmap cannot run replicas together, "" where it can."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*performance drop.*")
+            stacked = _by_replicas(twins, inputs)
+    except Exception as error:
+        missing = re.search(r"rule (?:not implemented )?for (aten::\w+)", str(error))
+        why = f"no rule for {missing[1]}" if missing else first_line(error).split(". ")[0]
+        return f"vmap cannot run it ({why})"
+    difference = _difference(stacked, expected)
+    return f"vmap gives another {difference}" if difference else ""
 
 
 def _twins(replicas: Replicas, dtype: torch.dtype) -> Replicas:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
@@ -42,7 +43,8 @@ class Habits:
     """What a model does besides mapping inputs to outputs; `probing` finds out.
 
     draws: from PyTorch's generator. changes_inputs: in place. replaces_buffers: assigns new tensors
-    in place of filling those there are. moves_in_eval: changes buffers in eval mode.
+    in place of filling those there are. moves_in_eval: changes buffers in eval mode. attends: by
+    attention, whose fused operations `vmap` has no rule for.
     recomputes: calls dropout again on the way back (checkpointing), so that its dropout stays
     PyTorch's.
     """
@@ -51,6 +53,7 @@ class Habits:
     changes_inputs: bool = False
     replaces_buffers: bool = False
     moves_in_eval: bool = False
+    attends: bool = False
     recomputes: bool = False
 
 
@@ -90,8 +93,6 @@ class Replicas:
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
-        attention = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
-        self._attends = any(isinstance(module, attention) for module in self.template.modules())
 
     @classmethod
     def stack(
@@ -234,7 +235,7 @@ class Replicas:
         if shared_inputs and self.habits.changes_inputs:
             x, shared_inputs = x.expand(len(self), *x.shape), False
         values = (self.named_parameters(flat), self.buffers, self.masks if self._drops else {})
-        with _plain_attention() if self._attends else nullcontext():
+        with _plain_attention() if self.habits.attends else nullcontext():
             return vmap(one, in_dims=(0, None if shared_inputs else 0))(values, x)
 
     def _one_by_one(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
@@ -304,11 +305,12 @@ class Replicas:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Attention by its plain operations: vmap has no rule for the fused ones of eval mode."""
+    """Attention by products and softmax, in place of fused operations."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

@@ -418,8 +418,8 @@ def _metrics(
     """Accuracy and loss on every split, and the validation logits."""
     metrics: dict[str, Tensor] = {}
     kept = torch.empty(0)
-    with replicas.mode(training=False):
-        forward = replicas.forward(replicas.parameters.detach(), shared_inputs=True)
+    with replicas.undisturbed("eval") as evaluated:
+        forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
         for name, split in (
             ("validation", splits.validation),
             ("test", splits.test),
