@@ -1,6 +1,6 @@
 """Architectures of every everyday kind, small, for inputs of a few elements and three classes.
 
-Each is (input shape, builder). Those that `vmap` cannot run together stand in ONE_BY_ONE; the others
+Each is (input shape, builder). Those that `vmap` cannot run together stand in ONE_BY_ONE; all others
 train together.
 """
 
