@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,12 @@ SEED, STEP = "dropout_seed", "dropout_step"
 
 def counted(module: nn.Module) -> bool:
     """Whether this is a dropout that counters replace."""
-    return type(module) in _KINDS and module.p > 0
+    return type(module) in _KINDS and _probability(module) > 0
+
+
+def _probability(module: nn.Module) -> float:
+    p: Any = module.p
+    return float(p)
 
 
 class Masks:
@@ -84,9 +90,8 @@ def dropped(module: nn.Module, x: Tensor, seed: Tensor, step: Tensor) -> Tensor:
     if dimensions is not None:
         lead = 2 if x.dim() >= dimensions else 1
         shape = torch.Size((*x.shape[:lead], *(1,) * (x.dim() - lead)))
-    place = torch.arange(shape.numel(), device=x.device)
-    kept = (uniform(seed, "dropout", step, place) >= module.p).to(x.dtype).view(shape)
-    p = float(module.p)
+    place, p = torch.arange(shape.numel(), device=x.device), _probability(module)
+    kept = (uniform(seed, "dropout", step, place) >= p).to(x.dtype).view(shape)
     if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout):
         scale = 0.0 if p == 1 else ((_SELU**2 * p + 1) * (1 - p)) ** -0.5
         return x * (kept * scale) + (1 - kept) * (scale * _SELU) - scale * _SELU * p

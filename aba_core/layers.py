@@ -44,7 +44,7 @@ def for_stacked(architecture: nn.Module) -> nn.Module:
             )  # fmt: skip
             module.forward = partial(_pool, options)  # type: ignore[method-assign]
         if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
-            module.forward = _mean_of_picture  # type: ignore[method-assign]
+            module.forward = _mean_of_picture  # type: ignore[method-assign, assignment]
     return model
 
 

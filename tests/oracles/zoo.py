@@ -1,7 +1,7 @@
 """Architectures of every everyday kind, small, for inputs of a few elements and three classes.
 
-Each is (input shape, builder). Those that `vmap` cannot run together stand in ONE_BY_ONE; all others
-train together.
+Each is (input shape, builder). Those that `vmap` cannot run together stand in ONE_BY_ONE; all
+others train together.
 """
 
 import math
