@@ -383,8 +383,8 @@ def test_frozen_parameters_are_each_replicas_own_and_never_trained(together):
     for replica, model in enumerate(alone):
         out = stack.model(replica)
         assert [v.requires_grad for v in out.parameters()] == [False] * 2 + [True] * 4
-        for key, value in model.state_dict().items():
-            assert torch.equal(out.state_dict()[key], value), key
+        for key, value in model.named_parameters():
+            assert torch.equal(out.get_parameter(key), value), key
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
