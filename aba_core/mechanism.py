@@ -25,7 +25,7 @@ from aba_core.attribution import Loss, attribution_map, cross_entropy
 from aba_core.augmentation import Augmentation, StackedABA, adjust, draw_changes
 from aba_core.datasets import Split
 from aba_core.randomness import PURPOSES, Draws, choice, random_bits, uniform
-from aba_core.replicas import Replicas
+from aba_core.replicas import Replicas, plain_attention
 
 # Chosen so that five measurements of a small CNN on digits take less than a fifth of its 500 steps
 # (measured .17 to .19; on MNIST, where Hessian-vector products weigh more, .41). Seven Lanczos
@@ -132,7 +132,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
     x = probe.x.expand(len(replicas), *probe.x.shape)
     y = probe.y.expand(len(replicas), *probe.y.shape)
     draws = probe.draws()
-    with replicas.mode(training=False):
+    with plain_attention(), replicas.mode(training=False):
         at = x.detach().requires_grad_()
         losses = loss(replicas.forward(replicas.parameters.detach())(at), y)
         (gradient,) = torch.autograd.grad(losses.sum(), at)
@@ -332,12 +332,27 @@ def _per_sample(
 
     One replica after the other: faster on a CPU than all at once, and a bounded memory.
     """
-    template = replicas.template
+    template, changes_inputs = replicas.template, replicas.habits.changes_inputs
 
     def single(values: dict, buffers: dict, x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(template, (values, buffers), (x[None],)), y[None])[0]
+        x = x[None].clone() if changes_inputs else x[None]
+        return loss(functional_call(template, (values, buffers), (x,)), y[None])[0]
 
-    gradients = vmap(grad(single), (None, None, 0, 0))
+    def in_a_loop(values: dict, buffers: dict, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        rows = [
+            torch.autograd.grad(
+                single(leaves, buffers, one, label),
+                list(leaves.values()),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for one, label in zip(x, y, strict=True)
+        ]
+        return dict(zip(leaves, map(torch.stack, zip(*rows, strict=True)), strict=True))
+
+    vmapped = replicas.together is not False  # what vmap cannot run, it cannot run here
+    gradients = vmap(grad(single), (None, None, 0, 0)) if vmapped else in_a_loop
     total = replicas.parameters.new_zeros(*x.shape[:2], replicas.parameters.shape[1])
     squares = total.new_zeros(x.shape[:2])
     at_once = max(1, GRADIENTS_AT_ONCE // (x.shape[1] * total.shape[2]))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aba_core.architecture import duplicate, first_line, trained_parameters
 from aba_core.attribution import Loss
@@ -22,6 +22,7 @@ from aba_core.checks import check_logits, loss_per_sample, model_output
 from aba_core.datasets import Split
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
 from aba_core.evaluation import accuracy_and_loss
+from aba_core.models import TextCNN
 from aba_core.replicas import Habits, Replicas, run_together
 from aba_core.threads import threads_restored
 
@@ -42,8 +43,11 @@ class Findings:
     obstacle: str = ""
 
 
-# What was found of architectures whose printed form says all: those of torch.nn's own layers.
-_known: dict[tuple[object, ...], Findings] = {}
+# Layers that run together as they run alone, in any order: tests hold it for each.
+_PROVEN = (
+    *(nn.Sequential, nn.ModuleList, TextCNN, nn.Flatten, nn.Linear, nn.Conv1d, nn.Conv2d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU),
+)
 
 
 def probe(replicas: Replicas, x: Tensor, y: Tensor, classes: int, loss: Loss) -> Loss:
@@ -53,26 +57,27 @@ def probe(replicas: Replicas, x: Tensor, y: Tensor, classes: int, loss: Loss) ->
     cannot be trained at all, with what is needed.
     """
     with threads_restored(use=1):  # the samples are few
-        return _probe(replicas, x[:SAMPLES], y[:SAMPLES], classes, loss)
+        together = _may_run_together(replicas, x)
+        return _probe(replicas, x[:SAMPLES], y[:SAMPLES], classes, loss, together)
 
 
-def _probe(replicas: Replicas, x: Tensor, y: Tensor, classes: int, loss: Loss) -> Loss:
+def _probe(
+    replicas: Replicas, x: Tensor, y: Tensor, classes: int, loss: Loss, together: bool
+) -> Loss:
     x = x.to(replicas.parameters.dtype)
     with generators(None, x.device), torch.no_grad():
         logits = model_output(replicas.model(0), x.clone())
     check_logits(logits, classes, loss)
     loss = loss_per_sample(loss, logits, y)
-    key = _key(replicas, x)
-    findings = _known.get(key) if key else None
-    if findings is None:
-        findings = _find_out(replicas, x)
-        if key:
-            _known[key] = findings
+    if _proven(replicas.template):
+        return loss
+    findings = _find_out(replicas, x, together)
     if findings.habits != replicas.habits:
         replicas.habits = findings.habits
         replicas.__post_init__()
-    if findings.obstacle:
+    if findings.obstacle or not together:
         replicas.together = False
+    if findings.obstacle:
         _say(f"{_name(replicas)} trains one replica after the other: {findings.obstacle}")
     return loss
 
@@ -105,26 +110,29 @@ def _say(line: str) -> None:
     _log.warning(line)
 
 
-def _key(replicas: Replicas, x: Tensor) -> tuple[object, ...] | None:
-    template = replicas.template
-    layers = ("torch.nn.modules.", "aba_core.")
-    if not all(type(module).__module__.startswith(layers) for module in template.modules()):
-        return None
-    return (
-        repr(template), tuple(replicas.trained), tuple(x.shape), x.dtype, x.device,
-        replicas.habits, _may_run_together(replicas, x),
-    )  # fmt: skip
+def _proven(model: nn.Module) -> bool:
+    """Whether it is made of nothing but layers that are known to run together: the toolkit's own
+    models are, and a probe of the large ones would take seconds."""
+    return all(
+        type(module) in _PROVEN
+        and not getattr(module, "inplace", False)  # it might change its inputs
+        and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+        and (
+            not isinstance(module, nn.modules.batchnorm._BatchNorm)
+            or (module.track_running_stats and module.momentum is not None)
+        )
+        for module in model.modules()
+    )
 
 
 def _may_run_together(replicas: Replicas, x: Tensor) -> bool:
-    """Whether any pass might: evaluation has batches of all sizes."""
+    """Whether training might. x: as many samples as a batch has."""
     if replicas.together is not None:
         return replicas.together
-    return x.device.type != "cpu" or run_together(x[0].numel(), len(replicas))
+    return x.device.type != "cpu" or run_together(x.numel(), len(replicas))
 
 
-def _find_out(replicas: Replicas, x: Tensor) -> Findings:
-    together = _may_run_together(replicas, x)
+def _find_out(replicas: Replicas, x: Tensor, together: bool) -> Findings:
     dtype = replicas.parameters.dtype
     try:
         return _compare(replicas, x, torch.float64, together)

@@ -235,7 +235,7 @@ class Replicas:
         if shared_inputs and self.habits.changes_inputs:
             x, shared_inputs = x.expand(len(self), *x.shape), False
         values = (self.named_parameters(flat), self.buffers, self.masks if self._drops else {})
-        with _plain_attention() if self.habits.attends else nullcontext():
+        with plain_attention() if self.habits.attends else nullcontext():
             return vmap(one, in_dims=(0, None if shared_inputs else 0))(values, x)
 
     def _one_by_one(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
@@ -304,8 +304,9 @@ class Replicas:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention by products and softmax, in place of fused operations."""
+def plain_attention() -> Iterator[None]:
+    """Attention by products and softmax, in place of fused operations: those neither run under
+    vmap nor can be differentiated twice."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

