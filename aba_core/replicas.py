@@ -90,6 +90,7 @@ class Replicas:
         if not self.habits.recomputes and any(map(counted, self.template.modules())):
             self._whole = copy.deepcopy(self.template)
             self._drops = [Masks(model) for model in (self._stacked, self._single, self._whole)]
+        self._plain = not self._drops and self.habits == Habits()
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
@@ -199,6 +200,8 @@ class Replicas:
         return self._views[replica]
 
     def _single_forward(self, replica: int, x: Float[Tensor, "1 batch *feature"]) -> Tensor:
+        if self._plain:
+            return self._single(channels_last(x[0]))[None]
         with self._as_habits_ask(replica):
             logits = self._single(self._input(channels_last(x[0])))[None]
         if self.habits.replaces_buffers:
