@@ -266,10 +266,10 @@ def _gradients(mode: str, logits: Tensor, at: Tensor, parameters: list[Tensor]) 
         raise ValueError(
             f"the model has no gradient by torch.autograd.grad in {mode} mode: {first_line(error)}"
         ) from error
-    found = {f"{mode} output": logits.detach(), f"{mode} gradient to inputs": to_inputs}
+    outcome = {f"{mode} output": logits.detach(), f"{mode} gradient to inputs": to_inputs}
     if pieces:
-        found["gradient"] = torch.cat([piece.flatten() for piece in pieces])
-    return found
+        outcome["gradient"] = torch.cat([piece.flatten() for piece in pieces])
+    return outcome
 
 
 def _towards(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
@@ -328,9 +328,9 @@ def _difference(outcome: Outcome, expected: Outcome) -> str:
             return name
         if not value.numel():
             continue
-        wanted = value.double().nan_to_num()
-        error = (other.double().nan_to_num() - wanted).abs().max()
-        if error > _CLOSE.get(value.dtype, 0) * wanted.abs().max() + 1e-12:
+        reference = value.double().nan_to_num()
+        error = (other.double().nan_to_num() - reference).abs().max()
+        if error > _CLOSE.get(value.dtype, 0) * reference.abs().max() + 1e-12:
             return name
     return ""
 
