@@ -249,22 +249,28 @@ def attribution_map(
 
 @contextmanager
 def undisturbed(model: nn.Module, mode: Mode, update_statistics: bool = False) -> Iterator[None]:
-    """The model in eval or train mode, each module's own mode and all buffers restored after."""
+    """The model in eval or train mode; each module's own mode, all buffers and PyTorch's generators
+    restored after. Buffers are in eval mode too, where a model may move its own, unless statistics
+    are to be updated in train mode."""
     modes = [(module, module.training) for module in model.modules()]
-    kept = mode == "train" and not update_statistics
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if kept else []
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not (mode == "train" and update_statistics)
+    ]
     cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
         model.train(mode == "train")
-        # Dropout draws from the global generator in train mode only.
-        with torch.random.fork_rng(devices=cuda, enabled=mode == "train"):
+        with torch.random.fork_rng(devices=cuda):
             yield
     finally:
         for module, training in modes:
             module.training = training
         with torch.no_grad():
-            for buffer, before in buffers:
+            for module, name, buffer, before in buffers:
                 buffer.copy_(before)
+                module._buffers[name] = buffer  # which the model may have replaced
 
 
 def attribute(
@@ -286,18 +292,28 @@ def attribute(
     y: true classes, or whatever `loss(logits, y)` takes to give one loss a sample.
     draws: where the random class and smoothgrad's noise come from (default: seed 0, step 0).
     choices: further fields of `Attribution`.
-    Raises ValueError for unknown names and for inputs that are empty, NaN or infinite.
+    Where samples meet in eval mode too (batch norm without running statistics) the map is that of
+    the whole batch, which must then be passed as a whole.
+    Raises ValueError for unknown names and for inputs that are no tensors, empty, NaN or infinite.
     """
     attribution = Attribution(method, target, top_k, **choices)
-    check_inputs(x, y)
+    check_inputs(x, y, loss)
     if draws is None:
         draws = Draws.single(0, 0, len(x), x.device)
     with undisturbed(model, attribution.mode, attribution.update_statistics):
         return attribution_map(model, x, y, attribution, draws, loss)
 
 
-def check_inputs(x: Tensor, y: Tensor) -> None:
-    """One clear error for a batch that no map can be made of."""
+def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None) -> None:
+    """One clear error for a batch that no map can be made of. loss: of which the map is, where
+    that is known: cross-entropy has no class below 0."""
+    for name, values in (("x", x), ("y", y)):
+        if not isinstance(values, Tensor):
+            kind = type(values)
+            raise ValueError(
+                f"{name} is a {kind.__module__}.{kind.__name__}; needed: a tensor, as "
+                f"torch.as_tensor({name})"
+            )
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(f"x of shape {tuple(x.shape)}; needed: [batch, *feature], not empty")
     if y.shape[:1] != x.shape[:1]:
@@ -306,3 +322,5 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
         raise ValueError(f"x of type {x.dtype}; needed: floating point")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("x holds NaN or infinite values; allowed: finite numbers")
+    if loss is cross_entropy and not y.is_floating_point() and int(y.min()) < 0:
+        raise ValueError(f"y holds label {int(y.min())}; allowed: classes from 0")

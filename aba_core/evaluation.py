@@ -34,21 +34,6 @@ def stacked_logits(
     return torch.cat([forward(x.to(dtype)) for x, _ in _batches(split, batch)], dim=1)
 
 
-def accuracy_and_loss(
-    logits: Float[Tensor, "replica sample class_"], y: Tensor, loss: Loss = cross_entropy
-) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica"]]:
-    """Accuracy in percent and mean loss of each replica; NaN where its logits are not finite."""
-    labels = y.expand(len(logits), *y.shape)
-    finite = torch.isfinite(logits).flatten(1).all(1)
-    if labels.shape == logits.shape[:-1]:
-        accuracy = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
-    else:  # several labels a sample, or soft ones: only the loss has a meaning
-        accuracy = torch.full((len(logits),), float("nan"), dtype=torch.float64)
-    losses = loss(logits, labels).double().mean(1)
-    missing = torch.full_like(accuracy, float("nan"))
-    return torch.where(finite, accuracy, missing), torch.where(finite, losses, missing)
-
-
 @torch.no_grad()
 def frozen(
     model: nn.Module,

@@ -43,6 +43,8 @@ def for_stacked(architecture: nn.Module) -> nn.Module:
                 module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
             )  # fmt: skip
             module.forward = partial(_pool, options)  # type: ignore[method-assign]
+        if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
+            module.forward = _mean_of_picture  # type: ignore[method-assign, assignment]
     return model
 
 
@@ -83,6 +85,11 @@ def _convolve_single(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _pool(options: tuple[Any, ...], x: Tensor) -> Tensor:
     return _StackedMaxPool2d.apply(x, *options)
+
+
+def _mean_of_picture(x: Tensor) -> Tensor:
+    """Average pooling to one place; PyTorch's own arranges memory in a way that vmap cannot."""
+    return x.mean((-2, -1), keepdim=True)
 
 
 class _StackedMaxPool2d(torch.autograd.Function):

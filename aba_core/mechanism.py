@@ -26,7 +26,7 @@ from aba_core.datasets import Split
 from aba_core.methods.aba import Augmentation, adjust
 from aba_core.methods.base import Method
 from aba_core.randomness import PURPOSES, Draws, choice, random_bits, uniform
-from aba_core.replicas import Replicas
+from aba_core.replicas import Replicas, plain_attention
 from aba_core.sites import INPUT
 
 # Chosen so that five measurements of a small CNN on digits take less than a fifth of its 500 steps
@@ -140,7 +140,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
     x = probe.x.expand(len(replicas), *probe.x.shape)
     y = probe.y.expand(len(replicas), *probe.y.shape)
     draws = probe.draws()
-    with replicas.mode(training=False):
+    with plain_attention(), replicas.mode(training=False):
         at = x.detach().requires_grad_()
         losses = loss(replicas.forward(replicas.parameters.detach())(at), y)
         (gradient,) = torch.autograd.grad(losses.sum(), at)
@@ -164,7 +164,7 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
 def _twice(replicas: Replicas) -> Replicas:
     parameters = replicas.parameters.detach().repeat(2, 1)
     buffers = {name: torch.cat([value, value]) for name, value in replicas.buffers.items()}
-    return Replicas(replicas.template, parameters, buffers, replicas.together)
+    return replace(replicas, parameters=parameters, buffers=buffers, masks={})
 
 
 def curvature(
@@ -338,12 +338,27 @@ def _per_sample(
 
     One replica after the other: faster on a CPU than all at once, and a bounded memory.
     """
-    template = replicas.template
+    template, changes_inputs = replicas.template, replicas.habits.changes_inputs
 
     def single(values: dict, buffers: dict, x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(template, (values, buffers), (x[None],)), y[None])[0]
+        x = x[None].clone() if changes_inputs else x[None]
+        return loss(functional_call(template, (values, buffers), (x,)), y[None])[0]
 
-    gradients = vmap(grad(single), (None, None, 0, 0))
+    def in_a_loop(values: dict, buffers: dict, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        rows = [
+            torch.autograd.grad(
+                single(leaves, buffers, one, label),
+                list(leaves.values()),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for one, label in zip(x, y, strict=True)
+        ]
+        return dict(zip(leaves, map(torch.stack, zip(*rows, strict=True)), strict=True))
+
+    vmapped = replicas.together is not False  # what vmap cannot run, it cannot run here
+    gradients = vmap(grad(single), (None, None, 0, 0)) if vmapped else in_a_loop
     total = replicas.parameters.new_zeros(*x.shape[:2], replicas.parameters.shape[1])
     squares = total.new_zeros(x.shape[:2])
     at_once = max(1, GRADIENTS_AT_ONCE // (x.shape[1] * total.shape[2]))
@@ -364,7 +379,7 @@ def _per_sample(
 
 def _first_layer(replicas: Replicas) -> slice:
     """Which parameters belong to the first module that has any."""
-    named = list(replicas.template.named_parameters())
+    named = list(replicas.trained.items())
     layer = named[0][0].rpartition(".")[0]
     own = takewhile(lambda entry: entry[0].rpartition(".")[0] == layer, named)
-    return slice(sum(value.numel() for _, value in own))
+    return slice(sum(shape.numel() for _, shape in own))

@@ -112,7 +112,8 @@ def uniform(
 
 
 def _unit_interval(bits: Tensor) -> Tensor:
-    return (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
+    # The topmost number would round to 1.
+    return ((_shift_right(bits, 11).double() + 0.5) * 2.0**-53).clamp_max_(1.0 - 2.0**-53)
 
 
 def normal(

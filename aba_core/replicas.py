@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
+from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
 from aba_core.layers import channels_last, for_single, for_stacked
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
@@ -34,55 +38,108 @@ def run_together(elements: int, replicas: int) -> bool:
     return elements <= STACKED_UP_TO and replicas >= STACKED_FROM
 
 
+@dataclass(frozen=True)
+class Habits:
+    """What a model does besides mapping inputs to outputs; `probing` finds out.
+
+    draws: from PyTorch's generator. changes_inputs: in place. replaces_buffers: assigns new tensors
+    in place of filling those there are. moves_in_eval: changes buffers in eval mode. attends: by
+    attention, whose fused operations `vmap` has no rule for.
+    recomputes: calls dropout again on the way back (checkpointing), so that its dropout stays
+    PyTorch's.
+    """
+
+    draws: bool = False
+    changes_inputs: bool = False
+    replaces_buffers: bool = False
+    moves_in_eval: bool = False
+    attends: bool = False
+    recomputes: bool = False
+
+
 @dataclass
 class Replicas:
     """R stacked models.
 
     template: the architecture; its own values are never used.
-    parameters: one row a replica. buffers: batch norm's running statistics, leading axis replica.
+    parameters: one row a replica, of what is trained. buffers: what is not, leading axis replica:
+    buffers such as running statistics, and frozen parameters.
     together: run all replicas in each operation (vmap), one after the other, or as measured (None).
+    masks: seed and step of each replica's dropout, [replica]. habits: of the architecture.
     """
 
     template: nn.Module
     parameters: Float[Tensor, "replica parameter"]
     buffers: dict[str, Tensor]
     together: bool | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    habits: Habits = Habits()
 
     def __post_init__(self) -> None:
         self.template.train(self.template.training)  # every module alike
+        self.trained = {name: v.shape for name, v in trained_parameters(self.template).items()}
+        self._sizes = [shape.numel() for shape in self.trained.values()]
         self._stacked = for_stacked(self.template)
         self._single = for_single(self.template)  # holds one replica's values at a time
-        self._slots = _slots(self._single)
-        self._views: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._whole = self.template  # for `functional_call`, one replica at a time
+        self.frozen = frozenset(frozen_parameters(self.template))
+        if not self.masks:
+            zeros = torch.zeros(len(self), dtype=torch.int64, device=self.parameters.device)
+            self.masks = {SEED: zeros, STEP: zeros.clone()}
+        self._drops: list[Masks] = []
+        if not self.habits.recomputes and any(map(counted, self.template.modules())):
+            self._whole = copy.deepcopy(self.template)
+            self._drops = [Masks(model) for model in (self._stacked, self._single, self._whole)]
+        self._plain = not self._drops and self.habits == Habits()
+        held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
+        self._slots = _slots(self._single, held)
+        self._views: dict[int, list[Tensor]] = {}
 
     @classmethod
-    def stack(cls, models: Sequence[nn.Module], device: str | torch.device = "cpu") -> Replicas:
+    def stack(
+        cls,
+        models: Sequence[nn.Module],
+        device: str | torch.device = "cpu",
+        dropout_seeds: Sequence[int] | None = None,
+    ) -> Replicas:
         """Stack separately initialised models of one architecture.
 
-        Raises ValueError for a model with dropout: its masks would come from a generator's state
-        and depend on the replicas beside it.
+        dropout_seeds: one a replica (default: 0), see `dropout`. Raises ValueError for a model that
+        cannot be copied or has nothing to train.
         """
-        for name, module in models[0].named_modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-                raise ValueError(
-                    f"module {name!r} is {module}; replicas cannot train dropout inside a model, "
-                    "set its p to 0"
-                )
+        template = duplicate(models[0]).to(device)
+        trained = trained_parameters(template)
+        if not trained:
+            raise ValueError(
+                f"the model {type(template).__name__} has no parameter to train; needed: at least "
+                "one with requires_grad"
+            )
         parameters, buffers = stack_module_state(list(models))
-        flat = torch.cat([value.detach().flatten(1) for value in parameters.values()], dim=1)
-        template = copy.deepcopy(models[0]).to(device)
-        return cls(template, flat.to(device), {k: v.to(device) for k, v in buffers.items()})
+        flat = torch.cat([parameters.pop(name).detach().flatten(1) for name in trained], dim=1)
+        fixed = buffers | {name: value.detach() for name, value in parameters.items()}
+        seeds = torch.tensor(list(dropout_seeds or [0] * len(models)), device=device)
+        return cls(
+            template,
+            flat.to(device),
+            {name: value.to(device) for name, value in fixed.items()},
+            masks={SEED: seeds, STEP: torch.zeros_like(seeds)},
+        )
 
     def __len__(self) -> int:
         return len(self.parameters)
 
+    def begin(self, step: int | Tensor) -> None:
+        """Which training step's masks the passes from now on draw. A tensor is never asked for its
+        value, so that a GPU can record this."""
+        if self._drops or self.habits.draws:
+            self.masks[STEP].copy_(torch.as_tensor(step))
+
     def named_parameters(self, flat: Float[Tensor, "replica parameter"]) -> dict[str, Tensor]:
-        """Rows cut into the architecture's parameters, each with leading axis replica."""
-        named = dict(self.template.named_parameters())
-        pieces = flat.split([value.numel() for value in named.values()], dim=1)
+        """Rows cut into what the architecture trains, each with leading axis replica."""
+        pieces = flat.split(self._sizes, dim=1)
         return {
-            name: piece.reshape(-1, *value.shape)
-            for (name, value), piece in zip(named.items(), pieces, strict=True)
+            name: piece.reshape(-1, *shape)
+            for (name, shape), piece in zip(self.trained.items(), pieces, strict=True)
         }
 
     def forward(
@@ -122,43 +179,79 @@ class Replicas:
             yield slice(0, len(x)), [flat], self.forward(flat)
             return
         for replica in range(len(x)):
-            parameters, buffers = self._values(replica)
-            for value, slots in zip(parameters + buffers, self._slots, strict=True):
+            values = self._values(replica)
+            for value, slots in zip(values, self._slots, strict=True):
                 for module_values, name in slots:
                     module_values[name] = value
+            parameters = values[: len(self.trained)]
             for value in parameters:
                 value.requires_grad_(differentiable)
-            yield slice(replica, replica + 1), parameters, self._single_forward
+            yield slice(replica, replica + 1), parameters, partial(self._single_forward, replica)
 
-    def _values(self, replica: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Views of one replica's parameters and buffers, made once."""
+    def _values(self, replica: int) -> list[Tensor]:
+        """Views of one replica's parameters, buffers and masks, made once."""
         if replica not in self._views:
             row = self.parameters.detach()[replica : replica + 1]
-            self._views[replica] = (
-                [value[0] for value in self.named_parameters(row).values()],
-                [buffer[replica] for buffer in self.buffers.values()],
-            )
+            held = [*self.buffers.values(), *(self.masks.values() if self._drops else ())]
+            self._views[replica] = [
+                *(value[0] for value in self.named_parameters(row).values()),
+                *(value[replica] for value in held),
+            ]
         return self._views[replica]
 
-    def _single_forward(self, x: Float[Tensor, "1 batch *feature"]) -> Tensor:
-        return self._single(channels_last(x[0]))[None]
+    def _single_forward(self, replica: int, x: Float[Tensor, "1 batch *feature"]) -> Tensor:
+        if self._plain:
+            return self._single(channels_last(x[0]))[None]
+        with self._as_habits_ask(replica):
+            logits = self._single(self._input(channels_last(x[0])))[None]
+        if self.habits.replaces_buffers:
+            with torch.no_grad():
+                for value, slots in zip(self._values(replica), self._slots, strict=True):
+                    for module_values, name in slots:
+                        if module_values[name] is not value:
+                            value.copy_(module_values[name])
+                            module_values[name] = value
+        return logits
+
+    def _input(self, x: Tensor) -> Tensor:
+        return x.clone() if self.habits.changes_inputs else x
+
+    @contextmanager
+    def _as_habits_ask(self, replica: int) -> Iterator[None]:
+        """One replica's pass: its masks from the first, and generators of its own where it draws
+        from them."""
+        for masks in self._drops:
+            masks.restart()
+        if not self.habits.draws:
+            yield
+            return
+        seed = generator_seed(self.masks[SEED][replica], self.masks[STEP][replica])
+        with generators(seed, self.parameters.device):
+            yield
 
     def _together(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self._stacked, (parameters, buffers), (x,))
+        def one(values: tuple[dict[str, Tensor], ...], x: Tensor) -> Tensor:
+            return functional_call(self._stacked, values, (self._input(x),))
 
-        stacked = vmap(one, in_dims=(0, 0, None if shared_inputs else 0))
-        return stacked(self.named_parameters(flat), self.buffers, x)
+        for masks in self._drops:
+            masks.restart()
+        if shared_inputs and self.habits.changes_inputs:
+            x, shared_inputs = x.expand(len(self), *x.shape), False
+        values = (self.named_parameters(flat), self.buffers, self.masks if self._drops else {})
+        with plain_attention() if self.habits.attends else nullcontext():
+            return vmap(one, in_dims=(0, None if shared_inputs else 0))(values, x)
 
     def _one_by_one(self, flat: Tensor, x: Tensor, shared_inputs: bool) -> Tensor:
         logits = []
+        fixed = self.buffers | (self.masks if self._drops else {})
         for replica, row in enumerate(flat.split(1)):
             values = {
                 name: channels_last(value[0]) for name, value in self.named_parameters(row).items()
             }
-            values |= {name: buffer[replica] for name, buffer in self.buffers.items()}
-            inputs = channels_last(x if shared_inputs else x[replica])
-            logits.append(functional_call(self.template, values, (inputs,)))
+            values |= {name: value[replica] for name, value in fixed.items()}
+            inputs = self._input(channels_last(x if shared_inputs else x[replica]))
+            with self._as_habits_ask(replica):
+                logits.append(functional_call(self._whole, values, (inputs,)))
         return torch.stack(logits)
 
     @contextmanager
@@ -172,7 +265,7 @@ class Replicas:
             self._train(before)
 
     def _train(self, training: bool) -> None:
-        for module in (self.template, self._stacked, self._single):
+        for module in (self.template, self._stacked, self._single, self._whole):
             if module.training != training:  # to walk through a model takes a while
                 module.train(training)
 
@@ -180,14 +273,17 @@ class Replicas:
     def undisturbed(self, mode: Mode, update_statistics: bool = False) -> Iterator[Replicas]:
         """The replicas in eval or train mode, whose passes leave running statistics as they are
         unless asked otherwise."""
-        quiet = mode == "train" and not update_statistics
+        quiet = self.habits.moves_in_eval or (mode == "train" and not update_statistics)
         with self.mode(mode == "train"):
             yield self.still() if quiet else copy.copy(self)
 
     def still(self) -> Replicas:
         """The same replicas, whose passes leave running statistics as they are."""
         still = copy.copy(self)
-        still.buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        still.buffers = {
+            name: buffer if name in self.frozen else buffer.clone()
+            for name, buffer in self.buffers.items()
+        }
         still._views = {}
         return still
 
@@ -204,27 +300,43 @@ class Replicas:
             self.parameters.detach().clone(),
             {name: buffer.clone() for name, buffer in self.buffers.items()},
             self.together,
+            self.masks,  # the same step
+            self.habits,
         )
 
     def model(self, replica: int) -> nn.Module:
         """One replica as an ordinary module with its own copy of the values, in eval mode."""
         module = copy.deepcopy(self.template)
         with torch.no_grad():
-            named = self.named_parameters(self.parameters[replica : replica + 1])
-            for name, value in module.named_parameters():
-                value.copy_(named[name][0])
-            for name, buffer in module.named_buffers():
-                buffer.copy_(self.buffers[name][replica])
+            row = self.named_parameters(self.parameters[replica : replica + 1])
+            values = {name: value[0] for name, value in row.items()}
+            values |= {name: value[replica] for name, value in self.buffers.items()}
+            for name, value in (*module.named_parameters(), *module.named_buffers()):
+                value.copy_(values[name])
         return module.eval()
 
 
-def _slots(model: nn.Module) -> list[list[tuple[dict[str, Any], str]]]:
-    """Where a model keeps each of its parameters, then each of its buffers: one that is shared
-    lies in several places."""
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention by products and softmax, in place of fused operations: those neither run under
+    vmap nor can be differentiated twice."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _slots(model: nn.Module, names: Sequence[str]) -> list[list[tuple[dict[str, Any], str]]]:
+    """Where a model keeps each of these parameters and buffers: one that is shared lies in several
+    places."""
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for module in model.modules():
         for values in (module._parameters, module._buffers):
             for name, value in values.items():
                 if value is not None:
                     places.setdefault(id(value), []).append((values, name))
-    return [places[id(value)] for value in (*model.parameters(), *model.buffers())]
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return [places[id(tensors[name])] for name in names]

@@ -212,7 +212,7 @@ class StackedSite:
         if not self._again:
             return h
         x = self._x[some]
-        for module in (rest.template, rest._stacked, rest._single):
+        for module in (rest.template, rest._stacked, rest._single, rest._whole):
             module.shapes = x.shape[2:], h.shape[2:]  # type: ignore[assignment]
         return torch.cat([x.flatten(2), h.flatten(2)], dim=2)
 
@@ -240,7 +240,9 @@ class StackedSite:
 def _as_part(replicas: Replicas, part: nn.Module) -> Replicas:
     """The same parameters and buffers, run by a part of the model."""
     buffers = {f"model.{name}": buffer for name, buffer in replicas.buffers.items()}
-    return Replicas(part, replicas.parameters, buffers, replicas.together)
+    return Replicas(
+        part, replicas.parameters, buffers, replicas.together, replicas.masks, replicas.habits
+    )
 
 
 class SingleSite:

@@ -83,6 +83,7 @@ class Step:
 
     def __call__(self) -> None:
         parameters = self.replicas.parameters
+        self.replicas.begin(self.number)
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
         with products_in(self.config.precision, parameters.device):
             losses, gradient = self._losses_and_gradient(x, labels)
@@ -133,7 +134,7 @@ def _through_site(
     h, labels = method.batch(site.tail, h, labels, draws)
     logits = site.logits(flat, h, still).to(flat.dtype)
     losses = method.loss(logits, labels, loss).mean(1)
-    (gradient,) = torch.autograd.grad(losses.sum(), flat)
+    (gradient,) = torch.autograd.grad(losses.sum(), flat, allow_unused=True, materialize_grads=True)
     return losses.detach(), gradient
 
 
@@ -153,7 +154,10 @@ def losses_and_gradient(
             logits = forward(x[some]).to(parameters[0].dtype)
             own = partial(method.of(some).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
             losses.append(own(logits, labels[some]).mean(1))
-            pieces = torch.autograd.grad(losses[-1].sum(), parameters)
+            # A parameter without influence has gradient 0.
+            pieces = torch.autograd.grad(
+                losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True
+            )
             gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
     return torch.cat(losses).detach(), torch.cat(gradients)
 

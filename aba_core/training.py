@@ -13,8 +13,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -23,19 +23,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aba_core.architecture import flip_bit, initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import Loss
+from aba_core.checks import check_build, check_labels, check_sequence
 from aba_core.datasets import Splits, load_dataset
 from aba_core.evaluation import stacked_logits
 from aba_core.identity import Use, plain
 from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.methods.base import Method, method_of
 from aba_core.models import build_model
-from aba_core.randomness import batch_order, epoch_order, purpose_seeds, random_bits
+from aba_core.probing import probe, try_evaluation
+from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
 from aba_core.steps import Recorded, Step
 from aba_core.tasks import Task, own, task_of
+from aba_core.threads import choose_threads, threads_restored
 
 
 @dataclass
@@ -92,6 +96,10 @@ class _Setting:
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.config.dtype)
 
+    def measure(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What the task measures, by name, for each replica."""
+        return self.task.measure(logits, y, self.loss, self.config.metrics)
+
 
 @dataclass(frozen=True)
 class _Member:
@@ -101,7 +109,7 @@ class _Member:
     method: Method | None
     seed: int
 
-    @property
+    @cached_property
     def seeds(self) -> dict[str, int]:
         """One seed a purpose."""
         more = self.method.names_of_purposes() if self.method else ()
@@ -131,9 +139,13 @@ def train(
     record the step as a CUDA graph and replay it (CUDA only). progress: called with the number of
     model-steps just done.
     A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
-    untouched by it. Raises ValueError for repeated arm names or seeds, a batch larger than the
-    training set, and whatever the parts refuse.
+    untouched by it. On a CPU the number of PyTorch's threads, which can change the last bits of
+    results, is chosen by timing a few steps (`threads`), and restored. Raises ValueError for
+    repeated arm names or seeds, a batch larger than the training set, and whatever the parts
+    refuse.
     """
+    check_sequence("arms", arms, "[Arm('vanilla')]")
+    check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
     names = [arm.name for arm in arms]
     for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
         repeated = [value for value, times in values.items() if times > 1]
@@ -163,14 +175,18 @@ def train(
         raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
     task = task_of(splits.task)
     task.check_metrics(config.metrics)
+    build = builder(config, splits) if build is None else build
+    check_build(build)
+    check_labels(splits, loss or task.loss)
     splits = splits.to(device)
     setting = _Setting(
-        config, splits, build or builder(config, splits), task, loss or task.loss, device, study,
+        config, splits, build, task, loss or task.loss, device, study,
         keep_logits, graphs, progress,
     )  # fmt: skip
     runs = Runs()
     for group in _alike(members):
-        _train_group(setting, group, runs)
+        with threads_restored():
+            _train_group(setting, group, runs)
     place = {(member.arm.name, member.seed): number for number, member in enumerate(members)}
 
     def declared(row: dict[str, Any]) -> int:
@@ -231,91 +247,118 @@ def _alike(members: Sequence[_Member]) -> Iterator[list[_Member]]:
         yield list(group)
 
 
-def initial_model(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.Module:
-    """A model initialised from its seed alone, on the CPU: the same whatever trains it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build().to(dtype)
-
-
-def flip_bit(model: nn.Module, seed: int) -> None:
-    """Change the last bit of one weight in place, drawn among those that are not 0.
-
-    The smallest change that a model can suffer. Source: Summers and Dinneen, "Nondeterminism and
-    instability in neural network optimization" (2021).
-    """
-    with torch.no_grad():
-        weights = torch.cat([value.flatten() for value in model.parameters()])
-        candidates = weights.nonzero()[:, 0]
-        zero = torch.zeros((), dtype=torch.int64)
-        place = int(candidates[random_bits(torch.tensor(seed), "bit", 0, zero) % len(candidates)])
-        integers = {torch.float32: torch.int32, torch.float64: torch.int64}[weights.dtype]
-        for value in model.parameters():
-            if place < value.numel():
-                value.view(integers).view(-1)[place] ^= 1
-                return
-            place -= value.numel()
-
-
 def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> None:
+    """Train runs whose methods share their structure side by side."""
     started = time.perf_counter()
-    config, splits, device = setting.config, setting.splits, setting.device
-    seeds_of = [member.seeds for member in members]
-    models = [initial_model(setting.build, s["initialisation"], setting.dtype) for s in seeds_of]
-    for model, seeds_of_run, member in zip(models, seeds_of, members, strict=True):
-        if member.arm.flip_bit:
-            flip_bit(model, seeds_of_run["bit"])
-    replicas = Replicas.stack(models, device)
+    config, splits = setting.config, setting.splits
+    replicas, setting = _started(setting, members)
     seeds = {
-        name: torch.tensor([[one[name]] for one in seeds_of], device=device) for name in seeds_of[0]
+        name: torch.tensor([[member.seeds[name]] for member in members], device=setting.device)
+        for name in members[0].seeds
     }
-    method, site = _stacked(setting, members, replicas)
-    rates = [member.arm.learning_rate or config.learning_rate for member in members]
-    learning_rate = torch.tensor(rates, device=device, dtype=setting.dtype)[:, None]
-    step = Step(config, replicas, method, site, setting.loss, splits.train, seeds, learning_rate)
+    step = _step(setting, members, replicas, seeds)
     take_step = Recorded(step) if setting.graphs else step
-
-    samples, batch = len(splits.train), config.batch_size
-    steps = config.steps(samples)
-    epoch_orders = lru_cache(maxsize=2)(
-        lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
-    )
-    probe = None
+    probed_on = None
     if config.mechanism:
-        probe = Probe.of(
+        probed_on = Probe.of(
             [member.method for member in members], seeds["probe"], splits.train, setting.dtype,
             config.probe_strength, setting.loss,
         )  # fmt: skip
-    measured = measured_steps(config.mechanism, steps)
 
+    samples, batch = len(splits.train), config.batch_size
+    steps = config.steps(samples)
+    measured = measured_steps(config.mechanism, steps)
+    epoch_orders = lru_cache(maxsize=2)(
+        lambda epoch: epoch_order(seeds["order"][:, 0], epoch, samples)
+    )
+
+    def rehearsal() -> Step:
+        other = _step(setting, members, replicas.copy(), seeds)
+        other.set(0, batch_order(epoch_orders, 0, batch, samples))
+        return other
+
+    def look(number: int) -> None:
+        if probed_on is not None:
+            metrics = measure(replicas, probed_on, setting.loss)
+            _record(runs.mechanism_rows, members, setting, number, metrics)
+
+    choose_threads(rehearsal, setting.device)
     for number in range(steps):
-        if probe is not None and number in measured:
-            _record(
-                runs.mechanism_rows,
-                members,
-                setting,
-                number,
-                measure(replicas, probe, setting.loss),
-            )
+        if number in measured:
+            look(number)
         step.set(number, batch_order(epoch_orders, number, batch, samples))
         take_step()
         if config.curve_every and (number + 1) % config.curve_every == 0 and number + 1 < steps:
-            metrics, _ = _metrics(replicas, setting)
-            _record(runs.curve_rows, members, setting, number + 1, metrics)
+            _record(runs.curve_rows, members, setting, number + 1, _metrics(replicas, setting)[0])
         if setting.progress is not None:
             setting.progress(len(members))
+    look(steps)
+    _finish(setting, members, runs, step, steps, started)
 
-    if probe is not None:
-        _record(
-            runs.mechanism_rows, members, setting, steps, measure(replicas, probe, setting.loss)
+
+def _started(setting: _Setting, members: Sequence[_Member]) -> tuple[Replicas, _Setting]:
+    """Freshly initialised replicas, tried out; and the setting with the loss fit for them."""
+    models = []
+    for member in members:
+        model = initial_model(setting.build, member.seeds["initialisation"], setting.dtype)
+        if member.arm.flip_bit:
+            flip_bit(model, member.seeds["bit"])
+        models.append(model)
+    config, splits = setting.config, setting.splits
+    replicas = Replicas.stack(
+        models, setting.device, [member.seeds["dropout"] for member in members]
+    )
+    first = torch.arange(config.batch_size, device=setting.device)
+    x, y = splits.train.batch(first), splits.train.y[first]
+    loss = probe(replicas, x, y, splits.classes, setting.loss)
+    setting = replace(setting, loss=loss)
+    try_evaluation(replicas, splits.validation, setting.measure, config.batch_size)
+    if setting.graphs and replicas.habits.draws:
+        raise ValueError(
+            "graphs is True; the model draws from PyTorch's generator, which a "
+            "recording cannot; allowed: False"
         )
+    return replicas, setting
+
+
+def _step(
+    setting: _Setting,
+    members: Sequence[_Member],
+    replicas: Replicas,
+    seeds: dict[str, Tensor],
+) -> Step:
+    """The step of a group: its methods as one, and the replicas cut where it acts."""
+    config, device = setting.config, setting.device
+    rates = [member.arm.learning_rate or config.learning_rate for member in members]
+    learning_rate = torch.tensor(rates, device=device, dtype=setting.dtype)[:, None]
+    methods = [member.method for member in members if member.method is not None]
+    method = site = None
+    if methods:
+        untrained = replicas.copy() if methods[0].needs_untrained else None
+        method = type(methods[0]).stack(methods, device, setting.dtype)
+        outputs = setting.splits.classes
+        site = StackedSite(replicas, method.site, setting.loss, outputs, untrained)
+    train = setting.splits.train
+    return Step(config, replicas, method, site, setting.loss, train, seeds, learning_rate)
+
+
+def _finish(
+    setting: _Setting,
+    members: Sequence[_Member],
+    runs: Runs,
+    step: Step,
+    steps: int,
+    started: float,
+) -> None:
+    """Metrics of the last step, and what is kept of each run."""
+    replicas = step.replicas
     metrics, logits = _metrics(replicas, setting)
     finite = step.finite & torch.isfinite(replicas.parameters).all(1)
     for name in ("validation_loss", "test_loss", "train_loss"):
         finite &= torch.isfinite(metrics[name])
     for values in metrics.values():
         values[~finite] = float("nan")
-    if config.curve_every:
+    if setting.config.curve_every:
         _record(runs.curve_rows, members, setting, steps, metrics)
     share = (time.perf_counter() - started) / len(members)
     extra: dict[str, list] = {
@@ -335,33 +378,19 @@ def _whole(number: float) -> float:
     return int(number) if float(number).is_integer() else number
 
 
-def _stacked(
-    setting: _Setting, members: Sequence[_Member], replicas: Replicas
-) -> tuple[Method | None, StackedSite | None]:
-    """The methods of a group as one, and the replicas cut where it acts."""
-    methods = [member.method for member in members if member.method is not None]
-    if not methods:
-        return None, None
-    untrained = replicas.copy() if methods[0].needs_untrained else None
-    parameters = replicas.parameters
-    stacked = type(methods[0]).stack(methods, parameters.device, parameters.dtype)
-    outputs = setting.splits.classes
-    return stacked, StackedSite(replicas, stacked.site, setting.loss, outputs, untrained)
-
-
 def _metrics(
     replicas: Replicas, setting: _Setting
 ) -> tuple[dict[str, Tensor], Float[Tensor, "replica sample class_"]]:
     """What the task measures on every split, and the validation logits."""
     metrics: dict[str, Tensor] = {}
     kept = torch.empty(0)
-    with replicas.mode(training=False):
-        forward = replicas.forward(replicas.parameters.detach(), shared_inputs=True)
+    with replicas.undisturbed("eval") as evaluated:
+        forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
         for name in ("validation", "test", "train"):
             split = getattr(setting.splits, name)
             logits = stacked_logits(forward, split, replicas.parameters.dtype)
             kept = logits if name == "validation" else kept
-            values = setting.task.measure(logits, split.y, setting.loss, setting.config.metrics)
+            values = setting.measure(logits, split.y)
             metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
     return metrics, kept
 

@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from aba_core.threads import usable_cores
 from analysis import results as store
-from analysis.engines import usable_cores
 from analysis.statistics import Interval
 from analysis.study import Study
 
@@ -321,7 +321,7 @@ def plan(
     by_arm = [float(values.std(ddof=1)) for values in samples]
     seconds = float(pilot.groupby("arm")["seconds"].mean().mean()) * len(study.arms)
     device = str(pilot["device"].iloc[-1]) if "device" in pilot else "cpu"
-    workers = (cores or usable_cores()) if device.startswith("cpu") else 1
+    workers = (cores or usable_cores(math.ceil)) if device.startswith("cpu") else 1
     mine = pilot["arm"] if folder == Path(results) else pilot["arm"].iloc[:0]
     finished = [int((mine == arm.name).sum()) for arm in study.arms]
 

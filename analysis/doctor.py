@@ -8,6 +8,7 @@ must speak where all else fails: packages are imported late, and their absence i
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
 import re
@@ -20,6 +21,8 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+from aba_core.threads import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
@@ -163,7 +166,7 @@ def _device() -> Iterator[Finding]:
     if device == "cuda":
         yield Finding("ok", "device", f"{engines.device_name(device)}, one process, torch {torch}")
         return
-    cores = engines.usable_cores()
+    cores = usable_cores(math.ceil)
     yield Finding("ok", "device", f"cpu, {cores} single-threaded processes, torch {torch}")
 
 

@@ -28,6 +28,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aba_core.threads import usable_cores
 from analysis import toolkit_version
 from analysis.plan import Chunk, choose_device, load_splits
 from analysis.study import StudyError
@@ -177,37 +178,6 @@ def device_name(device: str) -> str:
 # --- processes -----------------------------------------------------------------------------------
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, by its affinity and the quota of its control groups."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min([cores, *map(math.ceil, _quotas())]))
-
-
-def _quotas(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
-    """Cores that control groups allow: version 2 (cpu.max) and 1, this process's and those above.
-
-    A container may see its own group as the root; what cannot be read limits nothing.
-    """
-    listed = proc / "self" / "cgroup"
-    lines = listed.read_text().splitlines() if listed.exists() else []
-    for _, controllers, name in (line.split(":", 2) for line in lines):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = groups / "cpu" if controllers else groups
-        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-        group = root / name.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(root):
-                break
-            try:
-                quota, period = " ".join((folder / file).read_text() for file in files).split()
-            except (OSError, ValueError):
-                continue
-            if quota not in ("max", "-1"):
-                yield int(quota) / int(period)
-
-
 _done: Any = None  # model-steps done by all workers, shared with the parent
 
 
@@ -250,7 +220,7 @@ def processes(
     # Workers read these when they load their numerical libraries.
     environment = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    workers = min(workers or usable_cores(), len(chunks))
+    workers = min(workers or usable_cores(math.ceil), len(chunks))
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(counter,))
     pending: dict[Future[ChunkRows], Chunk] = {}
     try:

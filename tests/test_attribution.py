@@ -2,17 +2,19 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from oracles import counter_hash
 from oracles.probes import PROBES, probe
 from oracles.slow_attribution import chosen_class, slow_maps, torch_cross_entropy
+from oracles.slow_augmentation import slow_aba
 from torch import nn
 
 from aba_core.adjustments import ADJUSTMENTS, Group
 from aba_core.attribution import Attribution, attribute, cross_entropy
-from aba_core.methods.aba import adjust
+from aba_core.methods.aba import ABA, CHALLENGER, adjust
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
 
@@ -276,6 +278,70 @@ def test_the_global_random_state_is_left_as_it_was(method, mode):
     before = torch.get_rng_state()
     attribute(model, x, y, method, mode=mode, samples=2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Restless(nn.Module):
+    """It counts its passes, replaces a buffer and draws, in eval mode as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(1))
+        self.register_buffer("last", torch.zeros(1))
+        self.linear = nn.Linear(20, 4)
+
+    def forward(self, x):
+        self.passes.add_(1)
+        self.last = x.detach().mean(0)
+        return self.linear(x + 0.01 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize("mode", ("eval", "train"))
+def test_a_model_that_moves_in_eval_mode_is_left_as_it_was(mode):
+    model, before = Restless(), torch.get_rng_state()
+    last = model.last
+    attribute(model, torch.randn(3, 20), torch.arange(3), mode=mode)
+    assert float(model.passes) == 0 and model.last is last and float(last) == 0
+    torch.set_rng_state(before)
+    x = torch.randn(3, 20)  # drawn before as well
+    after = torch.get_rng_state()
+    attribute(model, x, torch.arange(3), mode=mode)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_statistics_move_in_train_mode_where_they_are_asked_to():
+    model = Restless()
+    attribute(model, torch.randn(3, 20), torch.arange(3), mode="train", update_statistics=True)
+    assert float(model.passes) == 1
+
+
+def without_running_statistics() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    model = nn.Sequential(
+        nn.Linear(5, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Tanh(), nn.Linear(6, 3)
+    )
+    return model.double(), torch.randn(8, 5, dtype=torch.float64), torch.arange(8) % 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_running_statistics_the_map_is_that_of_the_whole_batch(method):
+    model, x, y = without_running_statistics()
+    whole = attribute(model, x, y, method, "loss", samples=2)
+    model.eval()
+    slow = slow_maps(model, x, y, Attribution(method, "loss", samples=2))
+    torch.testing.assert_close(whole, slow)
+    assert not torch.allclose(attribute(model, x[:4], y[:4], method, "loss", samples=2), whole[:4])
+
+
+def test_aba_maps_the_whole_batch_where_samples_meet():
+    """Half of Challenger's samples need no map, but their neighbours' maps depend on them."""
+    model, x, y = without_running_statistics()
+    augmentation = replace(CHALLENGER, target="loss")
+    aba = ABA(augmentation, seed=2)
+    model.eval()
+    seeds = dict.fromkeys(counter_hash.STREAM, 2)
+    for step in range(4):
+        torch.testing.assert_close(
+            aba(model, x, y), slow_aba(model, x, y, augmentation, seeds, step)
+        )
 
 
 def test_the_model_is_left_as_it_was_even_where_it_fails():

@@ -9,12 +9,13 @@ from oracles.slow_attribution import slow_maps, torch_cross_entropy
 from oracles.slow_selection import slow_categories
 
 from aba_core.adjustments import ADJUSTMENTS, Group
-from aba_core.attribution import Attribution
+from aba_core.attribution import Attribution, cross_entropy
 from aba_core.datasets import Split
-from aba_core.evaluation import accuracy_and_loss, frozen, stacked_logits
+from aba_core.evaluation import frozen, stacked_logits
 from aba_core.models import build_model
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit
+from aba_core.tasks import task_of
 
 STRENGTHS = (0.0, 0.1, 0.7)
 
@@ -34,7 +35,8 @@ def by_key(rows: list[dict]) -> dict[tuple[int, float], dict]:
 def test_accuracy_is_in_percent_and_loss_a_mean_per_sample():
     logits = torch.randn(3, 8, 4, dtype=torch.float64)
     y = torch.arange(8) % 4
-    accuracy, loss = accuracy_and_loss(logits, y)
+    measured = task_of("multiclass").measure(logits, y, cross_entropy)
+    accuracy, loss = measured["accuracy"], measured["loss"]
     for replica in range(3):
         right = sum(int(row.argmax()) == int(c) for row, c in zip(logits[replica], y, strict=True))
         assert float(accuracy[replica]) == 100 * right / 8
@@ -46,10 +48,11 @@ def test_accuracy_is_in_percent_and_loss_a_mean_per_sample():
 def test_logits_that_are_not_finite_give_nan_and_spare_the_neighbours(bad):
     logits = torch.randn(3, 8, 4)
     y = torch.arange(8) % 4
-    clean = accuracy_and_loss(logits, y)
+    task = task_of("multiclass")
+    clean = task.measure(logits, y, cross_entropy).values()
     logits = logits.clone()
     logits[1, 5, 2] = bad
-    for values, before in zip(accuracy_and_loss(logits, y), clean, strict=True):
+    for values, before in zip(task.measure(logits, y, cross_entropy).values(), clean, strict=True):
         assert math.isnan(values[1])
         assert torch.equal(values[[0, 2]], before[[0, 2]])
 

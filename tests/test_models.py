@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from aba_core.architecture import initial_model, mixes_samples, trained_parameters
 from aba_core.models import MODELS, build_model
 
 PICTURES = [(1, 1, 1), (1, 3, 5), (2, 7, 2), (1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 1, 9)]
@@ -95,3 +96,39 @@ def test_an_input_a_model_cannot_take_is_refused_with_what_it_needs(name, shape,
 def test_a_model_needs_classes(classes):
     with pytest.raises(ValueError, match=rf"classes is {classes}; allowed: whole numbers from 1"):
         build_model("mlp", (4,), classes)
+
+
+def test_an_initial_model_is_that_of_torchs_seed_and_leaves_all_generators_alone(monkeypatch):
+    """torch.manual_seed seeds the generators of every GPU as well, and nothing puts them back."""
+
+    def build() -> nn.Module:
+        return build_model("small_cnn", (1, 8, 8), 10, batch_norm=True)
+
+    torch.manual_seed(7)
+    expected, before = build().state_dict(), torch.get_rng_state()
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, lambda seed: pytest.fail("a GPU was seeded"))
+    model = initial_model(build, 7, torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_what_is_trained_is_what_requires_a_gradient_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    model[1].weight = model[0].weight
+    model[2].bias.requires_grad_(False)
+    assert list(trained_parameters(model)) == ["0.weight", "0.bias", "1.bias", "2.weight"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "mixes"),
+    [
+        (nn.BatchNorm1d(3), False),
+        (nn.BatchNorm1d(3, track_running_stats=False), True),
+        (nn.InstanceNorm1d(3), False),
+        (nn.LayerNorm(3), False),
+    ],
+)
+def test_samples_meet_in_batch_norm_without_running_statistics(layer, mixes):
+    assert mixes_samples(nn.Sequential(nn.Linear(3, 3), layer)) is mixes

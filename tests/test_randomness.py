@@ -13,6 +13,7 @@ from scipy import stats
 from aba_core.randomness import (
     PURPOSES,
     Draws,
+    _unit_interval,
     batch_order,
     check_seed,
     choice,
@@ -118,6 +119,19 @@ def test_uniforms_over_seeds_and_over_steps_are_uniform():
 def test_uniforms_lie_inside_the_open_unit_interval():
     drawn = many("magnitude", 200_000)
     assert 0 < float(drawn.min()) and float(drawn.max()) < 1
+
+
+def test_not_even_the_extreme_bits_make_0_or_1():
+    """The topmost numbers would round to 1; all others stay what they were."""
+    top = [-1, -2048, -2049, -4096, -(2**12) - 1]  # as signed integers, from the topmost down
+    bits = torch.tensor([0, 1, 2047, 2048, *top, 2**63 - 1, -(2**63)])
+    values = _unit_interval(bits)
+    assert bool((values > 0).all()) and bool((values < 1).all())
+    assert values.max() == 1 - 2.0**-53
+    unclamped = [((int(b) % 2**64 >> 11) + 0.5) / 2**53 for b in bits]
+    assert unclamped[4] == 1.0
+    for value, before in zip(values.tolist(), unclamped, strict=True):
+        assert value == min(before, 1 - 2.0**-53)
 
 
 def test_normals_are_normal_and_magnitudes_half_normal():

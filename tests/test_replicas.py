@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from oracles.tiny_data import make_splits
 from torch import nn
 
 from aba_core import layers, replicas
+from aba_core.architecture import initial_model
 from aba_core.models import MODELS, build_model
-from aba_core.replicas import Replicas
+from aba_core.replicas import Habits, Replicas
 from aba_core.steps import products_in
+from aba_core.training import Arm, TrainConfig, train
 
 SHAPES = {"text_cnn": (6, 4)}
 CASES = [(name, norm) for name in MODELS if name != "vgg16" for norm in (False, True)]
@@ -352,7 +355,70 @@ def test_large_inputs_run_one_by_one_and_small_ones_together(monkeypatch):
     assert calls == ["_together", "_one_by_one", "_one_by_one"]
 
 
-def test_dropout_inside_a_model_is_refused_by_name():
+def frozen_models(count: int) -> list[nn.Module]:
+    made = [
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(count)
+    ]
+    for model in made:
+        model.double()[0].requires_grad_(False)
+    return made
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_frozen_parameters_are_each_replicas_own_and_never_trained(together):
+    alone, x = frozen_models(3), torch.randn(3, 5, 3, dtype=torch.float64)
+    stack = replace(Replicas.stack(alone), together=together)
+    assert stack.parameters.shape == (3, 4 + 4 + 8 + 2)
+    with stack.mode(True):
+        for rows, parameters, forward in stack.passes(x, differentiable=True):
+            logits = forward(x[rows])
+            gradients = torch.autograd.grad(logits.sum(), parameters)
+            for row, replica in enumerate(range(3)[rows]):
+                expected = alone[replica].train()(x[replica])
+                torch.testing.assert_close(logits[row], expected)
+                own = [value for value in alone[replica].parameters() if value.requires_grad]
+                pieces = [g.reshape(len(logits), -1)[row] for g in gradients]
+                flat = torch.cat([g.flatten() for g in torch.autograd.grad(expected.sum(), own)])
+                torch.testing.assert_close(torch.cat(pieces), flat)
+    for replica, model in enumerate(alone):
+        out = stack.model(replica)
+        assert [v.requires_grad for v in out.parameters()] == [False] * 2 + [True] * 4
+        for key, value in model.named_parameters():
+            assert torch.equal(out.get_parameter(key), value), key
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weight_decay_leaves_frozen_parameters_alone(optimizer):
+    config = TrainConfig(epochs=3, batch_size=5, optimizer=optimizer, weight_decay=0.1)
+    runs = train(
+        config, [Arm("a")], [0, 1, 2], splits=make_splits((3,), 2),
+        build=lambda: frozen_models(1)[0],
+    )  # fmt: skip
+    for seed in range(3):
+        start = initial_model(lambda: frozen_models(1)[0], seed, torch.float32)
+        end = runs.model("a", seed)
+        assert torch.equal(end[0].weight, start[0].weight)
+        assert not torch.equal(end[2].weight, start[2].weight)
+
+
+def test_masks_are_no_part_of_a_model_or_of_its_buffers():
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
-    with pytest.raises(ValueError, match=r"module '1' is Dropout\(p=0.5.*set its p to 0"):
-        Replicas.stack([model, copy.deepcopy(model)])
+    stack = Replicas.stack([model, copy.deepcopy(model)], dropout_seeds=[5, 6])
+    assert not stack.buffers and stack.masks["dropout_seed"].tolist() == [5, 6]
+    assert not list(stack.model(1).buffers()) and not list(stack.template.buffers())
+    stack.begin(3)
+    assert stack.masks["dropout_step"].tolist() == [3, 3]
+    stack.begin(torch.tensor([7]))
+    assert stack.masks["dropout_step"].tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_attention_takes_its_fast_path_again_afterwards(together):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True).double()
+    habits = Habits(attends=True)
+    stack = replace(Replicas.stack([layer, copy.deepcopy(layer)]), together=together, habits=habits)
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    with stack.mode(False), torch.no_grad():
+        outputs = stack.forward(stack.parameters)(x)
+        torch.testing.assert_close(outputs[1], layer.eval()(x[1]))
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -277,37 +277,6 @@ def test_closing_the_processes_ends_them():
     assert len(workers) == 2 and not alive
 
 
-@pytest.mark.parametrize(
-    ("groups", "files", "cores"),
-    [
-        ("0::/", {}, []),
-        ("0::/", {"cpu.max": "max 100000"}, []),
-        ("0::/job/step", {"cpu.max": "400000 100000", "job/cpu.max": "150000 100000"}, [1.5, 4.0]),
-        ("0::/not/mounted", {"cpu.max": "50000 100000"}, [0.5]),
-        (
-            "5:cpu,cpuacct:/job\n3:cpuset:/job\n0::/",
-            {"cpu/job/cpu.cfs_quota_us": "200000", "cpu/job/cpu.cfs_period_us": "100000"},
-            [2.0],
-        ),
-        ("5:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
-    ],
-)
-def test_quotas_of_control_groups_are_read(tmp_path, groups, files, cores):
-    (tmp_path / "self").mkdir()
-    (tmp_path / "self" / "cgroup").write_text(groups + "\n")
-    for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    assert list(engines._quotas(tmp_path, tmp_path / "fs")) == cores
-
-
-def test_cores_are_those_that_may_be_used(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    for quotas, cores in (([], 3), ([16.0], 3), ([1.5, 8.0], 2), ([0.2], 1)):
-        monkeypatch.setattr(engines, "_quotas", lambda quotas=quotas: quotas)
-        assert engines.usable_cores() == cores
-
-
 # --- stopping ------------------------------------------------------------------------------------
 
 # A job that a shell starts in the background inherits a SIGINT that is ignored; Ctrl-C is what is

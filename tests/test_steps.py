@@ -12,6 +12,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, steps, train
+from aba_core.architecture import initial_model
 from aba_core.attribution import cross_entropy
 from aba_core.models import build_model
 from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, normal, uniform
@@ -19,7 +20,6 @@ from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles, SignSplit
 from aba_core.sites import StackedSite
 from aba_core.steps import Recorded, Step
-from aba_core.training import initial_model
 
 ALL = Augmentation(AdjustmentSet.parse("all"), strength=0.5, target="loss")
 CONFIG = TrainConfig(

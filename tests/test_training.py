@@ -18,12 +18,13 @@ from torch import nn
 
 from aba_core import replicas
 from aba_core.adjustments import AdjustmentSet
+from aba_core.architecture import flip_bit, initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import Split, Splits
 from aba_core.methods.aba import CHALLENGER, FASTABA, FASTABA_CE, MENDABA, Augmentation
 from aba_core.models import MODELS, build_model
 from aba_core.selection import Percentiles, SignSplit
-from aba_core.training import Runs, flip_bit, initial_model, train
+from aba_core.training import Runs, train
 
 METRICS = [f"{s}_{m}" for s in ("validation", "test", "train") for m in ("accuracy", "loss")]
 SAMPLES, BATCH = 14, 5  # of tiny_splits, and small enough that batches straddle epochs

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aba_core.adjustments import AdjustmentSet
+from aba_core.architecture import mixes_samples
 from aba_core.attribution import (
     Attribution,
     Loss,
@@ -347,10 +348,10 @@ class ABA:
         self.step += 1
 
         # A sample whose categories all change alike needs no map, unless some of its features
-        # may belong to no category. In train mode every sample shapes the batch's statistics, and
-        # a placebo may need the map of any.
+        # may belong to no category. In train mode every sample shapes the batch's statistics, as it
+        # does where batch norm has no running ones, and a placebo may need the map of any.
         mapped = changes.ne(changes[:, :1]).any(1) if aug.split.covers else changes.ne(0).any(1)
-        if aug.attribution_mode == "train" or aug.placebo:
+        if aug.attribution_mode == "train" or aug.placebo or mixes_samples(model):
             mapped = torch.ones_like(mapped)
         categories = torch.zeros(changes.shape[1], *x.shape, dtype=torch.bool, device=x.device)
         categories[0] = True  # stands for "every feature" where all categories change alike

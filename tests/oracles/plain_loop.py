@@ -13,13 +13,14 @@ import torch
 from oracles import counter_hash
 from oracles.slow_attribution import Loss, torch_cross_entropy
 from oracles.slow_augmentation import slow_aba
+from oracles.slow_dropout import SlowDropout
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
+from aba_core.architecture import initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import Split, Splits
 from aba_core.models import build_model
-from aba_core.training import initial_model
 
 
 @dataclass
@@ -38,6 +39,7 @@ def flat_parameters(model: nn.Module) -> Tensor:
 def evaluate(model: nn.Module, splits: Splits, loss: Loss, dtype: torch.dtype) -> dict[str, float]:
     metrics = {}
     model.eval()
+    kept = [value.clone() for value in model.buffers()]
     with torch.no_grad():
         for name in ("validation", "test", "train"):
             split: Split = getattr(splits, name)
@@ -45,6 +47,8 @@ def evaluate(model: nn.Module, splits: Splits, loss: Loss, dtype: torch.dtype) -
             right = (logits.argmax(1) == split.y).sum()
             metrics[f"{name}_accuracy"] = 100 * float(right) / len(split)
             metrics[f"{name}_loss"] = float(loss(logits, split.y).mean())
+        for value, before in zip(model.buffers(), kept, strict=True):
+            value.copy_(before)
     return metrics
 
 
@@ -72,8 +76,9 @@ def plain_train(
     splits: Splits,
     loss: Loss = torch_cross_entropy,
     build: Callable[[], nn.Module] | None = None,
+    ordinary_dropout: bool = False,
 ) -> PlainRun:
-    """Train one arm with one seed."""
+    """Train one arm with one seed. ordinary_dropout: see `SlowDropout`."""
     dtype = getattr(torch, config.dtype)
     purposes = dict.fromkeys(counter_hash.STREAM, seed) | dict(arm.held)
     if build is None:
@@ -85,6 +90,7 @@ def plain_train(
     if arm.flip_bit:
         flip_last_bit(model, purposes["bit"])
     untrained = copy.deepcopy(model)
+    dropout = SlowDropout(model, purposes["dropout"], ordinary_dropout)
     rate = arm.learning_rate or config.learning_rate
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adam":
@@ -107,10 +113,12 @@ def plain_train(
     for step in range(steps):
         rows = counter_hash.batch(purposes["order"], step, config.batch_size, samples)
         x, y = inputs[rows], splits.train.y[rows]
+        dropout.step = step
         if arm.method is not None:
             x = slow_aba(model, x, y, arm.method, purposes, step, loss, untrained)
         model.train()
-        optimizer.zero_grad()
+        for value in model.parameters():  # without influence is gradient 0, and not none
+            value.grad = torch.zeros_like(value) if value.requires_grad else None
         loss(model(x), y).mean().backward()
         optimizer.step()
         if schedule is not None:

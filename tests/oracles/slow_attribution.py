@@ -1,7 +1,7 @@
 """Attribution maps again: one sample, one copy, one backward pass at a time.
 
-In train mode samples meet in batch norm, so there the whole batch goes through the model at once;
-that is the only batching here.
+In train mode samples meet in batch norm, and without running statistics in eval mode too; there the
+whole batch goes through the model at once, and that is the only batching here.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from aba_core.attribution import Attribution
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -41,10 +42,14 @@ def slow_maps(
     """One map a sample, in the sense of the loss. The model must be in the mode wanted; the
     statistics that its batch norm gathers are put back here unless `how` lets them move."""
     kept = {name: value.clone() for name, value in model.named_buffers()}
+    batched = how.mode == "train" or any(
+        isinstance(module, BATCH_NORMS) and not module.track_running_stats
+        for module in model.modules()
+    )
 
     def gradient(at: Tensor, pick: list[int] | None) -> Tensor:
         at = at.clone().requires_grad_()
-        pieces = [slice(None)] if how.mode == "train" else [slice(i, i + 1) for i in range(len(x))]
+        pieces = [slice(None)] if batched else [slice(i, i + 1) for i in range(len(x))]
         total = torch.zeros((), dtype=x.dtype)
         for piece in pieces:
             logits = model(at[piece])
@@ -59,7 +64,7 @@ def slow_maps(
         if how.target == "loss":
             return None
         with torch.no_grad():
-            if how.mode == "train":
+            if batched:
                 scores = model(x)
             else:
                 scores = torch.cat([model(x[i : i + 1]) for i in range(len(x))])
