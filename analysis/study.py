@@ -45,7 +45,9 @@ def rule_at(where: str) -> Callable[..., Any]:
     try:
         rule = load(where)
     except ValueError as error:
-        raise ValueError(f"unknown rule {where!r}; known: all, any, or your own ({error})") from error
+        raise ValueError(
+            f"unknown rule {where!r}; known: all, any, or your own ({error})"
+        ) from error
     if not callable(rule):
         raise ValueError(f"rule {where!r} is no function but {rule!r:.60}")
     return rule
