@@ -24,7 +24,7 @@ from aba_core.arms import Arm
 from analysis import mixed, statistics, tables
 from analysis.results import StudyResult
 from analysis.statistics import Interval
-from analysis.study import Contrast, Hypothesis, Slope, Study, named_function
+from analysis.study import Contrast, Hypothesis, Slope, Study, rule_at
 
 POWER = 0.8
 
@@ -108,7 +108,7 @@ def rule_of(hypothesis: Hypothesis) -> Rule:
     if hypothesis.rule in RULES:
         return RULES[hypothesis.rule]
     try:
-        return named_function(hypothesis.rule)
+        return rule_at(hypothesis.rule)
     except ValueError as error:
         raise RuleError(str(error)) from error
 

@@ -6,7 +6,6 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pydantic import (
 )
 
 from aba_core.arms import Arm
-from aba_core.identity import Use, load, plain, short_hash
+from aba_core.identity import Use, load, plain, short_hash, version_of
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
@@ -41,15 +40,17 @@ class StudyError(ValueError):
     """A study that cannot be built; one line saying which value is wrong and what is allowed."""
 
 
-def named_function(reference: str) -> Callable[..., Any]:
-    """The function that "module:function" names. Raises ValueError, in one line, where there is
-    none."""
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", reference):
-        raise ValueError(f"unknown rule {reference!r}; known: all, any, or module:function")
-    function = load(reference)
-    if not callable(function):
-        raise ValueError(f"rule {reference!r} is not a function but {function!r:.60}")
-    return function
+def rule_at(where: str) -> Callable[..., Any]:
+    """A rule of one's own, "module:function". Raises ValueError, one line, where there is none."""
+    try:
+        rule = load(where)
+    except ValueError as error:
+        raise ValueError(
+            f"unknown rule {where!r}; known: all, any, or your own ({error})"
+        ) from error
+    if not callable(rule):
+        raise ValueError(f"rule {where!r} is no function but {rule!r:.60}")
+    return rule
 
 
 class _Plain(BaseModel):
@@ -141,7 +142,7 @@ class Hypothesis(_Plain):
     def _importable(cls, value: str, info: ValidationInfo) -> str:
         # A declaration is read wherever its results are, also without the module of its rule.
         if value not in ("all", "any") and not (info.context or {}).get("declared"):
-            named_function(value)
+            rule_at(value)
         return value
 
     @property
@@ -151,8 +152,14 @@ class Hypothesis(_Plain):
 
     @property
     def identity(self) -> str:
-        """Short hash of all that is declared."""
-        return short_hash(self.model_dump(mode="json"))
+        """Short hash of all that is declared, with the version of a rule of one's own."""
+        content = self.model_dump(mode="json")
+        if self.rule not in ("all", "any"):
+            try:
+                content["rule_version"] = version_of(rule_at(self.rule))
+            except ValueError:
+                content["rule_version"] = None  # its runs then carry another hash
+        return short_hash(content)
 
 
 class Study(_Plain):

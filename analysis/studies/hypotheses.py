@@ -21,6 +21,7 @@ from aba_core.adjustments import (
     GROUP_SETS,
     PAIRS,
     Adjustment,
+    Group,
     group_set_text,
     members,
 )
@@ -37,7 +38,7 @@ VANILLA, RESEEDED, ONE_BIT = "Vanilla", "Vanilla, reseeded", "Vanilla, one bit c
 RESEED = 500
 NO_MIDDLE = tuple(a.index for a in ADJUSTMENTS if not a.middle)
 BRIGHTNESS = (Adjustment(1, 1, 1).index, Adjustment(-1, -1, -1).index)
-GROUPS = ("Neutral", "Delta", "Epsilon")
+GROUPS = tuple(group.value for group in Group)
 
 
 def declare(settings: Settings) -> Study:
