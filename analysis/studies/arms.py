@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from analysis import figures, tables
 from analysis.exhibits import Collector, Exhibits, Look
@@ -90,17 +89,9 @@ def arms_plot(
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Accuracy (%)")
     handles = [
-        Line2D(
-            [],
-            [],
-            color="black",
-            mfc=looks[split][1],
-            marker=looks[split][0],
-            ms=0.8 * marker,
-            lw=0.9 * width,
-            label=split.capitalize(),
-        )
-        for split in splits
+        figures.legend_key(ax, split.capitalize(), symbol, "black", face)
+        for split, (symbol, face, _) in looks.items()
+        if split in splits
     ]
     figures.legend_above(ax, handles, ncols=2)
     return ax

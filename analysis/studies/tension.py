@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from aba_core.adjustments import GROUP_SETS, group_set_text, members
 from analysis import figures, reference, statistics, tables
@@ -239,16 +238,7 @@ def hypothesis_plot(
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(label)
     handles = [
-        Line2D(
-            [],
-            [],
-            color=fixed or "black",
-            mfc="white" if fixed else "black",
-            marker=symbol,
-            ms=0.8 * marker,
-            lw=0.9 * width,
-            label=name,
-        )
+        figures.legend_key(ax, name, symbol, fixed or "black", "white" if fixed else "black")
         for _, name, symbol, _, fixed in kinds
     ]
     figures.legend_above(ax, [handles[1], handles[0], handles[2]], ncols=1)
