@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from aba_core.adjustments import GROUP_SETS, group_set_text, members
+from aba_core.adjustments import GROUP_SETS, Group, group_set_text, members
 from analysis import figures, reference, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
@@ -61,62 +61,52 @@ def hypothesis_table(
     tables.check_runs(isolation_runs, metric, "isolation runs")
     tables.check_runs(tension_runs, metric, "tension runs")
     isolated = {i: tables.values_of(isolation_runs, arm_name(i), metric) for i in range(27)}
+    means = {
+        group: tables.values_of(tension_runs, group, metric).mean()
+        for group in map(str, Group)
+        if tables.values_of(tension_runs, group, metric).size
+    }
     rows = []
     for name, stream in zip(GROUP_SETS, rng.spawn(len(GROUP_SETS)), strict=True):
         of_set = tables.values_of(tension_runs, name, metric)
         arms = [arm_name(i) for i in members(name)]
-        present = [i for i in members(name) if isolated[i].size]
-        samples = [isolated[i] for i in present]
-        share = np.full(len(samples), 1 / max(1, len(samples)))
-
+        ran = [i for i in members(name) if isolated[i].size]
+        diverged = tables.counts(isolation_runs[isolation_runs["arm"].isin(arms)], metric)
+        interval = tables.mean_interval(of_set, metric, stream, confidence)
+        best = max(ran, key=lambda i: isolated[i].mean(), default=None)
         row: dict[str, object] = {"set": name}
         row |= tables.counts(tension_runs[tension_runs["arm"] == name], metric)
-        row["n_members"] = len(present)
-        row["n_members_diverged"] = tables.counts(
-            isolation_runs[isolation_runs["arm"].isin(arms)], metric
-        )["n_diverged"]
-        row |= tables.with_interval(
-            "all_of_group", tables.mean_interval(of_set, metric, stream, confidence)
-        )
-        empty = np.array([])
-        row |= tables.with_interval(
-            "mean_of_members",
-            statistics.contrast_interval(
-                samples or [empty], share if samples else [1.0], stream, confidence=confidence
-            ),
-        )
-        row |= tables.with_interval(
-            "difference",
-            statistics.contrast_interval(
-                [of_set, *(samples or [empty])],
-                [1.0, *(-share if samples else [-1.0])],
-                stream,
-                confidence=confidence,
-            ),
-        )
-        best = max(present, key=lambda i: isolated[i].mean(), default=None)
+        row |= {"n_members": len(ran), "n_members_diverged": diverged["n_diverged"]}
+        row |= tables.with_interval("all_of_group", interval)
+        row |= _against_members(of_set, [isolated[i] for i in ran], stream, confidence)
         row["best_member"] = math.nan if best is None else best
         row["best_member_mean"] = math.nan if best is None else isolated[best].mean()
         row |= _against_best(
             isolation_runs, arms, of_set, "best_member", metric, stream, confidence
         )
-
-        joined = [str(group) for group in GROUP_SETS[name]] if len(GROUP_SETS[name]) > 1 else []
-        candidates = [
-            group for group in joined if tables.values_of(tension_runs, group, metric).size
-        ]
-        row["best_group"] = max(
-            candidates,
-            key=lambda group: tables.values_of(tension_runs, group, metric).mean(),
-            default="",
-        )
-        row |= _against_best(
-            tension_runs, candidates, of_set, "best_group", metric, stream, confidence
-        )
+        joined = [group for group in GROUP_SETS[name] if group in means]
+        joined = joined if len(GROUP_SETS[name]) > 1 else []
+        row["best_group"] = str(max(joined, key=means.__getitem__, default=""))
+        row |= _against_best(tension_runs, joined, of_set, "best_group", metric, stream, confidence)
         rows.append(row)
     table = pd.DataFrame(rows)
     table["best_member"] = table["best_member"].astype("Int64")
     return table
+
+
+def _against_members(
+    of_set: np.ndarray, samples: list[np.ndarray], rng: np.random.Generator, confidence: float
+) -> dict[str, float]:
+    """A set's runs against those of its members: columns mean_of_members and difference."""
+    samples = samples or [np.array([])]
+    share = np.full(len(samples), 1 / len(samples))
+    mean = statistics.contrast_interval(samples, share, rng, confidence=confidence)
+    difference = statistics.contrast_interval(
+        [of_set, *samples], [1.0, *-share], rng, confidence=confidence
+    )
+    return tables.with_interval("mean_of_members", mean) | tables.with_interval(
+        "difference", difference
+    )
 
 
 def _against_best(
