@@ -21,6 +21,7 @@ class Inspection:
 
     changes: those applied, low category first. loss_changes: loss under each of the 27, in the
     published order, less the loss before; NaN where the split cannot express the adjustment.
+    versions: the sample under each adjustment that it can express, by index.
     """
 
     x: Float[Tensor, "*feature"]
@@ -33,6 +34,7 @@ class Inspection:
     loss_before: float
     loss_after: float
     loss_changes: tuple[float, ...]
+    versions: dict[int, Float[Tensor, "*feature"]]
 
 
 def inspect_sample(
@@ -69,21 +71,21 @@ def inspect_sample(
     ]
     every = [AdjustmentSet((each,)).table(split.categories)[0] for each in expressed]
     # One batch: the sample itself, the sample augmented, the sample under each of the 27.
-    wanted = torch.cat([torch.zeros_like(changes), changes, changes.new_tensor(every)])
-    count = len(wanted)
+    applied = torch.cat([torch.zeros_like(changes), changes, changes.new_tensor(every)])
+    count = len(applied)
     moved = adjust(
         xs.expand(count, *x.shape),
         categories.expand(split.categories, count, *x.shape),
-        wanted,
+        applied,
         augmentation.strength,
         torch.full((count,), magnitude, device=x.device),
     )
     with torch.no_grad(), undisturbed(model, "eval"):
         scores = model(moved)
         losses = loss(scores, ys.expand(count, *ys.shape[1:]))
-    found = dict.fromkeys(range(len(ADJUSTMENTS)), float("nan"))
+    loss_changes = dict.fromkeys(range(len(ADJUSTMENTS)), float("nan"))
     for adjustment, change in zip(expressed, (losses[2:] - losses[0]).tolist(), strict=True):
-        found[adjustment.index] = change
+        loss_changes[adjustment.index] = change
     return Inspection(
         x=xs[0],
         attribution=attribution[0],
@@ -94,5 +96,6 @@ def inspect_sample(
         scores_after=scores[1],
         loss_before=float(losses[0]),
         loss_after=float(losses[1]),
-        loss_changes=tuple(found.values()),
+        loss_changes=tuple(loss_changes.values()),
+        versions={adjustment.index: x for adjustment, x in zip(expressed, moved[2:], strict=True)},
     )

@@ -339,14 +339,14 @@ def report(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks at a time.", min=1)] = 2,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace reports made with other parameters.")
+        bool, typer.Option("--force", help="Replace files in the way, as reports of other results.")
     ] = False,
 ) -> None:
     """Execute notebooks; write reports, figures, tables.
 
-    With --over or a file of parameters, in a batch: names of the files hold what varies. A report
-    of the same notebook and parameters is renewed; others in the way need --force. Exit code 1
-    where a report failed; the others are kept.
+    Names of the files hold the parameters that are not as usual, and what varies with --over or a
+    file of parameters. A report of the same notebook and parameters is renewed; one of other
+    results in the way needs --force. Exit code 1 where a report failed; the others are kept.
 
     \b
     Examples:

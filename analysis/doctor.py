@@ -33,11 +33,11 @@ State = Literal["ok", "note", "missing"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. found: what there is; todo: what to do, "" where all is well."""
+    """One thing looked at. detail: what there is; todo: what to do, "" where all is well."""
 
     state: State
     what: str
-    found: str
+    detail: str
     todo: str = ""
 
 
@@ -71,7 +71,7 @@ def text(findings: list[Finding]) -> str:
     width = max(len(finding.what) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.state:7}  {finding.what:{width}}  {finding.found}".rstrip())
+        lines.append(f"{finding.state:7}  {finding.what:{width}}  {finding.detail}".rstrip())
         if finding.todo:
             lines.append(f"{'':7}  {'':{width}}  → {finding.todo}")
     missing = sum(finding.state == "missing" for finding in findings)
@@ -81,12 +81,12 @@ def text(findings: list[Finding]) -> str:
 
 
 def _python() -> Iterator[Finding]:
-    found = f"{platform.python_version()}, {sys.executable}"
+    detail = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info < PYTHON:
-        wanted = ".".join(map(str, PYTHON))
-        yield Finding("missing", "python", found, f"make clean venv PYTHON=python{wanted}")
+        oldest = ".".join(map(str, PYTHON))
+        yield Finding("missing", "python", detail, f"make clean venv PYTHON=python{oldest}")
     else:
-        yield Finding("ok", "python", found)
+        yield Finding("ok", "python", detail)
 
 
 def _name(requirement: str) -> str:
@@ -123,16 +123,16 @@ def _packages() -> Iterator[Finding]:
         yield Finding("missing", "packages", f"{name} is not installed", INSTALL)
     others = [f"{n} ({v})" for n, v in pinned.items() if n not in here and n not in absent]
     if others:
-        found = f"pinned but not installed: {', '.join(others)}"
-        yield Finding("note", "packages", found, f"{INSTALL} (some are for tests alone)")
+        detail = f"pinned but not installed: {', '.join(others)}"
+        yield Finding("note", "packages", detail, f"{INSTALL} (some are for tests alone)")
     differing = [
         f"{name} {here[name]} (pinned: {version})"
         for name, version in pinned.items()
         if version and name in here and here[name] != version
     ]
     if differing:
-        found = f"other versions than pinned: {', '.join(differing)}"
-        yield Finding("note", "packages", found, f"{INSTALL} gives the pinned ones")
+        detail = f"other versions than pinned: {', '.join(differing)}"
+        yield Finding("note", "packages", detail, f"{INSTALL} gives the pinned ones")
     if not absent and not others and not differing and LOCK.is_file():
         yield Finding("ok", "packages", f"the {len(pinned)} of requirements.lock")
 
@@ -141,8 +141,8 @@ def _checkout() -> Iterator[Finding]:
     parts = ("notebooks", "data/reference/published_isolation.csv")
     absent = [part for part in parts if not (ROOT / part).exists()]
     if absent:
-        found = f"{', '.join(absent)} not beside the code"
-        yield Finding("missing", "checkout", found, "install from a clone: pip install -e .")
+        detail = f"{', '.join(absent)} not beside the code"
+        yield Finding("missing", "checkout", detail, "install from a clone: pip install -e .")
     else:
         yield Finding("ok", "checkout", "notebooks and published tables")
     if shutil.which("git") is None:
@@ -165,12 +165,12 @@ def _device() -> Iterator[Finding]:
         return
     cores = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    found = f"cpu, {cores} single-threaded processes, torch {torch}"
+    detail = f"cpu, {cores} single-threaded processes, torch {torch}"
     if usable < cores:
         todo = f"aba run ... --processes {usable}"
-        yield Finding("note", "device", f"{found}, but only {usable} cores may be used", todo)
+        yield Finding("note", "device", f"{detail}, but only {usable} cores may be used", todo)
     else:
-        yield Finding("ok", "device", found)
+        yield Finding("ok", "device", detail)
 
 
 def _data() -> Iterator[Finding]:
@@ -183,8 +183,8 @@ def _data() -> Iterator[Finding]:
         yield Finding("ok", "data mirror", f"ABA_DATA_MIRROR={mirror}")
     else:
         todo = "set it to a folder laid out as data/README.md says, or unset it"
-        found = f"ABA_DATA_MIRROR={mirror} is no folder"
-        yield Finding("note", "data mirror", found, todo)
+        detail = f"ABA_DATA_MIRROR={mirror} is no folder"
+        yield Finding("note", "data mirror", detail, todo)
     absent = []
     for status in runner.dataset_status():
         what = f"data {status.name}"
@@ -216,11 +216,11 @@ def _folders(results: Path, out: Path) -> Iterator[Finding]:
             yield Finding(state, what, trouble, f"name another folder by {option}")
             continue
         free = shutil.disk_usage(_existing(folder)).free
-        found = f"{_shown(folder)}, writable, {free / 2**30:.1f} GB free"
+        detail = f"{_shown(folder)}, writable, {free / 2**30:.1f} GB free"
         if free < 200 * 2**20:
-            yield Finding("note", what, found, "make room: a demo writes 10 MB, data sets more")
+            yield Finding("note", what, detail, "make room: a demo writes 10 MB, data sets more")
         else:
-            yield Finding("ok", what, found)
+            yield Finding("ok", what, detail)
 
 
 def _existing(folder: Path) -> Path:

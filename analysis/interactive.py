@@ -10,6 +10,8 @@ import html
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import pandas as pd
@@ -29,8 +31,8 @@ def attended() -> bool:
 
     # Frontends with a reader allow input(), executors of whole notebooks do not.
     kernel = getattr(get_ipython(), "kernel", None)
-    there = bool(getattr(kernel, "_allow_stdin", False))
-    return there and importlib.util.find_spec("ipywidgets") is not None
+    answered = bool(getattr(kernel, "_allow_stdin", False))
+    return answered and importlib.util.find_spec("ipywidgets") is not None
 
 
 def show_widget(widget: Any, fallback: Mapping[str, Any]) -> None:
@@ -50,9 +52,9 @@ def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         index = frame["adjustment"]
     else:
         index = frame["arm"].map({arm_name(number): number for number in range(27)})
-    found = pd.DataFrame({"index": index, "seed": frame["seed"], "value": frame[metric]})
-    found = found.dropna().astype({"index": int, "seed": int})
-    return found.sort_values(["index", "seed"]).reset_index(drop=True)
+    runs = pd.DataFrame({"index": index, "seed": frame["seed"], "value": frame[metric]})
+    runs = runs.dropna().astype({"index": int, "seed": int})
+    return runs.sort_values(["index", "seed"]).reset_index(drop=True)
 
 
 def sorted_and_filtered(
@@ -68,9 +70,9 @@ def sorted_and_filtered(
     rows = table[table["group"].isin(list(groups))] if "group" in table else table
     if text.strip() and len(rows):
         shown = present(table, digits, columns).set_axis(table.index).loc[rows.index]
-        wanted = text.strip().lower().replace("-", "−")
+        sought = text.strip().lower().replace("-", "−")
         cells = shown.apply(lambda column: column.str.lower().str.replace("-", "−"))
-        rows = rows[(cells == wanted).any(axis=1) | cells.apply(_contains, text=wanted).any(axis=1)]
+        rows = rows[(cells == sought).any(axis=1) | cells.apply(_contains, text=sought).any(axis=1)]
     return rows.sort_values(by, ascending=not descending, kind="stable", na_position="last")
 
 
@@ -108,26 +110,23 @@ def rows_html(
             for text, a in zip(cells, align, strict=True)
         ]
         if seeds is not None:
-            own = runs.get(int(table["index"].iloc[place]))
+            behind = runs.get(int(table["index"].iloc[place]))
             group = str(table["group"].iloc[place]) if "group" in table else ""
             colour = COLOURS.get(group, "#000000")
-            row.append(f"<td>{_strip(own, scale, colour, digits) if own is not None else '–'}</td>")
+            row.append(
+                f"<td>{_strip(behind, scale, colour, digits) if behind is not None else '–'}</td>"
+            )
         body.append(f"<tr>{''.join(row)}</tr>")
     return (
-        f'<style>{_STYLE}</style><table class="aba-rows"><thead><tr>{"".join(heads)}</tr></thead>'
+        f'<style>{_style()}</style><table class="aba-rows"><thead><tr>{"".join(heads)}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
 
 
-_STYLE = """
-.aba-rows { border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.35; }
-.aba-rows th, .aba-rows td { padding: 1px 9px; vertical-align: top; white-space: nowrap; }
-.aba-rows thead th { border-bottom: 1px solid currentColor; }
-.aba-rows tbody tr:hover { background: rgba(128, 128, 128, 0.18); }
-.aba-rows summary { cursor: pointer; list-style: none; }
-.aba-rows details div { white-space: normal; max-width: 24em; opacity: 0.85; }
-.aba-rows circle:hover { r: 4.5px; fill-opacity: 1; }
-"""
+@cache
+def _style() -> str:
+    """The style of the rows, which goes with every table: a notebook has no page to hold it."""
+    return resources.files("analysis").joinpath("interactive.css").read_text(encoding="utf-8")
 
 
 def _cell(text: str) -> str:
@@ -137,20 +136,20 @@ def _cell(text: str) -> str:
     return f'<span style="color:{COLOURS[text]}">{SYMBOLS[text]}</span> {safe}'
 
 
-def _strip(own: pd.DataFrame, scale: tuple[float, float], colour: str, digits: int) -> str:
+def _strip(runs: pd.DataFrame, scale: tuple[float, float], colour: str, digits: int) -> str:
     """The runs of one row as dots on a common scale, and behind a click as numbers."""
     left, width = scale[0], (scale[1] - scale[0]) or 1.0
-    said = [
+    texts = [
         f"seed {seed}: {value:.{digits}f}".replace("-", "−")
-        for seed, value in zip(own["seed"], own["value"], strict=True)
+        for seed, value in zip(runs["seed"], runs["value"], strict=True)
     ]
     dots = "".join(
         f'<circle cx="{5 + 130 * (value - left) / width:.1f}" cy="8" r="3" fill="{colour}" '
         f'fill-opacity="0.45"><title>{text}</title></circle>'
-        for value, text in zip(own["value"], said, strict=True)
+        for value, text in zip(runs["value"], texts, strict=True)
     )
-    picture = f'<svg width="140" height="16" role="img" aria-label="{len(said)} runs">{dots}</svg>'
-    return f"<details><summary>{picture}</summary><div>{'; '.join(said)}</div></details>"
+    picture = f'<svg width="140" height="16" role="img" aria-label="{len(texts)} runs">{dots}</svg>'
+    return f"<details><summary>{picture}</summary><div>{'; '.join(texts)}</div></details>"
 
 
 def table_widget(

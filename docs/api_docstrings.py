@@ -1,7 +1,7 @@
-"""An extension of griffe: examples (>>>) and ruled tables in docstrings stay as they are written.
+"""An extension of griffe: docstrings stay as they are written.
 
-Our docstrings are plain text. Markdown would take `>>>` for quotations and a rule of = for a
-heading, so both are fenced before the page is made.
+Ours are plain text. Markdown would take `>>>` for quotations and a rule of = for a heading, so both
+are fenced before the page is made; and table[row][column] for a link, so that it is escaped.
 """
 
 import re
@@ -12,8 +12,17 @@ import griffe
 _RULE = re.compile(r"=+( +=+)+")
 
 
+def escaped(line: str) -> str:
+    """The line with brackets that follow brackets kept from being links; code stays as it is."""
+    if line.startswith("    "):
+        return line
+    parts = line.split("`")
+    parts[::2] = [re.sub(r"\](?=[\[(])", r"]\\", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
 def preformatted(text: str) -> str:
-    """The text with its examples and ruled tables in fences."""
+    """The text with its examples and ruled tables in fences, and without accidental links."""
     out: list[str] = []
     lines = text.splitlines()
     place = 0
@@ -28,7 +37,7 @@ def preformatted(text: str) -> str:
             out += ["```python", *lines[place:end], "```"]
             place = end
         else:
-            out.append(lines[place])
+            out.append(escaped(lines[place]))
             place += 1
     return "\n".join(out)
 

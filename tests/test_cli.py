@@ -147,9 +147,12 @@ def test_a_batch_ends_with_a_table_and_keeps_what_worked(own_notebook, tmp_path)
     batch = tmp_path / "batch.yaml"
     batch.write_text("confidence: 0.9\ndataset: [digits]\n")
     assert aba(*command, "--parameters", str(batch)).returncode == 0
+    assert aba(*command, "-p", "confidence=0.95").returncode == 0  # stands beside the others
+    assert (out / "own-digits.ipynb").is_file()
+    (out / "own-digits.ipynb").write_text("{}")
     refused = aba(*command, "-p", "confidence=0.95")
     assert refused.returncode == 2
-    assert "is there already, made with confidence = 0.9" in refused.stderr
+    assert "is there already, not made by aba report" in refused.stderr
     assert aba(*command, "-p", "confidence=0.95", "--force").returncode == 0
 
 

@@ -29,7 +29,11 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
 MODULES = {
-    package: sorted(p.stem for p in (ROOT / package).glob("*.py") if p.stem != "__init__")
+    package: sorted(
+        ".".join(path.relative_to(ROOT / package).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / package).rglob("*.py")
+        if path != ROOT / package / "__init__.py" and path.stem != "__main__"
+    )
     for package in ("aba_core", "analysis")
 }
 
@@ -78,8 +82,8 @@ def commands(path: Path) -> list[str]:
         for line in block.text.splitlines()
     ]
     spans = re.findall(r"`((?:\w+=\S+ )?aba [^`]*)`", prose(path))
-    found = [*lines, *(" ".join(span.split()) for span in spans)]
-    return [re.sub(r"^(\w+=\S+ )+", "", c) for c in found if re.match(r"(\w+=\S+ )*aba ", c)]
+    shown = [*lines, *(" ".join(span.split()) for span in spans)]
+    return [re.sub(r"^(\w+=\S+ )+", "", c) for c in shown if re.match(r"(\w+=\S+ )*aba ", c)]
 
 
 # --- python ---------------------------------------------------------------------------------------
@@ -176,6 +180,24 @@ def test_the_pages_show_commands_and_all_commands_are_shown():
     assert {"run", "report", "status", "doctor", "datasets", "adjustments"} <= shown
 
 
+# --- what makes pages ----------------------------------------------------------------------------
+
+
+def hook(name: str):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_text_in_docstrings_makes_no_accidental_links():
+    pytest.importorskip("griffe", reason="the documentation's packages are not installed")
+    preformatted = hook("api_docstrings").preformatted
+    assert preformatted("rows[set][member], f[a](b)") == r"rows[set]\[member], f[a]\(b)"
+    assert preformatted("`rows[set][member]`") == "`rows[set][member]`"
+
+
 # --- links and names ------------------------------------------------------------------------------
 
 
@@ -224,11 +246,13 @@ def test_every_page_is_in_the_navigation():
 @pytest.mark.parametrize("package", MODULES)
 def test_every_module_is_in_the_reference_and_in_the_architecture(package):
     page = (DOCS / "reference" / f"{package}.md").read_text()
-    listed = re.findall(rf"^::: {package}\.(\w+)$", page, flags=re.M)
+    page = hook("module_reference").on_page_markdown(page)
+    listed = re.findall(rf"^::: {package}\.([\w.]+)$", page, flags=re.M)
     assert sorted(listed) == [m for m in MODULES[package] if m != "cli"]
     architecture = (DOCS / "architecture.md").read_text()
     for module in MODULES[package]:
-        assert f"`{module}`" in architecture, f"{package}/{module}.py is not in architecture.md"
+        name = module.rpartition(".")[2]
+        assert f"`{name}`" in architecture, f"{package}.{module} is not in architecture.md"
 
 
 def test_every_public_name_of_the_core_is_in_the_reference():
@@ -264,16 +288,9 @@ def test_the_smallest_detectable_differences_on_the_page_are_computed_so():
 # --- the command line's own help ------------------------------------------------------------------
 
 
-def cli_reference():
-    spec = importlib.util.spec_from_file_location("cli_reference", DOCS / "cli_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("command", ["", *cli_reference().commands()])
+@pytest.mark.parametrize("command", ["", *hook("cli_reference").commands()])
 def test_help_has_a_short_purpose_and_examples_on_lines_of_their_own(command):
-    lines = cli_reference().help_of(command).splitlines()
+    lines = hook("cli_reference").help_of(command).splitlines()
     assert lines[0].startswith(f"Usage: aba {command}".rstrip())
     assert len(lines[2].strip()) <= 78 and lines[2].strip().endswith(".")
     start = lines.index("  Examples:") + 1
@@ -286,11 +303,11 @@ def test_help_has_a_short_purpose_and_examples_on_lines_of_their_own(command):
 
 
 def test_the_list_of_commands_is_not_cut_short():
-    assert "..." not in cli_reference().help_of().replace("[ARGS]...", "")
+    assert "..." not in hook("cli_reference").help_of().replace("[ARGS]...", "")
 
 
 def test_the_page_of_the_command_line_is_made_of_the_commands():
-    module = cli_reference()
+    module = hook("cli_reference")
     page = module.on_page_markdown((DOCS / "reference" / "cli.md").read_text())
     for command in module.commands():
         assert f"## aba {command}\n" in page and f"Usage: aba {command}" in page

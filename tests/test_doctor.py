@@ -12,7 +12,7 @@ from analysis.doctor import Finding
 ROOT = Path(__file__).parent.parent
 
 
-def found(findings: list[Finding], what: str) -> list[Finding]:
+def about(findings: list[Finding], what: str) -> list[Finding]:
     return [finding for finding in findings if finding.what == what]
 
 
@@ -24,7 +24,7 @@ def here(tmp_path_factory) -> list[Finding]:
 
 def test_nothing_that_the_demo_needs_is_missing_here(here):
     assert [finding for finding in here if finding.state == "missing"] == []
-    assert found(here, "data digits") == [Finding("ok", "data digits", "bundled")]
+    assert about(here, "data digits") == [Finding("ok", "data digits", "bundled")]
 
 
 def test_everything_asked_of_it_is_looked_at(here):
@@ -43,7 +43,7 @@ def test_what_is_not_well_comes_with_what_to_do(here):
     # Absent data sets share one line, under the last of them.
     alone = [finding for finding in notes if not finding.what.startswith("data ")]
     assert all(finding.todo for finding in alone)
-    absent = [finding for finding in notes if "not here" in finding.found]
+    absent = [finding for finding in notes if "not here" in finding.detail]
     assert not absent or absent[-1].todo
 
 
@@ -62,14 +62,14 @@ def test_a_required_package_that_is_not_installed_is_missing(monkeypatch):
     installed.pop("papermill")
     monkeypatch.setattr(doctor, "_installed", lambda: installed)
     (missing,) = doctor._packages()
-    assert missing.state == "missing" and "papermill" in missing.found and missing.todo
+    assert missing.state == "missing" and "papermill" in missing.detail and missing.todo
 
 
 def test_the_toolkit_itself_not_installed_is_missing(monkeypatch):
     installed = doctor._installed()
     installed.pop("aba-toolkit")
     monkeypatch.setattr(doctor, "_installed", lambda: installed)
-    assert any("aba-toolkit" in finding.found for finding in doctor._packages())
+    assert any("aba-toolkit" in finding.detail for finding in doctor._packages())
 
 
 def test_torch_that_cannot_be_loaded_is_a_finding_and_the_rest_is_still_looked_at(
@@ -82,16 +82,16 @@ def test_torch_that_cannot_be_loaded_is_a_finding_and_the_rest_is_still_looked_a
 
     monkeypatch.setattr(runner, "choose_device", broken)
     findings = doctor.examine(tmp_path, tmp_path)
-    (device,) = found(findings, "device")
-    assert device.state == "missing" and "libtorch.so" in device.found
-    assert found(findings, "fonts")
+    (device,) = about(findings, "device")
+    assert device.state == "missing" and "libtorch.so" in device.detail
+    assert about(findings, "fonts")
 
 
 def test_fewer_cores_than_processors_is_noted(monkeypatch):
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     (device,) = doctor._device()
-    if device.found.startswith("cpu"):
+    if device.detail.startswith("cpu"):
         assert device.state == "note" and "--processes 3" in device.todo
 
 
@@ -99,7 +99,7 @@ def test_fewer_cores_than_processors_is_noted(monkeypatch):
 def test_the_mirror_is_a_folder_or_is_said_to_be_none(monkeypatch, tmp_path, folder):
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("ABA_DATA_MIRROR", str(tmp_path / folder))
-    (mirror,) = found(list(doctor._data()), "data mirror")
+    (mirror,) = about(list(doctor._data()), "data mirror")
     assert mirror.state == ("ok" if folder == "here" else "note")
 
 

@@ -217,8 +217,8 @@ def runs() -> pd.DataFrame:
 
 
 def test_single_runs_are_found_for_arms_and_for_frozen_results():
-    found = interactive.by_seed(runs(), "accuracy")
-    assert len(found) == 27 * 4 and found["value"].max() < 99
+    single = interactive.by_seed(runs(), "accuracy")
+    assert len(single) == 27 * 4 and single["value"].max() < 99
     frozen = runs().iloc[:8].assign(adjustment=[5] * 4 + [6] * 4)
     assert interactive.by_seed(frozen, "accuracy")["index"].tolist() == [5] * 4 + [6] * 4
 

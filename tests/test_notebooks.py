@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis import reports, runner
+from analysis import reports, runner, toolkit_version
 from analysis.reference import PUBLISHED
 from analysis.reports import Outcome
 from analysis.studies import standard_study
@@ -96,8 +96,8 @@ def reported(
 ) -> tuple[Path, dict[str, Outcome]]:
     """All notebooks, executed once: the out folder, and the outcomes by name."""
     out = tmp_path_factory.mktemp("reports")
-    given = {"results": results, "confidence": 0.9, "steps": 5}
-    outcomes = reports.report([], given, out, jobs=2)
+    usual = {"results": str(results), "confidence": 0.9, "steps": 5}  # not in the files' names
+    outcomes = reports.report([], {}, out, jobs=2, usual=usual)
     return out, {outcome.notebook: outcome for outcome in outcomes}
 
 
@@ -118,6 +118,19 @@ def test_a_committed_notebook_is_clean(name: str) -> None:
         assert not re.search(r"^\s*[%!]|get_ipython", source, re.MULTILINE)
     assert notebook["cells"][0]["source"][0].startswith("# ")
     assert notebook["cells"][0]["source"][0].strip().endswith("?")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_short(name: str) -> None:
+    """What takes more code than this belongs in the package, where it is tested and typed."""
+    lines = [
+        line
+        for cell in read(reports.find(name))["cells"]
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
+        for line in "".join(cell["source"]).splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    assert len(lines) <= 40
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,12 +159,13 @@ def test_a_notebook_runs_without_errors_or_warnings(
     assert outcome.status == "finished"
     assert [path.name for path in outcome.files] == [f"{stem(name)}.ipynb", f"{stem(name)}.html"]
     assert outcome.parameters["confidence"] == 0.9
-    found = outputs(outcome)
-    assert {out["output_type"] for out in found} == {"display_data"}  # nothing printed, no warning
-    pictures = [out for out in found if "image/png" in out["data"]]
+    displayed = outputs(outcome)
+    kinds = {out["output_type"] for out in displayed}
+    assert kinds == {"display_data"}  # nothing printed, no warning
+    pictures = [out for out in displayed if "image/png" in out["data"]]
     assert len(pictures) == len(FIGURES[name])
     assert all(out["metadata"]["image/png"]["alt"] for out in pictures)
-    assert any("answer" in out["metadata"].get("aba", {}) for out in found)
+    assert any("answer" in out["metadata"].get("aba", {}) for out in displayed)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -201,12 +215,12 @@ class References(HTMLParser):
 def test_a_page_stands_alone(reported: tuple[Path, dict[str, Outcome]], name: str) -> None:
     out, _ = reported
     text = (out / (f"{stem(name)}.html" if name in NAMES else "index.html")).read_text()
-    found = References(text)
-    assert all(reference.startswith("data:image/png;base64,") for reference in found.fetched)
-    assert found.scripts == 0
+    references = References(text)
+    assert all(reference.startswith("data:image/png;base64,") for reference in references.fetched)
+    assert references.scripts == 0
     assert not re.search(r"@import|url\(", text)
     if name in NAMES:
-        assert len(found.fetched) == len(FIGURES[name])
+        assert len(references.fetched) == len(FIGURES[name])
         # The code is there, behind the switch.
         assert 'id="show-code"' in text and "reports" in text
 
@@ -221,7 +235,7 @@ def test_the_index_links_every_report_and_says_what_was_found(
     assert {f"{outcome.stem}.html" for outcome in outcomes.values()} <= set(links)
     assert "54 of 54 runs, 2 seeds" in text
     assert "Epsilon" in text and "Variety" in text and "finished" in text
-    assert f"aba-toolkit {reports._version()}" in text
+    assert f"aba-toolkit {toolkit_version()}" in text
 
 
 def test_missing_results_say_the_command_to_run(tmp_path: Path) -> None:
@@ -236,3 +250,26 @@ def test_without_a_frozen_study_groups_are_measured_on_the_spot(tmp_path: Path) 
     outcome = reports.execute("01", given, tmp_path)
     assert outcome.error == ""
     assert "2 models trained here" in outcome.files[1].read_text()
+
+
+def test_run_by_hand_on_a_users_empty_folder_the_shipped_results_are_shown(
+    tmp_path: Path,
+) -> None:
+    """As in JupyterLab: the parameters cell as committed, and no results in the usual folder."""
+    notebook = read(reports.find("08"))
+    setup = notebook["cells"][2]["source"]
+    place = next(number for number, line in enumerate(setup) if line.startswith("page = "))
+    aside = f"from pathlib import Path\nreports.notebook.ROOT = Path({str(tmp_path)!r})\n"
+    setup.insert(place, aside)
+    own = tmp_path / "08_variability.ipynb"
+    own.write_text(json.dumps(notebook))
+    outcome = reports.execute(own, {}, tmp_path / "reports")
+    assert outcome.error == ""
+    page = outcome.files[1].read_text()
+    assert "No variability study on digits in results/: these are the shipped results." in page
+    assert page.count("these are the shipped results") == 1
+
+
+def test_results_that_somebody_named_must_have_the_study(tmp_path: Path) -> None:
+    outcome = reports.execute("08", {"results": tmp_path / "none"}, tmp_path, ["notebook"])
+    assert "ResultsError: no variability study on digits" in outcome.error

@@ -12,7 +12,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from analysis import reports
-from analysis.reports import ReportError
+from analysis.reports import ReportError, jobs, kernel, pages
+from analysis.results import SHIPPED, ResultsError
 
 
 def write_notebook(folder: Path, name: str, parameters: str, *code: str) -> Path:
@@ -47,7 +48,7 @@ def test_an_unknown_notebook_is_one_error_that_suggests_a_known_one() -> None:
 def test_without_a_notebooks_folder_the_error_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reports, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr("analysis.reports.parameters.NOTEBOOKS", tmp_path / "notebooks")
     with pytest.raises(ReportError, match="no notebooks in .*checkout"):
         reports.notebooks()
 
@@ -146,7 +147,7 @@ def test_pdf_without_a_browser_is_refused_before_anything_runs(
 def test_a_page_is_printed_as_pdf(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<h1>Printed</h1>", encoding="utf-8")
-    reports._print_pdf(page, tmp_path / "page.pdf")
+    pages.print_pdf(page, tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF-")
 
 
@@ -157,7 +158,7 @@ def test_a_failing_notebook_keeps_its_copy_and_the_other_reports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "notebooks", tmp_path / "out {0}"  # papermill reads braces in paths
-    monkeypatch.setattr(reports, "NOTEBOOKS", folder)
+    monkeypatch.setattr("analysis.reports.parameters.NOTEBOOKS", folder)
     parameters = 'dataset = "digits"\n'
     write_notebook(folder, "01_good", parameters + "times = 1\n", "print('good ' * times)")
     write_notebook(folder, "02_bad", parameters, "print('before')", "1 / 0", "print('after')")
@@ -167,7 +168,8 @@ def test_a_failing_notebook_keeps_its_copy_and_the_other_reports(
     good, bad, dead = reports.report(
         [], given, out, jobs=3, progress=lambda outcome: seen.append(outcome.stem)
     )
-    assert sorted(seen) == ["01_good-mine", "02_bad-mine", "03_dead-mine"]
+    # What is not at its default is in the name; not so for a notebook that does not know it.
+    assert sorted(seen) == ["01_good-mine-times=3", "02_bad-mine", "03_dead-mine"]
 
     assert (good.status, good.error) == ("finished", "")
     assert good.parameters == {"dataset": "mine", "times": 3}
@@ -217,7 +219,7 @@ def test_an_earlier_page_does_not_survive_a_process_that_leaves_none(
     path = write_notebook(tmp_path, "own", "a = 1")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "own.html").write_text("old")
-    monkeypatch.setattr(reports._Processes, "run", lambda *_: (-9, "first\nKilled\n"))
+    monkeypatch.setattr(kernel.Processes, "run", lambda *_: (-9, "first\nKilled\n"))
     outcome = reports.execute(path, {}, tmp_path / "out", force=True)
     assert outcome.error == "the process of the notebook ended: Killed"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["own.ipynb"]
@@ -227,7 +229,7 @@ def test_an_earlier_page_does_not_survive_a_process_that_leaves_none(
 def test_an_interrupt_leaves_what_was_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def stopped(processes: reports._Processes, *_: object) -> tuple[int, str]:
+    def stopped(processes: kernel.Processes, *_: object) -> tuple[int, str]:
         processes.stop()
         return -15, ""
 
@@ -235,7 +237,7 @@ def test_an_interrupt_leaves_what_was_there(
     out = tmp_path / "out"
     out.mkdir()
     (out / "own.html").write_text("old")
-    monkeypatch.setattr(reports._Processes, "run", stopped)
+    monkeypatch.setattr(kernel.Processes, "run", stopped)
     with pytest.raises(KeyboardInterrupt):
         reports.report([path], {}, out, force=True)
     assert [file.name for file in out.rglob("*")] == ["own.html"]
@@ -250,11 +252,11 @@ CELL = 'dataset = "digits"\nconfidence = 0.95\nseed = 0\nout = ""\n'
 def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Two notebooks, the second without a seed; nothing is executed."""
     folder = tmp_path / "notebooks"
-    monkeypatch.setattr(reports, "NOTEBOOKS", folder)
+    monkeypatch.setattr("analysis.reports.parameters.NOTEBOOKS", folder)
     write_notebook(folder, "01_first", CELL)
     write_notebook(folder, "02_second", CELL.replace("seed = 0\n", ""))
 
-    def run(processes: reports._Processes, command: list[str], _: object) -> tuple[int, str]:
+    def run(processes: kernel.Processes, command: list[str], _: object) -> tuple[int, str]:
         work = Path(command[-1])
         task = json.loads((work / "task.json").read_text())
         if task["values"]["confidence"] == 0.5:
@@ -263,7 +265,7 @@ def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (work / "page.html").write_text("page")
         return 0, ""
 
-    monkeypatch.setattr(reports._Processes, "run", run)
+    monkeypatch.setattr(kernel.Processes, "run", run)
     return tmp_path / "out"
 
 
@@ -318,23 +320,62 @@ def test_usual_parameters_are_for_the_notebooks_that_know_them(two: Path) -> Non
     ],
 )
 def test_values_become_parts_of_file_names(values: list, texts: list[str]) -> None:
-    assert list(reports._texts(values).values()) == texts
+    assert list(jobs.file_name_parts(values).values()) == texts
 
 
-def test_the_same_report_is_renewed_and_another_one_is_not_replaced(two: Path) -> None:
+def test_reports_of_different_parameters_stand_side_by_side(two: Path) -> None:
+    reports.report([], {}, two)
     reports.report(["01"], {"confidence": 0.9}, two)
-    reports.report(["01"], {"confidence": 0.9}, two)
+    reports.report(["01"], {"seed": 1, "confidence": 0.9}, two)
+    (outcome,) = reports.report(["01"], {"confidence": 0.9, "seed": 1}, two)  # renewed
+    assert outcome.stem == "01_first-digits-confidence=0.9-seed=1"
+    assert sorted(path.stem for path in two.glob("0*.ipynb")) == [
+        "01_first-digits",
+        "01_first-digits-confidence=0.9",
+        "01_first-digits-confidence=0.9-seed=1",
+        "02_second-digits",
+    ]
+    assert outcome.parameters["out"] == str(two / outcome.stem)
+    index = (two / "index.html").read_text()
+    assert "Title of 01_first</a>" in index
+    assert "Title of 01_first (confidence 0.9, seed 1)" in index
+    # A batch of one value has its own name for it, and what is set for all of it comes first.
+    (outcome,) = reports.report(
+        ["01"], {"seed": 1}, two, variants=reports.grid({"confidence": [0.9]})
+    )
+    assert outcome.stem == "01_first-digits-seed=1-confidence=0.9"
+
+
+def test_what_is_usual_or_the_default_is_not_in_the_name(two: Path) -> None:
+    given = {"confidence": 0.95, "dataset": "mnist"}
+    assert [one.stem for one in reports.report(["01"], given, two)] == ["01_first-mnist"]
+    assert reports.execute("01", {"seed": 0}, two).stem == "01_first-digits"
+    assert reports.execute("01", {"seed": 7}, two).stem == "01_first-digits-seed=7"
+    usual = {"confidence": 0.9}
+    (outcome,) = reports.report(["01"], {"seed": 7}, two, usual=usual, force=True)
+    assert outcome.stem == "01_first-digits-seed=7"
+    (outcome,) = reports.report(["01"], {"confidence": 0.95}, two, usual=usual)
+    assert outcome.stem == "01_first-digits-confidence=0.95"
+
+
+def test_the_same_report_is_renewed_and_another_one_is_not_replaced(
+    two: Path, tmp_path: Path
+) -> None:
+    write_notebook(tmp_path / "notebooks", "01_first", CELL + 'results = "results"\n')
+    first, second = tmp_path / "first", tmp_path / "second"
+    reports.report(["01"], {"results": first}, two)
+    reports.report(["01"], {"results": first}, two)
     with pytest.raises(ReportError) as caught:
-        reports.report([], {}, two)
+        reports.report([], {"results": second}, two)
     assert str(caught.value) == (
-        f"{two / '01_first-digits.ipynb'} is there already, made with confidence = 0.9; "
+        f"{two / '01_first-digits.ipynb'} is there already, made with results = {first}; "
         "--force replaces, another --out keeps"
     )
     assert not (two / "02_second-digits.ipynb").exists()  # nothing ran
-    reports.report([], {}, two, force=True)
+    reports.report([], {"results": second}, two, force=True)
     (two / "02_second-digits.ipynb").write_text("{}")
     with pytest.raises(ReportError, match="02_second.*not made by aba report"):
-        reports.report([], {}, two)
+        reports.report([], {"results": second}, two)
 
 
 def test_two_notebooks_of_one_name_are_refused(two: Path, tmp_path: Path) -> None:
@@ -400,5 +441,68 @@ def test_results_given_are_relative_to_the_working_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    job = reports._job("02", {"results": "mine"}, tmp_path, ("html",))
+    job = jobs.make_job("02", {"results": "mine"}, tmp_path, ("html",))
     assert job.parameters["results"] == os.path.join(tmp_path, "mine")
+
+
+# --- results that are not there ------------------------------------------------------------------
+
+
+@pytest.fixture
+def usual_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The repository's results folder, without a study."""
+    monkeypatch.setattr("analysis.reports.notebook.ROOT", tmp_path)
+    return tmp_path / "results"
+
+
+def test_where_the_usual_folder_lacks_a_study_the_shipped_results_are_shown(
+    usual_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = reports.page(results="results", dataset="digits", preset="")
+    assert page.load_if_there("hypotheses") is None  # what a page can do without is not replaced
+    study = page.load("hypotheses")
+    assert len(study.frame) and page.results == SHIPPED
+    shown: list[str] = []
+    page = reports.page(results="results", dataset="digits", preset="")
+    page._show = lambda text, kind="": shown.append(text)  # type: ignore[method-assign]
+    page.load("hypotheses")
+    assert shown[0] == ("No hypotheses study on digits in results/: these are the shipped results.")
+    # What is loaded after it is of the same results.
+    sets = page.load_if_there("sets")
+    assert sets is not None and sets.declaration.path is not None
+    assert SHIPPED in sets.declaration.path.parents
+
+
+def test_results_that_somebody_named_are_not_replaced(usual_folder: Path, tmp_path: Path) -> None:
+    for given in (str(usual_folder), "other", str(tmp_path / "mine")):
+        page = reports.page(results=given, dataset="digits")
+        with pytest.raises(ResultsError, match="no hypotheses study on digits in .*; run: aba run"):
+            page.load("hypotheses")
+
+
+def test_a_study_that_a_page_can_do_without_is_said_to_be_lacking(usual_folder: Path) -> None:
+    page = reports.page(results="results", dataset="digits")
+    shown: list[str] = []
+    page._show = lambda text, kind="": shown.append(text)  # type: ignore[method-assign]
+    assert page.load_if_there("frozen") is None and shown == []
+    assert page.load_if_there("frozen", otherwise="Not compared") is None
+    assert shown[0].startswith("Not compared: no frozen study on digits in ")
+
+
+def test_what_is_not_shipped_either_is_told_of_the_usual_folder(usual_folder: Path) -> None:
+    page = reports.page(results="results", dataset="nowhere")
+    with pytest.raises(ResultsError, match=f"on nowhere in {usual_folder}; there: nothing"):
+        page.load("hypotheses")
+
+
+def test_a_page_with_a_study_takes_no_other_from_the_shipped_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("analysis.reports.notebook.ROOT", tmp_path)
+    shutil.copytree(SHIPPED, tmp_path / "results")
+    for declared in (tmp_path / "results" / "studies").glob("sets*digits*"):
+        declared.unlink()
+    page = reports.page(results="results", dataset="digits")
+    page.load("hypotheses")
+    with pytest.raises(ResultsError, match="no sets study on digits"):
+        page.load("sets")

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from aba_core.adjustments import GROUP_SETS, Group, group_set_text, members
-from analysis import figures, reference, statistics, tables
+from analysis import design, figures, reference, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.statistics import CONFIDENCE
@@ -163,6 +163,47 @@ def hypothesis_sentences(table: pd.DataFrame) -> list[str]:
         ]
         sentences.append("; ".join(parts) + ".")
     return sentences
+
+
+def set_sentences(hypothesis: pd.DataFrame) -> list[str]:
+    """Three sentences from a hypothesis table: which sets are above what they are held against,
+    which below, and for which it stays inconclusive."""
+    single = [name for name, groups in GROUP_SETS.items() if len(groups) == 1]
+    joined = [name for name, groups in GROUP_SETS.items() if len(groups) > 1]
+    questions: tuple[tuple[str, Sequence[str], str], ...] = (
+        (
+            "The published measure, a set against the mean of its members",
+            hypothesis["set"].tolist(),
+            "difference",
+        ),
+        ("Variety, a group against its best member", single, "difference_to_best_member"),
+        ("Tension, joined groups against the best of them", joined, "difference_to_best_group"),
+    )
+    sentences = []
+    for question, sets, column in questions:
+        rows = hypothesis[hypothesis["set"].isin(sets)]
+        low, high = rows[f"{column}_low"], rows[f"{column}_high"]
+        kinds = {"above": low > 0, "below": high < 0, "inconclusive": ~((low > 0) | (high < 0))}
+        parts = [
+            f"{kind} for {', '.join(rows['set'][of])}" for kind, of in kinds.items() if of.any()
+        ]
+        sentences.append(f"{question}: {'; '.join(parts).removesuffix('.')}.")
+    return sentences
+
+
+def detectable(runs: pd.DataFrame, metric: str, hypothesis: pd.DataFrame) -> str:
+    """The difference of two arms that so many runs would mostly detect; "" for a single run or
+    where runs do not differ."""
+    spread = runs.groupby("arm")[metric].std().median()
+    fewest = int(hypothesis.loc[hypothesis["n"] > 0, "n"].min())
+    if not (fewest > 1 and spread > 0):
+        return ""
+    least = design.smallest_detectable_difference(spread, fewest)
+    return (
+        f"With {fewest} runs an arm and a median standard deviation of {spread:.1f} points, a true "
+        f"difference of {least:.1f} points between two arms would be found in four of five such "
+        "studies; smaller ones mostly stay inconclusive."
+    )
 
 
 # --- figures -------------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""One notebook in a process of its own: a crash there, or its event loop, is not ours.
+
+task.json → papermill in a kernel of this interpreter → executed.ipynb, page.html, result.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.reports import pages
+from analysis.reports.parameters import ROOT
+
+
+class Processes:
+    """The running notebooks, so that an interrupt can end them; their kernels end with them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+        """Exit code and what the process printed."""
+        with self._lock:
+            if self.stopped:
+                return 1, "interrupted"
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C reaches us alone
+            )
+            self._running.add(process)
+        try:
+            printed, _ = process.communicate()
+        except BaseException:
+            self.stop()
+            process.communicate()
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return process.returncode, printed
+
+    def stop(self) -> None:
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def environment(runtime: str) -> dict[str, str]:
+    """One thread, inline figures, this `analysis`, and nothing of the user's IPython profile."""
+    path = os.environ.get("PYTHONPATH")
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {
+        **os.environ,
+        **dict.fromkeys(threads, "1"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": str(ROOT) + (os.pathsep + path if path else ""),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "IPYTHONDIR": runtime,
+        "JUPYTER_RUNTIME_DIR": runtime,
+    }
+
+
+def execute_task(folder: Path) -> None:
+    """In the process of the notebook: from a folder with task.json make executed.ipynb, page.html,
+    page.pdf and result.json in it."""
+    import logging
+
+    import nbformat
+    import papermill
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from papermill.exceptions import PapermillExecutionError
+
+    class ThisInterpreter(AsyncKernelManager):
+        """A kernel of this very Python, whatever kernels the user has installed."""
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=command, display_name="Python 3", language="python")
+
+        def __init__(self, **traits: Any) -> None:
+            super().__init__(**traits)
+            self.connection_file = str(Path(task["runtime"]) / "kernel.json")
+            if os.name == "posix":  # sockets in a folder of our own: no race for free ports
+                self.transport = "ipc"
+                self.ip = str(Path(task["runtime"]) / "k")
+
+    for name in ("papermill", "nbclient", "nbconvert", "traitlets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    source = Path(task["notebook"])
+    notebook = nbformat.read(source, as_version=4)
+    os.chdir(folder)  # papermill takes braces in an absolute path for placeholders
+    error = ""
+    try:
+        papermill.execute_notebook(
+            notebook,
+            "executed.ipynb",
+            task["parameters"],
+            kernel_name="python3",
+            language="python",  # a notebook of the user's own may not say
+            progress_bar=False,
+            log_output=False,
+            cwd=str(source.parent),
+            kernel_manager_class=ThisInterpreter,
+        )
+    except PapermillExecutionError as problem:
+        error = f"cell In [{problem.exec_count}]: {problem.ename}: {problem.evalue}"
+    except Exception as problem:  # a kernel that died, a time-out
+        error = f"{type(problem).__name__}: {problem}"
+    error = " ".join(error.split())
+    executed = Path("executed.ipynb")
+    if executed.is_file() and {"html", "pdf"} & set(task["formats"]):
+        text = pages.to_html(
+            nbformat.read(executed, as_version=4), source.stem, task["values"], error
+        )
+        page = Path("page.html")
+        page.write_text(text, encoding="utf-8")
+        if "pdf" in task["formats"]:
+            pages.print_pdf(page, Path("page.pdf"))
+        if "html" not in task["formats"]:
+            page.unlink()
+    Path("result.json").write_text(json.dumps({"error": error}), encoding="utf-8")

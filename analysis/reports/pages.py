@@ -1,0 +1,173 @@
+"""Executed notebooks as pages to hand on: HTML, PDF, and the front page of a folder.
+
+A page is `page.html`, the front page `index.html`, both in the style of `page.css`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from analysis import toolkit_version
+from analysis.reports.parameters import ROOT, ReportError
+
+
+def template(name: str) -> str:
+    """The text of a template or style that lies beside this file."""
+    return resources.files("analysis.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def find_chromium() -> str:
+    """The browser that prints PDF. Raises ReportError where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise ReportError(
+        "format pdf needs Chromium or Google Chrome on the PATH: install one; "
+        "format html needs none and prints well"
+    )
+
+
+def print_pdf(page: Path, pdf: Path) -> None:
+    """The page as PDF. The browser itself prints it: it needs no driver for a page without scripts,
+    and asks the network for nothing."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses root
+    with tempfile.TemporaryDirectory() as profile:
+        printed = subprocess.run(
+            [
+                find_chromium(),
+                *("--headless", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer"),
+                *("--disable-background-networking", "--disable-sync", "--disable-quic"),
+                *(["--no-sandbox"] if root else []),
+                f"--user-data-dir={profile}",
+                f"--print-to-pdf={pdf.resolve()}",
+                page.resolve().as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    if not pdf.is_file():
+        raise ReportError(f"Chromium printed no PDF: {printed.stderr.strip()[-200:]}")
+
+
+def to_html(notebook: Any, name: str, parameters: Mapping[str, Any], error: str = "") -> str:
+    """A page that needs nothing but itself: figures inside, code behind a switch, no scripts."""
+    from jinja2 import DictLoader
+    from nbconvert.exporters import HTMLExporter
+    from pygments.formatters import HtmlFormatter
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        template_file="report",
+        extra_loaders=[DictLoader({"report": template("page.html")})],
+    )
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.exclude_anchor_links = True
+    page = {
+        "title": _title(notebook) or name,
+        "style": template("page.css") + HtmlFormatter(style="default").get_style_defs(".highlight"),
+        "error": error,
+        "facts": f"{name}; aba-toolkit {toolkit_version()}; {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "parameters": {k: shortened(v) for k, v in parameters.items() if k != "out" and v != ""},
+    }
+    text, _ = exporter.from_notebook_node(notebook, resources={"page": page})
+    return text
+
+
+def shortened(value: Any) -> Any:
+    """A path inside the repository without what lies above it."""
+    return value.removeprefix(f"{ROOT}{os.sep}") if isinstance(value, str) else value
+
+
+def _title(notebook: Mapping[str, Any]) -> str:
+    for cell in notebook["cells"]:
+        heading = re.search(r"^# +(.+)$", "".join(cell["source"]), re.MULTILINE)
+        if cell["cell_type"] == "markdown" and heading:
+            return heading[1].strip()
+    return ""
+
+
+def _marked(notebook: Mapping[str, Any], kind: str) -> list[str]:
+    """The texts that a notebook marked as "data" or "answer" when it showed them."""
+    texts = []
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            if kind in output.get("metadata", {}).get("aba", {}):
+                texts.append(str(output["metadata"]["aba"][kind]))
+    return texts
+
+
+def write_index(out: str | Path) -> Path:
+    """Write out/index.html, the front page of all reports in a folder, from the executed copies."""
+    from jinja2 import Environment
+
+    out = Path(out)
+    entries = []
+    for path in sorted(out.glob("*.ipynb")):
+        try:
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            facts = notebook["metadata"]["aba"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a notebook of the user's own
+        entries.append(_entry(path, notebook, facts))
+    files = {name: sum(1 for _ in (out / name).glob("*.*")) for name in ("figures", "tables")}
+    environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+    text = environment.from_string(template("index.html")).render(
+        style=template("page.css"),
+        entries=entries,
+        exports={name: count for name, count in files.items() if count},
+        version=toolkit_version(),
+        at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+    )
+    target = out / "index.html"
+    with whole_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return target
+
+
+_KINDS = {"html": "page", "pdf": "PDF", "ipynb": "notebook"}
+
+
+def _entry(path: Path, notebook: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the front page says of one report."""
+    files = {f"{path.stem}.{kind}": _KINDS[kind] for kind in _KINDS}
+    links = {name: kind for name, kind in files.items() if (path.parent / name).is_file()}
+    first = next(iter(links))
+    varied = [f"{n} {label}" for n, label in facts.get("varied", {}).items() if n != "dataset"]
+    if (path.parent / path.stem).is_dir():
+        links[f"{path.stem}/"] = "figures and tables"
+    dataset = facts["parameters"].get("dataset", "")
+    return {
+        "status": facts["status"],
+        "error": facts["error"],
+        "link": first,
+        "title": (_title(notebook) or path.stem) + (f" ({', '.join(varied)})" if varied else ""),
+        "answers": _marked(notebook, "answer"),
+        "data": _marked(notebook, "data") or ([f"Data set: {dataset}"] if dataset else []),
+        "seconds": f"{facts['seconds']:.0f}",
+        "day": facts["at"][:10],
+        "toolkit": facts["toolkit"],
+        "links": links,
+    }
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once it is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
