@@ -143,8 +143,9 @@ class Collector:
         low, high = int(per_arm.min()), int(per_arm.max())
         self.n = f"{low}" if low == high else f"{low} to {high}"
 
-    def _caption(self, description: str, note: str, interval: str) -> str:
-        facts = self.facts
+    def _words(self, description: str, note: str, interval: str) -> tuple[str, dict[str, Any], str]:
+        """Caption, facts and note of an exhibit."""
+        facts = {**self.facts, "n": self.n, "interval": interval or "none"}
         norm = " with batch norm" * facts["batch_norm"]
         parts = [
             f"{description.rstrip('.')}.",
@@ -158,7 +159,7 @@ class Collector:
             count = facts[name]
             parts.append(f"{count} {'run' if count == 1 else 'runs'} {what}." if count else "")
         parts.append(self.study.declaration.study.note)
-        return " ".join(part for part in parts if part)
+        return " ".join(part for part in parts if part), facts, note
 
     def figure(
         self,
@@ -178,10 +179,9 @@ class Collector:
         def sized(width: str) -> Figure:
             return figures.figure_of(draw(figures.sized_axes(width, height)))
 
-        caption = self._caption(description, note, interval)
-        facts = {**self.facts, "n": self.n, "interval": interval or "none"}
+        words = self._words(description, note, interval)
         self.exhibits.figures[name] = Exhibit(
-            name, description, data, caption, facts, note, sized if height else draw, width
+            name, description, data, *words, draw=sized if height else draw, width=width
         )
 
     def table(
@@ -196,10 +196,9 @@ class Collector:
         digits: int = 1,
     ) -> None:
         """Add a table. columns: the ones to print (all)."""
-        caption = self._caption(description, note, interval)
-        facts = {**self.facts, "n": self.n, "interval": interval or "none"}
+        words = self._words(description, note, interval)
         self.exhibits.tables[name] = Exhibit(
-            name, description, data, caption, facts, note, columns=columns, digits=digits
+            name, description, data, *words, columns=columns, digits=digits
         )
 
     # How each kind of interval is made, in words. Few runs give none: the text then says so.
@@ -261,14 +260,15 @@ def of_study(
 
 
 def _rooms_of(study: Study) -> list[str]:
-    """What shows a study: the room of its name, or those of what it declares."""
+    """What shows a study: for some standard ones the room of their name, else what it declares."""
     if study.frozen:
         return ["frozen"]
-    if study.name in _ROOMS:
+    if study.name in ("isolation", "tension", "variability", "variability-linear"):
         return [study.name]
     if study.hypotheses:
         return ["hypotheses"]
-    return ["arms", *["mechanism"] * bool(study.config.get("mechanism"))]
+    measured = ["mechanism"] * bool(study.config.get("mechanism"))
+    return measured if measured and study.name == "mechanism" else ["arms", *measured]
 
 
 def _room(name: str) -> Any:

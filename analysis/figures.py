@@ -182,6 +182,13 @@ def group_handles(groups: Sequence[str], marker_size: float) -> list[Line2D]:
     ]
 
 
+def legend_key(ax: Axes, label: str, symbol: str, colour: str, face: str) -> Line2D:
+    """What a legend shows of marks with intervals."""
+    _, width, marker = sizes(ax)
+    mark: dict[str, Any] = {"marker": symbol, "mfc": face, "ms": 0.8 * marker}
+    return Line2D([], [], color=colour, lw=0.9 * width, label=label, **mark)
+
+
 def legend_above(ax: Axes, handles: Sequence[Any], ncols: int) -> None:
     """A legend on top of the axes, from their left edge."""
     ax.legend(

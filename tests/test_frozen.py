@@ -15,10 +15,12 @@ from analysis.results import load
 from analysis.studies.frozen import (
     Agreement,
     agreement,
+    agreement_sentence,
     curve_table,
     frozen_curves,
     measured_group_table,
     measured_groups,
+    robustness_sentences,
 )
 from analysis.studies.isolation import arm_name
 
@@ -126,3 +128,20 @@ def test_measured_groups_are_those_of_the_models_trained_without_augmentation(tm
     frame.loc[frame["arm"] == "number 1", "loss_change"] *= -1
     groups = measured_groups(replace(result, frame=frame))
     assert groups["Epsilon"] == [arm_name(i) for i in members("Epsilon")]
+
+
+def test_sentences_tell_agreement_and_what_epsilon_does():
+    table = measured_group_table(make_frozen(), rng(), strength=0.1, threshold=0.01)
+    assert agreement_sentence("MendABA", table, 0.1) == (
+        "MendABA: measured and nominal group agree for 27 of 27 adjustments (κ = 1.00) at "
+        "strength 0.1."
+    )
+    one = measured_group_table(make_frozen(seeds=1), rng(), strength=0.1)
+    assert agreement_sentence("A", one, 0.1).startswith("A: one run gives no interval")
+    frozen = make_frozen(5, arms=("Vanilla", "MendABA", "other"))
+    lost = np.where(frozen["arm"] == "Vanilla", 12.0, 10.0) + 0.1 * frozen["seed"]
+    said = robustness_sentences(frozen.assign(accuracy_change=-lost), rng(), strength=0.1)
+    assert said[0].startswith(
+        "Change of accuracy under Epsilon at strength 0.1: MendABA above Vanilla by 2.0 points ["
+    )
+    assert said[1].replace("other", "MendABA") == said[0]  # equal runs, equal interval

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from aba_core import ADJUSTMENTS, Percentiles, SignSplit, adjust, frozen, lessons
-from analysis import answers, reports, tables, teaching
+from aba_core.adjustments import GROUP_SETS
+from analysis import reports, tables, teaching
 from analysis.explorer import Choice
+from analysis.studies import isolation, tension
 
 SETTINGS = {**teaching.settings("digits"), "model": "mlp"}
 
@@ -50,7 +52,7 @@ def choice(small: lessons.SmallModels) -> Choice:
 
 def test_each_adjustment_is_alone_in_its_arm() -> None:
     arms = lessons.each_alone(0.3, Percentiles(0.25, 0.75))
-    assert [arm.name for arm in arms] == [tables.arm_name(index) for index in range(27)]
+    assert [arm.name for arm in arms] == [isolation.arm_name(index) for index in range(27)]
     for arm, adjustment in zip(arms, ADJUSTMENTS, strict=True):
         assert arm.augmentation is not None
         assert arm.augmentation.adjustments.adjustments == (adjustment,)
@@ -167,13 +169,13 @@ def test_groups_are_measured_at_the_nearest_strength_of_the_first_arm(page: Show
 
 
 def test_sets_are_above_below_or_inconclusive() -> None:
-    names = list(tables.GROUP_SETS)
+    names = list(GROUP_SETS)
     columns = ("difference", "difference_to_best_member", "difference_to_best_group")
     table = pd.DataFrame({"set": names})
     for column in columns:
         table[f"{column}_low"] = [0.1, -0.2, -0.1, 0.1, -0.2, math.nan, 0.1]
         table[f"{column}_high"] = [0.2, -0.1, 0.1, 0.2, -0.1, math.nan, 0.2]
-    sentences = answers.of_sets(table)
+    sentences = tension.set_sentences(table)
     assert sentences[1] == (
         "Variety, a group against its best member: above for Neutral; below for Delta; "
         "inconclusive for Epsilon."
@@ -185,15 +187,15 @@ def test_sets_are_above_below_or_inconclusive() -> None:
 def test_the_highest_mean_is_told_beside_the_baseline() -> None:
     table = tables.adjustment_table().assign(mean=np.r_[80.0, np.linspace(70, 90, 26)])
     table = table.assign(mean_low=table["mean"] - 1, mean_high=table["mean"] + 1)
-    said = answers.highest_mean(table)
+    said = isolation.highest_mean(table)
     assert said.startswith("Highest mean: adjustment 26 [−1, −1, −1], Neutral, 90.0 [89.0, 91.0] %")
     assert "without augmentation 80.0 %" in said
-    assert answers.highest_mean(table.assign(mean=math.nan)) == ""
+    assert isolation.highest_mean(table.assign(mean=math.nan)) == ""
 
 
 def test_one_run_detects_nothing() -> None:
     runs = pd.DataFrame({"arm": ["a", "a", "b", "b"], "accuracy": [80.0, 82.0, 81.0, 83.0]})
     table = pd.DataFrame({"n": [0, 2]})
-    assert answers.detectable(runs, "accuracy", table).startswith("With 2 runs an arm and a median")
-    assert answers.detectable(runs, "accuracy", pd.DataFrame({"n": [1, 1]})) == ""
-    assert answers.detectable(runs.assign(accuracy=80.0), "accuracy", table) == ""
+    assert tension.detectable(runs, "accuracy", table).startswith("With 2 runs an arm and a median")
+    assert tension.detectable(runs, "accuracy", pd.DataFrame({"n": [1, 1]})) == ""
+    assert tension.detectable(runs.assign(accuracy=80.0), "accuracy", table) == ""

@@ -189,6 +189,10 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", v) is not None,
         "a data set's name, as digits",
     ),
+    "study": (
+        lambda v: isinstance(v, str) and re.fullmatch(r"[A-Za-z0-9][\w-]*", v) is not None,
+        "a study's name, as isolation",
+    ),
     "preset": (lambda v: isinstance(v, str), "text, as quick, or nothing for any"),
     "metric": (lambda v: v in METRICS, ", ".join(METRICS)),
     "confidence": (lambda v: _number(v) and 0 < v < 1, "numbers between 0 and 1, as 0.95"),

@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from analysis import figures, tables
+from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
+from analysis.rules import control_arm
 from analysis.statistics import CONFIDENCE
 from analysis.studies import STANDARD
 
@@ -90,17 +90,9 @@ def arms_plot(
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Accuracy (%)")
     handles = [
-        Line2D(
-            [],
-            [],
-            color="black",
-            mfc=looks[split][1],
-            marker=looks[split][0],
-            ms=0.8 * marker,
-            lw=0.9 * width,
-            label=split.capitalize(),
-        )
-        for split in splits
+        figures.legend_key(ax, split.capitalize(), symbol, "black", face)
+        for split, (symbol, face, _) in looks.items()
+        if split in splits
     ]
     figures.legend_above(ax, handles, ncols=2)
     return ax
@@ -114,6 +106,27 @@ def arms_height(table: pd.DataFrame) -> float:
 def _name_lines(table: pd.DataFrame) -> int:
     """Lines that a name in `arms_plot` may have: two for long ones, unless there are many."""
     return 2 if len(table) <= 14 and max(len(str(name)) for name in table["arm"]) > 24 else 1
+
+
+def sentences(study: StudyResult, look: Look) -> list[str]:
+    """Each arm against the study's control, the arm without a method: its mean, and the difference
+    (points) with its interval. Without a control, the means alone."""
+    runs, metric = study.frame, look.metric
+    control = control_arm(study.declaration.study)
+    samples = {arm: tables.values_of(runs, arm, metric) for arm in map(str, runs["arm"].unique())}
+    lines = []
+    for (arm, values), stream in zip(samples.items(), look.rng().spawn(len(samples)), strict=True):
+        if arm == control or not control:
+            mean = tables.mean_interval(values, metric, stream, look.confidence)
+            text = tables.interval_text(mean.estimate, mean.low, mean.high)
+            lines.append(f"{arm}: {text} %.")
+            continue
+        less = statistics.difference_interval(
+            values, samples[control], stream, confidence=look.confidence
+        )
+        text = tables.comparison_sentence(arm, control, less.estimate, less.low, less.high)
+        lines.append(f"{text}.")
+    return lines
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -213,6 +214,39 @@ def agreement(table: pd.DataFrame) -> Agreement:
         statistics.cohens_kappa(nominal, measured),
         len(decided),
     )
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def agreement_sentence(arm: str, table: pd.DataFrame, strength: float) -> str:
+    """How far nominal and measured groups of a `measured_group_table` agree, in words."""
+    same = agreement(table)
+    if not same.n:
+        return f"{arm}: one run gives no interval, so no measured group."
+    return (
+        f"{arm}: measured and nominal group agree for {round(same.share * same.n)} of {same.n} "
+        f"adjustments (κ = {same.kappa:.2f}) at strength {strength:g}."
+    )
+
+
+def robustness_sentences(
+    frozen: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    strength: float,
+    confidence: float = CONFIDENCE,
+) -> list[str]:
+    """What Epsilon does to the accuracy of each arm's models, against those of the first arm."""
+    by_run = frozen_runs(frozen, strength)["accuracy_change"]
+    first, *others = [str(arm) for arm in frozen["arm"].unique()]
+    sentences = []
+    for arm in others:
+        a, b = (by_run.loc[(name, "Epsilon")].dropna() for name in (arm, first))
+        change = statistics.difference_interval(a, b, deepcopy(rng), confidence=confidence)
+        text = tables.comparison_sentence(arm, first, change.estimate, change.low, change.high)
+        sentences.append(f"Change of accuracy under Epsilon at strength {strength:g}: {text}.")
+    return sentences
 
 
 # --- figures -------------------------------------------------------------------------------------

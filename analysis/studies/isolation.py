@@ -203,6 +203,30 @@ def isolation_sentence(table: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
+def highest_mean(isolation: pd.DataFrame) -> str:
+    """The best adjustment of an isolation table beside the baseline; "" where none has a mean."""
+    if not isolation["mean"].notna().any():
+        return ""
+    best = isolation.iloc[int(isolation["mean"].argmax())]
+    numbers = tables.interval_text(best["mean"], best["mean_low"], best["mean_high"])
+    changes = ", ".join(str(best[name]).replace("-", "−") for name in ("low", "middle", "high"))
+    return (
+        f"Highest mean: adjustment {best['index']} [{changes}], {best['group']}, {numbers} %; "
+        f"without augmentation {isolation['mean'][0]:.1f} %. The winner of 27 looks better than it "
+        "is."
+    )
+
+
+def rank_correlations(published_order: pd.DataFrame) -> str:
+    """How the order of this study's 27 means correlates with that of each published one."""
+    rows = published_order[published_order["first"] == "this study"]
+    parts = [
+        f"{row['spearman']:.2f} with {row['second'].removeprefix('published ')}"
+        for _, row in rows.iterrows()
+    ]
+    return f"Rank correlation with the published means: {', '.join(parts)}.".replace("-0", "−0")
+
+
 # --- figures -------------------------------------------------------------------------------------
 
 

@@ -9,11 +9,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from aba_core.adjustments import GROUP_SETS, group_set_text, members
+from aba_core.adjustments import GROUP_SETS, Group, group_set_text, members
 from aba_core.arms import Arm
-from analysis import figures, reference, statistics, tables
+from analysis import design, figures, reference, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.statistics import CONFIDENCE
@@ -62,62 +61,52 @@ def hypothesis_table(
     tables.check_runs(isolation_runs, metric, "isolation runs")
     tables.check_runs(tension_runs, metric, "tension runs")
     isolated = {i: tables.values_of(isolation_runs, arm_name(i), metric) for i in range(27)}
+    means = {
+        group: tables.values_of(tension_runs, group, metric).mean()
+        for group in map(str, Group)
+        if tables.values_of(tension_runs, group, metric).size
+    }
     rows = []
     for name, stream in zip(GROUP_SETS, rng.spawn(len(GROUP_SETS)), strict=True):
         of_set = tables.values_of(tension_runs, name, metric)
         arms = [arm_name(i) for i in members(name)]
-        present = [i for i in members(name) if isolated[i].size]
-        samples = [isolated[i] for i in present]
-        share = np.full(len(samples), 1 / max(1, len(samples)))
-
+        ran = [i for i in members(name) if isolated[i].size]
+        diverged = tables.counts(isolation_runs[isolation_runs["arm"].isin(arms)], metric)
+        interval = tables.mean_interval(of_set, metric, stream, confidence)
+        best = max(ran, key=lambda i: isolated[i].mean(), default=None)
         row: dict[str, object] = {"set": name}
         row |= tables.counts(tension_runs[tension_runs["arm"] == name], metric)
-        row["n_members"] = len(present)
-        row["n_members_diverged"] = tables.counts(
-            isolation_runs[isolation_runs["arm"].isin(arms)], metric
-        )["n_diverged"]
-        row |= tables.with_interval(
-            "all_of_group", tables.mean_interval(of_set, metric, stream, confidence)
-        )
-        empty = np.array([])
-        row |= tables.with_interval(
-            "mean_of_members",
-            statistics.contrast_interval(
-                samples or [empty], share if samples else [1.0], stream, confidence=confidence
-            ),
-        )
-        row |= tables.with_interval(
-            "difference",
-            statistics.contrast_interval(
-                [of_set, *(samples or [empty])],
-                [1.0, *(-share if samples else [-1.0])],
-                stream,
-                confidence=confidence,
-            ),
-        )
-        best = max(present, key=lambda i: isolated[i].mean(), default=None)
+        row |= {"n_members": len(ran), "n_members_diverged": diverged["n_diverged"]}
+        row |= tables.with_interval("all_of_group", interval)
+        row |= _against_members(of_set, [isolated[i] for i in ran], stream, confidence)
         row["best_member"] = math.nan if best is None else best
         row["best_member_mean"] = math.nan if best is None else isolated[best].mean()
         row |= _against_best(
             isolation_runs, arms, of_set, "best_member", metric, stream, confidence
         )
-
-        joined = [str(group) for group in GROUP_SETS[name]] if len(GROUP_SETS[name]) > 1 else []
-        candidates = [
-            group for group in joined if tables.values_of(tension_runs, group, metric).size
-        ]
-        row["best_group"] = max(
-            candidates,
-            key=lambda group: tables.values_of(tension_runs, group, metric).mean(),
-            default="",
-        )
-        row |= _against_best(
-            tension_runs, candidates, of_set, "best_group", metric, stream, confidence
-        )
+        joined = [group for group in GROUP_SETS[name] if group in means]
+        joined = joined if len(GROUP_SETS[name]) > 1 else []
+        row["best_group"] = str(max(joined, key=means.__getitem__, default=""))
+        row |= _against_best(tension_runs, joined, of_set, "best_group", metric, stream, confidence)
         rows.append(row)
     table = pd.DataFrame(rows)
     table["best_member"] = table["best_member"].astype("Int64")
     return table
+
+
+def _against_members(
+    of_set: np.ndarray, samples: list[np.ndarray], rng: np.random.Generator, confidence: float
+) -> dict[str, float]:
+    """A set's runs against those of its members: columns mean_of_members and difference."""
+    samples = samples or [np.array([])]
+    share = np.full(len(samples), 1 / len(samples))
+    mean = statistics.contrast_interval(samples, share, rng, confidence=confidence)
+    difference = statistics.contrast_interval(
+        [of_set, *samples], [1.0, *-share], rng, confidence=confidence
+    )
+    return tables.with_interval("mean_of_members", mean) | tables.with_interval(
+        "difference", difference
+    )
 
 
 def _against_best(
@@ -174,6 +163,47 @@ def hypothesis_sentences(table: pd.DataFrame) -> list[str]:
         ]
         sentences.append("; ".join(parts) + ".")
     return sentences
+
+
+def set_sentences(hypothesis: pd.DataFrame) -> list[str]:
+    """Three sentences from a hypothesis table: which sets are above what they are held against,
+    which below, and for which it stays inconclusive."""
+    single = [name for name, groups in GROUP_SETS.items() if len(groups) == 1]
+    joined = [name for name, groups in GROUP_SETS.items() if len(groups) > 1]
+    questions: tuple[tuple[str, Sequence[str], str], ...] = (
+        (
+            "The published measure, a set against the mean of its members",
+            hypothesis["set"].tolist(),
+            "difference",
+        ),
+        ("Variety, a group against its best member", single, "difference_to_best_member"),
+        ("Tension, joined groups against the best of them", joined, "difference_to_best_group"),
+    )
+    sentences = []
+    for question, sets, column in questions:
+        rows = hypothesis[hypothesis["set"].isin(sets)]
+        low, high = rows[f"{column}_low"], rows[f"{column}_high"]
+        kinds = {"above": low > 0, "below": high < 0, "inconclusive": ~((low > 0) | (high < 0))}
+        parts = [
+            f"{kind} for {', '.join(rows['set'][of])}" for kind, of in kinds.items() if of.any()
+        ]
+        sentences.append(f"{question}: {'; '.join(parts).removesuffix('.')}.")
+    return sentences
+
+
+def detectable(runs: pd.DataFrame, metric: str, hypothesis: pd.DataFrame) -> str:
+    """The difference of two arms that so many runs would mostly detect; "" for a single run or
+    where runs do not differ."""
+    spread = runs.groupby("arm")[metric].std().median()
+    fewest = int(hypothesis.loc[hypothesis["n"] > 0, "n"].min())
+    if not (fewest > 1 and spread > 0):
+        return ""
+    least = design.smallest_detectable_difference(spread, fewest)
+    return (
+        f"With {fewest} runs an arm and a median standard deviation of {spread:.1f} points, a true "
+        f"difference of {least:.1f} points between two arms would be found in four of five such "
+        "studies; smaller ones mostly stay inconclusive."
+    )
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -239,16 +269,7 @@ def hypothesis_plot(
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(label)
     handles = [
-        Line2D(
-            [],
-            [],
-            color=fixed or "black",
-            mfc="white" if fixed else "black",
-            marker=symbol,
-            ms=0.8 * marker,
-            lw=0.9 * width,
-            label=name,
-        )
+        figures.legend_key(ax, name, symbol, fixed or "black", "white" if fixed else "black")
         for _, name, symbol, _, fixed in kinds
     ]
     figures.legend_above(ax, [handles[1], handles[0], handles[2]], ncols=1)

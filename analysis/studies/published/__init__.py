@@ -64,8 +64,8 @@ def settings_table(runs: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame
     if ran["dataset"] == "news":
         tokens = int(ran.get("tokens", 0) or 0)
         here["words of a text"] = f"the first {tokens}" if tokens else "the first 1000"
-        made = {"corpus": "made from the training texts (PPMI and SVD)", "glove": "GloVe"}
-        here["word vectors"] = made.get(str(ran.get("embedding", "")), "not recorded")
+        known = {"corpus": "made from the training texts (PPMI and SVD)", "glove": "GloVe"}
+        here["word vectors"] = known.get(str(ran.get("embedding", "")), "not recorded")
     rows = []
     for name in (*here, *(("word vectors",) if "word vectors" not in here else ())):
         row = {"setting": name, "this study": here.get(name, "no words")}
@@ -86,7 +86,7 @@ def published_plot(
 ) -> Axes:
     """The 27 adjustments, published mean across and own mean upwards, coloured by group.
 
-    table: from `beside_published`. Bars are the intervals of the own means; the published
+    table: from `beside_published`. Bars are the intervals of the means here; the published
     means of five runs have none. Equal orders would rise from left to right throughout.
     """
     ax = figures.given_or_new(ax, figures.ONE_COLUMN, 72)
