@@ -76,7 +76,7 @@ class Attribution:
             object.__setattr__(self, "method", use)
         elif self.method not in MAPS:
             raise ValueError(
-                f"unknown attribution {self.method!r}; known: {', '.join(MAPS)}, or module:function"
+                f"unknown method {self.method!r}; known: {', '.join(MAPS)}, or module:function"
             )
         for name, allowed in (
             ("target", get_args(Target)),

@@ -81,9 +81,10 @@ def measured_as(column: str) -> str:
     return label + f" ({quantity.unit})" * bool(quantity.unit)
 
 
-def metrics_in(columns: Iterable[str]) -> list[str]:
+def metrics_in(columns: Iterable[object]) -> list[str]:
     """The columns of runs that are quantities of a split."""
-    return [name for name in columns if name.partition("_")[0] in SPLITS and name not in _KEPT]
+    names = map(str, columns)
+    return [name for name in names if name.partition("_")[0] in SPLITS and name not in _KEPT]
 
 
 # Columns that begin like a metric's and hold what a study keeps of a run.

@@ -55,8 +55,7 @@ class Task:
         return TASKS[self.name][0]
 
     def check_metrics(self, metrics: Sequence[str | Use]) -> None:
-        """Raises ValueError for a quantity that this task does not have, and for one of one's own that
-        cannot be had."""
+        """Raises ValueError for a quantity that this task does not have."""
         for name in metrics:
             if isinstance(name, Use):
                 if not callable(name.load()):
@@ -193,7 +192,7 @@ def task_of(name: str) -> Task:
 
 def own(use: Use, **given: Any) -> Any:
     """What a function of one's own makes of those of the given arguments that it takes, and of its
-    options. Raises ValueError, one line, for an option that it does not take, and where it fails."""
+    options. Raises ValueError for an option that it does not take, and where it fails."""
     function = use.load()
     if not callable(function):
         raise ValueError(f"{use.where!r} is no function")

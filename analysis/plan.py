@@ -101,8 +101,8 @@ def resolve(
     splits = load_splits(config)
     arms = study.arms
     methods = core_methods(arms)
-    keys = run_keys(study, config, methods, splits.fingerprint)
     _check(config, splits, arms, methods)
+    keys = run_keys(study, config, methods, splits.fingerprint)
     if device != "cpu":
         arms_per_chunk = len(arms)
     elif arms_per_chunk is None:
@@ -143,6 +143,13 @@ def dataset_status() -> list[DatasetStatus]:
     from aba_core import datasets
 
     return datasets.dataset_status()
+
+
+def method_table() -> list[tuple[str, str, float, str]]:
+    """What each kind of method is, for those who must not import torch."""
+    from aba_core.methods.base import method_table
+
+    return method_table()
 
 
 @lru_cache(maxsize=4)  # a study of subsets goes through many

@@ -95,7 +95,7 @@ def with_interval(name: str, interval: Interval) -> dict[str, float]:
 def mean_interval(
     values: np.ndarray, metric: str, rng: np.random.Generator, confidence: float
 ) -> Interval:
-    """Interval of the mean, within what the metric can be: that of an accuracy ends at 0 and 100."""
+    """Interval of the mean, within what the metric can be: an accuracy from 0 to 100."""
     interval = statistics.mean_interval(values, rng, confidence=confidence)
     quantity = quantity_of(metric)
     if not math.isfinite(interval.low):

@@ -154,7 +154,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     tuning = name.endswith("-tuning")
     splits = ("validation",) if tuning else ("validation", "test")
     if tuning:
-        table = table.drop(columns=[column for column in table if column.startswith("test_")])
+        table = table.drop(columns=[name for name in map(str, table) if name.startswith("test_")])
     collected.figure(
         name,
         f"Mean {title} of each arm on {' and on '.join(splits)}",
@@ -164,7 +164,9 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         interval=collected.over_runs,
     )
     columns = ["arm", "strength", "n", *tables.shown_counts(table, "n_diverged", "n_missing")]
-    columns += [c for c in table if c.rpartition("_")[2] in ("median", "sd", "mean")]
+    columns += [
+        name for name in map(str, table) if name.rpartition("_")[2] in ("median", "sd", "mean")
+    ]
     collected.table(
         name,
         f"{title[0].upper()}{title[1:]} of each arm on {' and on '.join(splits)}",

@@ -1,4 +1,4 @@
-"""A stranger's study: does Swap help after one epoch? It declares its arms and shows its results."""
+"""A stranger's study: does Swap help after one epoch? It declares and shows itself."""
 
 from aba_core.arms import Arm
 from analysis.exhibits import Collector, Exhibits, Look
