@@ -255,7 +255,8 @@ class Arm:
         content = plain(self)
         if not isinstance(self.method, Mapping | list | None) and self.method.kind not in METHODS:
             cls = type(self.method)  # of one's own: known by its place, as in a study file
-            content["method"]["use"] = f"{cls.__module__}:{cls.__qualname__}"
+            given = {n: v for n, v in content["method"].items() if n not in ("kind", "version")}
+            content["method"] = {"use": f"{cls.__module__}:{cls.__qualname__}", **given}
         return {name: content[name] for name in content if name not in ("kind", "version")}
 
 

@@ -66,14 +66,15 @@ class Task:
                     f"{', '.join(TASKS[self.name])}, or module:function"
                 )
 
-    def check_targets(self, method: Any) -> None:
-        """Raises ValueError for a method whose maps explain what this task does not have."""
+    def check_targets(self, arm: str, method: Any) -> None:
+        """Raises ValueError, naming the arm, for a method whose maps explain what this task does not
+        have."""
         for part in getattr(method, "methods", (method,)):
             target = getattr(part, "target", "loss")
             no_map = "target" in getattr(part, "irrelevant", ())
             if target not in TARGETS[self.name] and not no_map:
                 raise ValueError(
-                    f"target is {target!r}; allowed for a {self.name} task: "
+                    f"arm {arm!r}: target is {target!r}; allowed for a {self.name} task: "
                     f"{', '.join(TARGETS[self.name])}"
                 )
 

@@ -176,7 +176,7 @@ def train(
     task = task_of(splits.task)
     task.check_metrics(config.metrics)
     for member in members:
-        task.check_targets(member.method)
+        task.check_targets(member.arm.name, member.method)
     build = builder(config, splits) if build is None else build
     check_build(build)
     check_labels(splits, loss or task.loss)

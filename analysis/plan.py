@@ -182,13 +182,10 @@ def _check(
     try:
         builder(config, splits)()
         task.check_metrics(config.metrics)
+        for arm, method in zip(arms, methods, strict=True):
+            task.check_targets(arm.name, method)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    for arm, method in zip(arms, methods, strict=True):
-        try:
-            task.check_targets(method)
-        except ValueError as error:
-            raise StudyError(f"arm {arm.name!r}: {error}") from error
     if config.batch_size > len(splits.train):
         raise StudyError(
             f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
