@@ -67,8 +67,7 @@ class Task:
                 )
 
     def check_targets(self, arm: str, method: Any) -> None:
-        """Raises ValueError, naming the arm, for a method whose maps explain what this task does not
-        have."""
+        """Raises ValueError for an arm's method whose maps explain what this task does not have."""
         for part in getattr(method, "methods", (method,)):
             target = getattr(part, "target", "loss")
             no_map = "target" in getattr(part, "irrelevant", ())
@@ -89,12 +88,13 @@ class Task:
         where its logits are not finite. Accuracies and their like are in percent."""
         labels = y.expand(len(logits), *y.shape)
         finite = torch.isfinite(logits).flatten(1).all(1)
+        soft = self.name == "multiclass" and labels.shape == logits.shape
         measured: dict[str, Tensor] = {}
         for name in dict.fromkeys((self.primary, *metrics)):
-            if name == "accuracy" and labels.shape == logits.shape[:-1]:
-                measured[name] = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
-            elif name == "accuracy" and self.name == "multiclass":  # soft labels have no accuracy
+            if soft and not isinstance(name, Use):  # they have no accuracy, nor the like
                 measured[name] = torch.full_like(finite, float("nan"), dtype=torch.float64)
+            elif name == "accuracy" and self.name == "multiclass":
+                measured[name] = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
             else:
                 measured[column_of(name)] = _one_by_one(self._metric(name), logits, y, finite)
         measured["loss"] = loss(logits, labels).double().mean(1)
