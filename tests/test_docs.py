@@ -1,7 +1,7 @@
 """The documentation says what is true: its Python runs, its commands parse, its links lead on.
 
-Every fenced `python` block of docs/ runs, those of a page one after another as in one session. A
-block whose first line is `# NAME.py` is a file, which the blocks and studies after it import. A block
+Every fenced `python` block of docs/ runs, those of a page one after another as in one session. One
+whose first line is `# NAME.py` is a file, which the page's other blocks and studies import. A block
 that cannot be run is preceded by the line `<!-- not run: REASON -->`.
 """
 
