@@ -211,7 +211,8 @@ def check_value(parameter: str, value: Any) -> None:
         try:
             metric_label(value)
         except (ValueError, AttributeError) as error:
-            raise ReportError(str(error)) from error
+            allowed = str(error).partition("known: ")[2] or "text, as validation_accuracy"
+            raise ReportError(f"metric is {value!r}; allowed: {allowed}") from error
     if parameter in _ALLOWED and not _ALLOWED[parameter][0](value):
         raise ReportError(f"{parameter} is {value!r}; allowed: {_ALLOWED[parameter][1]}")
 
