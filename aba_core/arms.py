@@ -148,7 +148,7 @@ METHODS: dict[str, MethodInfo] = {
 }
 VANILLA = "Vanilla"
 # The published methods, in the published order.
-PRESETS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
+PUBLISHED_METHODS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
 PLACEBO_TITLES = {
     "permuted": "permuted map",
     "other_sample": "another sample's map",

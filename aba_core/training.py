@@ -116,7 +116,7 @@ class _Member:
         return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
 
 
-# Ten arguments: what is trained, then what of one's own takes a standard part's place.
+# Eleven arguments: what is trained, then what of one's own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
