@@ -160,6 +160,12 @@ def train(
     ]
     for member in members:
         _ = member.seeds  # refuses unknown purposes before anything is read
+    drawn = next((arm.name for arm in arms if arm.subset_per_run), "")
+    if drawn and list(seeds) != [config.subset_seed]:
+        raise ValueError(
+            f"arm {drawn!r} draws its training samples by the run's seed; train one seed at a "
+            "time, with that subset_seed, or let `aba run` do it"
+        )
     if splits is None:
         splits = load_splits(config)
     if config.batch_size > len(splits.train):

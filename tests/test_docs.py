@@ -120,8 +120,7 @@ def test_the_studies_of_a_page_can_be_built(path, tmp_path):
             file.write_text(block.text)
             study = studies.study_from_yaml(file)
             plan.core_config(study)
-            for arm in study.arms:
-                plan.core_arm(arm)
+            plan.core_methods(study.arms)
 
 
 # --- commands -------------------------------------------------------------------------------------
