@@ -15,6 +15,10 @@ from aba_core.identity import Use, plain
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine"]
 Precision = Literal["full", "bf16", "tf32"]
+# What an attribution map explains, how it may be made, and how it is split (see `attribution`).
+Target = Literal["loss", "class_score", "true_class", "predicted_class"]
+MapKind = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_gradients"]
+SplitKind = Literal["percentiles", "sign"]
 
 
 @dataclass(frozen=True)
