@@ -36,11 +36,11 @@ def objective(model, x, y, target) -> torch.Tensor:
 # --- against the slow twin -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PROBES)
 def test_the_words_for_maps_that_need_no_torch_are_those_of_the_table():
     assert get_args(MapKind) == METHODS and get_args(Target) == TARGETS
 
 
+@pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_equal_those_of_one_sample_at_a_time(method, target, name):

@@ -56,7 +56,7 @@ def test_each_adjustment_is_alone_in_its_arm() -> None:
     for arm, adjustment in zip(arms, ADJUSTMENTS, strict=True):
         assert arm.method is not None
         assert arm.method.adjustments.adjustments == (adjustment,)
-        assert (arm.method.strength, arm.augmentation.target) == (0.3, "loss")
+        assert (arm.method.strength, arm.method.target) == (0.3, "loss")
         assert arm.method.split == Percentiles(0.25, 0.75)
 
 
