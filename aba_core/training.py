@@ -37,7 +37,7 @@ from aba_core.probing import probe, try_evaluation
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
-from aba_core.steps import Recorded, Step
+from aba_core.steps import Recorded, Step, products_in
 from aba_core.tasks import Task, own, task_of
 from aba_core.threads import choose_threads, threads_restored
 
@@ -285,7 +285,8 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
 
     def look(number: int) -> None:
         if probed_on is not None:
-            metrics = measure(replicas, probed_on, setting.loss)
+            with products_in("full", setting.device):
+                metrics = measure(replicas, probed_on, setting.loss)
             _record(runs.mechanism_rows, members, setting, number, metrics)
 
     choose_threads(rehearsal, setting.device)
@@ -390,7 +391,9 @@ def _metrics(
     """What the task measures on every split, and the validation logits."""
     metrics: dict[str, Tensor] = {}
     kept = torch.empty(0)
-    with replicas.undisturbed("eval") as evaluated:
+    # Whatever the training's precision is: on CUDA, PyTorch's own is lower.
+    full = products_in("full", setting.device)
+    with full, replicas.undisturbed("eval") as evaluated:
         forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
         for name in ("validation", "test", "train"):
             split = getattr(setting.splits, name)

@@ -118,11 +118,12 @@ def _frozen_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any
 
     assert chunk.frozen is not None
     rows = []
+    validation = splits.validation.to(chunk.device)
     for row in runs.rows:
         kept = {k: row[k] for k in (*chunk.config.row(), "arm", "seed", "seconds", "status")}
         for result in frozen(
             runs.model(row["arm"], row["seed"]),
-            splits.validation,
+            validation,
             chunk.frozen.strengths,
             target=chunk.frozen.target,  # type: ignore[arg-type]
         ):
