@@ -60,7 +60,7 @@ class TrainConfig:
     precision: Precision = "full"
     mechanism: int = 0
     probe_strength: float = 0.5
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("dataset", "model"):
@@ -70,7 +70,8 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} is {value!r}; needed: a name, or {{use: module:function}}"
                 )
-        metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        given = (self.metrics,) if isinstance(self.metrics, str | Mapping) else self.metrics
+        metrics = tuple(Use.read(metric) or metric for metric in given)
         object.__setattr__(self, "metrics", metrics)
         for name, allowed in (
             ("optimizer", get_args(Optimizer)),
@@ -256,6 +257,10 @@ class Arm:
     def data(self) -> dict[str, Any]:
         """The arm as plain data, its name included, without what is at its default."""
         content = plain(self)
+        if not isinstance(self.method, Mapping | list | None) and self.method.kind not in METHODS:
+            cls = type(self.method)  # of one's own: known by its place, as in a study file
+            given = {n: v for n, v in content["method"].items() if n not in ("kind", "version")}
+            content["method"] = {"use": f"{cls.__module__}:{cls.__qualname__}", **given}
         return {name: content[name] for name in content if name not in ("kind", "version")}
 
 

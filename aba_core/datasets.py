@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from aba_core.pictures import (
@@ -180,7 +180,7 @@ class Split:
     """Samples of one split. Images lie in `data` as they are; text as token ids to be embedded."""
 
     data: Tensor  # Float "n *feature", or Int "n token" where there is an embedding
-    y: Int[Tensor, " n"]
+    y: Shaped[Tensor, " n *target"]  # classes; soft or several labels; numbers
     embedding: Float[Tensor, "word dim"] | None = None  # row 0 is padding, exactly zero
     index: Int[Tensor, " n"] | None = None  # place in the source's own order, training files first
 

@@ -181,6 +181,8 @@ def train(
         raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
     task = task_of(splits.task)
     task.check_metrics(config.metrics)
+    for member in members:
+        task.check_targets(member.arm.name, member.method)
     build = builder(config, splits) if build is None else build
     check_build(build)
     check_labels(splits, loss or task.loss)

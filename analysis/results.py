@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aba_core.identity import Use
 from analysis.study import Study
 
 # The results that come with the repository.
@@ -207,7 +208,7 @@ class StudyResult:
             diverged = self.frame.loc[self.frame["status"] != "finished", "key"].nunique()
         parts = [
             f"{study.name} on {study.dataset} ({config.get('subset', 'tiny')}, "
-            f"{config.get('model', 'small_cnn')}"
+            f"{_model(config)}"
             f"{' with batch norm' * bool(config.get('batch_norm'))}, "
             f"{config.get('epochs', '?')} epochs)",
             f"{runs} of {len(self.declaration.runs)} runs, {len(study.seeds)} seeds",
@@ -293,7 +294,7 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
             (
                 study.name,
                 study.dataset,
-                config.get("model", "small_cnn") + "+bn" * bool(config.get("batch_norm")),
+                _model(config) + "+bn" * bool(config.get("batch_norm")),
                 config.get("epochs", "?"),
                 "–".join(f"{s:g}" for s in dict.fromkeys((*strengths[:1], *strengths[-1:]))),
                 "+".join(sorted({entry["preset"] for entry in declaration.declared})),
@@ -306,6 +307,11 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
             )
         )
     return (*head, "diverged", "core s", "declared"), rows, sorted(damaged)
+
+
+def _model(config: Mapping[str, Any]) -> str:
+    model = config.get("model", "small_cnn")
+    return str(Use.read(model) or model)
 
 
 def measured(result: StudyResult) -> StudyResult:

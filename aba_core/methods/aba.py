@@ -23,6 +23,7 @@ from aba_core.attribution import (
     check_inputs,
     cross_entropy,
 )
+from aba_core.identity import Use
 from aba_core.methods.base import Method
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed, choice
@@ -51,7 +52,7 @@ class Augmentation(Method):
     strength: float = 1.0
     randomize: bool = True
     split: Selection = field(default_factory=lambda: Percentiles(0.1, 0.9))
-    attribution: str = "gradient"
+    attribution: str | Use = "gradient"
     target: Target = "class_score"
     top_k: int | None = None
     draw_per: Per = "sample"
@@ -70,8 +71,7 @@ class Augmentation(Method):
                 f"adjustments is {self.adjustments!r}; needed: an AdjustmentSet or its text"
             )
         object.__setattr__(self, "split", _split(self.split))
-        if isinstance(self.attribution, Mapping):  # as a study file has it
-            object.__setattr__(self, "attribution", str(self.attribution.get("use")))
+        object.__setattr__(self, "attribution", Use.read(self.attribution) or self.attribution)
         if not 0 <= self.strength < float("inf"):
             raise ValueError(f"strength is {self.strength!r}; allowed: finite and not below 0")
         if self.draw_per not in ("sample", "batch"):
