@@ -15,6 +15,10 @@ from aba_core.identity import Use, plain
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine"]
 Precision = Literal["full", "bf16", "tf32"]
+# What an attribution map explains, how it may be made, and how it is split (see `attribution`).
+Target = Literal["loss", "class_score", "true_class", "predicted_class"]
+MapKind = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_gradients"]
+SplitKind = Literal["percentiles", "sign"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ METHODS: dict[str, MethodInfo] = {
 }
 VANILLA = "Vanilla"
 # The published methods, in the published order.
-PRESETS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
+PUBLISHED_METHODS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
 PLACEBO_TITLES = {
     "permuted": "permuted map",
     "other_sample": "another sample's map",

@@ -22,10 +22,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
 from aba_core.randomness import Draws
 
-Target = Literal["loss", "class_score", "true_class", "predicted_class"]
 Mode = Literal["eval", "train"]
 Per = Literal["sample", "batch"]
 
@@ -222,7 +222,7 @@ class MapInfo(NamedTuple):
     passes: Callable[[Attribution], float]
 
 
-MAPS: dict[str, MapInfo] = {
+MAPS: dict[MapKind | str, MapInfo] = {
     "gradient": MapInfo(gradient, lambda attribution: 1.0),
     "gradient_x_input": MapInfo(gradient_x_input, lambda attribution: 1.0),
     "smoothgrad": MapInfo(smoothgrad, lambda attribution: 1.0 + attribution.samples),

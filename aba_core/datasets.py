@@ -352,10 +352,10 @@ def _present(info: DatasetInfo, places: Places) -> str:
     if not info.files:
         return "bundled"
     if info.name == "cifar10":
-        found = find_cifar10(info.files[0], places)
-        if found is not None:
-            missing = len(found.missing)
-            return found.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
+        source = find_cifar10(info.files[0], places)
+        if source is not None:
+            missing = len(source.missing)
+            return source.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
     places_of_files = {find_file(file.path, places)[0] for file in info.files}
     if "" not in places_of_files:
         return " and ".join(sorted(places_of_files, reverse=True))
