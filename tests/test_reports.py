@@ -93,7 +93,8 @@ def test_a_misspelt_parameter_is_an_error_before_anything_runs(tmp_path: Path) -
     ],
 )
 def test_an_ill_typed_value_is_one_clear_error(parameter: str, value: object, needed: str) -> None:
-    with pytest.raises(ReportError, match=rf"{parameter}.* is .*{needed}") as caught:
+    said = rf"{parameter}.*( is .*| '{value}'; known: ){needed}"
+    with pytest.raises(ReportError, match=said) as caught:
         reports.check_parameters("02_isolation", {parameter: value})
     assert "\n" not in str(caught.value)
 

@@ -170,13 +170,17 @@ def test_an_unknown_task_and_an_unknown_metric_are_named_with_the_known_ones():
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_training_gets_better_at_its_task(task):
-    x = RNG.normal(size=(300, 3))
-    clean = x @ RNG.normal(size=(3, 2))
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(300, 3))
+    clean = x @ rng.normal(size=(3, 2))
     y = (clean > 0).astype(int) if task == "multilabel" else clean
     splits = splits_from(x, y, task=task)
     config = TrainConfig(model="mlp", epochs=20, batch_size=20, learning_rate=0.02, curve_every=12)
     runs = train(
-        config, [Arm("a"), Arm.of("b", adjustments="epsilon", target="loss")], [0, 1], splits=splits
+        config,
+        [Arm("a"), Arm.of("b", adjustments="epsilon", strength=0.1, target="loss")],
+        [0, 1],
+        splits=splits,
     )
     primary = f"validation_{TASKS[task][0]}"
     frame, curves = runs.frame(), runs.curves()
