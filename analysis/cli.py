@@ -234,8 +234,8 @@ def plan_(
 def status(results: Results = Path("results")) -> None:
     """The studies in a results folder and how far they are.
 
-    A line a study: runs finished of those declared, runs that diverged, time spent. Files that
-    cannot be read are named; their runs count as missing.
+    A line a study: runs finished of those declared, runs that diverged, time spent. Damaged files
+    are named; their runs count as missing.
 
     \b
     Examples:
@@ -250,7 +250,37 @@ def status(results: Results = Path("results")) -> None:
         return
     terminal.print_table(head, rows)
     for path in damaged:
-        print(f"damaged, passed over: {path} (its runs count as missing)", file=sys.stderr)
+        print(f"damaged, passed over: {path} (runs count as missing; aba verify)", file=sys.stderr)
+
+
+@app.command()
+def verify(
+    results: Results = Path("results"),
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take sound files into the manifest that lacks them.")
+    ] = False,
+) -> None:
+    """Whether results are as they were written: files, rows, keys.
+
+    Names every file that is damaged, changed, unknown or shadows another; such files are never
+    read, and their runs count as missing. Exit code 1 where there is any. Nothing is changed;
+    --adopt adds a file to the manifest.
+
+    \b
+    Examples:
+      aba verify
+      aba verify --results other_results --adopt
+    """
+    from analysis.store import verify as examination
+
+    if adopt:
+        terminal.print_lines("taken in: ", examination.adopt(results))
+    findings = examination.verify(results)
+    terminal.print_lines("note: ", findings.notes)
+    terminal.print_lines("", findings.problems)
+    print(f"{results}: {findings.files} files with {findings.runs} runs are as they were written")
+    if findings.problems:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -24,6 +24,12 @@ def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
             for entry, width, right in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+def print_lines(start: str, lines: Iterable[object]) -> None:
+    """Each on a line of its own."""
+    for line in lines:
+        print(f"{start}{line}")
 
 
 def duration(seconds: float) -> str:
