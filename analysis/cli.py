@@ -262,9 +262,8 @@ def verify(
 ) -> None:
     """Whether results are as they were written: files, rows, keys.
 
-    Names every file that is damaged, changed, unknown or shadows another; such files are never
-    read, and their runs count as missing. Exit code 1 where there is any. Nothing is changed;
-    --adopt adds a file to the manifest.
+    Names every file that is damaged, changed or unknown; such files are never read, and their
+    runs count as missing. Exit code 1 where there is any. No file is changed.
 
     \b
     Examples:

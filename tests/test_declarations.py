@@ -139,7 +139,7 @@ def check(folder: Path, *seeds: int, entries: int) -> None:
     assert times == sorted(times)
 
 
-# A declaration's steps: list what is declared; name the event, then the manifest's line; list again.
+# A declaration's steps: list what is declared; name the event and the manifest's line; list again.
 STEPS = 4
 
 

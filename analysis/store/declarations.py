@@ -86,7 +86,7 @@ def declare(results: Path, study: Study, keys: Mapping[str, tuple[str, int]]) ->
     }
     text = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     name = f"{study.name}-{study.dataset}-{study.identity}.{files.digest(text)[:16]}.json"
-    files.publish(results, f"studies/{name}", text)
+    files.publish(results, f"studies/{name}", text, line_first=False)
     return merged(_events_of(results, study))
 
 

@@ -59,12 +59,13 @@ def digest(content: bytes) -> str:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def publish(results: Path, path: str, content: bytes) -> Path:
+def publish(results: Path, path: str, content: bytes, *, line_first: bool = True) -> Path:
     """Write a file of a results folder and its line in the manifest.
 
-    path: relative, as "runs/3f.parquet". The line comes first, so that no reader meets a file that
-    is not in the manifest; everything else is on disk by then, so that hardly anything can come
-    between the two.
+    path: relative, as "runs/3f.parquet". Both are on disk before either has its name. The line
+    comes first, so that no reader meets a file that is not in the manifest, and a file that a
+    killed writer did not come to is written by the next; or last, for a file that is known by its
+    name and written once.
     """
     target = Path(results) / path
     staged = [_stage(target, content)]
@@ -72,9 +73,12 @@ def publish(results: Path, path: str, content: bytes) -> Path:
         line = f"{digest(content)}  {path}\n".encode()
         entry = _manifest_file(Path(results), line)
         staged.append(_stage(entry, line))
-        move(staged[1], entry)
+        if line_first:
+            move(staged[1], entry)
         _set_aside(target, content)
         move(staged[0], target)
+        if not line_first:
+            move(staged[1], entry)
     except BaseException:
         for part in staged:
             part.unlink(missing_ok=True)
