@@ -272,12 +272,9 @@ def verify(
     """
     from analysis.store import verify as examination
 
-    if adopt:
-        terminal.print_lines("taken in: ", examination.adopt(results))
+    taken_in = examination.adopt(results) if adopt else ()
     findings = examination.verify(results)
-    terminal.print_lines("note: ", findings.notes)
-    terminal.print_lines("", findings.problems)
-    print(f"{results}: {findings.files} files with {findings.runs} runs are as they were written")
+    terminal.print_findings(results, findings, taken_in)
     if findings.problems:
         raise typer.Exit(1)
 
@@ -412,17 +409,7 @@ def _report(
     finally:
         bar.close()
     if len(outcomes) > 1:
-        rows = [
-            (
-                outcome.notebook,
-                ", ".join(f"{name}={value}" for name, value in outcome.given.items()),
-                f"{outcome.seconds:.0f} s",
-                outcome.status,
-            )
-            for outcome in outcomes
-        ]
-        print()
-        terminal.print_table(("notebook", "parameters", "time", "status"), rows)
+        terminal.print_outcomes(outcomes)
     return sum(outcome.status != "finished" for outcome in outcomes)
 
 

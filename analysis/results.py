@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.store.chunks import read_rows, write_chunk
+from analysis.store.chunks import check_listed, read_rows, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
-from analysis.store.files import ResultsError
+from analysis.store.files import ResultsError, sweep
 
 __all__ = [
     "SHIPPED",
     "Declaration",
     "ResultsError",
     "StudyResult",
+    "check_listed",
     "collect",
     "declarations",
     "declare",
@@ -30,6 +31,7 @@ __all__ = [
     "measured",
     "overview",
     "read_rows",
+    "sweep",
     "write_chunk",
 ]
 
@@ -131,6 +133,8 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
         raise ResultsError(
             f"{study} on {dataset} is declared in {results} but none of its runs is finished; "
             f"run: aba run {study} --dataset {dataset} --results {results}"
+            + f"; {len(best.damaged)} files are passed over, see: aba verify"
+            * bool(best.damaged)
         )
     return StudyResult(best.frame, best.declaration, best.missing, best.damaged, others)
 

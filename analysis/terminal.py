@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from analysis import design
+    from analysis.reports import Outcome
+    from analysis.store.verify import Findings
 
 
 def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
@@ -26,10 +30,29 @@ def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def print_lines(start: str, lines: Iterable[object]) -> None:
-    """Each on a line of its own."""
-    for line in lines:
-        print(f"{start}{line}")
+def print_findings(results: Path, findings: Findings, taken_in: Iterable[str]) -> None:
+    """What a look at a results folder found. taken_in: files new in its manifest."""
+    for start, lines in (("taken in", taken_in), ("note", findings.notes)):
+        for line in lines:
+            print(f"{start}: {line}")
+    for line in findings.problems:
+        print(line)
+    print(f"{results}: {findings.files} files with {findings.runs} runs are as they were written")
+
+
+def print_outcomes(outcomes: Iterable[Outcome]) -> None:
+    """A batch of reports: notebook, parameters, time, status."""
+    rows = [
+        (
+            outcome.notebook,
+            ", ".join(f"{name}={value}" for name, value in outcome.given.items()),
+            f"{outcome.seconds:.0f} s",
+            outcome.status,
+        )
+        for outcome in outcomes
+    ]
+    print()
+    print_table(("notebook", "parameters", "time", "status"), rows)
 
 
 def duration(seconds: float) -> str:

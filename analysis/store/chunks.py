@@ -96,6 +96,17 @@ def _table(source: pa.BufferReader, kind: str) -> tuple[pa.Table | None, str]:
         return None, f"is no table of rows: {' '.join(str(error).split())[:200]}"
 
 
+def check_listed(results: Path) -> None:
+    """Raises ResultsError for a folder from before there were manifests: none of its runs counts,
+    and nobody wants to repeat them all."""
+    unlisted = [kind for kind in KINDS if files.names(Path(results) / kind, ".parquet")]
+    if unlisted and not files.names(Path(results) / "manifest", ".sha256"):
+        raise ResultsError(
+            f"{results} has results and no manifest, as an older version wrote it; if they are "
+            f"yours, take them in with: aba verify --adopt --results {results}"
+        )
+
+
 def read_rows(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
     """All rows of a kind ("runs", "frozen", "mechanism"), and the files passed over."""
     frame, problems = examine_rows(results, kind)

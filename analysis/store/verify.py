@@ -14,7 +14,7 @@ from analysis.store.chunks import KINDS, Problem
 from analysis.store.declarations import Declaration, declarations, read_event
 from analysis.store.files import ResultsError
 
-ADOPT = "if it is yours, take it in with: aba verify --adopt"
+ADOPT = "if it is yours, take it in with: aba verify --adopt --results"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ def verify(results: Path) -> Findings:
             wrong_keys, note = _of_keys(declaration, rows[declaration.kind])
             problems += wrong_keys
             notes += note
-    lines = [f"{p}; {ADOPT}" if p.reason.endswith("in the manifest") else str(p) for p in problems]
+    lines = [
+        f"{p}; {ADOPT} {results}" if p.reason.endswith("in the manifest") else str(p)
+        for p in problems
+    ]
     runs = sum(rows[kind]["key"].nunique() for kind in ("runs", "frozen"))
     unsound = {problem.path for problem in problems}
     sound = sum(path not in unsound for path in _present(results))
@@ -127,13 +130,11 @@ def _of_keys(declaration: Declaration, rows: pd.DataFrame) -> tuple[list[Problem
     mine = rows[rows["key"].isin(list(declaration.keys))]
     if "data" not in mine or not len(mine):
         return [], []
-    mine = mine[["key", "seed", "data"]].drop_duplicates()
+    mine = mine[["key", "seed", "data"]].drop_duplicates().dropna()
     drawn = {arm.name for arm in study.arms if arm.subset_per_run}
     try:
         config, methods = core_config(study), core_methods(study.arms)
-        expected = {
-            data: run_keys(study, config, methods, data) for data in mine["data"].dropna().unique()
-        }
+        expected = {data: run_keys(study, config, methods, data) for data in mine["data"].unique()}
     except ValueError as error:
         return [], [f"{path}: its keys cannot be computed here: {error}"]
     foreign = 0
