@@ -174,8 +174,8 @@ class Study(_Plain):
     tuning: choose the strength of every arm but vanilla first.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    dataset: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+    dataset: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$")
     preset: str = "own"
     config: dict[str, Any] = {}
     arms: tuple[StudyArm, ...] = Field(min_length=1)
