@@ -267,8 +267,7 @@ def verify(
 
     \b
     Examples:
-      aba verify
-      aba verify --results other_results --adopt
+      aba verify --results other_results
     """
     from analysis.store import verify as examination
 
@@ -593,6 +592,7 @@ def doctor(results: Results = Path("results"), out: Out = Path("reports")) -> No
 
 def main() -> None:
     """Entry point of the `aba` command."""
+    terminal.stop_as_by_ctrl_c()
     sys.exit(terminal.exit_code(lambda: app(standalone_mode=False)))
 
 

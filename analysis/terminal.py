@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -144,7 +147,42 @@ def bars() -> Callable[[str, int, int], None]:
     return line
 
 
+def stop_as_by_ctrl_c() -> None:
+    """SIGTERM, as schedulers send it, ends a command as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 USAGE_ERRORS = ("StudyError", "ReportError", "ExportError", "PlanError")
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space there; finished runs are kept, the same command continues",
+    errno.EDQUOT: "free some of the quota; finished runs are kept, the same command continues",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENOTDIR: "a file is where a folder is needed; choose another folder",
+    errno.EEXIST: "a file is where a folder is needed; choose another folder",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+}
+
+
+def _environment(error: BaseException) -> str:
+    """One line for what the machine refuses, with the remedy."""
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        remedy = REMEDIES.get(error.errno or 0, "")
+        return " ".join((what + f"; {remedy}" * bool(remedy)).split())
+    if isinstance(error, MemoryError):
+        return "memory is short; finished runs are kept, try fewer --processes"
+    return (
+        "a worker ended before its time, as when memory is short; finished runs are kept, the "
+        "same command continues, with fewer --processes where that was why"
+    )
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -163,6 +201,9 @@ def exit_code(command: Callable[[], object]) -> int:
         print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
         return 2
     except BrokenPipeError:
+        return 1
+    except (OSError, BrokenExecutor, MemoryError) as error:
+        print(f"aba: {_environment(error)}", file=sys.stderr)
         return 1
     except ValueError as error:
         # Every module's own errors are ValueErrors whose text names the value and what is allowed.

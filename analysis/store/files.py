@@ -42,6 +42,9 @@ def names(folder: Path, suffix: str) -> list[str]:
             present = [entry.name for entry in entries]
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        file = folder if folder.exists() else folder.parent
+        raise ResultsError(f"{file} is a file; needed: a folder of results") from error
     return sorted(name for name in present if name.endswith(suffix) and not name.startswith("."))
 
 
