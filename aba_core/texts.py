@@ -236,7 +236,7 @@ def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, n
 
 
 @contextmanager
-def _open_text(path: Path) -> Iterator[IO[bytes]]:
+def _open_text(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive, archive.open("glove.6B.100d.txt") as lines:
             yield lines
