@@ -21,6 +21,10 @@ MapKind = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_grad
 SplitKind = Literal["percentiles", "sign"]
 
 
+# Counts above this are mistakes: nothing has so many steps, samples or words.
+MOST = 10**9
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """What all replicas of a training share.
@@ -96,12 +100,18 @@ class TrainConfig:
                     f"{name} is {value!r}; allowed: finite numbers "
                     f"{'above' if strict else 'not below'} {low}"
                 )
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size!r}; allowed: whole numbers from 1")
-        if not isinstance(self.curve_every, int) or self.curve_every < 0:
-            raise ValueError(f"curve_every is {self.curve_every!r}; allowed: 0 or more steps")
-        if not isinstance(self.mechanism, int) or self.mechanism < 0:
-            raise ValueError(f"mechanism is {self.mechanism!r}; allowed: whole numbers from 0")
+        for name, first, last in (
+            ("batch_size", 1, MOST),
+            ("curve_every", 0, MOST),
+            ("mechanism", 0, MOST),
+            ("tokens", 0, MOST),
+            ("subset_seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not first <= value <= last:
+                which = "0 or more steps, up" if name == "curve_every" else "whole numbers from"
+                which += f" {first} to" if name != "curve_every" else " to"
+                raise ValueError(f"{name} is {value!r}; allowed: {which} {last}")
 
     @property
     def irrelevant(self) -> frozenset[str]:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 
 REPLACE = "remove it or replace it by the official file"
+# More than any file of the data sets holds (CIFAR-10: 186 MB): what unpacks to more is a bomb.
+MOST_UNPACKED = 2**29
 
 
 class DatasetError(ValueError):
@@ -138,9 +140,14 @@ def wrong_hash(path: Path, hashes: tuple[str, ...], digest: str) -> DatasetError
 
 
 def unzip(content: bytes, path: Path, expected: str) -> bytes:
-    """Unpack gzip; `path` and the hash `expected` are for the error."""
+    """Unpack gzip; `path` and the hash `expected` are for the error. More than any file of the data
+    sets holds is refused, and not unpacked."""
     try:
-        return gzip.decompress(content)
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(MOST_UNPACKED + 1)
+        if len(unpacked) > MOST_UNPACKED:
+            raise OSError(f"it unpacks to more than {MOST_UNPACKED} bytes")
+        return unpacked
     except (OSError, EOFError, zlib.error) as error:
         digest = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
         raise DatasetError(
@@ -154,8 +161,12 @@ def tar_files(content: bytes, path: Path) -> Iterator[tuple[PurePosixPath, bytes
     Names that leave the archive's folder, links and devices are refused: none belongs there.
     """
     try:
+        unpacked = 0
         with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as tar:
             for member in tar:
+                unpacked += max(0, member.size)
+                if unpacked > MOST_UNPACKED:
+                    raise OSError(f"it unpacks to more than {MOST_UNPACKED} bytes")
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                     raise DatasetError(f"{path} is refused: its member {member.name!r} leaves it")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -39,6 +40,8 @@ EMBEDDINGS = ("auto", "glove", "corpus")
 _TOKENS = 1000  # a text is cut or padded to this many words
 _VOCABULARY = 20000  # most frequent words of the training pool; others are left out
 _DIMENSIONS = 100
+# The text of GloVe has 350 MB, its lines about 900 bytes: more is no such text, but a bomb.
+_MOST_TEXT, _LONGEST_LINE = 2**29, 2**16
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # an apostrophe inside a word belongs to it
 _TEXT_RECIPE = "1: body after the first blank line, lower case, most frequent words, cut at end"
 
@@ -210,10 +213,14 @@ def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, n
     vectors = np.zeros((len(words) + 1, _DIMENSIONS), dtype=np.float32)
     has_vector = np.zeros(len(words) + 1, dtype=bool)
     digest = hashlib.sha256()
+    unpacked = 0
     try:
         with _open_text(path) as lines:
-            for line in lines:
+            while line := lines.readline(_LONGEST_LINE):
                 digest.update(line)
+                unpacked += len(line)
+                if unpacked > _MOST_TEXT:
+                    raise ValueError(f"it unpacks to more than {_MOST_TEXT} bytes")
                 word, _, numbers = line.partition(b" ")
                 at = number.get(word.decode("utf-8", "replace"))
                 if at is not None:
@@ -229,7 +236,7 @@ def _glove_vectors(path: Path, words: Sequence[str], sha256: str) -> dict[str, n
 
 
 @contextmanager
-def _open_text(path: Path) -> Iterator[Iterator[bytes]]:
+def _open_text(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive, archive.open("glove.6B.100d.txt") as lines:
             yield lines

@@ -250,8 +250,8 @@ def plan_(
 def status(results: Results = Path("results")) -> None:
     """The studies in a results folder and how far they are.
 
-    A line a study: runs finished of those declared, runs that diverged, time spent. Files that
-    cannot be read are named; their runs count as missing.
+    A line a study: runs finished of those declared, runs that diverged, time spent. Damaged files
+    are named; their runs count as missing.
 
     \b
     Examples:
@@ -266,7 +266,32 @@ def status(results: Results = Path("results")) -> None:
         return
     terminal.print_table(head, rows)
     for path in damaged:
-        print(f"damaged, passed over: {path} (its runs count as missing)", file=sys.stderr)
+        print(f"damaged, passed over: {path} (runs count as missing; aba verify)", file=sys.stderr)
+
+
+@app.command()
+def verify(
+    results: Results = Path("results"),
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take sound files into the manifest that lacks them.")
+    ] = False,
+) -> None:
+    """Whether results are as they were written: files, rows, keys.
+
+    Names every file that is damaged, changed or unknown; such files are never read, and their
+    runs count as missing. Exit code 1 where there is any. No file is changed.
+
+    \b
+    Examples:
+      aba verify --results other_results
+    """
+    from analysis.store import verify as examination
+
+    taken_in = examination.adopt(results) if adopt else ()
+    findings = examination.verify(results)
+    terminal.print_findings(results, findings, taken_in)
+    if findings.problems:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -322,36 +347,23 @@ def report(
     given: dict[str, object] = {} if dataset is None else {"dataset": dataset}
     origin = {} if dataset is None else {"dataset": "--dataset"}
     for entry in parameter or []:
-        name, value = _pair(entry, "NAME=VALUE, as confidence=0.9")
-        _once(origin, name, "--parameter")
+        name, value = terminal.pair(entry, "NAME=VALUE, as confidence=0.9")
+        terminal.once(origin, name, "--parameter")
         given[name] = value
     axes: dict[str, list[str]] = {}
     for entry in over or []:
-        name, value = _pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
-        _once(origin, name, "--over")
+        name, value = terminal.pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
+        terminal.once(origin, name, "--over")
         axes[name] = [part.strip() for part in value.split(",") if part.strip()]
     variants = reports.grid(axes)
     if parameters is not None:
         plain, sets = reports.read_parameters(parameters)
         for name in dict.fromkeys([*plain, *(name for one in sets for name in one)]):
-            _once(origin, name, str(parameters))
+            terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
     if _report(notebooks or [], results, out, format, given, variants, jobs, force):
         raise typer.Exit(1)
-
-
-def _pair(entry: str, needed: str) -> tuple[str, str]:
-    name, separator, value = entry.partition("=")
-    if not separator or not name or not value:
-        raise typer.BadParameter(f"{entry!r}; needed: {needed}")
-    return name, value
-
-
-def _once(origin: dict[str, str], name: str, where: str) -> None:
-    if name in origin:
-        raise typer.BadParameter(f"{name} is given by {origin[name]} and by {where}; choose one")
-    origin[name] = where
 
 
 def _report(
@@ -399,17 +411,7 @@ def _report(
     finally:
         bar.close()
     if len(outcomes) > 1:
-        rows = [
-            (
-                outcome.notebook,
-                ", ".join(f"{name}={value}" for name, value in outcome.given.items()),
-                f"{outcome.seconds:.0f} s",
-                outcome.status,
-            )
-            for outcome in outcomes
-        ]
-        print()
-        terminal.print_table(("notebook", "parameters", "time", "status"), rows)
+        terminal.print_outcomes(outcomes)
     return sum(outcome.status != "finished" for outcome in outcomes)
 
 
@@ -589,6 +591,7 @@ def doctor(results: Results = Path("results"), out: Out = Path("reports")) -> No
 
 def main() -> None:
     """Entry point of the `aba` command."""
+    terminal.stop_as_by_ctrl_c()
     sys.exit(terminal.exit_code(lambda: app(standalone_mode=False)))
 
 

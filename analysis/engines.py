@@ -187,8 +187,10 @@ def _start_worker(counter: Any) -> None:
 
     global _done
     _done = counter
-    # Ctrl-C reaches the whole process group; the parent alone decides what to do about it.
+    # Ctrl-C reaches the whole process group, SIGTERM of a job all of its processes; the parent
+    # alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -234,7 +236,7 @@ def processes(
         for future in pending:
             future.cancel()
         for process in list(pool._processes.values()):
-            process.terminate()
+            process.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -377,13 +377,18 @@ def data(
 
 
 @contextlib.contextmanager
-def whole_files(target: Path) -> Iterator[Path]:
-    """A stem to write files to, which then move to `target`, each whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as folder:
-        yield Path(folder) / target.name
-        for path in sorted(Path(folder).iterdir()):
-            os.replace(path, target.parent / path.name)
+def whole_files(folder: Path, name: str) -> Iterator[Path]:
+    """A stem to write files to, which then move to folder/name, each whole or not at all.
+
+    Raises ExportError for a name that would lead out of the folder.
+    """
+    if not name or name.startswith(".") or set(name) & {"/", "\\", "\0"}:
+        raise ExportError(f"{name!r} is no name of a file in {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as parts:
+        yield Path(parts) / name
+        for path in sorted(Path(parts).iterdir()):
+            os.replace(path, folder / path.name)
 
 
 @dataclass(frozen=True)
@@ -461,7 +466,7 @@ def write(
         "command": command,
         "toolkit": toolkit_version(),
     }
-    with whole_files(folder / exhibit.stem) as stem:
+    with whole_files(folder, exhibit.stem) as stem:
         if exhibit.draw is None:
             paths = tables.save_table(exhibit.data, stem, exhibit.digits, exhibit.columns)
         else:

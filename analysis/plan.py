@@ -20,7 +20,7 @@ from aba_core.arms import VANILLA, Arm, TrainConfig
 from aba_core.identity import NUMERICS, Use, plain, short_hash
 from aba_core.legacy import legacy_key
 from aba_core.quantities import TASKS
-from analysis.study import Frozen, Study, StudyError, first_problem
+from analysis.study import MOST_RUNS, Frozen, Study, StudyError, first_problem
 
 if TYPE_CHECKING:
     from aba_core.datasets import DatasetStatus, Splits
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 # that train one after the other few are enough: little is lost when a chunk is, and no core idles
 # at the end. On a GPU a chunk is as large as a study.
 ARMS_TOGETHER, ARMS_ONE_BY_ONE = 28, 7
+
+
+# Of one run; the longest published training has a thousandth of these.
+MOST_STEPS = 10**8
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,14 @@ def resolve(
     graphs: record each step as a CUDA graph. arms_per_chunk: on a CPU, by default what the size of
     the inputs asks for. Raises StudyError and the data sets' own errors.
     """
+    runs = len(study.arms) * len(study.seeds)
+    if runs > MOST_RUNS:
+        raise StudyError(f"{runs} runs, arms times seeds; allowed: up to {MOST_RUNS}")
     config = core_config(study)
     splits = load_splits(config)
     arms = study.arms
     methods = core_methods(arms)
-    _check(config, splits, arms, methods)
+    _check(study, config, methods, splits)
     keys = run_keys(study, config, methods, splits.fingerprint)
     if device != "cpu":
         arms_per_chunk = len(arms)
@@ -171,7 +178,7 @@ def load_splits(config: TrainConfig) -> Splits:
 
 
 def _check(
-    config: TrainConfig, splits: Splits, arms: Sequence[Arm], methods: Sequence[Method | None]
+    study: Study, config: TrainConfig, methods: Sequence[Method | None], splits: Splits
 ) -> None:
     """What can be known to fail before an hour is spent: the model, the batch, the metrics and the
     targets fit the data, and what is not the toolkit's own works for a step."""
@@ -182,7 +189,7 @@ def _check(
     try:
         builder(config, splits)()
         task.check_metrics(config.metrics)
-        for arm, method in zip(arms, methods, strict=True):
+        for arm, method in zip(study.arms, methods, strict=True):
             task.check_targets(arm.name, method)
     except ValueError as error:
         raise StudyError(str(error)) from error
@@ -191,7 +198,19 @@ def _check(
             f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
             "training samples"
         )
-    _rehearse(config, splits, arms, methods)
+    steps = config.epochs * len(splits.train) / config.batch_size
+    if not 0.5 <= steps <= MOST_STEPS:
+        raise StudyError(
+            f"epochs is {config.epochs:g}, which is {steps:.3g} steps; "
+            f"allowed: from 1 to {MOST_STEPS} steps"
+        )
+    for arm, method in zip(study.arms, methods, strict=True):
+        most = getattr(method, "top_k", None) or 0
+        if getattr(method, "target", "") == "class_score" and most > splits.classes:
+            raise StudyError(
+                f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
+            )
+    _rehearse(config, splits, study.arms, methods)
 
 
 def _rehearse(
@@ -282,6 +301,10 @@ def core_config(study: Study) -> TrainConfig:
         raise StudyError(
             f"unknown config field {unknown[0]!r}; known: {', '.join(sorted(known))}, strength"
         )
+    switches = {field.name for field in fields(TrainConfig) if isinstance(field.default, bool)}
+    for name, value in study.config.items():
+        if isinstance(value, bool) and name not in switches:  # which Python counts as a number
+            raise StudyError(f"{name} is {str(value).lower()}; needed: no true or false")
     try:
         return TypeAdapter(TrainConfig).validate_python(study.config)
     except ValidationError as error:

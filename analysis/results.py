@@ -1,186 +1,44 @@
-"""Results on disk: append-only tables of runs, and the declarations of the studies that want them.
-
-    results/studies/<study>-<dataset>-<identity>.json   what was declared, when, with which keys
-    results/runs/<chunk>.parquet                        finished runs, one row a run
-    results/frozen/<chunk>.parquet                      frozen evaluations, many rows a run
-    results/mechanism/<chunk>.parquet                   measured on the way, one row a run and step
+"""Results as studies see them: the runs that a declaration asks for, found by key.
 
 A run is known by its key, a hash of everything that defines it; a study finds its runs by key, so
 two studies that want the same run share it. A run may have several keys, the later ones from older
-versions: its rows are those under the first that has any. Chunks are written once, under a
-temporary name first, and never edited. A damaged file is reported and left alone; its runs count
-as missing.
+versions: its rows are those under the first that has any. The files are the store's: `chunks` has
+the rows, `declarations` what was declared, `files` how both are written and known again.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aba_core.identity import Use
-from analysis.study import Study
+from analysis.store.chunks import check_listed, read_rows, write_chunk
+from analysis.store.declarations import Declaration, declarations, declare
+from analysis.store.files import ResultsError, sweep
+
+__all__ = [
+    "SHIPPED",
+    "Declaration",
+    "ResultsError",
+    "StudyResult",
+    "check_listed",
+    "collect",
+    "declarations",
+    "declare",
+    "load",
+    "measured",
+    "overview",
+    "read_rows",
+    "sweep",
+    "write_chunk",
+]
 
 # The results that come with the repository.
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"
-
-
-class ResultsError(ValueError):
-    """Results that are not there or cannot be read; one line saying what to do."""
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """The whole file or none of it, also across a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_chunk(results: Path, kind: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """One finished chunk of rows as results/<kind>/<name>.parquet; an existing file is kept.
-
-    The columns are those of all rows together; a row that lacks one has nothing there.
-    """
-    path = Path(results) / kind / f"{name}.parquet"
-    if path.exists() and read_chunk(path) is not None:
-        return path
-    columns = dict.fromkeys(column for row in rows for column in row)
-    table = pa.table({column: [row.get(column) for row in rows] for column in columns})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    _write_atomically(path, sink.getvalue().to_pybytes())
-    return path
-
-
-def read_chunk(path: Path) -> pd.DataFrame | None:
-    """The rows of a chunk, None where the file is damaged."""
-    try:
-        frame = pq.read_table(path).to_pandas()
-    except (pa.ArrowException, OSError, ValueError):
-        return None
-    return frame if "key" in frame.columns and len(frame) else None
-
-
-def read_rows(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
-    """All rows of a kind ("runs", "frozen", "mechanism"), and the damaged files passed over."""
-    frames, damaged = [], []
-    for path in sorted((Path(results) / kind).glob("*.parquet")):
-        frame = read_chunk(path)
-        if frame is None:
-            damaged.append(path)
-        else:
-            frames.append(frame)
-    if not frames:
-        return pd.DataFrame({"key": pd.Series(dtype=str)}), damaged
-    rows = pd.concat(frames, ignore_index=True)
-    # A run that two studies computed at the same time stands in two chunks: the first one counts.
-    first = rows.groupby("key", sort=False)["chunk"].transform("first")
-    return rows[rows["chunk"] == first].reset_index(drop=True), damaged
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """A study as it was declared: before its runs, with the key of every run it wants."""
-
-    study: Study
-    keys: Mapping[str, tuple[str, int]]  # key: (arm, seed); a run's first key is the newest
-    declared: Sequence[Mapping[str, Any]] = ()  # when, with how many seeds, under which preset
-    path: Path | None = None
-
-    @property
-    def kind(self) -> str:
-        return "frozen" if self.study.frozen else "runs"
-
-    @property
-    def runs(self) -> tuple[tuple[str, int], ...]:
-        """(arm, seed) of every run wanted."""
-        return tuple(dict.fromkeys(self.keys.values()))
-
-
-def declare(results: Path, study: Study, keys: Mapping[str, tuple[str, int]]) -> Declaration:
-    """Write down what a study will run, or add seeds to what it declared before.
-
-    A run that was declared under other keys (of other data, say) is now known by these alone.
-    """
-    path = _declared_at(results, study)
-    declared: list[Mapping[str, Any]] = []
-    seeds = len(study.seeds)
-    all_keys = dict(keys)
-    undeclared = set(keys.values())
-    if path.exists():
-        before = _read_declaration(path)
-        if set(before.keys) >= set(keys):
-            return before
-        declared = list(before.declared)
-        undeclared -= {run for key, run in keys.items() if key in before.keys}
-        rest = {key: run for key, run in before.keys.items() if run not in set(keys.values())}
-        all_keys = rest | all_keys
-        study = study.model_copy(
-            update={"seeds": tuple(sorted({*before.study.seeds, *study.seeds}))}
-        )
-    if undeclared:  # not where only keys are new
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        declared.append({"at": now, "preset": study.preset, "seeds": seeds})
-    content = {
-        "study": study.model_dump(mode="json", exclude_none=True),
-        "declared": declared,
-        "keys": {key: list(value) for key, value in all_keys.items()},
-    }
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    _write_atomically(path, text.encode("utf-8"))
-    return Declaration(study, all_keys, declared, path)
-
-
-def _declared_at(results: Path, study: Study) -> Path:
-    """Where a study is declared, or will be: known by what it says and not by the file's name,
-    which older versions chose by other rules."""
-    folder = Path(results) / "studies"
-    for path in sorted(folder.glob(f"{study.name}-{study.dataset}-*.json")):
-        if _read_declaration(path).study.identity == study.identity:
-            return path
-    return folder / f"{study.name}-{study.dataset}-{study.identity}.json"
-
-
-def _read_declaration(path: Path) -> Declaration:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        keys = {key: (str(arm), int(seed)) for key, (arm, seed) in content["keys"].items()}
-        study = Study.model_validate(content["study"], context={"declared": True})
-        return Declaration(study, keys, content["declared"], path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{path} is damaged ({type(error).__name__}); move it away and run the study again: "
-            "finished runs are kept"
-        ) from error
-
-
-def declarations(results: Path) -> list[Declaration]:
-    """Every study declared in a results folder, by name."""
-    folder = Path(results) / "studies"
-    return [_read_declaration(path) for path in sorted(folder.glob("*.json"))]
 
 
 @dataclass(frozen=True)
@@ -224,6 +82,9 @@ def collect(
 ) -> StudyResult:
     """The rows a declaration asks for, under its own arm names."""
     keys = declaration.keys
+    if len(rows):  # a row of another seed is not the run that its key is of
+        declared = rows["key"].map({key: seed for key, (_, seed) in keys.items()})
+        rows = rows[declared.isna() | (declared == rows["seed"])]
     present = set(rows["key"])
     chosen: dict[tuple[str, int], str] = {}
     for key, run in keys.items():
@@ -274,6 +135,8 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
         raise ResultsError(
             f"{study} on {dataset} is declared in {results} but none of its runs is finished; "
             f"run: aba run {study} --dataset {dataset} --results {results}"
+            + f"; {len(best.damaged)} files are passed over, see: aba verify"
+            * bool(best.damaged)
         )
     return StudyResult(best.frame, best.declaration, best.missing, best.damaged, others)
 
@@ -303,7 +166,7 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
                 f"{len(runs)}/{len(declaration.runs)}",
                 int((runs["status"] != "finished").sum()) if len(runs) else 0,
                 f"{runs['seconds'].sum():.0f}" if len(runs) else "0",
-                declaration.declared[0]["at"][:10],
+                declaration.declared[0]["at"][:10] if declaration.declared else "",
             )
         )
     return (*head, "diverged", "core s", "declared"), rows, sorted(damaged)

@@ -58,6 +58,8 @@ def run(
 
 
 def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | None) -> Completion:
+    store.check_listed(results)
+    store.sweep(results)
     declaration = store.declare(results, plan.study, plan.keys)
     rows, _ = store.read_rows(results, declaration.kind)
     finished = {plan.keys[key] for key in set(rows["key"]) & set(plan.keys)}

@@ -26,6 +26,7 @@ from pydantic import (
 
 from aba_core.arms import Arm
 from aba_core.identity import Use, load, plain, short_hash, version_of
+from analysis.yaml_text import read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
@@ -34,6 +35,10 @@ TUNING_SEED = 1000
 # Seeds of hypotheses start here and those of exploring studies at 0, so that nothing is confirmed
 # on the runs that suggested it.
 CONFIRMING_SEED = 100
+# What a study may ask for at most: beyond these a number is a slip, and would take years.
+MOST_SEEDS = 100_000
+MOST_RUNS = 1_000_000
+LAST_SEED = 2**62 - 1
 
 
 class StudyError(ValueError):
@@ -65,18 +70,21 @@ def _arm(given: Any) -> Arm:
     return given if isinstance(given, Arm) else Arm.read(given)
 
 
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Frozen(_Plain):
     """Frozen evaluation of every trained model: strengths, and which features are low or high."""
 
-    strengths: tuple[float, ...]
+    strengths: tuple[Strength, ...] = Field(min_length=1, max_length=1000)
     target: str = "loss"
 
 
 class Tuning(_Plain):
     """Strengths tried for each method on validation, with seeds that are never reported."""
 
-    strengths: tuple[float, ...]
-    seeds: int = Field(ge=1)
+    strengths: tuple[Strength, ...] = Field(min_length=1, max_length=1000)
+    seeds: int = Field(ge=1, le=MOST_SEEDS)
 
 
 class Contrast(_Plain):
@@ -162,6 +170,13 @@ class Hypothesis(_Plain):
         return short_hash(content)
 
 
+def check_count(seeds: int) -> int:
+    """How many seeds there are; ValueError where no study has so many."""
+    if seeds > MOST_SEEDS:
+        raise ValueError(f"{seeds} seeds; allowed: up to {MOST_SEEDS}")
+    return seeds
+
+
 class Study(_Plain):
     """One experiment: config (fields of `aba_core.TrainConfig`), arms, seeds.
 
@@ -174,8 +189,8 @@ class Study(_Plain):
     tuning: choose the strength of every arm but vanilla first.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    dataset: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+    dataset: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$")
     preset: str = "own"
     config: dict[str, Any] = {}
     arms: tuple[StudyArm, ...] = Field(min_length=1)
@@ -190,8 +205,12 @@ class Study(_Plain):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return tuple(range(value))
+        if isinstance(value, bool):
+            raise ValueError(f"seeds is {value}; needed: how many, or which")
+        if isinstance(value, int):
+            return tuple(range(check_count(value)))
+        if hasattr(value, "__len__"):
+            check_count(len(value))
         return value
 
     @field_validator("seeds")
@@ -199,6 +218,8 @@ class Study(_Plain):
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) != len(value) or min(value, default=0) < 0:
             raise ValueError("seeds must be distinct whole numbers from 0")
+        if max(value, default=0) > LAST_SEED:
+            raise ValueError(f"seed {max(value)}; allowed: whole numbers from 0 to {LAST_SEED}")
         return value
 
     @field_validator("arms")
@@ -314,13 +335,11 @@ def study_from_yaml(path: Path) -> Study:
     """A user's own study; see the README for the format. Raises StudyError naming the file, the
     field and what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = read_yaml(path)
     except OSError as error:
         raise StudyError(f"cannot read study {path}: {error.strerror}") from error
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise StudyError(f"{path} {error}") from error
     if not isinstance(content, dict):
         raise StudyError(
             f"{path} holds {type(content).__name__}; needed: name, dataset, arms, seeds"
@@ -408,6 +427,8 @@ def find_study(
     if seeds is not None:
         if seeds < 1:
             raise StudyError(f"--seeds {seeds}; allowed: whole numbers from 1")
+        if seeds > MOST_SEEDS:
+            raise StudyError(f"--seeds {seeds}; allowed: up to {MOST_SEEDS}")
         first = min(study.seeds)
         changes["seeds"] = tuple(range(first, first + seeds))
     config = dict(study.config)

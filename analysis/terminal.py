@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from analysis import design
+    from analysis.reports import Outcome
+    from analysis.store.verify import Findings
 
 
 def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
@@ -24,6 +31,31 @@ def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
             for entry, width, right in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+def print_findings(results: Path, findings: Findings, taken_in: Iterable[str]) -> None:
+    """What a look at a results folder found. taken_in: files new in its manifest."""
+    for start, lines in (("taken in", taken_in), ("note", findings.notes)):
+        for line in lines:
+            print(f"{start}: {line}")
+    for line in findings.problems:
+        print(line)
+    print(f"{results}: {findings.files} files with {findings.runs} runs are as they were written")
+
+
+def print_outcomes(outcomes: Iterable[Outcome]) -> None:
+    """A batch of reports: notebook, parameters, time, status."""
+    rows = [
+        (
+            outcome.notebook,
+            ", ".join(f"{name}={value}" for name, value in outcome.given.items()),
+            f"{outcome.seconds:.0f} s",
+            outcome.status,
+        )
+        for outcome in outcomes
+    ]
+    print()
+    print_table(("notebook", "parameters", "time", "status"), rows)
 
 
 def duration(seconds: float) -> str:
@@ -115,7 +147,57 @@ def bars() -> Callable[[str, int, int], None]:
     return line
 
 
+def pair(entry: str, needed: str) -> tuple[str, str]:
+    """NAME=VALUE in two. needed: how it is to look, for the error."""
+    name, separator, value = entry.partition("=")
+    if not separator or not name or not value:
+        raise typer.BadParameter(f"{entry!r}; needed: {needed}")
+    return name, value
+
+
+def once(origin: dict[str, str], name: str, where: str) -> None:
+    """Note where a parameter is given. Raises typer.BadParameter where it is given twice."""
+    if name in origin:
+        raise typer.BadParameter(f"{name} is given by {origin[name]} and by {where}; choose one")
+    origin[name] = where
+
+
+def stop_as_by_ctrl_c() -> None:
+    """SIGTERM, as schedulers send it, ends a command as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 USAGE_ERRORS = ("StudyError", "ReportError", "ExportError", "PlanError")
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space there; finished runs are kept, the same command continues",
+    errno.EDQUOT: "free some of the quota; finished runs are kept, the same command continues",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENOTDIR: "a file is where a folder is needed; choose another folder",
+    errno.EEXIST: "a file is where a folder is needed; choose another folder",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+}
+
+
+def _environment(error: BaseException) -> str:
+    """One line for what the machine refuses, with the remedy."""
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        remedy = REMEDIES.get(error.errno or 0, "")
+        return " ".join((what + f"; {remedy}" * bool(remedy)).split())
+    if isinstance(error, MemoryError):
+        return "memory is short; finished runs are kept, try fewer --processes"
+    return (
+        "a worker ended before its time, as when memory is short; finished runs are kept, the "
+        "same command continues, with fewer --processes where that was why"
+    )
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -134,6 +216,9 @@ def exit_code(command: Callable[[], object]) -> int:
         print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
         return 2
     except BrokenPipeError:
+        return 1
+    except (OSError, BrokenExecutor, MemoryError) as error:
+        print(f"aba: {_environment(error)}", file=sys.stderr)
         return 1
     except ValueError as error:
         # Every module's own errors are ValueErrors whose text names the value and what is allowed.

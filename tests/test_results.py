@@ -1,6 +1,7 @@
 """Results are append-only: whole files or none, damage reported, nothing edited or deleted."""
 
 import json
+import os
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(store.os, "replace", full_disk)
+    monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         store.write_chunk(tmp_path, "runs", "c0", [row("k0", "c0")])
     assert list((tmp_path / "runs").iterdir()) == []

@@ -157,8 +157,7 @@ class Page:
         from analysis import exhibits, tables
 
         if self.out is not None:
-            target = self.out / "tables" / f"{name}-{self.dataset}"
-            with exhibits.whole_files(target) as stem:
+            with exhibits.whole_files(self.out / "tables", f"{name}-{self.dataset}") as stem:
                 tables.save_table(table, stem, digits, columns)
         self._rows(table, columns, digits, seeds)
 
@@ -193,7 +192,7 @@ class Page:
         whole = figure if isinstance(figure, Figure) else figure.get_figure(root=True)
         assert isinstance(whole, Figure)
         if self.out is not None:
-            with exhibits.whole_files(self.out / "figures" / f"{name}-{self.dataset}") as stem:
+            with exhibits.whole_files(self.out / "figures", f"{name}-{self.dataset}") as stem:
                 figures.save_figure(whole, stem)
         self._picture(whole, description, zoom)
 
@@ -210,7 +209,14 @@ class Page:
     def _show(self, text: str, kind: str = "") -> None:
         from IPython.display import Markdown, display
 
-        display(Markdown(text), metadata={"aba": {kind: text}} if kind else {})
+        display(Markdown(_without_markup(text)), metadata={"aba": {kind: text}} if kind else {})
+
+
+def _without_markup(text: str) -> str:
+    """Markdown that holds no HTML and no link: the texts of results may be a stranger's."""
+    for mark, shown in (("<", "&lt;"), ("](", "]&#40;"), ("]:", "]&#58;")):
+        text = text.replace(mark, shown)
+    return text
 
 
 def page(**parameters: Any) -> Page:

@@ -234,15 +234,14 @@ def read_parameters(path: str | Path) -> tuple[dict[str, Scalar], list[dict[str,
     Either one mapping, whose plain values are for every report and whose lists are a grid, or a
     list of mappings, one a variant. Raises ReportError naming the file and what is wrong.
     """
-    import yaml
+    from analysis.yaml_text import read_yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise ReportError(f"cannot read parameters {path}: {reason}") from error
-    except yaml.YAMLError as error:
-        raise ReportError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(Path(path))
+    except OSError as error:
+        raise ReportError(f"cannot read parameters {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ReportError(f"{path} {error}") from error
 
     def plain(value: Any) -> bool:
         return type(value) in (str, int, float, bool)

@@ -1,0 +1,45 @@
+"""YAML that somebody gives: read under limits, so that no file is larger inside than outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MOST_BYTES = 2**20
+MOST_VALUES = 100_000
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says. Raises OSError, and ValueError with one line for what is no YAML or
+    more than a study or a batch can be."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"is larger than {MOST_BYTES} bytes; nothing to read has so many")
+    try:
+        text = content.decode("utf-8")
+        values = _values(yaml.compose(text, yaml.SafeLoader), {})
+        if values > MOST_VALUES:
+            raise ValueError(f"stands for {values:.3g} values; allowed: up to {MOST_VALUES}")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
+def _values(node: Any, known: dict[int, int | None]) -> int:
+    """How many values a node stands for, those behind its aliases counted each time."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = None  # under way: met again before it is counted, it holds itself
+        pairs = isinstance(node, yaml.MappingNode)
+        children = [child for pair in node.value for child in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(_values(child, known) for child in children)
+    count = known[id(node)]
+    if count is None:
+        raise ValueError("holds an alias of itself")
+    return count
