@@ -28,9 +28,9 @@ class Group(StrEnum):
     @classmethod
     def parse(cls, name: str) -> Group:
         """A group by its name or a prefix of at least three letters, in any case ("eps")."""
-        wanted = name.strip().rstrip(".").lower()
+        prefix = name.strip().rstrip(".").lower()
         for group in cls:
-            if len(wanted) >= 3 and group.value.lower().startswith(wanted):
+            if len(prefix) >= 3 and group.value.lower().startswith(prefix):
                 return group
         raise ValueError(f"unknown group {name!r}; known: neutral, delta, epsilon, all")
 
@@ -207,13 +207,13 @@ class AdjustmentSet:
         """The union of whole nominal groups, equal weights; "all" is all three."""
         if not groups:
             raise ValueError("of_groups needs at least one of: neutral, delta, epsilon, all")
-        wanted: set[Group] = set()
+        chosen: set[Group] = set()
         for group in groups:
             if str(group).strip().lower() == "all":
-                wanted |= set(Group)
+                chosen |= set(Group)
             else:
-                wanted.add(group if isinstance(group, Group) else Group.parse(group))
-        return cls(tuple(a for a in ADJUSTMENTS if a.group in wanted))
+                chosen.add(group if isinstance(group, Group) else Group.parse(group))
+        return cls(tuple(a for a in ADJUSTMENTS if a.group in chosen))
 
     @cached_property
     def text(self) -> str:

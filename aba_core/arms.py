@@ -15,6 +15,10 @@ from aba_core.identity import Use, plain
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine"]
 Precision = Literal["full", "bf16", "tf32"]
+# What an attribution map explains, how it may be made, and how it is split (see `attribution`).
+Target = Literal["loss", "class_score", "true_class", "predicted_class"]
+MapKind = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_gradients"]
+SplitKind = Literal["percentiles", "sign"]
 
 
 # Counts above this are mistakes: nothing has so many steps, samples or words.
@@ -60,7 +64,7 @@ class TrainConfig:
     precision: Precision = "full"
     mechanism: int = 0
     probe_strength: float = 0.5
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("dataset", "model"):
@@ -70,7 +74,8 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} is {value!r}; needed: a name, or {{use: module:function}}"
                 )
-        metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        given = (self.metrics,) if isinstance(self.metrics, str | Mapping) else self.metrics
+        metrics = tuple(Use.read(metric) or metric for metric in given)
         object.__setattr__(self, "metrics", metrics)
         for name, allowed in (
             ("optimizer", get_args(Optimizer)),
@@ -158,7 +163,7 @@ METHODS: dict[str, MethodInfo] = {
 }
 VANILLA = "Vanilla"
 # The published methods, in the published order.
-PRESETS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
+PUBLISHED_METHODS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
 PLACEBO_TITLES = {
     "permuted": "permuted map",
     "other_sample": "another sample's map",
@@ -262,6 +267,10 @@ class Arm:
     def data(self) -> dict[str, Any]:
         """The arm as plain data, its name included, without what is at its default."""
         content = plain(self)
+        if not isinstance(self.method, Mapping | list | None) and self.method.kind not in METHODS:
+            cls = type(self.method)  # of one's own: known by its place, as in a study file
+            given = {n: v for n, v in content["method"].items() if n not in ("kind", "version")}
+            content["method"] = {"use": f"{cls.__module__}:{cls.__qualname__}", **given}
         return {name: content[name] for name in content if name not in ("kind", "version")}
 
 

@@ -12,7 +12,7 @@ for one model and [replica, batch] for stacked ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,10 +22,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
 from aba_core.randomness import Draws
 
-Target = Literal["loss", "class_score", "true_class", "predicted_class"]
 Mode = Literal["eval", "train"]
 Per = Literal["sample", "batch"]
 
@@ -47,7 +47,8 @@ class Attribution:
 
     method: a name in `MAPS`: gradient (Simonyan et al. 2013), gradient_x_input (Shrikumar et al.
         2016), smoothgrad (Smilkov et al. 2017), integrated_gradients (Sundararajan et al. 2017); or
-        "module:function", a function of one's own with the arguments of `MapFunction`.
+        "module:function" or {use: "module:function", option: value}, a function of one's own with
+        the arguments of `MapFunction`, and its options.
     target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
         highest-scoring classes drawn at random; "true_class"; "predicted_class".
     top_k: None is 4, or all classes where there are fewer.
@@ -59,7 +60,7 @@ class Attribution:
     Integrated gradients start from the zero input, the data set's mean in standardised units.
     """
 
-    method: str = "gradient"
+    method: str | Use = "gradient"
     target: Target = "class_score"
     top_k: int | None = None
     target_per: Per = "sample"
@@ -69,14 +70,21 @@ class Attribution:
     noise: float = 0.15
 
     def __post_init__(self) -> None:
+        use = Use.read(self.method)
+        if use is not None:
+            use.load()
+            object.__setattr__(self, "method", use)
+        elif self.method not in MAPS:
+            raise ValueError(
+                f"unknown method {self.method!r}; known: {', '.join(MAPS)}, or module:function"
+            )
         for name, allowed in (
-            ("method", tuple(MAPS)),
             ("target", get_args(Target)),
             ("target_per", get_args(Per)),
             ("mode", get_args(Mode)),
         ):
             value = getattr(self, name)
-            if value not in allowed and not (name == "method" and Use.read(value)):
+            if value not in allowed:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(allowed)}")
         for name in ("top_k", "samples"):
             value = getattr(self, name)
@@ -89,9 +97,9 @@ class Attribution:
 
     def passes(self) -> float:
         """Forward-and-backward passes through the model that one map takes."""
-        if self.method in MAPS:
+        if not isinstance(self.method, Use):
             return MAPS[self.method].passes(self)
-        passes = getattr(Use(self.method).load(), "passes", 1.0)
+        passes = getattr(self.method.load(), "passes", 1.0)
         return float(passes(self) if callable(passes) else passes)
 
 
@@ -214,7 +222,7 @@ class MapInfo(NamedTuple):
     passes: Callable[[Attribution], float]
 
 
-MAPS: dict[str, MapInfo] = {
+MAPS: dict[MapKind | str, MapInfo] = {
     "gradient": MapInfo(gradient, lambda attribution: 1.0),
     "gradient_x_input": MapInfo(gradient_x_input, lambda attribution: 1.0),
     "smoothgrad": MapInfo(smoothgrad, lambda attribution: 1.0 + attribution.samples),
@@ -238,12 +246,12 @@ def attribution_map(
     noise come from. Raises ValueError where a function of one's own gives another shape.
     """
     name = attribution.method
-    function = MAPS[name].function if name in MAPS else Use(name).load()
+    function = name.function() if isinstance(name, Use) else MAPS[name].function
     x = x.detach()
     made = function(Objective(forward, labels, attribution, draws, loss), x, attribution, draws)
     if not isinstance(made, Tensor) or made.shape != x.shape:
         shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        raise ValueError(f"the map of {name!r} has shape {shape}; needed: {tuple(x.shape)}")
+        raise ValueError(f"the map of {str(name)!r} has shape {shape}; needed: {tuple(x.shape)}")
     return made.detach()
 
 
@@ -277,7 +285,7 @@ def attribute(
     model: nn.Module,
     x: Float[Tensor, "batch *feature"],
     y: Tensor,
-    method: str = "gradient",
+    method: str | Use | Mapping[str, Any] = "gradient",
     target: Target = "class_score",
     top_k: int | None = None,
     *,
@@ -296,7 +304,7 @@ def attribute(
     the whole batch, which must then be passed as a whole.
     Raises ValueError for unknown names and for inputs that are no tensors, empty, NaN or infinite.
     """
-    attribution = Attribution(method, target, top_k, **choices)
+    attribution = Attribution(method, target, top_k, **choices)  # type: ignore[arg-type]
     check_inputs(x, y, loss)
     if draws is None:
         draws = Draws.single(0, 0, len(x), x.device)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from aba_core.pictures import (
@@ -180,7 +180,7 @@ class Split:
     """Samples of one split. Images lie in `data` as they are; text as token ids to be embedded."""
 
     data: Tensor  # Float "n *feature", or Int "n token" where there is an embedding
-    y: Int[Tensor, " n"]
+    y: Shaped[Tensor, " n *target"]  # classes; soft or several labels; numbers
     embedding: Float[Tensor, "word dim"] | None = None  # row 0 is padding, exactly zero
     index: Int[Tensor, " n"] | None = None  # place in the source's own order, training files first
 
@@ -352,10 +352,10 @@ def _present(info: DatasetInfo, places: Places) -> str:
     if not info.files:
         return "bundled"
     if info.name == "cifar10":
-        found = find_cifar10(info.files[0], places)
-        if found is not None:
-            missing = len(found.missing)
-            return found.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
+        source = find_cifar10(info.files[0], places)
+        if source is not None:
+            missing = len(source.missing)
+            return source.place + (f" ({5 - missing} of 5 training batches)" if missing else "")
     places_of_files = {find_file(file.path, places)[0] for file in info.files}
     if "" not in places_of_files:
         return " and ".join(sorted(places_of_files, reverse=True))

@@ -16,8 +16,7 @@ from aba_core.attribution import Loss, Target, attribute, cross_entropy, undistu
 from aba_core.datasets import Split
 from aba_core.methods.aba import adjust
 from aba_core.randomness import Draws
-from aba_core.selection import Percentiles, categorize
-from aba_core.selection import Split as Selection
+from aba_core.selection import Percentiles, Selection, categorize
 
 
 def _batches(split: Split, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

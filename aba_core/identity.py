@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,10 @@ class Use:
     def load(self) -> Any:
         """The object itself. Raises ValueError with the reason where it cannot be had."""
         return load(self.where)
+
+    def function(self) -> Callable[..., Any]:
+        """The object, called with its options beside what it is given."""
+        return partial(self.load(), **dict(self.options))
 
     def plain(self) -> dict[str, Any]:
         """What it is: its place, its options, and its version or, without one, its source."""

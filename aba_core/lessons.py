@@ -17,13 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
-from aba_core.augmentation import MENDABA, Augmentation
+from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import DATASETS, Split, Splits, dataset_status, load_dataset
 from aba_core.evaluation import frozen
 from aba_core.inspection import Inspection, inspect_sample
-from aba_core.selection import Percentiles, SignSplit
-from aba_core.selection import Split as Selection
-from aba_core.training import Arm, Runs, TrainConfig, train
+from aba_core.methods.aba import MENDABA, Augmentation
+from aba_core.selection import Percentiles, Selection, SignSplit
+from aba_core.training import Runs, train
 
 ARMS = {"Vanilla": None, "MendABA": replace(MENDABA, strength=0.5, target="loss")}
 

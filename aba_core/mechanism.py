@@ -47,14 +47,14 @@ Metrics = dict[str, Float[Tensor, "replica"]]
 class Probe:
     """What replicas trained side by side are measured on.
 
-    x, y: the batch, shared by all. own: each replica's set and strength. seeds: one a
+    x, y: the batch, shared by all. augmentation: each replica's set and strength. seeds: one a
     replica. groups: changes per category of the adjustments of each group, [member, category]; the
     k-th of Delta is the opposite of the k-th of Epsilon.
     """
 
     x: Float[Tensor, "batch *feature"]
     y: Tensor
-    own: Augmentation
+    augmentation: Augmentation
     seeds: Int64[Tensor, "replica 1"]
     groups: dict[str, Float[Tensor, "member category"]]
     lanczos_steps: int = LANCZOS_STEPS
@@ -107,9 +107,9 @@ class Probe:
 
     def draws(self) -> Draws:
         """Draws of the run's seed that no training step makes."""
-        own = random_bits(self.seeds, "probe", 0, torch.zeros_like(self.seeds))
+        seeds = random_bits(self.seeds, "probe", 0, torch.zeros_like(self.seeds))
         place = torch.arange(len(self.x), device=self.x.device).expand(len(self.seeds), -1)
-        return Draws(dict.fromkeys(PURPOSES, own), 0, place)
+        return Draws(dict.fromkeys(PURPOSES, seeds), 0, place)
 
 
 def measured_steps(count: int, steps: int) -> set[int]:
@@ -145,20 +145,20 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
         losses = loss(replicas.forward(replicas.parameters.detach())(at), y)
         (gradient,) = torch.autograd.grad(losses.sum(), at)
         masks = _categories(replicas, probe, x, y, gradient, draws, loss)
-        changes, magnitude = probe.own.changes(draws, x)
+        changes, magnitude = probe.augmentation.changes(draws, x)
         augmented = _adjusted(probe, x, masks, changes, magnitude)
         # Both batches at once, as if the replicas stood there twice.
         both = curvature(
             _twice(replicas), torch.cat([x, augmented]), torch.cat([y, y]), probe, loss
         )
         clean = both.pop("gradient")[: len(replicas)]
-        found: Metrics = {}
+        metrics: Metrics = {}
         for name, values in both.items():
-            found[f"{name}_clean"], found[f"{name}_augmented"] = values.chunk(2)
-        found |= _loss_changes(replicas, probe, x, y, masks, losses.detach(), gradient, loss)
-        found |= _gradients(replicas, probe, x, y, masks, draws, clean, loss)
-    found["probe_samples"] = torch.full((len(replicas),), len(y[0]), device=x.device)
-    return {name: value.double() for name, value in found.items()}
+            metrics[f"{name}_clean"], metrics[f"{name}_augmented"] = values.chunk(2)
+        metrics |= _loss_changes(replicas, probe, x, y, masks, losses.detach(), gradient, loss)
+        metrics |= _gradients(replicas, probe, x, y, masks, draws, clean, loss)
+    metrics["probe_samples"] = torch.full((len(replicas),), len(y[0]), device=x.device)
+    return {name: value.double() for name, value in metrics.items()}
 
 
 def _twice(replicas: Replicas) -> Replicas:
@@ -252,10 +252,10 @@ def _categories(
     loss: Loss,
 ) -> Tensor:
     """Each sample's features by the arm's own kind of map: [category, replica, batch, *feature]."""
-    aug, attribution = probe.own, gradient
+    aug, attribution = probe.augmentation, gradient
     if (aug.attribution, aug.target, aug.attribution_mode) != ("gradient", "loss", "eval"):
-        with replicas.undisturbed(aug.attribution_mode) as still:
-            forward = still.forward(still.parameters.detach())
+        with replicas.undisturbed(aug.attribution_mode) as quiet:
+            forward = quiet.forward(quiet.parameters.detach())
             attribution = attribution_map(forward, x, y, aug.maps, draws, loss)
     masks = aug.split.masks(attribution.flatten(0, 1).flatten(1))
     return masks.unflatten(2, x.shape[2:]).unflatten(1, x.shape[:2])
@@ -265,7 +265,7 @@ def _adjusted(
     probe: Probe, x: Tensor, masks: Tensor, changes: Tensor, magnitude: Tensor | None = None
 ) -> Tensor:
     """x under one change a sample. changes: [replica, batch, category]; magnitude: default 1."""
-    size = probe.own.strength.expand(x.shape[:2])  # type: ignore[attr-defined]
+    size = probe.augmentation.strength.expand(x.shape[:2])  # type: ignore[attr-defined]
     size = size if magnitude is None else size * magnitude
     moved = adjust(x.flatten(0, 1), masks.flatten(1, 2), changes.flatten(0, 1), 1.0, size.flatten())
     return moved.unflatten(0, x.shape[:2])
@@ -321,14 +321,14 @@ def _gradients(
     norms = {group: squares[:, number] / len(probe.y) for number, group in enumerate(_GROUPS)}
     means["all"] = torch.stack(list(means.values())).mean(0)
     norms["all"] = torch.stack(list(norms.values())).mean(0)
-    found = {f"coherence_{g}": means[g].square().sum(1) / norms[g] for g in means}
+    metrics = {f"coherence_{g}": means[g].square().sum(1) / norms[g] for g in means}
     del means["all"]
     means["clean"] = clean
     for a, b in combinations(means, 2):
         cosine = torch.cosine_similarity(means[a], means[b], dim=1, eps=0)
-        found[f"cosine_{a}_{b}"] = cosine
+        metrics[f"cosine_{a}_{b}"] = cosine
     first = _first_layer(replicas)
-    return found | {f"first_layer_{g}": mean[:, first].norm(dim=1) for g, mean in means.items()}
+    return metrics | {f"first_layer_{g}": mean[:, first].norm(dim=1) for g, mean in means.items()}
 
 
 def _per_sample(
@@ -369,8 +369,8 @@ def _per_sample(
         for start in range(0, x.shape[2], at_once):
             part = x[replica, :, start : start + at_once]
             labels = torch.stack([y[replica, start : start + at_once]] * len(part))
-            found = gradients(values, buffers, part.flatten(0, 1), labels.flatten(0, 1))
-            flat = torch.cat([found[name].flatten(1) for name in values], dim=1)
+            pieces = gradients(values, buffers, part.flatten(0, 1), labels.flatten(0, 1))
+            flat = torch.cat([pieces[name].flatten(1) for name in values], dim=1)
             flat = flat.unflatten(0, part.shape[:2])
             total[replica] += flat.sum(1)
             squares[replica] += flat.square().sum((1, 2))
@@ -381,5 +381,5 @@ def _first_layer(replicas: Replicas) -> slice:
     """Which parameters belong to the first module that has any."""
     named = list(replicas.trained.items())
     layer = named[0][0].rpartition(".")[0]
-    own = takewhile(lambda entry: entry[0].rpartition(".")[0] == layer, named)
-    return slice(sum(shape.numel() for _, shape in own))
+    first = takewhile(lambda entry: entry[0].rpartition(".")[0] == layer, named)
+    return slice(sum(shape.numel() for _, shape in first))

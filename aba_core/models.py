@@ -99,8 +99,8 @@ class TextCNN(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch token embedding"]) -> Float[Tensor, "batch class_"]:
         channels_first = x.transpose(1, 2)
-        found = [convolution(channels_first).amax(2) for convolution in self.convolutions]
-        return self.classifier(torch.cat(found, dim=1))
+        pooled = [convolution(channels_first).amax(2) for convolution in self.convolutions]
+        return self.classifier(torch.cat(pooled, dim=1))
 
 
 _Builder = Callable[[tuple[int, ...], int, bool], nn.Module]

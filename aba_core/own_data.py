@@ -15,6 +15,7 @@ from aba_core.quantities import TASKS
 from aba_core.sources import DatasetError
 
 
+# Nine arguments: the data, then what is usually left as it is.
 def splits_from(
     x: Any,
     y: Any = None,
@@ -46,24 +47,9 @@ def splits_from(
     """
     if task not in TASKS:
         raise DatasetError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    own = {"train": _own_arrays(x, y, "the data", task)}
-    for part, given in (("validation", validation), ("test", test)):
-        if isinstance(given, bool) or not isinstance(given, float | int):
-            inputs, labels = (
-                given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-            )
-            own[part] = _own_arrays(inputs, labels, part, task)
-        elif not 0 < given < 1:
-            raise DatasetError(
-                f"{part} is {given!r}; allowed: a share between 0 and 1, or the data itself"
-            )
-    for part, (inputs, _) in own.items():
-        if inputs.shape[1:] != own["train"][0].shape[1:]:
-            raise DatasetError(
-                f"inputs of {part} have shape {tuple(inputs.shape[1:])}, those to train on "
-                f"{tuple(own['train'][0].shape[1:])}"
-            )
-    given = {part: labels for part, (_, labels) in own.items()}
+    shares = {"test": test, "validation": validation}
+    arrays = _given_arrays(x, y, shares, task)
+    given = {part: labels for part, (_, labels) in arrays.items()}
     if task == "multiclass":
         targets, names = _own_classes(given, class_names)
         strata = targets["train"]
@@ -71,31 +57,9 @@ def splits_from(
         targets, names = _own_targets(given, class_names, task)
         strata = np.zeros(len(targets["train"]), dtype=np.int64)
 
-    data, total = own["train"][0], len(own["train"][0])
-    rest = np.arange(total)
-    parts: dict[str, Any] = {}
-    for part, share in (("test", test), ("validation", validation)):
-        if part in own:
-            parts[part] = Split(own[part][0], torch.from_numpy(targets[part]))
-            continue
-        size = max(1, round(share * total))
-        if size >= len(rest):
-            raise DatasetError(f"{total} samples are too few for training, validation and test")
-        drawn, left = stratified(strata[rest], size, "own", part, seed)
-        parts[part] = _own_split(data, targets["train"], rest[drawn])
-        rest = rest[left]
-    parts["train"] = _own_split(data, targets["train"], rest)
-    present = {
-        part: set(split.y.tolist()) if task == "multiclass" else set()
-        for part, split in parts.items()
-    }
-    absent = sorted(set().union(*present.values()) - present["train"])
-    if absent:
-        raise DatasetError(
-            f"class {names[absent[0]]!r} has no sample to train on; give more samples of it, or "
-            "smaller shares to validation and test"
-        )
-
+    parts = _parts(arrays, targets, strata, shares, seed)
+    if task == "multiclass":
+        _refuse_untrained_classes(parts, names)
     mean, std = torch.zeros(()), torch.ones(())
     if standardise:
         mean, std = _own_units(parts["train"].data)
@@ -111,6 +75,64 @@ def splits_from(
         std=std,
         task=task,
     )
+
+
+def _given_arrays(
+    x: Any, y: Any, shares: dict[str, Any], task: str
+) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """Inputs and labels of the data to train on, and of each split that is given and not drawn."""
+    arrays = {"train": _own_arrays(x, y, "the data", task)}
+    for part, given in shares.items():
+        if isinstance(given, bool) or not isinstance(given, float | int):
+            inputs, labels = (
+                given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+            )
+            arrays[part] = _own_arrays(inputs, labels, part, task)
+        elif not 0 < given < 1:
+            raise DatasetError(
+                f"{part} is {given!r}; allowed: a share between 0 and 1, or the data itself"
+            )
+    for part, (inputs, _) in arrays.items():
+        if inputs.shape[1:] != arrays["train"][0].shape[1:]:
+            raise DatasetError(
+                f"inputs of {part} have shape {tuple(inputs.shape[1:])}, those to train on "
+                f"{tuple(arrays['train'][0].shape[1:])}"
+            )
+    return arrays
+
+
+def _parts(
+    arrays: dict[str, tuple[Tensor, np.ndarray]],
+    targets: dict[str, np.ndarray],
+    strata: np.ndarray,
+    shares: dict[str, Any],
+    seed: int,
+) -> dict[str, Split]:
+    """The three splits: given, or drawn from the data to train on."""
+    data, total = arrays["train"][0], len(arrays["train"][0])
+    rest = np.arange(total)
+    parts: dict[str, Split] = {}
+    for part, share in shares.items():
+        if part in arrays:
+            parts[part] = Split(arrays[part][0], torch.from_numpy(targets[part]))
+            continue
+        size = max(1, round(share * total))
+        if size >= len(rest):
+            raise DatasetError(f"{total} samples are too few for training, validation and test")
+        drawn, left = stratified(strata[rest], size, "own", part, seed)
+        parts[part] = _own_split(data, targets["train"], rest[drawn])
+        rest = rest[left]
+    return {**parts, "train": _own_split(data, targets["train"], rest)}
+
+
+def _refuse_untrained_classes(parts: dict[str, Split], names: tuple[str, ...]) -> None:
+    present = {part: set(split.y.tolist()) for part, split in parts.items()}
+    absent = sorted(set().union(*present.values()) - present["train"])
+    if absent:
+        raise DatasetError(
+            f"class {names[absent[0]]!r} has no sample to train on; give more samples of it, or "
+            "smaller shares to validation and test"
+        )
 
 
 def _own_split(data: Tensor, targets: np.ndarray, at: np.ndarray) -> Split:

@@ -134,28 +134,28 @@ def find_cifar10(file: SourceFile, places: Places) -> _CifarSource | None:
 def read_cifar10(files: Sequence[SourceFile], subset: str, places: Places) -> Pictures:
     """The training batches that are here, then the test batch; subset "full" needs all of them."""
     (file,) = files
-    found = find_cifar10(file, places)
-    if found is None:
-        found = _CifarSource("cache", {}, download(file, places))
-    missing = found.missing
+    source = find_cifar10(file, places)
+    if source is None:
+        source = _CifarSource("cache", {}, download(file, places))
+    missing = source.missing
     if missing and subset == "full":
         raise DatasetError(
-            f"cifar10 'full' needs all 5 training batches, but {found.place} lacks "
+            f"cifar10 'full' needs all 5 training batches, but {source.place} lacks "
             f"{', '.join(missing)}; add them, or put {file.path} into "
             f"{places.cache}, or unset ABA_DATA_MIRROR to download it; 'tiny' works without them"
         )
-    contents = _cifar_members(file, found.archive) if found.archive else None
+    contents = _cifar_members(file, source.archive) if source.archive else None
     images, labels, index = [], [], []
     for number, name in enumerate(_CIFAR_MD5):
         if name in missing:
             continue
         md5 = f"md5:{_CIFAR_MD5[name]}"
         if contents is None:
-            path = found.batches[name]
+            path = source.batches[name]
             stored = read_bytes(path)
             content = unzip(stored, path, md5) if path.suffix == ".gz" else stored
         else:
-            path, content = Path(str(found.archive), _CIFAR_FOLDER, name), contents[name]
+            path, content = Path(str(source.archive), _CIFAR_FOLDER, name), contents[name]
         check_hash(content, (md5,), path)
         batch_images, batch_labels = _parse_cifar_batch(content, path)
         images.append(batch_images)

@@ -32,7 +32,7 @@ SAMPLES = 4  # batch norm needs two; a few more tell a batch from a sample
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-2}
 
 _log = logging.getLogger("aba_core")
-Outcome = dict[str, Tensor]  # what a step and an evaluation came to, each [replica, ...]
+Observed = dict[str, Tensor]  # what a step and an evaluation came to, each [replica, ...]
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _compare(replicas: Replicas, x: Tensor, dtype: torch.dtype, together: bool) 
         return Findings(habits, obstacle)
 
 
-def _obstacle(twins: Replicas, inputs: Tensor, expected: Outcome) -> str:
+def _obstacle(twins: Replicas, inputs: Tensor, expected: Observed) -> str:
     """Why vmap cannot run replicas together, "" where it can."""
     try:
         with warnings.catch_warnings():
@@ -215,9 +215,9 @@ def _weights(logits: Tensor) -> Tensor:
     return torch.arange(1, logits[0].numel() + 1, device=logits.device).cos().view(logits.shape[1:])
 
 
-def _by_modules(twins: Replicas, inputs: Tensor) -> tuple[Outcome, Habits]:
+def _by_modules(twins: Replicas, inputs: Tensor) -> tuple[Observed, Habits]:
     """By ordinary modules and PyTorch's own layers, and what they did besides."""
-    rows: list[Outcome] = []
+    rows: list[Observed] = []
     habits = Habits(recomputes=twins.habits.recomputes)
     for number, x in enumerate(inputs):
         model = twins.model(number)
@@ -227,7 +227,7 @@ def _by_modules(twins: Replicas, inputs: Tensor) -> tuple[Outcome, Habits]:
             for name, values in twins.masks.items():
                 model.get_buffer(name).copy_(values[number])
         seed = generator_seed(twins.masks[SEED][number], twins.masks[STEP][number])
-        row: Outcome = {}
+        row: Observed = {}
         for mode in ("train", "eval"):
             model.train(mode == "train")
             buffers = dict(model.named_buffers())
@@ -259,7 +259,7 @@ def _by_modules(twins: Replicas, inputs: Tensor) -> tuple[Outcome, Habits]:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, habits
 
 
-def _gradients(mode: str, logits: Tensor, at: Tensor, parameters: list[Tensor]) -> Outcome:
+def _gradients(mode: str, logits: Tensor, at: Tensor, parameters: list[Tensor]) -> Observed:
     """Of one model: its outputs, and the gradients to its inputs and, in training, parameters."""
     value = (logits * _weights(logits[None])).sum()
     if mode == "train" and not value.requires_grad:
@@ -284,10 +284,10 @@ def _towards(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True))
 
 
-def _by_replicas(twins: Replicas, inputs: Tensor) -> Outcome:
+def _by_replicas(twins: Replicas, inputs: Tensor) -> Observed:
     """By the way that training and evaluation take; buffers are left as they were."""
     kept = {name: buffer.clone() for name, buffer in twins.buffers.items()}
-    outcome: Outcome = {}
+    outcome: Observed = {}
     for mode in ("train", "eval"):
         at = inputs.clone().requires_grad_()
         outputs, gradients = [], []
@@ -325,7 +325,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def _difference(outcome: Outcome, expected: Outcome) -> str:
+def _difference(outcome: Observed, expected: Observed) -> str:
     """The first thing in which they differ by more than rounding, "" where in none."""
     for name, value in expected.items():
         other = outcome[name]

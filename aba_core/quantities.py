@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -42,22 +43,49 @@ TASKS: dict[str, tuple[str, ...]] = {
     "multilabel": ("macro_auc", "accuracy", "macro_f1", "log_loss", "brier"),
     "regression": ("r2", "mae"),
 }
+# What a map may explain: a number has no class, and several labels no true one.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "multiclass": ("loss", "class_score", "true_class", "predicted_class"),
+    "multilabel": ("loss", "class_score", "predicted_class"),
+    "regression": ("loss",),
+}
 
 
-def metric_label(column: str) -> str:
-    """A column of runs in words: "validation_accuracy" is "Validation accuracy (%)".
+def quantity_of(column: str) -> Quantity:
+    """What a column of runs measures: of "validation_accuracy", accuracy; a metric of one's own is
+    called as its function.
 
     Raises ValueError for a column that is no quantity of a split.
     """
     split, _, name = column.partition("_")
     if split not in SPLITS or not name:
         raise ValueError(
-            f"unknown metric {column!r}; known: {', '.join(SPLITS)}, then _ and one of "
-            f"{', '.join(QUANTITIES)}"
+            f"unknown metric {column!r}; known: "
+            f"{', '.join(f'{split}_{next(iter(QUANTITIES))}' for split in SPLITS)}, and the same "
+            f"with {', '.join([*QUANTITIES][1:])}, or a metric of your own"
         )
-    quantity = QUANTITIES.get(name, Quantity(name, name.replace("_", " ")))
-    return f"{SPLITS[split]} {quantity.label}" + f" ({quantity.unit})" * bool(quantity.unit)
+    return QUANTITIES.get(name, Quantity(name, name.replace("_", " ")))
 
 
-# Those that every study of classes has.
-METRICS = {f"{split}_accuracy": metric_label(f"{split}_accuracy") for split in SPLITS}
+def metric_label(column: str) -> str:
+    """A column of runs in words: "validation_accuracy" is "Validation accuracy (%)"."""
+    quantity = quantity_of(column)
+    split = SPLITS[column.partition("_")[0]]
+    return f"{split} {quantity.label}" + f" ({quantity.unit})" * bool(quantity.unit)
+
+
+def measured_as(column: str) -> str:
+    """What a column of runs measures, as the label of an axis: "Accuracy (%)"."""
+    quantity = quantity_of(column)
+    label = quantity.label[0].upper() + quantity.label[1:]
+    return label + f" ({quantity.unit})" * bool(quantity.unit)
+
+
+def metrics_in(columns: Iterable[object]) -> list[str]:
+    """The columns of runs that are quantities of a split."""
+    names = map(str, columns)
+    return [name for name in names if name.partition("_")[0] in SPLITS and name not in _KEPT]
+
+
+# Columns that begin like a metric's and hold what a study keeps of a run.
+_KEPT = ("validation_logits", "validation_labels")

@@ -275,21 +275,21 @@ class Replicas:
         unless asked otherwise."""
         quiet = self.habits.moves_in_eval or (mode == "train" and not update_statistics)
         with self.mode(mode == "train"):
-            yield self.still() if quiet else copy.copy(self)
+            yield self.quieted() if quiet else copy.copy(self)
 
-    def still(self) -> Replicas:
+    def quieted(self) -> Replicas:
         """The same replicas, whose passes leave running statistics as they are."""
-        still = copy.copy(self)
-        still.buffers = {
+        quiet = copy.copy(self)
+        quiet.buffers = {
             name: buffer if name in self.frozen else buffer.clone()
             for name, buffer in self.buffers.items()
         }
-        still._views = {}
-        return still
+        quiet._views = {}
+        return quiet
 
     def moved(self, parameters: Float[Tensor, "replica parameter"]) -> Replicas:
         """The same replicas at other parameters; their passes move no running statistics."""
-        moved = self.still()
+        moved = self.quieted()
         moved.parameters = parameters.detach()
         return moved
 

@@ -96,7 +96,7 @@ class SignSplit:
         return "sign"
 
 
-Split = Percentiles | SignSplit
+Selection = Percentiles | SignSplit
 
 
 def _smallest(
@@ -109,20 +109,20 @@ def _smallest(
     if _on_cpu(flat) and flat.dtype in (torch.float32, torch.float64):
         # NumPy's vectorised sort takes a tenth of the time of selecting one value in torch.
         ordered = torch.from_numpy(np.sort(flat.detach().numpy(), axis=1))
-    found = []
+    below = []
     for count in counts:
         if count in (0, features):
-            found.append(torch.full_like(flat, count == features, dtype=torch.bool))
+            below.append(torch.full_like(flat, count == features, dtype=torch.bool))
             continue
         if ordered is None:
-            found.append(_up_to(flat, flat.kthvalue(count, dim=1, keepdim=True).values, count))
+            below.append(_up_to(flat, flat.kthvalue(count, dim=1, keepdim=True).values, count))
             continue
         cut, following = ordered[:, count - 1 : count], ordered[:, count : count + 1]
         # Without ties on the cut, the usual case, comparing is enough. To ask is cheap on a CPU; on
         # other devices it would halt the stream of work.
         clear = bool((cut < following).all())
-        found.append(flat <= cut if clear else _up_to(flat, cut, count))
-    return found
+        below.append(flat <= cut if clear else _up_to(flat, cut, count))
+    return below
 
 
 def _up_to(
@@ -130,9 +130,9 @@ def _up_to(
 ) -> Bool[Tensor, "batch feature"]:
     """The `count` smallest features, `cut` being the largest of them, with or without ties."""
     less, equal = flat < cut, flat == cut
-    wanted = count - less.sum(1, keepdim=True)
+    left = count - less.sum(1, keepdim=True)
     shuffled, back = _order_of_ties(flat.shape[1], flat.device)
-    return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= wanted))
+    return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= left))
 
 
 def _on_cpu(values: Tensor) -> bool:
@@ -147,7 +147,7 @@ def _order_of_ties(features: int, device: torch.device) -> tuple[Tensor, Tensor]
 
 
 def categorize(
-    attribution: Float[Tensor, "batch *feature"], split: Split = Percentiles(0.1, 0.9)
+    attribution: Float[Tensor, "batch *feature"], split: Selection = Percentiles(0.1, 0.9)
 ) -> Bool[Tensor, "category batch *feature"]:
     """Which features of each sample are in which category, low category first.
 

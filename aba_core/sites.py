@@ -188,12 +188,12 @@ class StackedSite:
         self,
         flat: Float[Tensor, "replica parameter"],
         x: Float[Tensor, "replica batch *feature"],
-        still: bool = False,
+        quiet: bool = False,
     ) -> Float[Tensor, "replica batch *activation"]:
-        """h at the site, in train mode, differentiable in flat. still: no statistics move."""
+        """h at the site, in train mode, differentiable in flat. quiet: no statistics move."""
         self._x = x
         # Where the second part runs the first one's layers again, statistics move there.
-        head = self._head.still() if self._again or still else self._head
+        head = self._head.quieted() if self._again or quiet else self._head
         with self._head.mode(training=True):
             return head.forward(flat)(x)
 
@@ -201,17 +201,17 @@ class StackedSite:
         self,
         flat: Float[Tensor, "replica parameter"],
         h: Float[Tensor, "replica batch *activation"],
-        still: bool = False,
+        quiet: bool = False,
     ) -> Float[Tensor, "replica batch output"]:
-        """Logits in train mode, differentiable in flat and h. still: no statistics move."""
-        rest = self._rest.still() if still else self._rest
+        """Logits in train mode, differentiable in flat and h. quiet: no statistics move."""
+        rest = self._rest.quieted() if quiet else self._rest
         with self._rest.mode(training=True):
             return rest.forward(flat)(self._packed(rest, h))
 
-    def _packed(self, rest: Replicas, h: Tensor, some: slice = slice(None)) -> Tensor:
+    def _packed(self, rest: Replicas, h: Tensor, rows: slice = slice(None)) -> Tensor:
         if not self._again:
             return h
-        x = self._x[some]
+        x = self._x[rows]
         for module in (rest.template, rest._stacked, rest._single, rest._whole):
             module.shapes = x.shape[2:], h.shape[2:]  # type: ignore[assignment]
         return torch.cat([x.flatten(2), h.flatten(2)], dim=2)
@@ -223,17 +223,17 @@ class StackedSite:
         if maker is None:
             raise ValueError("no untrained replicas were kept for this method")
 
-        def of(some: slice, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        def of(rows: slice, forward: Callable[[Tensor], Tensor]) -> Tensor:
             def from_site(at: Tensor) -> Tensor:
-                return forward(self._packed(maker, at, some))
+                return forward(self._packed(maker, at, rows))
 
             return attribution_map(
-                from_site, h[some], y[some], attribution, draws.of(some), self.loss
+                from_site, h[rows], y[rows], attribution, draws.of(rows), self.loss
             )
 
         with maker.undisturbed(attribution.mode, attribution.update_statistics) as quiet:
             inputs = self._packed(maker, h)
-            maps = [of(some, run) for some, _, run in quiet.passes(inputs, differentiable=False)]
+            maps = [of(rows, run) for rows, _, run in quiet.passes(inputs, differentiable=False)]
         return maps[0] if len(maps) == 1 else torch.cat(maps)
 
 

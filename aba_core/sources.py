@@ -129,14 +129,14 @@ def read_checked(path: Path, hashes: tuple[str, ...]) -> bytes:
 def check_hash(content: bytes, hashes: tuple[str, ...], path: Path) -> None:
     """Raise DatasetError unless the content has one of the hashes."""
     kind = hashes[0].partition(":")[0]
-    found = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
-    if found not in hashes:
-        raise wrong_hash(path, hashes, found)
+    digest = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
+    if digest not in hashes:
+        raise wrong_hash(path, hashes, digest)
 
 
-def wrong_hash(path: Path, hashes: tuple[str, ...], found: str) -> DatasetError:
+def wrong_hash(path: Path, hashes: tuple[str, ...], digest: str) -> DatasetError:
     """The error to raise where a file has none of its hashes."""
-    return DatasetError(f"{path} has {found}, expected {' or '.join(hashes)}; {REPLACE}")
+    return DatasetError(f"{path} has {digest}, expected {' or '.join(hashes)}; {REPLACE}")
 
 
 def unzip(content: bytes, path: Path, expected: str) -> bytes:
@@ -149,9 +149,9 @@ def unzip(content: bytes, path: Path, expected: str) -> bytes:
             raise OSError(f"it unpacks to more than {MOST_UNPACKED} bytes")
         return unpacked
     except (OSError, EOFError, zlib.error) as error:
-        found = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
+        digest = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
         raise DatasetError(
-            f"{path} is damaged ({error}): it has {found}, expected {expected}; {REPLACE}"
+            f"{path} is damaged ({error}): it has {digest}, expected {expected}; {REPLACE}"
         ) from error
 
 

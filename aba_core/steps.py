@@ -129,10 +129,10 @@ def _through_site(
     """Losses and gradient where a method changes the activations of a hidden layer. point:
     parameters in place of the replicas' own."""
     flat = (site.replicas.parameters if point is None else point).detach().requires_grad_()
-    still = point is not None
-    h = site.activations(flat, x, still)
+    quiet = point is not None
+    h = site.activations(flat, x, quiet)
     h, labels = method.batch(site.tail, h, labels, draws)
-    logits = site.logits(flat, h, still).to(flat.dtype)
+    logits = site.logits(flat, h, quiet).to(flat.dtype)
     losses = method.loss(logits, labels, loss).mean(1)
     (gradient,) = torch.autograd.grad(losses.sum(), flat, allow_unused=True, materialize_grads=True)
     return losses.detach(), gradient
@@ -150,10 +150,10 @@ def losses_and_gradient(
     losses, gradients = [], []
     changed = method is not None and type(method).loss is not Method.loss
     with replicas.mode(training=True):
-        for some, parameters, forward in replicas.passes(x, differentiable=True):
-            logits = forward(x[some]).to(parameters[0].dtype)
-            own = partial(method.of(some).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
-            losses.append(own(logits, labels[some]).mean(1))
+        for rows, parameters, forward in replicas.passes(x, differentiable=True):
+            logits = forward(x[rows]).to(parameters[0].dtype)
+            own = partial(method.of(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
+            losses.append(own(logits, labels[rows]).mean(1))
             # A parameter without influence has gradient 0.
             pieces = torch.autograd.grad(
                 losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True

@@ -5,6 +5,7 @@ Metrics beside accuracy are scikit-learn's, one replica after the other on the C
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from aba_core.architecture import first_line
 from aba_core.attribution import Loss, cross_entropy
 from aba_core.identity import Use, call_with
-from aba_core.quantities import QUANTITIES, TASKS
+from aba_core.quantities import QUANTITIES, TARGETS, TASKS
 
 # One model's metric: logits [sample, output] and labels as the task has them, as arrays → a number.
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -52,13 +54,27 @@ class Task:
     def primary(self) -> str:
         return TASKS[self.name][0]
 
-    def check_metrics(self, names: Sequence[str]) -> None:
+    def check_metrics(self, metrics: Sequence[str | Use]) -> None:
         """Raises ValueError for a quantity that this task does not have."""
-        for name in names:
-            if Use.read(name) is None and name not in TASKS[self.name]:
+        for name in metrics:
+            if isinstance(name, Use):
+                if not callable(name.load()):
+                    raise ValueError(f"metric {name.where!r} is no function")
+            elif name not in TASKS[self.name]:
                 raise ValueError(
                     f"unknown metric {name!r} of a {self.name} task; known: "
                     f"{', '.join(TASKS[self.name])}, or module:function"
+                )
+
+    def check_targets(self, arm: str, method: Any) -> None:
+        """Raises ValueError for an arm's method whose maps explain what this task does not have."""
+        for part in getattr(method, "methods", (method,)):
+            target = getattr(part, "target", "loss")
+            no_map = "target" in getattr(part, "irrelevant", ())
+            if target not in TARGETS[self.name] and not no_map:
+                raise ValueError(
+                    f"arm {arm!r}: target is {target!r}; allowed for a {self.name} task: "
+                    f"{', '.join(TARGETS[self.name])}"
                 )
 
     def measure(
@@ -66,37 +82,37 @@ class Task:
         logits: Float[Tensor, "replica sample output"],
         y: Tensor,
         loss: Loss,
-        metrics: Sequence[str] = (),
+        metrics: Sequence[str | Use] = (),
     ) -> dict[str, Float[Tensor, "replica"]]:
         """The primary quantity, the mean loss, and what else is asked for, of each replica; NaN
         where its logits are not finite. Accuracies and their like are in percent."""
         labels = y.expand(len(logits), *y.shape)
         finite = torch.isfinite(logits).flatten(1).all(1)
+        soft = self.name == "multiclass" and labels.shape == logits.shape
         measured: dict[str, Tensor] = {}
-        for name in (self.primary, *(name for name in metrics if name != self.primary)):
-            if name == "accuracy" and labels.shape == logits.shape[:-1]:
-                measured[name] = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
-            elif name == "accuracy" and self.name == "multiclass":  # soft labels have no accuracy
+        for name in dict.fromkeys((self.primary, *metrics)):
+            if soft and not isinstance(name, Use):  # they have no accuracy, nor the like
                 measured[name] = torch.full_like(finite, float("nan"), dtype=torch.float64)
+            elif name == "accuracy" and self.name == "multiclass":
+                measured[name] = 100.0 * (logits.argmax(-1) == labels).double().mean(1)
             else:
                 measured[column_of(name)] = _one_by_one(self._metric(name), logits, y, finite)
         measured["loss"] = loss(logits, labels).double().mean(1)
         missing = torch.full_like(measured["loss"], float("nan"))
         return {name: torch.where(finite, value, missing) for name, value in measured.items()}
 
-    def _metric(self, name: str) -> Metric:
-        use = Use.read(name)
-        if use is not None:
-            return use.load()
+    def _metric(self, name: str | Use) -> Metric:
+        if isinstance(name, Use):
+            return name.function()
         metric = {"multiclass": _OF_CLASSES, "multilabel": _OF_LABELS, "regression": _OF_NUMBERS}
         percent = QUANTITIES[name].unit == "%"
         function = metric[self.name][name]
         return lambda outputs, y: function(outputs, y) * (100.0 if percent else 1.0)
 
 
-def column_of(metric: str) -> str:
+def column_of(metric: str | Use) -> str:
     """A metric's name as a column: of one's own, the function's."""
-    return metric.rpartition(":")[2]
+    return metric.where.rpartition(":")[2] if isinstance(metric, Use) else metric
 
 
 def _one_by_one(metric: Metric, logits: Tensor, y: Tensor, finite: Tensor) -> Tensor:
@@ -176,5 +192,23 @@ def task_of(name: str) -> Task:
 
 
 def own(use: Use, **given: Any) -> Any:
-    """What a function of one's own makes of those of the given arguments that it takes."""
-    return call_with(use.load(), {**given, **dict(use.options)}, use.where)
+    """What a function of one's own makes of those of the given arguments that it takes, and of its
+    options. Raises ValueError for an option that it does not take, and where it fails."""
+    function = use.load()
+    if not callable(function):
+        raise ValueError(f"{use.where!r} is no function")
+    parameters = inspect.signature(function).parameters
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name, _ in use.options:
+        if name not in parameters and not everything:
+            raise ValueError(
+                f"unknown option {name!r} of {use.where}; known: {', '.join(parameters)}"
+            )
+    try:
+        return call_with(function, {**given, **dict(use.options)}, use.where)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{use.where} failed: {type(error).__name__}: {first_line(error)}"
+        ) from error

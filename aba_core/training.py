@@ -37,7 +37,7 @@ from aba_core.probing import probe, try_evaluation
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
-from aba_core.steps import Recorded, Step
+from aba_core.steps import Recorded, Step, products_in
 from aba_core.tasks import Task, own, task_of
 from aba_core.threads import choose_threads, threads_restored
 
@@ -116,7 +116,7 @@ class _Member:
         return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
 
 
-# Ten arguments: what is trained, then what of one's own takes a standard part's place.
+# Eleven arguments: what is trained, then what of one's own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
@@ -160,6 +160,12 @@ def train(
     ]
     for member in members:
         _ = member.seeds  # refuses unknown purposes before anything is read
+    drawn = next((arm.name for arm in arms if arm.subset_per_run), "")
+    if drawn and list(seeds) != [config.subset_seed]:
+        raise ValueError(
+            f"arm {drawn!r} draws its training samples by the run's seed; train one seed at a "
+            "time, with that subset_seed, or let `aba run` do it"
+        )
     if splits is None:
         splits = load_splits(config)
     if config.batch_size > len(splits.train):
@@ -175,6 +181,8 @@ def train(
         raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
     task = task_of(splits.task)
     task.check_metrics(config.metrics)
+    for member in members:
+        task.check_targets(member.arm.name, member.method)
     build = builder(config, splits) if build is None else build
     check_build(build)
     check_labels(splits, loss or task.loss)
@@ -279,7 +287,8 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
 
     def look(number: int) -> None:
         if probed_on is not None:
-            metrics = measure(replicas, probed_on, setting.loss)
+            with products_in("full", setting.device):
+                metrics = measure(replicas, probed_on, setting.loss)
             _record(runs.mechanism_rows, members, setting, number, metrics)
 
     choose_threads(rehearsal, setting.device)
@@ -384,7 +393,9 @@ def _metrics(
     """What the task measures on every split, and the validation logits."""
     metrics: dict[str, Tensor] = {}
     kept = torch.empty(0)
-    with replicas.undisturbed("eval") as evaluated:
+    # Whatever the training's precision is: on CUDA, PyTorch's own is lower.
+    full = products_in("full", setting.device)
+    with full, replicas.undisturbed("eval") as evaluated:
         forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
         for name in ("validation", "test", "train"):
             split = getattr(setting.splits, name)

@@ -53,6 +53,9 @@ def _aba(
 # Every option of a command is an argument of its function: typer wants it so, whatever their count.
 Results = Annotated[Path, typer.Option(help="Folder that results are kept in.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Metric = Annotated[str, typer.Option(help="As validation_accuracy, test_macro_auc or train_loss.")]
+OfDataset = Annotated[str | None, typer.Option(help="See `aba datasets`.  [default: digits]")]
+Preset = Annotated[str | None, typer.Option(help="quick, standard or published.  [default: quick]")]
 Out = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
 
 
@@ -114,21 +117,39 @@ def datasets() -> None:
 
 
 @app.command()
+def methods() -> None:
+    """The methods by name: passes a step, fields, defaults.
+
+    A study file names one as method: mixup, or with fields as method: {kind: mixup, alpha: 0.2}.
+    Of a preset, the fields are shown that it sets beside those of aba.
+
+    \b
+    Examples:
+      aba methods
+    """
+    from textwrap import wrap
+
+    from analysis.plan import method_table
+
+    rows: list[tuple[str, ...]] = []
+    for kind, title, passes, given in method_table():
+        first, *rest = wrap(given, 60, break_on_hyphens=False) or [""]
+        rows += [(kind, title, f"{passes:g}", first), *(("", "", "", line) for line in rest)]
+    terminal.print_table(("kind", "title", "passes", "fields and defaults"), rows)
+
+
+@app.command()
 def run(
     study: Annotated[
         str,
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, "
-            "mechanism, variability, variability-linear, or a YAML file.",
+            "mechanism, variability, variability-linear, or a YAML or Python file.",
         ),
     ],
-    dataset: Annotated[
-        str | None, typer.Option(help="See `aba datasets`.  [default: digits]")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="quick, standard or published.  [default: quick]")
-    ] = None,
+    dataset: OfDataset = None,
+    preset: Preset = None,
     seeds: Annotated[
         int | None, typer.Option(help="Runs per arm.  [default: the preset's]")
     ] = None,
@@ -161,6 +182,7 @@ def run(
       aba run tension --dataset mnist --preset standard --device cuda
       aba run isolation --set strength=0.5 --seeds 10
       aba run my_study.yaml
+      aba run my_study.py
     """
     from analysis.study import find_study
 
@@ -184,7 +206,7 @@ def _run(study: Study, results: Path, **options: Any) -> bool:
 def plan_(
     study: Annotated[
         str,
-        typer.Argument(metavar="STUDY", help="A standard study, or a YAML file."),
+        typer.Argument(metavar="STUDY", help="A standard study, or a YAML or Python file."),
     ],
     effect: Annotated[
         float, typer.Option(help="True difference of two arms that is to be found, in points.")
@@ -194,15 +216,9 @@ def plan_(
         int | None,
         typer.Option(help="Comparisons that are corrected for.  [default: arms less one]"),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="See `aba datasets`.  [default: digits]")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="quick, standard or published.  [default: quick]")
-    ] = None,
-    metric: Annotated[
-        str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
-    ] = "validation_accuracy",
+    dataset: OfDataset = None,
+    preset: Preset = None,
+    metric: Metric = "validation_accuracy",
     results: Results = Path("results"),
 ) -> None:
     """Seeds that an effect needs, and the time they take.
@@ -431,9 +447,7 @@ def figures_(
     style: Annotated[
         str | None, typer.Option(help="paper or talk.  [default: talk for slides]")
     ] = None,
-    metric: Annotated[
-        str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
-    ] = "validation_accuracy",
+    metric: Metric = "validation_accuracy",
     confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
     preset: Annotated[
@@ -474,13 +488,7 @@ def figures_(
         preset=preset,
         progress=say,
     )
-    for note in done.notes:
-        print(note)
-    if done.absent:
-        parts = [f"{', '.join(names)} on {name}" for name, names in done.absent.items()]
-        print(f"no results of {'; '.join(parts)}")
-    for line in done.refused:
-        print(f"aba: {line}", file=sys.stderr)
+    terminal.print_exported(done)
     if done.refused or not done.files:
         raise typer.Exit(1)
 
@@ -492,9 +500,7 @@ def compare(
         list[str] | None,
         typer.Option(help="Data set; repeatable.  [default: all there are]"),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(help="validation_accuracy, test_accuracy or train_accuracy.")
-    ] = "validation_accuracy",
+    metric: Metric = "validation_accuracy",
     confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
     preset: Annotated[
         str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
@@ -511,7 +517,7 @@ def compare(
       aba compare
       aba compare --dataset mnist --confidence 0.9
     """
-    from analysis import exhibits, tables
+    from analysis import exhibits
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
     from analysis.studies import published
@@ -527,13 +533,7 @@ def compare(
             continue
         same = name in PUBLISHED
         print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
-        print("\n".join(f"- {sentence}" for sentence in sentences))
-        for exhibit in compared.tables.values():
-            shown = tables.present(exhibit.data, exhibit.digits, exhibit.columns)
-            print(f"\n{exhibit.description}\n")
-            terminal.print_table(
-                tuple(shown.columns), list(shown.itertuples(index=False, name=None))
-            )
+        terminal.print_exhibits(sentences, compared.tables.values())
     if lacking:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from aba_core.quantities import metrics_in
 from aba_core.threads import usable_cores
 from analysis import results as store
 from analysis.statistics import Interval
@@ -403,7 +404,14 @@ def _pilot(study: Study, results: Path, metric: str) -> tuple[pd.DataFrame, Path
             continue
         rows, _ = store.read_rows(folder, "runs")
         frames = [store.collect(declaration, rows).frame for declaration in alike]
-        frames = [frame[np.isfinite(frame[metric])] for frame in frames if len(frame)]
+        frames = [frame for frame in frames if len(frame)]
+        lacking = [frame for frame in frames if metric not in frame or frame[metric].isna().all()]
+        if frames and len(lacking) == len(frames):
+            known = ", ".join(
+                name for name in metrics_in(frames[0]) if frames[0][name].notna().any()
+            )
+            raise PlanError(f"{study.name} has no metric {metric!r}; known: {known}")
+        frames = [frame[np.isfinite(frame[metric])] for frame in frames if metric in frame]
         frames = [frame for frame in frames if frame["arm"].duplicated().any()]
         if frames:
             return max(frames, key=len), folder

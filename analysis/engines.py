@@ -11,7 +11,6 @@ chunk may come back in parts, each with the runs that its rows are of.
 
 from __future__ import annotations
 
-import importlib
 import math
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aba_core.identity import load
 from aba_core.threads import usable_cores
 from analysis import toolkit_version
 from analysis.plan import Chunk, choose_device, load_splits
@@ -118,11 +118,12 @@ def _frozen_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any
 
     assert chunk.frozen is not None
     rows = []
+    validation = splits.validation.to(chunk.device)
     for row in runs.rows:
         kept = {k: row[k] for k in (*chunk.config.row(), "arm", "seed", "seconds", "status")}
         for result in frozen(
             runs.model(row["arm"], row["seed"]),
-            splits.validation,
+            validation,
             chunk.frozen.strengths,
             target=chunk.frozen.target,  # type: ignore[arg-type]
         ):
@@ -303,6 +304,7 @@ def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
     config, splits = chunk.config, load_splits(chunk.config)
     one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
     arm = next((arm for arm in chunk.arms if not arm.vanilla), chunk.arms[0])
+    arm = replace(arm, subset_per_run=False)  # any samples will do
     torch.cuda.empty_cache()
     free = float(torch.cuda.mem_get_info()[0])
     before = torch.cuda.memory_allocated()
@@ -359,17 +361,14 @@ def choose_engine(
 
 def _imported(name: str) -> Engine:
     """The function that "module:function" names; modules in the current folder are found too."""
-    module, separator, function = name.partition(":")
-    if not (separator and module and function):
+    module, _, function = name.partition(":")
+    if not (module and function):
         known = ", ".join(("auto", *ENGINES))
         raise StudyError(f"unknown engine {name!r}; known: {known}, or module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        engine = getattr(importlib.import_module(module), function)
-    except Exception as error:  # a stranger's file may fail with anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StudyError(f"engine {name!r} cannot be imported: {reason}") from error
+        engine = load(name)
+    except ValueError as error:
+        raise StudyError(f"engine {name!r}: {error}") from error
     if not callable(engine):
         raise StudyError(f"engine {name!r} is {engine!r}; needed: a function (chunks, report)")
     return engine

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 
 from aba_core.identity import call_with
 from aba_core.identity import load as load_code
-from aba_core.quantities import METRICS
+from aba_core.quantities import metric_label, metrics_in
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
 from analysis.results import ResultsError, StudyResult
@@ -51,15 +51,17 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Look:
-    """Which accuracy is shown, the confidence of intervals, and the seed of their bootstrap."""
+    """Which metric is shown, the confidence of intervals, and the seed of their bootstrap."""
 
     metric: str = "validation_accuracy"
     confidence: float = 0.95
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ExportError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
+        try:
+            metric_label(self.metric)
+        except ValueError as error:
+            raise ExportError(str(error)) from error
         if not 0 < self.confidence < 1:
             raise ExportError(
                 f"confidence is {self.confidence}; allowed: numbers between 0 and 1, as 0.95"
@@ -67,7 +69,19 @@ class Look:
 
     @property
     def label(self) -> str:
-        return METRICS[self.metric]
+        return metric_label(self.metric)
+
+    def check(self, study: StudyResult) -> None:
+        """Raises ExportError where no run of the study has the metric, naming those that it has."""
+        frame = study.frame
+        if study.declaration.study.frozen:
+            return
+        present = [name for name in metrics_in(frame) if frame[name].notna().any()]
+        if self.metric not in present and present:
+            raise ExportError(
+                f"{study.declaration.study.name} has no metric {self.metric!r}; known: "
+                f"{', '.join(present)}"
+            )
 
     def rng(self) -> np.random.Generator:
         """New from the seed, so that one exhibit does not depend on another."""
@@ -238,8 +252,8 @@ def of_study(
 ) -> Exhibits:
     """The standard figures and tables of one study on one data set, or of "published".
 
-    Raises ResultsError, which says what to run, where its results are not there, and ValueError
-    where the code of its own that shows it is not.
+    Raises ResultsError, which says what to run, where its results are not there, and ExportError
+    where they lack the metric, or the code of its own that shows the study fails.
     """
     look = look or Look()
     load = partial(store.load, results, dataset=dataset, preset=preset)
@@ -248,10 +262,14 @@ def of_study(
 
         return published.compare(results, dataset, look, preset)[0]
     result = load(study)
+    look.check(result)
     room = result.declaration.study.room
     if room:
         given = {"study": result, "look": look, "load": load}
-        return call_with(load_code(room), given, room)
+        try:
+            return call_with(load_code(room), given, room)
+        except ValueError as error:
+            raise ExportError(f"{study} cannot be shown: {error}") from error
     shown = [_ROOMS[room](result, look, load) for room in _rooms_of(result.declaration.study)]
     return Exhibits(
         {name: figure for one in shown for name, figure in one.figures.items()},
@@ -495,7 +513,7 @@ def export(
     """Write every standard figure and table of the studies there are, or of those asked for.
 
     progress: called with (study, data set, files). Raises ResultsError where there is nothing at
-    all.
+    all, ExportError where nothing can be shown as asked.
     """
     look, files = look or Look(), files or Files()
     declared = studies_by_dataset(results)
@@ -504,7 +522,9 @@ def export(
             f"no studies in {results}; start one with: aba run isolation --dataset digits"
         )
     done = Exported()
-    for dataset in dict.fromkeys(datasets or declared):
+    unfit: list[ExportError] = []
+    having = [d for d in declared if {*studies} & {*declared[d], BESIDE}]
+    for dataset in dict.fromkeys(datasets or having or declared):
         names = declared.get(dataset, [])
         if not names:
             done.refused.append(
@@ -512,7 +532,7 @@ def export(
             )
             continue
         lacking = [name for name in STANDARD if name not in names]
-        if lacking and not studies:
+        if lacking and not studies and len(lacking) < len(STANDARD):
             done.absent[dataset] = lacking
         for study in dict.fromkeys(studies or (*names, BESIDE)):
             try:
@@ -523,6 +543,10 @@ def export(
                 elif study != BESIDE:
                     need = " (needs isolation)" if study == "tension" else ""
                     done.absent.setdefault(dataset, []).append(study + need)
+                continue
+            except ExportError as error:  # it has other metrics, or brings code that fails
+                unfit.append(error)
+                (done.refused if studies else done.notes).append(str(error))
                 continue
             text = command(results, dataset, look, files, preset)
             paths = [
@@ -538,4 +562,6 @@ def export(
                 )
             if progress is not None:
                 progress(study, dataset, paths)
+    if unfit and not done.files:
+        raise unfit[0]
     return done

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
-from aba_core.arms import Arm, TrainConfig
+from aba_core.arms import VANILLA, Arm, TrainConfig
 from aba_core.identity import NUMERICS, Use, plain, short_hash
 from aba_core.legacy import legacy_key
+from aba_core.quantities import TASKS
 from analysis.study import MOST_RUNS, Frozen, Study, StudyError, first_problem
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Chunk:
 class Plan:
     """All that a study's declaration means.
 
-    arms: in the declared order. fingerprint: of the data. keys: {key: (arm, seed)}; of several keys
+    arms: in the declared order. fingerprint: of the data. primary: the column that runs are judged
+    by, that of the task's primary quantity on validation. keys: {key: (arm, seed)}; of several keys
     of a run it is written under the first. steps: of one run. chunks: of the whole study.
     """
 
@@ -77,6 +79,7 @@ class Plan:
     config: TrainConfig
     arms: tuple[Arm, ...]
     fingerprint: str
+    primary: str
     keys: Mapping[str, tuple[str, int]]
     steps: int
     chunks: tuple[Chunk, ...]
@@ -105,8 +108,8 @@ def resolve(
     splits = load_splits(config)
     arms = study.arms
     methods = core_methods(arms)
+    _check(config, splits, arms, methods)
     keys = run_keys(study, config, methods, splits.fingerprint)
-    _check(study, config, methods, splits)
     if device != "cpu":
         arms_per_chunk = len(arms)
     elif arms_per_chunk is None:
@@ -125,7 +128,8 @@ def resolve(
     )
     chunks = _cut(whole, arms_per_chunk)
     steps = config.steps(len(splits.train))
-    return Plan(study, config, arms, splits.fingerprint, keys, steps, chunks)
+    primary = f"validation_{TASKS[splits.task][0]}"
+    return Plan(study, config, arms, splits.fingerprint, primary, keys, steps, chunks)
 
 
 def choose_device(device: str) -> str:
@@ -148,6 +152,13 @@ def dataset_status() -> list[DatasetStatus]:
     return datasets.dataset_status()
 
 
+def method_table() -> list[tuple[str, str, float, str]]:
+    """What each kind of method is, for those who must not import torch."""
+    from aba_core.methods.base import method_table
+
+    return method_table()
+
+
 @lru_cache(maxsize=4)  # a study of subsets goes through many
 def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: int) -> Splits:
     from aba_core.training import load_splits as load
@@ -156,21 +167,30 @@ def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: in
 
 
 def load_splits(config: TrainConfig) -> Splits:
-    """The data of a configuration, read once in each process."""
-    return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
+    """The data of a configuration, read once in each process. Raises StudyError where a function of
+    one's own gives none, and the data sets' own errors."""
+    try:
+        return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
+    except ValueError as error:
+        if isinstance(config.dataset, str):
+            raise
+        raise StudyError(f"dataset: {' '.join(str(error).split())}") from error
 
 
 def _check(
-    study: Study, config: TrainConfig, methods: Sequence[Method | None], splits: Splits
+    config: TrainConfig, splits: Splits, arms: Sequence[Arm], methods: Sequence[Method | None]
 ) -> None:
-    """What can be known to fail before an hour is spent: the model, the batch and the metrics fit
-    the data."""
+    """What can be known to fail before an hour is spent: the model, the batch, the metrics and the
+    targets fit the data, and what is not the toolkit's own works for a step."""
     from aba_core.tasks import task_of
     from aba_core.training import builder
 
+    task = task_of(splits.task)
     try:
         builder(config, splits)()
-        task_of(splits.task).check_metrics(config.metrics)
+        task.check_metrics(config.metrics)
+        for arm, method in zip(arms, methods, strict=True):
+            task.check_targets(arm.name, method)
     except ValueError as error:
         raise StudyError(str(error)) from error
     if config.batch_size > len(splits.train):
@@ -184,12 +204,54 @@ def _check(
             f"epochs is {config.epochs:g}, which is {steps:.3g} steps; "
             f"allowed: from 1 to {MOST_STEPS} steps"
         )
-    for arm, method in zip(study.arms, methods, strict=True):
+    for arm, method in zip(arms, methods, strict=True):
         most = getattr(method, "top_k", None) or 0
         if getattr(method, "target", "") == "class_score" and most > splits.classes:
             raise StudyError(
                 f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
             )
+    _rehearse(config, splits, arms, methods)
+
+
+def _rehearse(
+    config: TrainConfig, splits: Splits, arms: Sequence[Arm], methods: Sequence[Method | None]
+) -> None:
+    """One step, on one batch, of whatever is not the toolkit's own: data, model, methods, maps.
+
+    Raises StudyError, one line that names the arm.
+    """
+    from aba_core import train
+
+    of_data = isinstance(config.dataset, Use) or isinstance(config.model, Use)
+    distinct = {
+        method.structure: arm
+        for arm, method in zip(arms, methods, strict=True)
+        if method is not None and (of_data or _strange(method))
+    }
+    size = config.batch_size
+    parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
+    few = replace(
+        splits,
+        **{n: replace(p, data=p.data[:size], y=p.y[:size], index=None) for n, p in parts.items()},
+    )
+    step = replace(config, epochs=1, mechanism=0, curve_every=0, metrics=(), precision="full")
+    plainly = [Arm(VANILLA)] if of_data else []
+    for arm in (*plainly, *distinct.values()):
+        try:
+            train(step, [arm], [0], splits=few)
+        except Exception as error:  # whatever a stranger's file does
+            problem = " ".join(str(error).split()) or type(error).__name__
+            where = "" if arm in plainly else f"arm {arm.name!r}: "
+            raise StudyError(f"{where}{problem}") from error
+
+
+def _strange(method: Method) -> bool:
+    """Whether something of it is not the toolkit's own."""
+    return any(
+        not type(part).__module__.startswith("aba_core.")
+        or any(isinstance(value, Use) for value in vars(part).values())
+        for part in getattr(method, "methods", (method,))
+    )
 
 
 def _arms_on_cpu(config: TrainConfig, splits: Splits) -> int:

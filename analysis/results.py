@@ -8,12 +8,14 @@ the rows, `declarations` what was declared, `files` how both are written and kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from aba_core.identity import Use
 from analysis.store.chunks import check_listed, read_rows, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
@@ -64,7 +66,7 @@ class StudyResult:
             diverged = self.frame.loc[self.frame["status"] != "finished", "key"].nunique()
         parts = [
             f"{study.name} on {study.dataset} ({config.get('subset', 'tiny')}, "
-            f"{config.get('model', 'small_cnn')}"
+            f"{_model(config)}"
             f"{' with batch norm' * bool(config.get('batch_norm'))}, "
             f"{config.get('epochs', '?')} epochs)",
             f"{runs} of {len(self.declaration.runs)} runs, {len(study.seeds)} seeds",
@@ -155,7 +157,7 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
             (
                 study.name,
                 study.dataset,
-                config.get("model", "small_cnn") + "+bn" * bool(config.get("batch_norm")),
+                _model(config) + "+bn" * bool(config.get("batch_norm")),
                 config.get("epochs", "?"),
                 "–".join(f"{s:g}" for s in dict.fromkeys((*strengths[:1], *strengths[-1:]))),
                 "+".join(sorted({entry["preset"] for entry in declaration.declared})),
@@ -168,6 +170,11 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
             )
         )
     return (*head, "diverged", "core s", "declared"), rows, sorted(damaged)
+
+
+def _model(config: Mapping[str, Any]) -> str:
+    model = config.get("model", "small_cnn")
+    return str(Use.read(model) or model)
 
 
 def measured(result: StudyResult) -> StudyResult:

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from aba_core.quantities import quantity_of
 from analysis import results as store
 from analysis.engines import Engine, EngineError, choose_engine
 from analysis.plan import Chunk, Plan, resolve
@@ -21,11 +22,12 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Completion:
     """What a call of `run` did: runs computed now, runs that were finished before, and the study's
-    results."""
+    results. primary: the column that runs are judged by."""
 
     computed: int
     reused: int
     result: store.StudyResult
+    primary: str
 
 
 def run(
@@ -76,7 +78,8 @@ def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | Non
             kept += _keep(results, part)
             report(0)
     rows, damaged = store.read_rows(results, declaration.kind)
-    return Completion(computed, len(finished), store.collect(declaration, rows, damaged))
+    result = store.collect(declaration, rows, damaged)
+    return Completion(computed, len(finished), result, plan.primary)
 
 
 def _trained(
@@ -115,7 +118,8 @@ def _tuned(study: Study, complete: Callable[[Study], Completion]) -> Study:
     """The study with each arm's strength chosen on validation, all with the same budget.
 
     Every method is trained at every strength with tuning seeds; the strength with the highest mean
-    validation accuracy wins, the smaller one in a tie. Runs that diverged count as 0.
+    of the task's primary metric on validation wins, the smaller one in a tie. Runs that diverged
+    count as the worst there is.
     """
     assert study.tuning is not None
     tuned = [arm for arm in study.arms if not arm.vanilla]
@@ -136,11 +140,12 @@ def _tuned(study: Study, complete: Callable[[Study], Completion]) -> Study:
             ),
         }
     )
-    result = complete(trial).result
+    completion = complete(trial)
+    result, primary = completion.result, completion.primary
     if result.missing:
         raise StudyError(f"{len(result.missing)} tuning runs are missing; run again")
-    scores = result.frame.fillna({"validation_accuracy": 0.0})
-    means = scores.groupby("arm")["validation_accuracy"].mean()
+    scores = result.frame.fillna({primary: quantity_of(primary).low})
+    means = scores.groupby("arm")[primary].mean()
     chosen: dict[str, float] = {}
     for name, (arm, strength) in candidates.items():
         best = chosen.get(arm)

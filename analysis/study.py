@@ -364,6 +364,8 @@ def _study_from_python(path: Path, settings: Settings) -> Study:
         raise StudyError(f"cannot read study {path}: No such file or directory")
     _find_code_in(path)
     try:
+        if Path(str(load(f"{path.stem}:__file__"))).resolve() != path.resolve():
+            raise ValueError(f"another module is called {path.stem!r}; rename the file")
         study = load(f"{path.stem}:declare")(settings)
         if not isinstance(study, Study):
             raise ValueError(f"declare gave a {type(study).__name__}; needed: a Study")

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from aba_core.adjustments import ADJUSTMENTS
+from aba_core.quantities import metric_label, metrics_in, quantity_of
 from analysis import statistics
 from analysis.statistics import Interval
 
@@ -94,11 +95,13 @@ def with_interval(name: str, interval: Interval) -> dict[str, float]:
 def mean_interval(
     values: np.ndarray, metric: str, rng: np.random.Generator, confidence: float
 ) -> Interval:
-    """Interval of the mean; that of an accuracy ends at 0 and 100 %."""
+    """Interval of the mean, within what the metric can be: an accuracy from 0 to 100."""
     interval = statistics.mean_interval(values, rng, confidence=confidence)
-    if not metric.endswith("accuracy") or not math.isfinite(interval.low):
+    quantity = quantity_of(metric)
+    if not math.isfinite(interval.low):
         return interval
-    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 100.0))
+    low, high = max(interval.low, quantity.low), min(interval.high, quantity.high)
+    return replace(interval, low=low, high=high)
 
 
 def crossfitted_best(runs: pd.DataFrame, arms: Sequence[str], metric: str) -> np.ndarray:
@@ -153,18 +156,24 @@ def _rounded(value: float, digits: int) -> str:
 
 
 def comparison_sentence(
-    first: str, second: str, estimate: float, low: float, high: float, digits: int = 1
+    first: str,
+    second: str,
+    estimate: float,
+    low: float,
+    high: float,
+    digits: int = 1,
+    unit: str = " points",
 ) -> str:
     """Such as: Epsilon above Neutral by 3.1 points [2.0, 4.2]; inconclusive where 0 is inside."""
     if not math.isfinite(estimate):
         return f"{first} against {second}: no runs"
-    numbers = interval_text(estimate, low, high, digits).replace(" [", " points [")
+    numbers = interval_text(estimate, low, high, digits).replace(" [", f"{unit} [")
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{first} against {second} inconclusive without an interval: {numbers} points"
+        return f"{first} against {second} inconclusive without an interval: {numbers}{unit}"
     if low <= 0 <= high:
         return f"{first} against {second} inconclusive: {numbers}"
     near, far = sorted((abs(low), abs(high)))
-    numbers = interval_text(abs(estimate), near, far, digits).replace(" [", " points [")
+    numbers = interval_text(abs(estimate), near, far, digits).replace(" [", f"{unit} [")
     return f"{first} {'above' if estimate > 0 else 'below'} {second} by {numbers}"
 
 
@@ -288,8 +297,16 @@ def present(
             texts = [interval_text(float(x), float(y), float(z), places) for x, y, z in ends]
         else:
             texts = [_cell(name, value, places) for value in table[name]]
-        result[LABELS.get(name, name.replace("_", " ").capitalize())] = texts
+        result[_label(name)] = texts
     return pd.DataFrame(result)
+
+
+def _label(column: str) -> str:
+    """A column in words, also where it sums up a metric: validation_macro_auc_mean."""
+    metric, _, what = column.rpartition("_")
+    if column not in LABELS and what in ("mean", "median", "sd") and metrics_in([metric]):
+        return f"{metric_label(metric)}, {'SD' if what == 'sd' else what}"
+    return LABELS.get(column, column.replace("_", " ").capitalize())
 
 
 def shown_counts(table: pd.DataFrame, *names: str) -> list[str]:

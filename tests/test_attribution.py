@@ -3,6 +3,7 @@
 import copy
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from oracles.slow_augmentation import slow_aba
 from torch import nn
 
 from aba_core.adjustments import ADJUSTMENTS, Group
-from aba_core.attribution import Attribution, attribute, cross_entropy
+from aba_core.arms import MapKind, Target
+from aba_core.attribution import MAPS, Attribution, attribute, cross_entropy
 from aba_core.methods.aba import ABA, CHALLENGER, adjust
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
 
-METHODS = ("gradient", "gradient_x_input", "smoothgrad", "integrated_gradients")
+METHODS = tuple(MAPS)
 TARGETS = ("loss", "class_score", "true_class", "predicted_class")
 
 
@@ -32,6 +34,10 @@ def objective(model, x, y, target) -> torch.Tensor:
 
 
 # --- against the slow twin -----------------------------------------------------------------------
+
+
+def test_the_words_for_maps_that_need_no_torch_are_those_of_the_table():
+    assert get_args(MapKind) == METHODS and get_args(Target) == TARGETS
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from aba_core import attribute
+from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import Split
 from aba_core.methods.aba import ABA, FASTABA_CE
-from aba_core.training import Arm, TrainConfig, train
+from aba_core.training import train
 
 CONFIG = TrainConfig(model="mlp", epochs=1, batch_size=5, dtype="float64")
 SHAPE = (7,)

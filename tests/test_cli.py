@@ -49,7 +49,7 @@ def test_datasets_lists_the_four_and_what_is_bundled():
         ),
         (["run", "isolation", "--device", "tpu"], "unknown device 'tpu'; known: auto, cpu, cuda"),
         (["run", "isolation", "--engine", "dask"], "unknown engine 'dask'; known: auto, processes"),
-        (["run", "isolation", "--engine", "my:engine"], "engine 'my:engine' cannot be imported"),
+        (["run", "isolation", "--engine", "my:engine"], "engine 'my:engine': cannot import 'my'"),
         (["plan", "isolatoin"], "unknown study 'isolatoin'; known: isolation, tension"),
         (["plan", "isolation", "--effect", "0"], "effect is 0; allowed: numbers above 0"),
         (["plan", "isolation", "--metric", "loss"], "unknown metric 'loss'; known: validation"),

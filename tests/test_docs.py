@@ -1,7 +1,8 @@
 """The documentation says what is true: its Python runs, its commands parse, its links lead on.
 
-Every fenced `python` block of docs/ runs, those of a page one after another as in one session. A
-block that cannot is preceded by the line `<!-- not run: REASON -->`.
+Every fenced `python` block of docs/ runs, those of a page one after another as in one session. One
+whose first line is `# NAME.py` is a file, which the page's other blocks and studies import. A block
+that cannot be run is preceded by the line `<!-- not run: REASON -->`.
 """
 
 import contextlib
@@ -51,6 +52,12 @@ class Block:
     line: int
     not_run: str
 
+    @property
+    def file(self) -> str:
+        """The name of the file that it is, "" for other blocks."""
+        named = re.match(r"# (\w+\.py)\n", self.text)
+        return named[1] if named else ""
+
 
 def blocks(path: Path) -> Iterator[Block]:
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -89,12 +96,31 @@ def commands(path: Path) -> list[str]:
 # --- python ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", PAGES, ids=name)
-def test_the_python_of_a_page_runs(path, tmp_path, monkeypatch):
+@pytest.fixture
+def reader(tmp_path, monkeypatch) -> Iterator[Path]:
+    """The folder of somebody who does as a page says. What they import is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    session: dict[str, object] = {"__name__": "page"}
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for module in set(sys.modules) - before:
+        file = getattr(sys.modules[module], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path):
+            del sys.modules[module]
+
+
+def write_files(path: Path, folder: Path) -> None:
     for block in blocks(path):
-        if block.language == "python" and not block.not_run:
+        if block.file:
+            (folder / block.file).write_text(block.text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_the_python_of_a_page_runs(path, reader):
+    session: dict[str, object] = {"__name__": "page"}
+    write_files(path, reader)
+    for block in blocks(path):
+        if block.language == "python" and not block.not_run and not block.file:
             # Empty lines before it, so that an error names the line of the page.
             code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
             with contextlib.redirect_stdout(io.StringIO()):
@@ -111,17 +137,19 @@ def test_most_python_is_run():
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=name)
-def test_the_studies_of_a_page_can_be_built(path, tmp_path):
+def test_the_studies_of_a_page_can_be_built(path, reader):
     from analysis import plan
 
+    write_files(path, reader)
     for block in blocks(path):
         if block.language == "yaml" and "arms:" in block.text:
-            file = tmp_path / "study.yaml"
+            file = reader / "study.yaml"
             file.write_text(block.text)
             study = studies.study_from_yaml(file)
             plan.core_config(study)
-            for arm in study.arms:
-                plan.core_arm(arm)
+            plan.core_methods(study.arms)
+            if isinstance(study.config["dataset"], dict) or study.dataset == "digits":
+                plan.resolve(study)  # tries a step of what is the page's own
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -148,7 +176,9 @@ def parse(command: str) -> None:
     given = context.params
     if words[0] == "run" and given["study"].isupper():
         return
-    if words[0] == "run" and not given["study"].endswith(".yaml"):
+    if words[0] in ("run", "plan") and given["study"].endswith((".yaml", ".py")):
+        return
+    if words[0] == "run":
         changes = (given["dataset"], given["preset"], given["seeds"], given["set_"] or ())
         studies.find_study(given["study"], *changes)
     if words[0] == "plan" and not given["study"].isupper():

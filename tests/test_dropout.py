@@ -9,13 +9,14 @@ from oracles.tiny_data import make_splits
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import cross_entropy
 from aba_core.dropout import SEED, STEP, Masks, dropped
 from aba_core.methods.aba import MENDABA
 from aba_core.randomness import PURPOSES
 from aba_core.replicas import Replicas
 from aba_core.steps import Step
-from aba_core.training import Arm, TrainConfig, train
+from aba_core.training import train
 
 KINDS = {
     nn.Dropout: (6, 5),

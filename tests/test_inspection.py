@@ -20,7 +20,7 @@ from aba_core import (
     inspect_sample,
 )
 from aba_core.datasets import Split
-from aba_core.selection import Split as Selection
+from aba_core.selection import Selection
 
 
 @pytest.fixture

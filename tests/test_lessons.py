@@ -54,10 +54,10 @@ def test_each_adjustment_is_alone_in_its_arm() -> None:
     arms = lessons.each_alone(0.3, Percentiles(0.25, 0.75))
     assert [arm.name for arm in arms] == [isolation.arm_name(index) for index in range(27)]
     for arm, adjustment in zip(arms, ADJUSTMENTS, strict=True):
-        assert arm.augmentation is not None
-        assert arm.augmentation.adjustments.adjustments == (adjustment,)
-        assert (arm.augmentation.strength, arm.augmentation.target) == (0.3, "loss")
-        assert arm.augmentation.split == Percentiles(0.25, 0.75)
+        assert arm.method is not None
+        assert arm.method.adjustments.adjustments == (adjustment,)
+        assert (arm.method.strength, arm.method.target) == (0.3, "loss")
+        assert arm.method.split == Percentiles(0.25, 0.75)
 
 
 def test_frozen_rows_are_of_every_model_of_the_arm(small: lessons.SmallModels) -> None:

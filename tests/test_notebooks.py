@@ -34,6 +34,7 @@ FIGURES = {
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
     "09_your_own": {"own-isolation", "own-measured-groups"},
+    "13_any_study": {"hypothesis"},
 }
 TABLES = {
     "01_adjustments": {"adjustments", "measured-groups"},
@@ -48,6 +49,7 @@ TABLES = {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
     "09_your_own": {"own-groups"},
+    "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.
 STUDIES = (

@@ -10,10 +10,11 @@ from torch import nn
 
 from aba_core import layers, replicas
 from aba_core.architecture import initial_model
+from aba_core.arms import Arm, TrainConfig
 from aba_core.models import MODELS, build_model
 from aba_core.replicas import Habits, Replicas
 from aba_core.steps import products_in
-from aba_core.training import Arm, TrainConfig, train
+from aba_core.training import train
 
 SHAPES = {"text_cnn": (6, 4)}
 CASES = [(name, norm) for name in MODELS if name != "vgg16" for norm in (False, True)]

@@ -9,8 +9,9 @@ from oracles.tiny_data import make_splits
 from torch import nn
 
 from aba_core import threads
+from aba_core.arms import Arm, TrainConfig
 from aba_core.threads import choose_threads, cpu_quota, faster, threads_restored, usable_cores
-from aba_core.training import Arm, TrainConfig, train
+from aba_core.training import train
 
 
 class Machine:

@@ -796,6 +796,13 @@ def test_an_arm_needs_a_name_and_known_purposes():
         train(exact, [Arm("a", held=(("order", -1),))], [0])
 
 
+def test_an_arm_with_a_subset_of_each_run_is_trained_one_seed_at_a_time(tiny_splits):
+    arm = Arm("a", subset_per_run=True)
+    with pytest.raises(ValueError, match="arm 'a' draws its training samples by the run's seed"):
+        train(exact, [arm], [0, 1], splits=tiny_splits)
+    train(replace(exact, subset_seed=1), [arm], [1], splits=tiny_splits)
+
+
 def test_a_run_that_was_not_trained_is_refused_with_the_arms_there_are(tiny_splits):
     runs = train(exact, [Arm("a"), Arm("b")], [0], splits=tiny_splits)
     with pytest.raises(KeyError, match="no run of arm 'c' with seed 0; arms: a, b"):

@@ -11,9 +11,10 @@ from oracles.zoo import CLASSES, ONE_BY_ONE, ORDINARY_DROPOUT, VANILLA_ONLY, ZOO
 
 from aba_core import probing, training
 from aba_core.adjustments import AdjustmentSet
+from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import Splits
 from aba_core.methods.aba import Augmentation
-from aba_core.training import Arm, TrainConfig, train
+from aba_core.training import train
 
 BATCH, SIZES = 5, (12, 6, 5)
 SEEDS = (3, 8, 11)

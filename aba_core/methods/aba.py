@@ -23,10 +23,11 @@ from aba_core.attribution import (
     check_inputs,
     cross_entropy,
 )
+from aba_core.identity import Use
 from aba_core.methods.base import Method
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed, choice
-from aba_core.selection import Percentiles, SignSplit, Split, categorize
+from aba_core.selection import Percentiles, Selection, SignSplit, categorize
 from aba_core.sites import INPUT, Tail
 
 
@@ -50,8 +51,8 @@ class Augmentation(Method):
     adjustments: AdjustmentSet
     strength: float = 1.0
     randomize: bool = True
-    split: Split = field(default_factory=lambda: Percentiles(0.1, 0.9))
-    attribution: str = "gradient"
+    split: Selection = field(default_factory=lambda: Percentiles(0.1, 0.9))
+    attribution: str | Use = "gradient"
     target: Target = "class_score"
     top_k: int | None = None
     draw_per: Per = "sample"
@@ -70,8 +71,7 @@ class Augmentation(Method):
                 f"adjustments is {self.adjustments!r}; needed: an AdjustmentSet or its text"
             )
         object.__setattr__(self, "split", _split(self.split))
-        if isinstance(self.attribution, Mapping):  # as a study file has it
-            object.__setattr__(self, "attribution", str(self.attribution.get("use")))
+        object.__setattr__(self, "attribution", Use.read(self.attribution) or self.attribution)
         if not 0 <= self.strength < float("inf"):
             raise ValueError(f"strength is {self.strength!r}; allowed: finite and not below 0")
         if self.draw_per not in ("sample", "batch"):
@@ -180,7 +180,7 @@ class Augmentation(Method):
         return draw_changes(self, members.table, members.weights, draws)
 
 
-def _split(given: Any) -> Split:
+def _split(given: Any) -> Selection:
     """A split as study files have it: "sign", "percentiles", or the quantiles."""
     if isinstance(given, Percentiles | SignSplit):
         return given
@@ -205,7 +205,7 @@ class _Members:
 
     @classmethod
     def stacked(
-        cls, sets: Sequence[tuple[AdjustmentSet, Split]], device: Any, dtype: torch.dtype
+        cls, sets: Sequence[tuple[AdjustmentSet, Selection]], device: Any, dtype: torch.dtype
     ) -> _Members:
         most = max(len(members) for members, _ in sets)
         tables, weights = [], []
@@ -356,18 +356,18 @@ class ABA:
         categories = torch.zeros(changes.shape[1], *x.shape, dtype=torch.bool, device=x.device)
         categories[0] = True  # stands for "every feature" where all categories change alike
         if bool(mapped.any()):
-            some = draws.subset(mapped)
+            drawn = draws.subset(mapped)
 
             def map_of(maker: nn.Module) -> Tensor:
                 return attribute(
-                    maker, x[mapped], y[mapped], draws=some, loss=self.loss, **vars(aug.maps)
+                    maker, x[mapped], y[mapped], draws=drawn, loss=self.loss, **vars(aug.maps)
                 )
 
             attribution = selecting_map(
                 aug.placebo,
                 lambda: map_of(model),
                 lambda: map_of(self.untrained or model),
-                some,
+                drawn,
                 x[mapped].shape,
             )
             categories[:, mapped] = categorize(attribution, aug.split)

@@ -271,6 +271,27 @@ def method_of(data: Any) -> Method | None:
     return type(made)(**{**{name: getattr(made, name) for name in known}, **values})
 
 
+def method_table() -> list[tuple[str, str, float, str]]:
+    """(kind, title, passes a step, fields with their defaults) of every method by name; of a
+    preset, the fields that it sets."""
+    rows = []
+    for kind, info in METHODS.items():
+        made = load(info.where)
+        preset = not isinstance(made, type)
+        needed = {e.name: "all" for e in fields(made) if _required(e)}
+        method = made if preset else made(**needed)
+        usual = type(method)(**{e.name: "all" for e in fields(method) if _required(e)})
+        shown = [
+            name
+            if name in needed and not preset
+            else f"{name}={value if value != '' else repr('')}"
+            for name, value in method.columns().items()
+            if not preset or getattr(method, name) != getattr(usual, name)
+        ]
+        rows.append((kind, info.title, method.passes(), ", ".join(shown)))
+    return rows
+
+
 def _required(entry: Any) -> bool:
     return entry.default is MISSING and entry.default_factory is MISSING
 

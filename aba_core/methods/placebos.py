@@ -16,7 +16,7 @@ Placebo = Literal["", "permuted", "other_sample", "untrained", "random", "gaussi
 
 def selecting_map(
     placebo: Placebo,
-    own: Callable[[], Float[Tensor, "*lead_and_feature"]],
+    of_model: Callable[[], Float[Tensor, "*lead_and_feature"]],
     untrained: Callable[[], Float[Tensor, "*lead_and_feature"]],
     draws: Draws,
     shape: torch.Size,
@@ -36,7 +36,7 @@ def selecting_map(
     )
     if noise is not None and placebo != "permuted":
         return noise.reshape(shape)
-    attribution = untrained() if placebo == "untrained" else own()
+    attribution = untrained() if placebo == "untrained" else of_model()
     if noise is not None:
         return attribution.flatten(lead).gather(-1, noise.argsort(-1)).reshape(shape)
     if placebo == "other_sample":

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
+from aba_core.arms import MapKind, SplitKind, Target
 from analysis.tables import adjustment_table
 
-METHODS = ("gradient", "gradient_x_input", "smoothgrad", "integrated_gradients")
-TARGETS = ("loss", "true_class", "predicted_class", "class_score")
-SPLITS = ("percentiles", "sign")
+METHODS, TARGETS, SPLITS = get_args(MapKind), get_args(Target), get_args(SplitKind)
 cached_adjustments = cache(adjustment_table)  # read from its file once, not at every turn
 
 

@@ -61,14 +61,15 @@ class Processes:
 
 
 def environment(runtime: str) -> dict[str, str]:
-    """One thread, inline figures, this `analysis`, and nothing of the user's IPython profile."""
-    path = os.environ.get("PYTHONPATH")
+    """One thread, inline figures, this `analysis`, code of one's own in the current folder, and
+    nothing of the user's IPython profile."""
+    paths = (str(ROOT), os.environ.get("PYTHONPATH"), os.getcwd())
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         **os.environ,
         **dict.fromkeys(threads, "1"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONPATH": str(ROOT) + (os.pathsep + path if path else ""),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "IPYTHONDIR": runtime,
         "JUPYTER_RUNTIME_DIR": runtime,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aba_core.quantities import METRICS
+from aba_core.quantities import metric_label
 from analysis.reports.pages import shortened
 from analysis.reports.parameters import ROOT, check_value
 
@@ -45,7 +45,7 @@ class Page:
 
     @property
     def metric_label(self) -> str:
-        return METRICS[self.metric]
+        return metric_label(self.metric)
 
     @property
     def look(self) -> Look:
@@ -85,6 +85,7 @@ class Page:
             )
             self.results = results.SHIPPED
         self.or_shipped = False
+        self.look.check(loaded)
         note = loaded.declaration.study.note
         summary = loaded.summary() + (f" {note}" if note else "")
         self._show(summary[0].upper() + summary[1:], "data")

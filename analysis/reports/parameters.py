@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aba_core.quantities import METRICS
+from aba_core.quantities import metric_label
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -194,7 +194,6 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a study's name, as isolation",
     ),
     "preset": (lambda v: isinstance(v, str), "text, as quick, or nothing for any"),
-    "metric": (lambda v: v in METRICS, ", ".join(METRICS)),
     "confidence": (lambda v: _number(v) and 0 < v < 1, "numbers between 0 and 1, as 0.95"),
     "seed": (_whole(0), "whole numbers from 0"),
     "out": (lambda v: isinstance(v, str), "the path of a folder, or nothing"),
@@ -208,6 +207,11 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check_value(parameter: str, value: Any) -> None:
     """Raises ReportError where a parameter of our notebooks has a value that it may not have."""
+    if parameter == "metric":
+        try:
+            metric_label(value)
+        except (ValueError, AttributeError) as error:
+            raise ReportError(str(error)) from error
     if parameter in _ALLOWED and not _ALLOWED[parameter][0](value):
         raise ReportError(f"{parameter} is {value!r}; allowed: {_ALLOWED[parameter][1]}")
 

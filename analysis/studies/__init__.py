@@ -30,7 +30,7 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     """
     if name not in _DECLARED_IN:
         raise StudyError(
-            f"unknown study {name!r}; known: {', '.join(STANDARD)}, or the path of a YAML file"
+            f"unknown study {name!r}; known: {', '.join(STANDARD)}, or a YAML or Python file"
         )
     module, function = _DECLARED_IN[name]
     declare: Callable[[Settings], Study] = getattr(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from aba_core.quantities import measured_as, quantity_of
 from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
@@ -18,15 +19,20 @@ from analysis.studies import STANDARD
 
 
 def arms_table(
-    runs: pd.DataFrame, rng: np.random.Generator, *, confidence: float = CONFIDENCE
+    runs: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+    quantity: str = "accuracy",
 ) -> pd.DataFrame:
     """Each method (arm) at its strength, on validation and on test; methods in order of appearance.
 
     One row per (dataset, subset, model, batch_norm, arm, strength), as far as runs has these
     columns. Columns: those, n, n_diverged, n_missing, and for validation and test the median, sd
-    and mean (with interval) of the accuracy. The median and sd are the published form.
+    and mean (with interval) of the accuracy. The median and sd are the published form. quantity:
+    another than accuracy, which the columns are then called by, as validation_r2_mean.
     """
-    metrics = ("validation_accuracy", "test_accuracy")
+    metrics = (f"validation_{quantity}", f"test_{quantity}")
     tables.require(runs, ("arm", "seed", "status", *metrics), "runs")
     known = ("dataset", "subset", "model", "batch_norm", "arm", "strength")
     keys = [name for name in known if name in runs.columns]
@@ -40,11 +46,11 @@ def arms_table(
         for metric in metrics:
             values = part[metric].to_numpy(dtype=np.float64)
             values = values[np.isfinite(values)]
-            split = metric.removesuffix("_accuracy")
-            row[f"{split}_median"] = float(np.median(values)) if values.size else np.nan
-            row[f"{split}_sd"] = values.std(ddof=1) if values.size > 1 else np.nan
+            name = metric.removesuffix("_accuracy")
+            row[f"{name}_median"] = float(np.median(values)) if values.size else np.nan
+            row[f"{name}_sd"] = values.std(ddof=1) if values.size > 1 else np.nan
             interval = tables.mean_interval(values, metric, stream, confidence)
-            row |= tables.with_interval(f"{split}_mean", interval)
+            row |= tables.with_interval(f"{name}_mean", interval)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -54,10 +60,11 @@ def arms_plot(
     ax: Axes | None = None,
     *,
     splits: Sequence[str] = ("validation", "test"),
+    quantity: str = "accuracy",
 ) -> Axes:
     """Mean accuracy of each arm with its interval, on validation and on test, in the table's order.
 
-    table: from `arms_table`. Diverged runs are counted beside their arm.
+    table: from `arms_table`, of the same quantity. Diverged runs are counted beside their arm.
     """
     ax = figures.given_or_new(ax, figures.ONE_COLUMN, arms_height(table))
     text, width, marker = figures.sizes(ax)
@@ -65,22 +72,25 @@ def arms_plot(
     size = min(0.875 * text, 0.72 * room / _name_lines(table))
     across = max(14 * text, 0.3 * figures.panel_size(ax)[0])
     names = [figures.wrapped(str(name), across, size, _name_lines(table)) for name in table["arm"]]
-    limits = figures.limits_of(table, [f"{split}_mean" for split in splits]) or (0.0, 100.0)
+    means = {
+        split: f"{split}_{quantity}_mean".replace("_accuracy_mean", "_mean") for split in splits
+    }
+    limits = figures.limits_of(table, list(means.values())) or (0.0, 100.0)
     looks = {"validation": ("o", "black", 0.16), "test": ("s", "white", -0.16)}
     for y, (_, row) in enumerate(table.iterrows()):
         base = len(table) - 1 - y
         ax.axhline(base, color="0.92", lw=0.5 * width, zorder=-1)
         for split in splits:
             symbol, face, shift = looks[split]
-            mean = row[f"{split}_mean"]
+            mean = row[means[split]]
             if not np.isfinite(mean):
                 if split == splits[0]:
                     ax.text(limits[0], base, " no runs", va="center", size=0.75 * text)
                 continue
-            ends = row[f"{split}_mean_low"], row[f"{split}_mean_high"]
+            ends = row[f"{means[split]}_low"], row[f"{means[split]}_high"]
             figures.interval_line(ax, base + shift, *ends, limits, color="black", lw=0.9 * width)
             ax.plot(mean, base + shift, symbol, mfc=face, mec="black", ms=0.8 * marker)
-        on_left = row[f"{splits[0]}_mean"] > sum(limits) / 2
+        on_left = row[means[splits[0]]] > sum(limits) / 2
         size_of_note = min(0.75 * text, 0.8 * room)
         figures.note_diverged(ax, base, row["n_diverged"], on_left, size_of_note)
     ax.set_xlim(limits)
@@ -88,7 +98,7 @@ def arms_plot(
     ax.set_yticks(range(len(table) - 1, -1, -1), names)
     ax.tick_params(axis="y", length=0, labelsize=size)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("Accuracy (%)")
+    ax.set_xlabel(measured_as(f"{splits[0]}_{quantity}"))
     handles = [
         figures.legend_key(ax, split.capitalize(), symbol, "black", face)
         for split, (symbol, face, _) in looks.items()
@@ -112,19 +122,22 @@ def sentences(study: StudyResult, look: Look) -> list[str]:
     """Each arm against the study's control, the arm without a method: its mean, and the difference
     (points) with its interval. Without a control, the means alone."""
     runs, metric = study.frame, look.metric
+    unit = quantity_of(metric).unit
+    digits, points = (1, " points") if unit == "%" else (3, f" {unit}".rstrip())
     control = control_arm(study.declaration.study)
     samples = {arm: tables.values_of(runs, arm, metric) for arm in map(str, runs["arm"].unique())}
     lines = []
     for (arm, values), stream in zip(samples.items(), look.rng().spawn(len(samples)), strict=True):
         if arm == control or not control:
             mean = tables.mean_interval(values, metric, stream, look.confidence)
-            text = tables.interval_text(mean.estimate, mean.low, mean.high)
-            lines.append(f"{arm}: {text} %.")
+            text = tables.interval_text(mean.estimate, mean.low, mean.high, digits)
+            lines.append(f"{arm}: {text} {unit}".rstrip() + ".")
             continue
         less = statistics.difference_interval(
             values, samples[control], stream, confidence=look.confidence
         )
-        text = tables.comparison_sentence(arm, control, less.estimate, less.low, less.high)
+        ends = less.estimate, less.low, less.high
+        text = tables.comparison_sentence(arm, control, *ends, digits, points)
         lines.append(f"{text}.")
     return lines
 
@@ -134,25 +147,29 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     collected = Collector(study, look)
     study_name = study.declaration.study.name
     name = study_name if study_name in STANDARD else f"arms-{study_name}"
-    table = arms_table(study.frame, look.rng(), confidence=look.confidence)
+    quantity = look.metric.partition("_")[2]
+    title = quantity_of(look.metric).label
+    table = arms_table(study.frame, look.rng(), confidence=look.confidence, quantity=quantity)
     # Strengths are chosen on validation: the test accuracies of that search are not for reading.
     tuning = name.endswith("-tuning")
     splits = ("validation",) if tuning else ("validation", "test")
-    hidden = [f"test_{x}" for x in ("median", "sd", "mean", "mean_low", "mean_high")]
-    table = table if "test" in splits else table.drop(columns=hidden)
+    if tuning:
+        table = table.drop(columns=[name for name in map(str, table) if name.startswith("test_")])
     collected.figure(
         name,
-        f"Mean accuracy of each arm on {' and on '.join(splits)}",
+        f"Mean {title} of each arm on {' and on '.join(splits)}",
         table,
-        partial(arms_plot, table, splits=splits),
+        partial(arms_plot, table, splits=splits, quantity=quantity),
         height=arms_height(table),
         interval=collected.over_runs,
     )
     columns = ["arm", "strength", "n", *tables.shown_counts(table, "n_diverged", "n_missing")]
-    columns += [f"{split}_{x}" for split in splits for x in ("median", "sd", "mean")]
+    columns += [
+        name for name in map(str, table) if name.rpartition("_")[2] in ("median", "sd", "mean")
+    ]
     collected.table(
         name,
-        f"Accuracy of each arm on {' and on '.join(splits)}",
+        f"{title[0].upper()}{title[1:]} of each arm on {' and on '.join(splits)}",
         table,
         columns,
         note="Median and SD are the published form.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aba_core.arms import METHODS, PRESETS, VANILLA, Arm
+from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
 from analysis.study import Settings, Study, Tuning
 
 
@@ -32,7 +32,7 @@ def _declare(
             strength=published.get(method),
             top_k=settings.top_k,
         )
-        for method in PRESETS
+        for method in PUBLISHED_METHODS
     ]
     tuning = Tuning(strengths=settings.strength["benchmark"], seeds=settings.seeds["tuning"])
     return settings.study(

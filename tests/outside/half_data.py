@@ -1,9 +1,7 @@
-"""A stranger's study: does half the batch size help? It declares and shows itself."""
-
-import pandas as pd
+"""A stranger's study: does Swap help after one epoch? It declares and shows itself."""
 
 from aba_core.arms import Arm
-from analysis.exhibits import Exhibit, Exhibits, Look
+from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.study import Settings, Study
 
@@ -15,7 +13,7 @@ def declare(settings: Settings) -> Study:
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
-    means = study.frame.groupby("arm")[look.metric].mean().reset_index()
-    frame = pd.DataFrame(means)
-    table = Exhibit("half-data", "digits", "half-data", "Means of the arms.", frame, {})
-    return Exhibits({}, {"half-data": table})
+    collected = Collector(study, look)
+    means = study.frame.groupby("arm", sort=False)[look.metric].mean().reset_index()
+    collected.table("half-data", "Mean of each arm", means)
+    return collected.exhibits

@@ -244,6 +244,7 @@ def compare(
     for study in ("isolation", "tension", *BENCHMARKS):
         try:
             loaded[study] = store.load(results, study, dataset, preset)
+            (look or Look()).check(loaded[study])
         except ResultsError as error:
             problems.append(error)
     benchmarks = [loaded[name] for name in BENCHMARKS if name in loaded]

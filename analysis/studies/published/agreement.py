@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from aba_core.adjustments import GROUP_SETS, members
-from aba_core.arms import METHODS, PRESETS, VANILLA
+from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA
 from analysis import reference, statistics, tables
 from analysis.statistics import CONFIDENCE, Interval
 from analysis.studies.isolation import CONTRASTS, group_table
@@ -20,7 +20,7 @@ from analysis.studies.isolation import CONTRASTS, group_table
 _BENCHMARKS = {"mnist-tiny": "mnist", "cifar10-tiny": "cifar", "20newsgroups-tiny": "news"}
 _RATINGS = [*(rating for rating, _ in reference.RATINGS), "Bad"]
 # The methods of the published benchmark, as there and as in our arms.
-_TITLES = {"vanilla": VANILLA, **{kind: METHODS[kind].title for kind in PRESETS}}
+_TITLES = {"vanilla": VANILLA, **{kind: METHODS[kind].title for kind in PUBLISHED_METHODS}}
 _DIFFERENCE = ("here", "here_low", "here_high", "there", "there_low", "there_high")
 
 
