@@ -475,13 +475,7 @@ def figures_(
         preset=preset,
         progress=say,
     )
-    for note in done.notes:
-        print(note)
-    if done.absent:
-        parts = [f"{', '.join(names)} on {name}" for name, names in done.absent.items()]
-        print(f"no results of {'; '.join(parts)}")
-    for line in done.refused:
-        print(f"aba: {line}", file=sys.stderr)
+    terminal.print_exported(done)
     if done.refused or not done.files:
         raise typer.Exit(1)
 
@@ -510,7 +504,7 @@ def compare(
       aba compare
       aba compare --dataset mnist --confidence 0.9
     """
-    from analysis import exhibits, tables
+    from analysis import exhibits
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
     from analysis.studies import published
@@ -526,13 +520,7 @@ def compare(
             continue
         same = name in PUBLISHED
         print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
-        print("\n".join(f"- {sentence}" for sentence in sentences))
-        for exhibit in compared.tables.values():
-            shown = tables.present(exhibit.data, exhibit.digits, exhibit.columns)
-            print(f"\n{exhibit.description}\n")
-            terminal.print_table(
-                tuple(shown.columns), list(shown.itertuples(index=False, name=None))
-            )
+        terminal.print_exhibits(sentences, compared.tables.values())
     if lacking:
         raise typer.Exit(1)
 

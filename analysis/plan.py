@@ -108,7 +108,7 @@ def resolve(
     splits = load_splits(config)
     arms = study.arms
     methods = core_methods(arms)
-    _check(study, config, methods, splits)
+    _check(config, splits, arms, methods)
     keys = run_keys(study, config, methods, splits.fingerprint)
     if device != "cpu":
         arms_per_chunk = len(arms)
@@ -178,7 +178,7 @@ def load_splits(config: TrainConfig) -> Splits:
 
 
 def _check(
-    study: Study, config: TrainConfig, methods: Sequence[Method | None], splits: Splits
+    config: TrainConfig, splits: Splits, arms: Sequence[Arm], methods: Sequence[Method | None]
 ) -> None:
     """What can be known to fail before an hour is spent: the model, the batch, the metrics and the
     targets fit the data, and what is not the toolkit's own works for a step."""
@@ -189,7 +189,7 @@ def _check(
     try:
         builder(config, splits)()
         task.check_metrics(config.metrics)
-        for arm, method in zip(study.arms, methods, strict=True):
+        for arm, method in zip(arms, methods, strict=True):
             task.check_targets(arm.name, method)
     except ValueError as error:
         raise StudyError(str(error)) from error
@@ -204,13 +204,13 @@ def _check(
             f"epochs is {config.epochs:g}, which is {steps:.3g} steps; "
             f"allowed: from 1 to {MOST_STEPS} steps"
         )
-    for arm, method in zip(study.arms, methods, strict=True):
+    for arm, method in zip(arms, methods, strict=True):
         most = getattr(method, "top_k", None) or 0
         if getattr(method, "target", "") == "class_score" and most > splits.classes:
             raise StudyError(
                 f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
             )
-    _rehearse(config, splits, study.arms, methods)
+    _rehearse(config, splits, arms, methods)
 
 
 def _rehearse(

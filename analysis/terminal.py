@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from analysis import design
+    from analysis.exhibits import Exhibit, Exported
     from analysis.reports import Outcome
     from analysis.store.verify import Findings
 
@@ -31,6 +32,28 @@ def print_table(head: Sequence[object], rows: Sequence[tuple]) -> None:
             for entry, width, right in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+def print_exhibits(sentences: Iterable[str], shown: Iterable[Exhibit]) -> None:
+    """What results say, in sentences and tables."""
+    from analysis.tables import present
+
+    print("\n".join(f"- {sentence}" for sentence in sentences))
+    for exhibit in shown:
+        table = present(exhibit.data, exhibit.digits, exhibit.columns)
+        print(f"\n{exhibit.description}\n")
+        print_table(tuple(table.columns), list(table.itertuples(index=False, name=None)))
+
+
+def print_exported(done: Exported) -> None:
+    """What an export leaves to say: what is incomplete, not there, or refused."""
+    for note in done.notes:
+        print(note)
+    if done.absent:
+        parts = [f"{', '.join(names)} on {name}" for name, names in done.absent.items()]
+        print(f"no results of {'; '.join(parts)}")
+    for line in done.refused:
+        print(f"aba: {line}", file=sys.stderr)
 
 
 def print_findings(results: Path, findings: Findings, taken_in: Iterable[str]) -> None:

@@ -52,7 +52,7 @@ class Turns:
             thread.start()
         with self.changed:
             assert self.changed.wait_for(
-                lambda: self.place >= len(self.order) or not self.running, timeout=20
+                lambda: self.place >= len(self.order) or not self.running, timeout=60
             )
         for number, thread in enumerate(self.threads):
             if self.order.count(number) > self.steps[number] or number not in self.running:
@@ -72,7 +72,7 @@ class Turns:
         """Wait for one's turn, take it."""
         number = int(threading.current_thread().name)
         with self.changed:
-            self.changed.wait_for(lambda: self._next() in (number, None), timeout=20)
+            assert self.changed.wait_for(lambda: self._next() in (number, None), timeout=60)
             if self._next() is None:
                 raise Killed
             try:

@@ -128,7 +128,7 @@ def _frozen(study: Study, noise: np.random.Generator) -> list[dict[str, Any]]:
             rows.append(
                 {"adjustment": int(entry["index"]), "strength": strength}
                 | {"loss": 0.4 + change, "loss_change": change}
-                | {"accuracy": 90 - 20 * change, "accuracy_change": -20 * change}
+                | {"accuracy": min(100.0, 90 - 20 * change), "accuracy_change": -20 * change}
                 | {"class_score": 5 - change, "class_score_change": -change}
             )
     return rows
