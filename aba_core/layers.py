@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core.kernels.blocks import Block, blocks
+
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
 FEW_CHANNELS = 4
@@ -45,6 +47,7 @@ def for_stacked(architecture: nn.Module) -> nn.Module:
             module.forward = partial(_pool, options)  # type: ignore[method-assign]
         if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
             module.forward = _mean_of_picture  # type: ignore[method-assign, assignment]
+        _fuse(module, stacked=True)
     return model
 
 
@@ -54,7 +57,26 @@ def for_single(architecture: nn.Module) -> nn.Module:
     for module in model.modules():
         if _plain(module) and module.in_channels <= FEW_CHANNELS:
             module.forward = partial(_convolve_single, module)  # type: ignore[method-assign]
+        _fuse(module, stacked=False)
     return model
+
+
+def _fuse(module: nn.Module, stacked: bool) -> None:
+    """Have a plain `nn.Sequential` run its blocks of convolution, pooling and ReLU fused."""
+    if type(module) is nn.Sequential and (fused := blocks(list(module))):
+        module.forward = partial(_in_a_row, module, fused, stacked)  # type: ignore[method-assign]
+
+
+def _in_a_row(chain: nn.Sequential, fused: dict[int, Block], stacked: bool, x: Tensor) -> Tensor:
+    layers = list(chain)
+    place = 0
+    while place < len(layers):
+        block = fused.get(place)
+        if block is not None and block.applies(x, stacked):
+            x, place = block(x, stacked), place + Block.LAYERS
+        else:
+            x, place = layers[place](x), place + 1
+    return x
 
 
 def _plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:

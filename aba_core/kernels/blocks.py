@@ -1,0 +1,229 @@
+"""The fused block as PyTorch sees it: where it applies, its derivatives, its rule for `vmap`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import vmap
+from torch.nn import functional
+from torch.nn.modules import module as torch_modules
+
+from aba_core.kernels import in_use, loaded
+
+KERNELS = (3, 5)  # sides of kernels that the C code has
+NUMBERS = {torch.float32: "float", torch.float64: "double"}
+_OUTCOMES = {1: "no memory", 2: "a picture has more than 2³¹ numbers"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A convolution, a pooling and a ReLU that stand in a row, the last two in either order: ReLU
+    and maximum commute, and so do their gradients."""
+
+    convolution: nn.Conv2d
+    others: tuple[nn.Module, nn.Module]
+
+    LAYERS: ClassVar[int] = 3
+
+    def applies(self, x: Tensor, stacked: bool) -> bool:
+        """Whether the fused block may do this call. stacked: inside the replicas' `vmap`."""
+        convolution = self.convolution
+        weight, bias = convolution.weight, convolution.bias
+        values = (x, weight) if bias is None else (x, weight, bias)
+        if x.dim() != 4 or x.device.type != "cpu" or x.dtype not in NUMBERS:
+            return False
+        if any(v.dtype != x.dtype or v.device != x.device or not _plain(v) for v in values):
+            return False
+        if torch.is_autocast_enabled("cpu") or not stacked and torch.get_num_threads() > 1:
+            return False
+        if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+            return False
+        if _levels() != (1 if stacked else 0) or _watched((convolution, *self.others)):
+            return False
+        sides = zip(x.shape[2:], convolution.kernel_size, convolution.padding, strict=True)  # type: ignore[arg-type]
+        pooled = all((side + 2 * border - kernel + 1) // 2 >= 1 for side, kernel, border in sides)  # type: ignore[operator]
+        # What does not fit is PyTorch's to refuse.
+        return pooled and x.shape[1] == weight.shape[1] and in_use()
+
+    def __call__(self, x: Tensor, stacked: bool) -> Tensor:
+        module = self.convolution
+        weight, bias = module.weight, module.bias
+        if stacked:
+            return _Stacked.apply(x, weight, bias, module.padding)
+        one = None if bias is None else bias[None]
+        return _Fused.apply(x[None], weight[None], one, module.padding)[0]
+
+
+def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
+    """The blocks among layers that run one after the other, by the place where each begins."""
+    found = {}
+    for place in range(len(layers) - Block.LAYERS + 1):
+        convolution, *others = layers[place : place + Block.LAYERS]
+        if _convolves(convolution) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
+            found[place] = Block(convolution, (others[0], others[1]))  # type: ignore[arg-type]
+    return found
+
+
+def _convolves(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size in [(side, side) for side in KERNELS]
+        and (module.stride, module.dilation) == ((1, 1), (1, 1))
+        and (module.groups, module.padding_mode) == (1, "zeros")
+        and not isinstance(module.padding, str)
+    )
+
+
+def _pools(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.MaxPool2d
+        and module.kernel_size in (2, (2, 2))
+        and module.stride in (2, (2, 2))
+        and module.padding in (0, (0, 0))
+        and module.dilation in (1, (1, 1))
+        and not (module.ceil_mode or module.return_indices)
+    )
+
+
+def _rectifies(module: nn.Module) -> bool:
+    return type(module) is nn.ReLU
+
+
+def _plain(value: Tensor) -> bool:
+    return type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided
+
+
+def _levels() -> int:
+    """How many of torch.func's transformations are under way."""
+    level = torch._C._functorch.maybe_current_level()
+    return 0 if level is None else level
+
+
+def _watched(modules: tuple[nn.Module, ...]) -> bool:
+    """Whether somebody looks at what one of them computes: then each must compute it."""
+    everywhere = (
+        *(torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks),
+        *(torch_modules._global_backward_hooks, torch_modules._global_backward_pre_hooks),
+    )
+    return any(everywhere) or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules
+    )
+
+
+class _Stacked(torch.autograd.Function):
+    """The block under the replicas' vmap: one call for all of them."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        return _by_layers(x, weight, bias, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is saved: under vmap, the operation of the rule below is differentiated."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *values: Any
+    ) -> tuple[Float[Tensor, "replica batch output row column"], int]:
+        stacked = (
+            None if value is None
+            else value.expand(info.batch_size, *value.shape) if axis is None
+            else value.movedim(axis, 0)
+            for value, axis in zip(values[:3], in_dims[:3], strict=True)
+        )  # fmt: skip
+        return _Fused.apply(*stacked, values[3]), 0
+
+
+class _Fused(torch.autograd.Function):
+    """The block of every replica: x [replica, batch, channel, height, width], weight
+    [replica, output, channel, height, width], bias [replica, output] or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+    ) -> Tensor:
+        replicas, batch, outputs = *x.shape[:2], weight.shape[1]
+        sides = (
+            (side + 2 * border - kernel + 1) // 2
+            for side, border, kernel in zip(x.shape[3:], padding, weight.shape[3:], strict=True)
+        )
+        y = x.new_empty(replicas, batch, *sides, outputs)
+        winners = y.new_empty(y.shape, dtype=torch.int8) if any(ctx.needs_input_grad) else None
+        sizes = _sizes(x, weight, bias, padding)
+        _call("forward", x.dtype, sizes, x, weight, bias, y, winners)
+        ctx.save_for_backward(x, weight, bias, winners)
+        ctx.padding = padding
+        return y.movedim(-1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, winners = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more, which C cannot be
+            return *_by_autograd(ctx.needs_input_grad, gradient, x, weight, bias, ctx.padding), None
+        asked = ctx.needs_input_grad
+        replicas, batch, channels, *sides = x.shape
+        to_x = x.new_empty(replicas, batch, *sides, channels) if asked[0] else None
+        to_weight = weight.new_empty(weight.shape) if asked[1] else None
+        to_bias = weight.new_empty(weight.shape[:2]) if asked[2] else None
+        sizes = _sizes(x, weight, bias, ctx.padding, gradient)
+        arguments = x, weight, gradient, winners, to_x, to_weight, to_bias
+        _call("backward", x.dtype, sizes, *arguments)
+        return None if to_x is None else to_x.movedim(-1, 2), to_weight, to_bias, None
+
+
+def _sizes(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+    gradient: Tensor | None = None,
+) -> ctypes.Array[ctypes.c_int64]:
+    """As the enumeration in fused.c has them."""
+    values = (
+        *x.shape, weight.shape[1], weight.shape[3], *padding, *x.stride(), *weight.stride(),
+        *((0, 0) if bias is None else bias.stride()),
+        *((0,) * 5 if gradient is None else gradient.stride()),
+    )  # fmt: skip
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def _call(
+    way: str, dtype: torch.dtype, sizes: ctypes.Array[ctypes.c_int64], *tensors: Tensor | None
+) -> None:
+    functions = loaded()
+    assert functions is not None
+    outcome = getattr(functions, f"{way}_{NUMBERS[dtype]}")(
+        sizes, *(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    )
+    if outcome:
+        raise RuntimeError(
+            f"the fused block went {way} in vain: {_OUTCOMES[outcome]}; needed: smaller batches or "
+            "ABA_KERNELS=off"
+        )
+
+
+def _by_layers(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+) -> Tensor:
+    """The same of one model by PyTorch."""
+    return functional.max_pool2d(functional.conv2d(x, weight, bias, padding=padding), 2).relu()
+
+
+def _by_autograd(
+    asked: Sequence[bool], gradient: Tensor, *inputs: Any
+) -> list[Tensor | None]:
+    """The way back by PyTorch's operations, which can be differentiated again."""
+    *tensors, padding = inputs
+    in_dims = [None if tensor is None else 0 for tensor in tensors]
+    y = vmap(_by_layers, (*in_dims, None))(*tensors, padding)
+    chosen = [tensor for tensor, wish in zip(tensors, asked, strict=False) if wish]
+    made = iter(torch.autograd.grad(y, chosen, gradient, create_graph=True))
+    return [next(made) if wish else None for wish in asked[:3]]
