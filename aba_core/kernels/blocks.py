@@ -57,8 +57,7 @@ class Block:
         weight, bias = module.weight, module.bias
         if stacked:
             return _Stacked.apply(x, weight, bias, module.padding)
-        one = None if bias is None else bias[None]
-        return _Fused.apply(x[None], weight[None], one, module.padding)[0]
+        return _Fused.apply(x, weight, bias, module.padding)
 
 
 def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
@@ -144,24 +143,24 @@ class _Stacked(torch.autograd.Function):
 
 class _Fused(torch.autograd.Function):
     """The block of every replica: x [replica, batch, channel, height, width], weight
-    [replica, output, channel, height, width], bias [replica, output] or None."""
+    [replica, output, channel, height, width], bias [replica, output] or None. Or that of one model,
+    all without the leading axis: to add it outside would cost as much as a small layer."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
     ) -> Tensor:
-        replicas, batch, outputs = *x.shape[:2], weight.shape[1]
         sides = (
             (side + 2 * border - kernel + 1) // 2
-            for side, border, kernel in zip(x.shape[3:], padding, weight.shape[3:], strict=True)
+            for side, border, kernel in zip(x.shape[-2:], padding, weight.shape[-2:], strict=True)
         )
-        y = x.new_empty(replicas, batch, *sides, outputs)
+        y = x.new_empty(*x.shape[:-3], *sides, weight.shape[-4])
         winners = y.new_empty(y.shape, dtype=torch.int8) if any(ctx.needs_input_grad) else None
         sizes = _sizes(x, weight, bias, padding)
         _call("forward", x.dtype, sizes, x, weight, bias, y, winners)
         ctx.save_for_backward(x, weight, bias, winners)
         ctx.padding = padding
-        return y.movedim(-1, 2)
+        return _channels_first(y)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -169,14 +168,19 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated once more, which C cannot be
             return *_by_autograd(ctx.needs_input_grad, gradient, x, weight, bias, ctx.padding), None
         asked = ctx.needs_input_grad
-        replicas, batch, channels, *sides = x.shape
-        to_x = x.new_empty(replicas, batch, *sides, channels) if asked[0] else None
+        *lead, channels, height, width = x.shape
+        to_x = x.new_empty(*lead, height, width, channels) if asked[0] else None
         to_weight = weight.new_empty(weight.shape) if asked[1] else None
-        to_bias = weight.new_empty(weight.shape[:2]) if asked[2] else None
+        to_bias = weight.new_empty(weight.shape[:-3]) if asked[2] else None
         sizes = _sizes(x, weight, bias, ctx.padding, gradient)
         arguments = x, weight, gradient, winners, to_x, to_weight, to_bias
         _call("backward", x.dtype, sizes, *arguments)
-        return None if to_x is None else to_x.movedim(-1, 2), to_weight, to_bias, None
+        return None if to_x is None else _channels_first(to_x), to_weight, to_bias, None
+
+
+def _channels_first(values: Tensor) -> Tensor:
+    """[..., row, column, channel] as PyTorch's axes have it."""
+    return values.movedim(-1, -3)
 
 
 def _sizes(
@@ -187,10 +191,13 @@ def _sizes(
     gradient: Tensor | None = None,
 ) -> ctypes.Array[ctypes.c_int64]:
     """As the enumeration in fused.c has them."""
+    replicas = () if x.dim() == 5 else (1,)
+    first = () if x.dim() == 5 else (0,)
     values = (
-        *x.shape, weight.shape[1], weight.shape[3], *padding, *x.stride(), *weight.stride(),
-        *((0, 0) if bias is None else bias.stride()),
-        *((0,) * 5 if gradient is None else gradient.stride()),
+        *(*replicas, *x.shape), weight.shape[-4], weight.shape[-1], *padding,
+        *(*first, *x.stride()), *(*first, *weight.stride()),
+        *((0, 0) if bias is None else (*first, *bias.stride())),
+        *((0,) * 5 if gradient is None else (*first, *gradient.stride())),
     )  # fmt: skip
     return (ctypes.c_int64 * len(values))(*values)
 
@@ -222,8 +229,10 @@ def _by_autograd(
 ) -> list[Tensor | None]:
     """The way back by PyTorch's operations, which can be differentiated again."""
     *tensors, padding = inputs
-    in_dims = [None if tensor is None else 0 for tensor in tensors]
-    y = vmap(_by_layers, (*in_dims, None))(*tensors, padding)
+    by_layers = _by_layers
+    if tensors[0].dim() == 5:
+        by_layers = vmap(by_layers, (*(None if tensor is None else 0 for tensor in tensors), None))
+    y = by_layers(*tensors, padding)
     chosen = [tensor for tensor, wish in zip(tensors, asked, strict=False) if wish]
     made = iter(torch.autograd.grad(y, chosen, gradient, create_graph=True))
     return [next(made) if wish else None for wish in asked[:3]]

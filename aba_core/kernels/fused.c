@@ -426,25 +426,55 @@ static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const
     return 0;
 }
 
+/* One picture's gradient as [place, output], 0 where ReLU stopped it, and where in tables of five
+ * kernels an output each winner's own begins. */
+static void NAME(winning)(const int64_t *s, const REAL *restrict gradient,
+                          const signed char *restrict winners, int64_t rows, int64_t columns,
+                          int64_t length, REAL *restrict g, int32_t *restrict tables)
+{
+    const int64_t *stride = s + GRADIENT_STRIDES, outputs = s[OUTPUTS];
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t column = 0; column < columns; column++) {
+            const REAL *from = gradient + row * stride[3] + column * stride[4];
+            if (stride[2] == 1)
+                for (int64_t o = 0; o < outputs; o++) {
+                    const REAL value = from[o];
+                    g[o] = winners[o] == DEAD ? 0 : value;
+                }
+            else
+                for (int64_t o = 0; o < outputs; o++) {
+                    const REAL value = from[o * stride[2]];
+                    g[o] = winners[o] == DEAD ? 0 : value;
+                }
+            for (int64_t o = 0; o < outputs; o++)
+                tables[o] = ((int32_t)o * 5 + winners[o]) * (int32_t)length;
+            g += outputs, tables += outputs, winners += outputs;
+        }
+}
+
 /* Few channels: a vector holds the whole patch that a pooling window sees. For each output and
  * each place in the window there is one kernel, shifted to that place, or the sum of the patches
  * that won there; what ReLU stopped goes to a fifth that nobody reads. */
-static int NAME(few)(const int64_t *s, const REAL *x, const REAL *weight, const REAL *gradient,
-                     const signed char *winners, REAL *to_x, REAL *to_weight, REAL *to_bias)
+INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t kernel, const REAL *x,
+                     const REAL *weight, const REAL *gradient, const signed char *winners,
+                     REAL *to_x, REAL *to_weight, REAL *to_bias)
 {
-    const int64_t channels = s[CHANNELS], outputs = s[OUTPUTS], kernel = s[KERNEL];
+    const int64_t outputs = s[OUTPUTS];
     const int64_t wide = s[WIDTH] + 2 * s[PAD_COLUMNS], high = s[HEIGHT] + 2 * s[PAD_ROWS];
     const int64_t rows = (high - kernel + 1) / 2, columns = (wide - kernel + 1) / 2;
     const int64_t side = kernel + 1, line = side * channels, taps = kernel * kernel;
-    const int64_t vectors = (int64_t)rounded((size_t)(side * line), LANES) / (int64_t)LANES;
+    const int64_t vectors = (side * line + (int64_t)LANES - 1) / (int64_t)LANES;
     const int64_t length = vectors * (int64_t)LANES, places = rows * columns;
     const size_t frame = rounded((size_t)(high * wide * channels), LANES);
     const size_t table = (size_t)(outputs * 5 * length);
-    const size_t values = rounded((size_t)(places * outputs), LANES);
-    REAL *x_frame = (REAL *)scratch((2 * frame + 2 * table + values + (size_t)length) * sizeof(REAL));
+    const size_t values = rounded((size_t)(places * outputs), 64);
+    REAL *x_frame = (REAL *)scratch((2 * frame + 2 * table + values + (size_t)length) * sizeof(REAL) +
+                                    values * sizeof(int32_t));
     if (!x_frame) return 1;
+    if (table > INT32_MAX) return 2;
     REAL *x_gradient = x_frame + frame, *kernels = x_gradient + frame, *sums = kernels + table;
-    REAL *g = sums + table, *patch = g + values;
+    REAL *patch = sums + table, *g = patch + length;
+    int32_t *tables = (int32_t *)(g + values);
     memset(patch, 0, (size_t)length * sizeof(REAL));
     for (int64_t r = 0; r < s[REPLICAS]; r++) {
         const int64_t *stride = s + WEIGHT_STRIDES;
@@ -461,61 +491,53 @@ static int NAME(few)(const int64_t *s, const REAL *x, const REAL *weight, const 
         }
         if (to_weight) memset(sums, 0, table * sizeof(REAL));
         for (int64_t i = 0; i < s[BATCH]; i++) {
-            const int64_t at = r * s[BATCH] + i, *gs = s + GRADIENT_STRIDES;
-            const signed char *winner = winners + at * places * outputs;
-            const REAL *from = gradient + r * gs[0] + i * gs[1];
-            for (int64_t row = 0; row < rows; row++)
-                for (int64_t column = 0; column < columns; column++) {
-                    const int64_t place = (row * columns + column) * outputs;
-                    const REAL *here = from + row * gs[3] + column * gs[4];
-                    for (int64_t o = 0; o < outputs; o++)
-                        g[place + o] = winner[place + o] == DEAD ? 0 : here[o * gs[2]];
-                }
-            if (to_bias)
+            const int64_t at = r * s[BATCH] + i;
+            NAME(winning)(s, gradient + r * s[GRADIENT_STRIDES] + i * s[GRADIENT_STRIDES + 1],
+                          winners + at * places * outputs, rows, columns, length, g, tables);
+            if (to_bias) {
+                REAL *restrict sum = to_bias + r * outputs;
                 for (int64_t place = 0; place < places; place++)
-                    for (int64_t o = 0; o < outputs; o++)
-                        to_bias[r * outputs + o] += g[place * outputs + o];
+                    for (int64_t o = 0; o < outputs; o++) sum[o] += g[place * outputs + o];
+            }
             if (to_weight)
                 NAME(frame)(x_frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels);
             if (to_x) memset(x_gradient, 0, frame * sizeof(REAL));
-            for (int64_t place = 0; place < places; place++, winner += outputs) {
-                const REAL *own = g + place * outputs;
-                const int64_t corner =
-                    (2 * (place / columns) * wide + 2 * (place % columns)) * channels;
-                if (to_weight) {
-                    for (int64_t k = 0; k < side; k++)
-                        for (int64_t j = 0; j < line; j++)
-                            patch[k * line + j] = x_frame[corner + k * wide * channels + j];
-                    for (int64_t v = 0; v < length; v += (int64_t)LANES) {
-                        const NAME(vec) seen = NAME(load)(patch + v);
-                        for (int64_t o = 0; o < outputs; o++) {
-                            REAL *sum = sums + (o * 5 + winner[o]) * length + v;
-                            NAME(store)(sum, NAME(load)(sum) + own[o] * seen);
+            const REAL *own = g;
+            const int32_t *begin = tables;
+            for (int64_t row = 0; row < rows; row++)
+                for (int64_t column = 0; column < columns; column++, own += outputs, begin += outputs) {
+                    const int64_t corner = 2 * (row * wide + column) * channels;
+                    if (to_weight) {
+                        for (int64_t k = 0; k < side; k++)
+                            for (int64_t j = 0; j < line; j++)
+                                patch[k * line + j] = x_frame[corner + k * wide * channels + j];
+                        for (int64_t v = 0; v < length; v += (int64_t)LANES) {
+                            const NAME(vec) seen = NAME(load)(patch + v);
+                            for (int64_t o = 0; o < outputs; o++) {
+                                REAL *sum = sums + begin[o] + v;
+                                NAME(store)(sum, NAME(load)(sum) + own[o] * seen);
+                            }
                         }
                     }
-                }
-                if (to_x) {
-                    REAL back[LANES];
-                    for (int64_t v = 0; v < length; v += (int64_t)LANES) {
-                        NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
-                        const REAL *shifted = kernels + v;
-                        int64_t o = 0;
-                        for (; o + 4 <= outputs; o += 4)
-                            UNROLL
-                            for (int n = 0; n < 4; n++)
-                                sum[n] += own[o + n] *
-                                          NAME(load)(shifted + ((o + n) * 5 + winner[o + n]) * length);
-                        for (; o < outputs; o++)
-                            sum[0] += own[o] * NAME(load)(shifted + (o * 5 + winner[o]) * length);
-                        NAME(store)(back, (sum[0] + sum[1]) + (sum[2] + sum[3]));
-                        int64_t k = v / line, j = v % line;
-                        for (size_t n = 0; n < LANES && k < side; n++) {
-                            x_gradient[corner + k * wide * channels + j] += back[n];
-                            if (++j == line) j = 0, k++;
+                    if (to_x) {
+                        for (int64_t v = 0; v < length; v += (int64_t)LANES) {
+                            NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
+                            const REAL *shifted = kernels + v;
+                            int64_t o = 0;
+                            for (; o + 4 <= outputs; o += 4)
+                                UNROLL
+                                for (int n = 0; n < 4; n++)
+                                    sum[n] += own[o + n] * NAME(load)(shifted + begin[o + n]);
+                            for (; o < outputs; o++)
+                                sum[0] += own[o] * NAME(load)(shifted + begin[o]);
+                            NAME(store)(patch + v, (sum[0] + sum[1]) + (sum[2] + sum[3]));
                         }
+                        for (int64_t k = 0; k < side; k++)
+                            for (int64_t j = 0; j < line; j++)
+                                x_gradient[corner + k * wide * channels + j] += patch[k * line + j];
+                        if (to_weight) memset(patch, 0, (size_t)length * sizeof(REAL));
                     }
                 }
-            }
             if (to_x)
                 NAME(unframe)(to_x + at * s[HEIGHT] * s[WIDTH] * channels, x_gradient, s, channels);
         }
@@ -539,8 +561,14 @@ int NAME(backward)(const int64_t *s, const REAL *x, const REAL *weight, const RE
                    const signed char *winners, REAL *to_x, REAL *to_weight, REAL *to_bias)
 {
     if (to_bias) memset(to_bias, 0, (size_t)(s[REPLICAS] * s[OUTPUTS]) * sizeof(REAL));
-    return (s[CHANNELS] <= FEW_CHANNELS ? NAME(few) : NAME(many))(s, x, weight, gradient, winners,
-                                                                  to_x, to_weight, to_bias);
+#define FEW(deep, square)                                                                          \
+    NAME(few)(s, deep, square, x, weight, gradient, winners, to_x, to_weight, to_bias)
+    if (s[CHANNELS] > FEW_CHANNELS)
+        return NAME(many)(s, x, weight, gradient, winners, to_x, to_weight, to_bias);
+    if (s[CHANNELS] == 1 && s[KERNEL] == 3) return FEW(1, 3);
+    if (s[CHANNELS] == 3 && s[KERNEL] == 3) return FEW(3, 3);
+    return FEW(s[CHANNELS], s[KERNEL]);
+#undef FEW
 }
 
 #endif
