@@ -85,7 +85,7 @@ static size_t rounded(size_t count, size_t unit) { return (count + unit - 1) / u
 
 typedef REAL NAME(vec) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
 typedef WHOLE NAME(mask) __attribute__((vector_size(VECTOR)));
-typedef signed char NAME(codes) __attribute__((vector_size(VECTOR / sizeof(REAL))));
+typedef WHOLE NAME(bits) __attribute__((may_alias));
 
 INLINE NAME(vec) NAME(load)(const REAL *from) { return *(const NAME(vec) *)from; }
 INLINE void NAME(store)(REAL *to, NAME(vec) values) { *(NAME(vec) *)to = values; }
@@ -159,17 +159,17 @@ INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int ker
             const NAME(vec) zero = {0};
             const NAME(mask) alive = (NAME(mask))(best > zero) | (NAME(mask))(best != best);
             best = (NAME(vec))((NAME(mask))best & alive);
-            const NAME(codes) code = __builtin_convertvector(
-                NAME(select)(alive, winner, (NAME(mask)){0} + DEAD), NAME(codes));
-            const int64_t left = here - v * (int64_t)LANES;
-            const size_t many = left < (int64_t)LANES ? (size_t)left : LANES;
-            if (many == LANES) {
-                NAME(store)(y + n * outputs + v * LANES, best);
-                if (winners) memcpy(winners + n * outputs + v * LANES, &code, LANES);
-            } else {
-                memcpy(y + n * outputs + v * LANES, &best, many * sizeof(REAL));
-                if (winners) memcpy(winners + n * outputs + v * LANES, &code, many);
-            }
+            const NAME(mask) code = NAME(select)(alive, winner, (NAME(mask)){0} + DEAD);
+            const int64_t at = n * outputs + v * (int64_t)LANES, left = here - v * (int64_t)LANES;
+            if (left >= (int64_t)LANES) {
+                NAME(store)(y + at, best);
+                if (winners)
+                    for (size_t l = 0; l < LANES; l++) winners[at + (int64_t)l] = (signed char)code[l];
+            } else
+                for (int64_t l = 0; l < left; l++) {
+                    y[at + l] = best[l];
+                    if (winners) winners[at + l] = (signed char)code[l];
+                }
         }
     }
 }
@@ -426,30 +426,27 @@ static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const
     return 0;
 }
 
-/* One picture's gradient as [place, output], 0 where ReLU stopped it, and where in tables of five
- * kernels an output each winner's own begins. */
-static void NAME(winning)(const int64_t *s, const REAL *restrict gradient,
+/* One picture's gradient as [place, output], 0 where ReLU stopped it, and how far from an output's
+ * first of five tables each winner's own begins. Long loops without branches: nobody could foresee
+ * them, and compilers make vectors of them. */
+static void NAME(winning)(const int64_t *s, const REAL *gradient,
                           const signed char *restrict winners, int64_t rows, int64_t columns,
-                          int64_t length, REAL *restrict g, int32_t *restrict tables)
+                          int32_t length, REAL *g, int32_t *restrict shifts)
 {
     const int64_t *stride = s + GRADIENT_STRIDES, outputs = s[OUTPUTS];
+    const int64_t count = rows * columns * outputs;
+    REAL *to = g;
     for (int64_t row = 0; row < rows; row++)
-        for (int64_t column = 0; column < columns; column++) {
+        for (int64_t column = 0; column < columns; column++, to += outputs) {
             const REAL *from = gradient + row * stride[3] + column * stride[4];
             if (stride[2] == 1)
-                for (int64_t o = 0; o < outputs; o++) {
-                    const REAL value = from[o];
-                    g[o] = winners[o] == DEAD ? 0 : value;
-                }
+                memcpy(to, from, (size_t)outputs * sizeof(REAL));
             else
-                for (int64_t o = 0; o < outputs; o++) {
-                    const REAL value = from[o * stride[2]];
-                    g[o] = winners[o] == DEAD ? 0 : value;
-                }
-            for (int64_t o = 0; o < outputs; o++)
-                tables[o] = ((int32_t)o * 5 + winners[o]) * (int32_t)length;
-            g += outputs, tables += outputs, winners += outputs;
+                for (int64_t o = 0; o < outputs; o++) to[o] = from[o * stride[2]];
         }
+    NAME(bits) *restrict values = (NAME(bits) *)g;
+    for (int64_t n = 0; n < count; n++) values[n] &= -(WHOLE)(winners[n] != DEAD);
+    for (int64_t n = 0; n < count; n++) shifts[n] = winners[n] * length;
 }
 
 /* Few channels: a vector holds the whole patch that a pooling window sees. For each output and
@@ -466,20 +463,21 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
     const int64_t vectors = (side * line + (int64_t)LANES - 1) / (int64_t)LANES;
     const int64_t length = vectors * (int64_t)LANES, places = rows * columns;
     const size_t frame = rounded((size_t)(high * wide * channels), LANES);
-    const size_t table = (size_t)(outputs * 5 * length);
+    const size_t all = (size_t)(outputs * 5 * length);
+    if (all > INT32_MAX) return 2;
     const size_t values = rounded((size_t)(places * outputs), 64);
-    REAL *x_frame = (REAL *)scratch((2 * frame + 2 * table + values + (size_t)length) * sizeof(REAL) +
+    REAL *x_frame = (REAL *)scratch((2 * frame + 2 * all + values + (size_t)(columns * length)) *
+                                        sizeof(REAL) +
                                     values * sizeof(int32_t));
     if (!x_frame) return 1;
-    if (table > INT32_MAX) return 2;
-    REAL *x_gradient = x_frame + frame, *kernels = x_gradient + frame, *sums = kernels + table;
-    REAL *patch = sums + table, *g = patch + length;
-    int32_t *tables = (int32_t *)(g + values);
-    memset(patch, 0, (size_t)length * sizeof(REAL));
+    REAL *x_gradient = x_frame + frame, *kernels = x_gradient + frame, *sums = kernels + all;
+    REAL *patches = sums + all, *g = patches + columns * length;
+    int32_t *shifts = (int32_t *)(g + values);
+    memset(patches, 0, (size_t)(columns * length) * sizeof(REAL));
     for (int64_t r = 0; r < s[REPLICAS]; r++) {
         const int64_t *stride = s + WEIGHT_STRIDES;
         if (to_x) {
-            memset(kernels, 0, table * sizeof(REAL));
+            memset(kernels, 0, all * sizeof(REAL));
             for (int64_t o = 0; o < outputs; o++)
                 for (int64_t p = 0; p < 4; p++)
                     for (int64_t k = 0; k < taps; k++)
@@ -489,11 +487,11 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
                                 weight[r * stride[0] + o * stride[1] + c * stride[2] +
                                        k / kernel * stride[3] + k % kernel * stride[4]];
         }
-        if (to_weight) memset(sums, 0, table * sizeof(REAL));
+        if (to_weight) memset(sums, 0, all * sizeof(REAL));
         for (int64_t i = 0; i < s[BATCH]; i++) {
             const int64_t at = r * s[BATCH] + i;
             NAME(winning)(s, gradient + r * s[GRADIENT_STRIDES] + i * s[GRADIENT_STRIDES + 1],
-                          winners + at * places * outputs, rows, columns, length, g, tables);
+                          winners + at * places * outputs, rows, columns, (int32_t)length, g, shifts);
             if (to_bias) {
                 REAL *restrict sum = to_bias + r * outputs;
                 for (int64_t place = 0; place < places; place++)
@@ -503,41 +501,46 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
                 NAME(frame)(x_frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels);
             if (to_x) memset(x_gradient, 0, frame * sizeof(REAL));
             const REAL *own = g;
-            const int32_t *begin = tables;
-            for (int64_t row = 0; row < rows; row++)
-                for (int64_t column = 0; column < columns; column++, own += outputs, begin += outputs) {
-                    const int64_t corner = 2 * (row * wide + column) * channels;
-                    if (to_weight) {
-                        for (int64_t k = 0; k < side; k++)
-                            for (int64_t j = 0; j < line; j++)
-                                patch[k * line + j] = x_frame[corner + k * wide * channels + j];
-                        for (int64_t v = 0; v < length; v += (int64_t)LANES) {
-                            const NAME(vec) seen = NAME(load)(patch + v);
-                            for (int64_t o = 0; o < outputs; o++) {
-                                REAL *sum = sums + begin[o] + v;
-                                NAME(store)(sum, NAME(load)(sum) + own[o] * seen);
-                            }
+            const int32_t *shift = shifts;
+            for (int64_t row = 0; row < rows; row++, own += columns * outputs, shift += columns * outputs) {
+                /* A row of patches at once: what is stored in parts cannot be loaded whole at once. */
+                const int64_t corner = 2 * row * wide * channels;
+                for (int64_t column = 0; to_weight && column < columns; column++)
+                    for (int64_t k = 0; k < side; k++)
+                        for (int64_t j = 0; j < line; j++)
+                            patches[column * length + k * line + j] =
+                                x_frame[corner + (k * wide + 2 * column) * channels + j];
+                for (int64_t column = 0; to_weight && column < columns; column++)
+                    for (int64_t v = 0; v < length; v += (int64_t)LANES) {
+                        const NAME(vec) seen = NAME(load)(patches + column * length + v);
+                        REAL *table = sums + v;
+                        for (int64_t o = column * outputs; o < (column + 1) * outputs; o++) {
+                            REAL *sum = table + shift[o];
+                            NAME(store)(sum, NAME(load)(sum) + own[o] * seen);
+                            table += 5 * length;
                         }
                     }
-                    if (to_x) {
-                        for (int64_t v = 0; v < length; v += (int64_t)LANES) {
-                            NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
-                            const REAL *shifted = kernels + v;
-                            int64_t o = 0;
-                            for (; o + 4 <= outputs; o += 4)
-                                UNROLL
-                                for (int n = 0; n < 4; n++)
-                                    sum[n] += own[o + n] * NAME(load)(shifted + begin[o + n]);
-                            for (; o < outputs; o++)
-                                sum[0] += own[o] * NAME(load)(shifted + begin[o]);
-                            NAME(store)(patch + v, (sum[0] + sum[1]) + (sum[2] + sum[3]));
-                        }
-                        for (int64_t k = 0; k < side; k++)
-                            for (int64_t j = 0; j < line; j++)
-                                x_gradient[corner + k * wide * channels + j] += patch[k * line + j];
-                        if (to_weight) memset(patch, 0, (size_t)length * sizeof(REAL));
+                for (int64_t column = 0; to_x && column < columns; column++)
+                    for (int64_t v = 0; v < length; v += (int64_t)LANES) {
+                        NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
+                        const REAL *table = kernels + v;
+                        int64_t o = column * outputs, end = o + outputs;
+                        for (; o + 4 <= end; o += 4, table += 20 * length)
+                            UNROLL
+                            for (int n = 0; n < 4; n++)
+                                sum[n] += own[o + n] * NAME(load)(table + 5 * n * length + shift[o + n]);
+                        for (; o < end; o++, table += 5 * length)
+                            sum[0] += own[o] * NAME(load)(table + shift[o]);
+                        NAME(store)(patches + column * length + v, (sum[0] + sum[1]) + (sum[2] + sum[3]));
                     }
-                }
+                /* Neighbours overlap: two columns of each patch in one go, which do not. */
+                for (int64_t k = 0; to_x && k < side; k++)
+                    for (int64_t two = 0; two < side; two += 2)
+                        for (int64_t column = 0; column < columns; column++)
+                            for (int64_t j = 0; j < 2 * channels; j++)
+                                x_gradient[corner + (k * wide + 2 * column + two) * channels + j] +=
+                                    patches[column * length + k * line + two * channels + j];
+            }
             if (to_x)
                 NAME(unframe)(to_x + at * s[HEIGHT] * s[WIDTH] * channels, x_gradient, s, channels);
         }
