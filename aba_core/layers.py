@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aba_core.kernels.blocks import Block, blocks
+from aba_core.kernels.blocks import Block, blocks, watched
 
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
@@ -72,11 +72,68 @@ def _in_a_row(chain: nn.Sequential, fused: dict[int, Block], stacked: bool, x: T
     place = 0
     while place < len(layers):
         block = fused.get(place)
-        if block is not None and block.applies(x, stacked):
-            x, place = block(x, stacked), place + Block.LAYERS
-        else:
-            x, place = layers[place](x), place + 1
+        if block is not None:
+            values = x, layers[place].weight, layers[place].bias
+            if block.applies(*values, levels=int(stacked)):  # type: ignore[arg-type]
+                x, place = block(*values), place + len(block.layers)  # type: ignore[arg-type]
+                continue
+        x, place = layers[place](x), place + 1
     return x
+
+
+class Chain:
+    """A model that is nothing but blocks, flattening, linear layers and ReLU in a row: stacked
+    replicas run it in few operations, without vmap, whose own work is a third of a small step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        named = _chained("", model)
+        self.modules = [module for _, module in named]
+        fused = blocks(self.modules)
+        self.steps: list[tuple[str, nn.Module | Block]] = []
+        while (place := self._place()) < len(named):
+            name, module = named[place]
+            self.steps.append((name, fused.get(place, module)))
+        self.known = bool(fused) and all(
+            isinstance(step, Block)
+            or type(step) in (nn.Linear, nn.ReLU)
+            or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
+            for _, step in self.steps
+        )
+
+    def _place(self) -> int:
+        """How many layers the steps so far hold."""
+        return sum(len(s.layers) if isinstance(s, Block) else 1 for _, s in self.steps)
+
+    def __call__(
+        self, values: dict[str, Tensor], x: Float[Tensor, "replica batch *feature"]
+    ) -> Tensor | None:
+        """Logits of all replicas; None where vmap must do it. values: stacked, by name."""
+        if not self.known or watched(self.modules):
+            return None
+        for name, step in self.steps:
+            weight, bias = values.get(f"{name}.weight"), values.get(f"{name}.bias")
+            if isinstance(step, Block):
+                assert weight is not None
+                if not step.applies(x, weight, bias, levels=0):
+                    return None
+                x = step(x, weight, bias)
+            elif isinstance(step, nn.Linear):
+                assert weight is not None
+                if x.dim() != 3 or x.shape[-1] != weight.shape[-1]:
+                    return None
+                product = x, weight.transpose(1, 2)
+                x = torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
+            else:
+                x = x.relu() if isinstance(step, nn.ReLU) else x.flatten(2)
+        return x
+
+
+def _chained(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers of nested `nn.Sequential`s in their order, by name."""
+    if type(module) is not nn.Sequential or "forward" in vars(module) or watched([module]):
+        return [(name, module)]
+    parts = [_chained(f"{name}.{part}".lstrip("."), m) for part, m in module.named_children()]
+    return [layer for part in parts for layer in part]
 
 
 def _plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
-from aba_core.layers import channels_last, for_single, for_stacked
+from aba_core.layers import Chain, channels_last, for_single, for_stacked
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
@@ -91,6 +91,7 @@ class Replicas:
             self._whole = copy.deepcopy(self.template)
             self._drops = [Masks(model) for model in (self._stacked, self._single, self._whole)]
         self._plain = not self._drops and self.habits == Habits()
+        self._chain = Chain(self.template) if self._plain else None
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
@@ -233,6 +234,11 @@ class Replicas:
         def one(values: tuple[dict[str, Tensor], ...], x: Tensor) -> Tensor:
             return functional_call(self._stacked, values, (self._input(x),))
 
+        if self._chain is not None:
+            fixed = self.named_parameters(flat) | self.buffers  # which may hold frozen parameters
+            logits = self._chain(fixed, x.expand(len(self), *x.shape) if shared_inputs else x)
+            if logits is not None:
+                return logits
         for masks in self._drops:
             masks.restart()
         if shared_inputs and self.habits.changes_inputs:

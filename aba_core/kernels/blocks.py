@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,46 +27,38 @@ class Block:
     """A convolution, a pooling and a ReLU that stand in a row, the last two in either order: ReLU
     and maximum commute, and so do their gradients."""
 
-    convolution: nn.Conv2d
-    others: tuple[nn.Module, nn.Module]
+    layers: tuple[nn.Conv2d, nn.Module, nn.Module]
 
-    LAYERS: ClassVar[int] = 3
-
-    def applies(self, x: Tensor, stacked: bool) -> bool:
-        """Whether the fused block may do this call. stacked: inside the replicas' `vmap`."""
-        convolution = self.convolution
-        weight, bias = convolution.weight, convolution.bias
+    def applies(self, x: Tensor, weight: Tensor, bias: Tensor | None, levels: int) -> bool:
+        """Whether the fused block may do this call, for one model or, with a leading axis replica,
+        for all. levels: how many of torch.func's transformations the caller knows of."""
         values = (x, weight) if bias is None else (x, weight, bias)
-        if x.dim() != 4 or x.device.type != "cpu" or x.dtype not in NUMBERS:
+        if x.device.type != "cpu" or x.dtype not in NUMBERS or x.dim() != weight.dim():
             return False
         if any(v.dtype != x.dtype or v.device != x.device or not _plain(v) for v in values):
             return False
-        if torch.is_autocast_enabled("cpu") or not stacked and torch.get_num_threads() > 1:
+        if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False
-        if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        if forward_ad._current_level >= 0 or _levels() != levels or watched(self.layers):
             return False
-        if _levels() != (1 if stacked else 0) or _watched((convolution, *self.others)):
-            return False
-        sides = zip(x.shape[2:], convolution.kernel_size, convolution.padding, strict=True)  # type: ignore[arg-type]
-        pooled = all((side + 2 * border - kernel + 1) // 2 >= 1 for side, kernel, border in sides)  # type: ignore[operator]
+        padding: tuple[int, int] = self.layers[0].padding  # type: ignore[assignment]
+        sides = zip(x.shape[-2:], weight.shape[-2:], padding, strict=True)
+        pooled = all((side + 2 * border - kernel + 1) // 2 >= 1 for side, kernel, border in sides)
         # What does not fit is PyTorch's to refuse.
-        return pooled and x.shape[1] == weight.shape[1] and in_use()
+        return pooled and x.shape[-3] == weight.shape[-3] and in_use()
 
-    def __call__(self, x: Tensor, stacked: bool) -> Tensor:
-        module = self.convolution
-        weight, bias = module.weight, module.bias
-        if stacked:
-            return _Stacked.apply(x, weight, bias, module.padding)
-        return _Fused.apply(x, weight, bias, module.padding)
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Outputs of one model, or of all with a leading axis replica, or under vmap."""
+        function = _Stacked if _levels() else _Fused
+        return function.apply(x, weight, bias, self.layers[0].padding)
 
 
 def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
     """The blocks among layers that run one after the other, by the place where each begins."""
     found = {}
-    for place in range(len(layers) - Block.LAYERS + 1):
-        convolution, *others = layers[place : place + Block.LAYERS]
-        if _convolves(convolution) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
-            found[place] = Block(convolution, (others[0], others[1]))  # type: ignore[arg-type]
+    for place, (first, *others) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+        if _convolves(first) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
+            found[place] = Block((first, *others))  # type: ignore[arg-type]
     return found
 
 
@@ -105,7 +97,7 @@ def _levels() -> int:
     return 0 if level is None else level
 
 
-def _watched(modules: tuple[nn.Module, ...]) -> bool:
+def watched(modules: Sequence[nn.Module]) -> bool:
     """Whether somebody looks at what one of them computes: then each must compute it."""
     everywhere = (
         *(torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks),
