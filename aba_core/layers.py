@@ -61,17 +61,27 @@ def for_single(architecture: nn.Module) -> nn.Module:
     return model
 
 
+def fused(architecture: nn.Module) -> nn.Module:
+    """A copy of the architecture whose blocks are fused, or itself where there are none."""
+    if not any(type(m) is nn.Sequential and blocks(list(m)) for m in architecture.modules()):
+        return architecture
+    model = copy.deepcopy(architecture)
+    for module in model.modules():
+        _fuse(module, stacked=False)
+    return model
+
+
 def _fuse(module: nn.Module, stacked: bool) -> None:
     """Have a plain `nn.Sequential` run its blocks of convolution, pooling and ReLU fused."""
-    if type(module) is nn.Sequential and (fused := blocks(list(module))):
-        module.forward = partial(_in_a_row, module, fused, stacked)  # type: ignore[method-assign]
+    if type(module) is nn.Sequential and (places := blocks(list(module))):
+        module.forward = partial(_in_a_row, module, places, stacked)  # type: ignore[method-assign]
 
 
-def _in_a_row(chain: nn.Sequential, fused: dict[int, Block], stacked: bool, x: Tensor) -> Tensor:
+def _in_a_row(chain: nn.Sequential, places: dict[int, Block], stacked: bool, x: Tensor) -> Tensor:
     layers = list(chain)
     place = 0
     while place < len(layers):
-        block = fused.get(place)
+        block = places.get(place)
         if block is not None:
             values = x, layers[place].weight, layers[place].bias
             if block.applies(*values, levels=int(stacked)):  # type: ignore[arg-type]
@@ -88,12 +98,12 @@ class Chain:
     def __init__(self, model: nn.Module) -> None:
         named = _chained("", model)
         self.modules = [module for _, module in named]
-        fused = blocks(self.modules)
+        places = blocks(self.modules)
         self.steps: list[tuple[str, nn.Module | Block]] = []
         while (place := self._place()) < len(named):
             name, module = named[place]
-            self.steps.append((name, fused.get(place, module)))
-        self.known = bool(fused) and all(
+            self.steps.append((name, places.get(place, module)))
+        self.known = bool(places) and all(
             isinstance(step, Block)
             or type(step) in (nn.Linear, nn.ReLU)
             or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
-from aba_core.layers import Chain, channels_last, for_single, for_stacked
+from aba_core.layers import Chain, channels_last, for_single, for_stacked, fused
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
@@ -81,14 +81,15 @@ class Replicas:
         self._sizes = [shape.numel() for shape in self.trained.values()]
         self._stacked = for_stacked(self.template)
         self._single = for_single(self.template)  # holds one replica's values at a time
-        self._whole = self.template  # for `functional_call`, one replica at a time
+        self._whole = fused(self.template)  # for `functional_call`, one replica at a time
         self.frozen = frozenset(frozen_parameters(self.template))
         if not self.masks:
             zeros = torch.zeros(len(self), dtype=torch.int64, device=self.parameters.device)
             self.masks = {SEED: zeros, STEP: zeros.clone()}
         self._drops: list[Masks] = []
         if not self.habits.recomputes and any(map(counted, self.template.modules())):
-            self._whole = copy.deepcopy(self.template)
+            if self._whole is self.template:
+                self._whole = copy.deepcopy(self.template)
             self._drops = [Masks(model) for model in (self._stacked, self._single, self._whole)]
         self._plain = not self._drops and self.habits == Habits()
         self._chain = Chain(self.template) if self._plain else None

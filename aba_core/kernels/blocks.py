@@ -19,6 +19,7 @@ from aba_core.kernels import in_use, loaded
 
 KERNELS = (3, 5)  # sides of kernels that the C code has
 NUMBERS = {torch.float32: "float", torch.float64: "double"}
+MOST_CHANNELS = 32  # with more, PyTorch's dense products are as fast
 _OUTCOMES = {1: "no memory", 2: "a picture has more than 2³¹ numbers"}
 
 
@@ -39,7 +40,11 @@ class Block:
             return False
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False
+        if torch.get_num_threads() > 1:  # which PyTorch shares out and C does not
+            return False
         if forward_ad._current_level >= 0 or _levels() != levels or watched(self.layers):
+            return False
+        if torch._C._len_torch_dispatch_stack():  # somebody records or counts operations
             return False
         padding: tuple[int, int] = self.layers[0].padding  # type: ignore[assignment]
         sides = zip(x.shape[-2:], weight.shape[-2:], padding, strict=True)
@@ -65,6 +70,7 @@ def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
 def _convolves(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
+        and module.in_channels <= MOST_CHANNELS
         and module.kernel_size in [(side, side) for side in KERNELS]
         and (module.stride, module.dilation) == ((1, 1), (1, 1))
         and (module.groups, module.padding_mode) == (1, "zeros")
