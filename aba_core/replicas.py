@@ -91,6 +91,8 @@ class Replicas:
             if self._whole is self.template:
                 self._whole = copy.deepcopy(self.template)
             self._drops = [Masks(model) for model in (self._stacked, self._single, self._whole)]
+        models = (self.template, self._stacked, self._single, self._whole)
+        self._parts = [(model, _alike(model)) for model in models]
         self._plain = not self._drops and self.habits == Habits()
         self._chain = Chain(self.template) if self._plain else None
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
@@ -272,9 +274,14 @@ class Replicas:
             self._train(before)
 
     def _train(self, training: bool) -> None:
-        for module in (self.template, self._stacked, self._single, self._whole):
-            if module.training != training:  # to walk through a model takes a while
+        for module, parts in self._parts:
+            if module.training == training:
+                continue
+            if parts is None:
                 module.train(training)
+            else:  # to walk through a model takes a while
+                for part in parts:
+                    part.__dict__["training"] = training
 
     @contextmanager
     def undisturbed(self, mode: Mode, update_statistics: bool = False) -> Iterator[Replicas]:
@@ -334,6 +341,13 @@ def plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _alike(model: nn.Module) -> list[nn.Module] | None:
+    """All modules of a model, if to change its mode is to change theirs and nothing else."""
+    modules = list(model.modules())
+    usual = all(type(m).train is nn.Module.train and "train" not in vars(m) for m in modules)
+    return modules if usual else None
 
 
 def _slots(model: nn.Module, names: Sequence[str]) -> list[list[tuple[dict[str, Any], str]]]:

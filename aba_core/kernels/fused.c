@@ -34,7 +34,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define DEAD 4
 #define FEW_CHANNELS 4      /* up to so many, the way back treats a window's patch as one vector */
-#define AT_ONCE (48 * 1024) /* bytes of pictures that the way back holds at once: they stay near */
+#define AT_ONCE (16 * 1024) /* bytes of pictures that the way back holds at once: they stay near */
 
 /* What `sizes` holds. Strides are in elements. */
 enum {
@@ -286,6 +286,17 @@ static int64_t NAME(events)(const NAME(pass) *p, int64_t pictures, int64_t o, in
     return count;
 }
 
+static REAL NAME(sum)(const REAL *values, int64_t count)
+{
+    REAL sum[8] = {0};
+    int64_t n = 0;
+    for (; n + 8 <= count; n += 8)
+        UNROLL
+        for (int k = 0; k < 8; k++) sum[k] += values[n + k];
+    for (; n < count; n++) sum[0] += values[n];
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 /* Gradients of `lines` lines of one output's kernel, for one vector of channels: in registers. */
 INLINE void NAME(to_weights)(const REAL *x, int64_t wide, int64_t step, const int kernel,
                              const int lines, const int32_t *places, const REAL *gradients,
@@ -355,73 +366,66 @@ static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const
     /* One event more than there can be: the list's last entry is written before it is counted. */
     const size_t events = rounded((size_t)(pictures * rows * columns) + 1, 64);
     const size_t frames = frame * (size_t)pictures;
-    REAL *x_frames = (REAL *)scratch((2 * frames + packed + events) * sizeof(REAL) +
+    REAL *x_frames = (REAL *)scratch((2 * frames + 2 * packed + events) * sizeof(REAL) +
                                      events * sizeof(int32_t));
     if (!x_frames) return 1;
-    REAL *gradients_x = x_frames + frames, *w = gradients_x + frames, *gradients = w + packed;
+    REAL *gradient_frames = x_frames + frames, *w = gradient_frames + frames;
+    REAL *sums = w + packed, *gradients = sums + packed;
     int32_t *places = (int32_t *)(gradients + events);
     NAME(pass) pass = {s, wide, high, rows, columns, step, NULL, NULL};
+    if (step != channels) memset(w, 0, packed * sizeof(REAL));
     for (int64_t r = 0; r < s[REPLICAS]; r++) {
         const int64_t *stride = s + WEIGHT_STRIDES;
-        /* w holds weights for the way to inputs, then gradients: two rounds where both are asked. */
-        for (int round = 0; round < 2; round++) {
-            const int inward = round == 0;
-            if (inward ? !to_x : !(to_weight || to_bias)) continue;
-            memset(w, 0, packed * sizeof(REAL));
-            for (int64_t o = 0; inward && o < outputs; o++)
-                for (int64_t k = 0; k < taps; k++) {
-                    const REAL *tap = weight + r * stride[0] + o * stride[1] +
-                                      k / kernel * stride[3] + k % kernel * stride[4];
-                    for (int64_t c = 0; c < channels; c++)
-                        w[(o * taps + k) * step + c] = tap[c * stride[2]];
-                }
-            for (int64_t first = 0; first < s[BATCH]; first += pictures) {
-                const int64_t left = s[BATCH] - first, many = left < pictures ? left : pictures;
-                const int64_t at = r * s[BATCH] + first;
-                pass.gradient = gradient + r * s[GRADIENT_STRIDES] + first * s[GRADIENT_STRIDES + 1];
-                pass.winners = winners + at * rows * columns * outputs;
-                if (inward)
-                    memset(gradients_x, 0, (size_t)many * frame * sizeof(REAL));
-                else if (to_weight)
-                    for (int64_t i = 0; i < many; i++)
-                        NAME(frame)(x_frames + (size_t)i * frame,
-                                    x + r * s[X_STRIDES] + (first + i) * s[X_STRIDES + 1], s, step);
-                for (int64_t o = 0; o < outputs; o++) {
-                    const int64_t count = NAME(events)(&pass, many, o, places, gradients);
-                    REAL *own = w + o * taps * step;
-                    if (to_bias && !inward) {
-                        REAL sum = to_bias[r * outputs + o];
-                        for (int64_t e = 0; e < count; e++) sum += gradients[e];
-                        to_bias[r * outputs + o] = sum;
-                    }
-                    for (int64_t c = 0; c < step; c += (int64_t)LANES)
-                        if (inward && kernel == 3)
-                            NAME(to_inputs)(gradients_x + c, wide, step, 3, 3, places, gradients,
-                                            count, own + c);
-                        else if (inward)
-                            for (int64_t line = 0; line < 5; line++)
-                                NAME(to_inputs)(gradients_x + c + line * wide * step, wide, step, 5,
-                                                1, places, gradients, count,
-                                                own + c + line * 5 * step);
-                        else if (to_weight && kernel == 3)
-                            NAME(to_weights)(x_frames + c, wide, step, 3, 3, places, gradients,
-                                             count, own + c);
-                        else if (to_weight)
-                            for (int64_t line = 0; line < 5; line++)
-                                NAME(to_weights)(x_frames + c + line * wide * step, wide, step, 5, 1,
-                                                 places, gradients, count, own + c + line * 5 * step);
-                }
-                for (int64_t i = 0; inward && i < many; i++)
-                    NAME(unframe)(to_x + (at + i) * s[HEIGHT] * s[WIDTH] * channels,
-                                  gradients_x + (size_t)i * frame, s, step);
+        for (int64_t o = 0; to_x && o < outputs; o++)
+            for (int64_t k = 0; k < taps; k++) {
+                const REAL *tap = weight + r * stride[0] + o * stride[1] + k / kernel * stride[3] +
+                                  k % kernel * stride[4];
+                for (int64_t c = 0; c < channels; c++)
+                    w[(o * taps + k) * step + c] = tap[c * stride[2]];
             }
-            if (!inward && to_weight)
-                for (int64_t o = 0; o < outputs; o++)
-                    for (int64_t c = 0; c < channels; c++)
-                        for (int64_t k = 0; k < taps; k++)
-                            to_weight[((r * outputs + o) * channels + c) * taps + k] =
-                                w[(o * taps + k) * step + c];
+        if (to_weight) memset(sums, 0, packed * sizeof(REAL));
+        for (int64_t first = 0; first < s[BATCH]; first += pictures) {
+            const int64_t left = s[BATCH] - first, many = left < pictures ? left : pictures;
+            const int64_t at = r * s[BATCH] + first;
+            pass.gradient = gradient + r * s[GRADIENT_STRIDES] + first * s[GRADIENT_STRIDES + 1];
+            pass.winners = winners + at * rows * columns * outputs;
+            if (to_x) memset(gradient_frames, 0, (size_t)many * frame * sizeof(REAL));
+            for (int64_t i = 0; to_weight && i < many; i++)
+                NAME(frame)(x_frames + (size_t)i * frame,
+                            x + r * s[X_STRIDES] + (first + i) * s[X_STRIDES + 1], s, step);
+            for (int64_t o = 0; o < outputs; o++) {
+                const int64_t count = NAME(events)(&pass, many, o, places, gradients);
+                const int64_t own = o * taps * step;
+                if (to_bias) to_bias[r * outputs + o] += NAME(sum)(gradients, count);
+                for (int64_t c = 0; c < step; c += (int64_t)LANES) {
+                    /* Kernels of 5 x 5 a line at a time: no processor has registers for all. */
+                    const int64_t lines = kernel == 3 ? 3 : 1;
+                    for (int64_t line = 0; line < kernel; line += lines) {
+                        const int64_t taken = c + line * wide * step, tap = own + c + line * kernel * step;
+                        if (to_x && kernel == 3)
+                            NAME(to_inputs)(gradient_frames + taken, wide, step, 3, 3, places,
+                                            gradients, count, w + tap);
+                        else if (to_x)
+                            NAME(to_inputs)(gradient_frames + taken, wide, step, 5, 1, places,
+                                            gradients, count, w + tap);
+                        if (to_weight && kernel == 3)
+                            NAME(to_weights)(x_frames + taken, wide, step, 3, 3, places, gradients,
+                                             count, sums + tap);
+                        else if (to_weight)
+                            NAME(to_weights)(x_frames + taken, wide, step, 5, 1, places, gradients,
+                                             count, sums + tap);
+                    }
+                }
+            }
+            for (int64_t i = 0; to_x && i < many; i++)
+                NAME(unframe)(to_x + (at + i) * s[HEIGHT] * s[WIDTH] * channels,
+                              gradient_frames + (size_t)i * frame, s, step);
         }
+        for (int64_t o = 0; to_weight && o < outputs; o++)
+            for (int64_t c = 0; c < channels; c++)
+                for (int64_t k = 0; k < taps; k++)
+                    to_weight[((r * outputs + o) * channels + c) * taps + k] =
+                        sums[(o * taps + k) * step + c];
     }
     return 0;
 }
