@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from aba_core import kernels
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
@@ -31,6 +32,9 @@ from aba_core.layers import Chain, channels_last, for_single, for_stacked, fused
 # where they are large (benchmarks/README.md has the measurement).
 STACKED_UP_TO = 10_000
 STACKED_FROM = 3  # so many replicas make good what vmap costs
+# A chain of fused blocks goes through its inputs picture by picture: stacking costs it no traffic
+# until activations leave the cache.
+CHAINED_UP_TO = 200_000
 
 
 def run_together(elements: int, replicas: int) -> bool:
@@ -166,7 +170,10 @@ class Replicas:
         """Whether all replicas run in each operation. elements: of x that each replica sees."""
         if self.together is not None:
             return self.together
-        return x.device.type != "cpu" or run_together(elements, len(self))
+        if x.device.type != "cpu" or run_together(elements, len(self)):
+            return True
+        fused = self._chain is not None and self._chain.known and kernels.in_use()
+        return fused and elements <= CHAINED_UP_TO and torch.get_num_threads() == 1
 
     def passes(
         self, x: Float[Tensor, "replica batch *feature"], differentiable: bool
