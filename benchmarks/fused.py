@@ -48,7 +48,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     print(kernels.status())
-    print("| data | batch | R | method | without, ms | fused, ms | ratio |\n|---|---|---|---|---|---|---|")
+    print(
+        "| data | batch | R | method | without, ms | fused, ms | ratio |\n|---|---|---|---|---|---|---|"
+    )
     for data in chosen.data:
         batch, replicas, _ = ROWS[data]
         for name, method in (("vanilla", None), ("MendABA", ALL)):

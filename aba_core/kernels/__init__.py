@@ -1,9 +1,9 @@
 """The fused block: convolution, bias, maximum pooling and ReLU of all replicas in one call of C.
 
-fused.c is compiled for this machine's processor when it is first needed, by the system's C compiler,
-into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels). Without a compiler, or with
-`ABA_KERNELS=off`, PyTorch does the same; results then differ in their last bits. This file needs no
-torch; `blocks` has what PyTorch sees.
+fused.c is compiled for this machine's processor when it is first needed, by the system's C
+compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels). Without a compiler, or
+with `ABA_KERNELS=off`, PyTorch does the same; results then differ in their last bits. This file
+needs no torch; `blocks` has what PyTorch sees.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process compiles and the others wait. Without locks several compile, which does no harm."""
+    """One process compiles and the others wait. Without locks several do, which is no harm."""
     try:
         import fcntl
     except ImportError:

@@ -215,16 +215,12 @@ def _call(
         )
 
 
-def _by_layers(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
-) -> Tensor:
+def _by_layers(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """The same of one model by PyTorch."""
     return functional.max_pool2d(functional.conv2d(x, weight, bias, padding=padding), 2).relu()
 
 
-def _by_autograd(
-    asked: Sequence[bool], gradient: Tensor, *inputs: Any
-) -> list[Tensor | None]:
+def _by_autograd(asked: Sequence[bool], gradient: Tensor, *inputs: Any) -> list[Tensor | None]:
     """The way back by PyTorch's operations, which can be differentiated again."""
     *tensors, padding = inputs
     by_layers = _by_layers
