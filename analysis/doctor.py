@@ -180,9 +180,7 @@ def _kernels() -> Iterator[Finding]:
     elif not kernels.wanted():
         yield Finding("ok", "kernels", f"PyTorch's layers, {status.why}")
     else:
-        todo = (
-            "with a C compiler (gcc or clang) on the path, training takes less than half the time"
-        )
+        todo = "a C compiler (gcc or clang) on the path halves the time of training"
         yield Finding("note", "kernels", f"PyTorch's layers: {status.why}", todo)
 
 

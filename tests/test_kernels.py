@@ -388,7 +388,10 @@ assert torch.equal(for_single(model)(x), model(x))
 def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text(
-        '#!/bin/sh\nfor a in "$@"; do [ "$a" = -dM ] && exit 0; done\necho \'error: no\' >&2\nexit 1\n'
+        "#!/bin/sh\n"
+        'for word in "$@"; do [ "$word" = -dM ] && exit 0; done\n'
+        "echo 'error: no' >&2\n"
+        "exit 1\n"
     )
     compiler.chmod(0o755)
     cache = tmp_path / "cache"

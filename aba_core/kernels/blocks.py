@@ -223,10 +223,11 @@ def _by_layers(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[in
 def _by_autograd(asked: Sequence[bool], gradient: Tensor, *inputs: Any) -> list[Tensor | None]:
     """The way back by PyTorch's operations, which can be differentiated again."""
     *tensors, padding = inputs
-    by_layers = _by_layers
-    if tensors[0].dim() == 5:
-        by_layers = vmap(by_layers, (*(None if tensor is None else 0 for tensor in tensors), None))
-    y = by_layers(*tensors, padding)
+    if tensors[0].dim() == 4:
+        y = _by_layers(*tensors, padding)
+    else:
+        axes = *(None if tensor is None else 0 for tensor in tensors), None
+        y = vmap(_by_layers, axes)(*tensors, padding)
     chosen = [tensor for tensor, wish in zip(tensors, asked, strict=False) if wish]
     made = iter(torch.autograd.grad(y, chosen, gradient, create_graph=True))
     return [next(made) if wish else None for wish in asked[:3]]
