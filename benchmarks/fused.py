@@ -59,9 +59,10 @@ def main() -> None:
             ]
             without, fused = (statistics.median(times) for times in zip(*pairs, strict=True))
             ratios = [a / b for a, b in pairs]
+            spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
             print(
                 f"| {data} | {batch} | {replicas} | {name} | {1e3 * without:.3f} "
-                f"| {1e3 * fused:.3f} | **{without / fused:.2f}** [{min(ratios):.2f}, {max(ratios):.2f}] |",
+                f"| {1e3 * fused:.3f} | **{without / fused:.2f}** {spread} |",
                 flush=True,
             )
 

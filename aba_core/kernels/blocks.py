@@ -220,14 +220,21 @@ def _by_layers(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[in
     return functional.max_pool2d(functional.conv2d(x, weight, bias, padding=padding), 2).relu()
 
 
-def _by_autograd(asked: Sequence[bool], gradient: Tensor, *inputs: Any) -> list[Tensor | None]:
+def _by_autograd(
+    asked: Sequence[bool],
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+) -> list[Tensor | None]:
     """The way back by PyTorch's operations, which can be differentiated again."""
-    *tensors, padding = inputs
-    if tensors[0].dim() == 4:
-        y = _by_layers(*tensors, padding)
+    if x.dim() == 4:
+        y = _by_layers(x, weight, bias, padding)
     else:
-        axes = *(None if tensor is None else 0 for tensor in tensors), None
-        y = vmap(_by_layers, axes)(*tensors, padding)
-    chosen = [tensor for tensor, wish in zip(tensors, asked, strict=False) if wish]
+        axes = 0, 0, None if bias is None else 0, None
+        y = vmap(_by_layers, axes)(x, weight, bias, padding)
+    inputs = zip((x, weight, bias), asked, strict=False)
+    chosen = [value for value, wish in inputs if wish and value is not None]
     made = iter(torch.autograd.grad(y, chosen, gradient, create_graph=True))
     return [next(made) if wish else None for wish in asked[:3]]
