@@ -117,7 +117,8 @@ def _built(aside: Path) -> tuple[Path, str]:
     """A compiled library and how it came to be. aside: used where the cache cannot be written."""
     compiler, flags, macros = _compiler()
     text = SOURCE.read_bytes()
-    parts = (text, macros, " ".join(flags).encode(), platform.platform().encode())
+    words = " ".join([*compiler[1:], *flags, *_FLAGS])
+    parts = (text, macros, words.encode(), platform.platform().encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     by = f"{Path(compiler[0]).name} {' '.join(flags)}".strip()
     folder = cache_folder()

@@ -120,7 +120,7 @@ static void NAME(frame)(REAL *to, const REAL *x, const int64_t *s, int64_t step)
 /* `vectors` of outputs at `windows` neighbouring pooling windows. w: [place, channel, output]. */
 INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int kernel, const REAL *w,
                           int64_t outputs_padded, const REAL *bias, const int vectors,
-                          const int windows, REAL *y, signed char *winners, int64_t outputs,
+                          const int windows, REAL *y, WHOLE *winners, int64_t outputs,
                           int64_t here)
 {
     NAME(vec) sum[16];
@@ -163,12 +163,11 @@ INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int ker
             const int64_t at = n * outputs + v * (int64_t)LANES, left = here - v * (int64_t)LANES;
             if (left >= (int64_t)LANES) {
                 NAME(store)(y + at, best);
-                if (winners)
-                    for (size_t l = 0; l < LANES; l++) winners[at + (int64_t)l] = (signed char)code[l];
+                if (winners) memcpy(winners + at, &code, sizeof code);
             } else
                 for (int64_t l = 0; l < left; l++) {
                     y[at + l] = best[l];
-                    if (winners) winners[at + l] = (signed char)code[l];
+                    if (winners) winners[at + l] = code[l];
                 }
         }
     }
@@ -177,7 +176,7 @@ INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int ker
 /* All windows of one picture. x: its frame. */
 INLINE void NAME(picture)(const REAL *x, int64_t wide, int64_t channels, int kernel, int64_t rows,
                           int64_t columns, const REAL *w, const REAL *bias, int64_t outputs,
-                          int64_t padded, REAL *y, signed char *winners)
+                          int64_t padded, REAL *y, WHOLE *winners)
 {
 #define WINDOWS(many, next)                                                                  \
     NAME(windows)(x + (2 * row * wide + 2 * column) * channels, wide, channels, kernel, w + o,     \
@@ -222,9 +221,11 @@ int NAME(forward)(const int64_t *s, const REAL *x, const REAL *weight, const REA
     const int64_t terms = kernel * kernel * channels, each = rows * columns * outputs;
     const int64_t *stride = s + WEIGHT_STRIDES;
     const size_t framed = rounded((size_t)(high * wide * channels), LANES);
-    REAL *frame = (REAL *)scratch((framed + (size_t)((terms + 1) * padded)) * sizeof(REAL));
+    REAL *frame = (REAL *)scratch((framed + (size_t)((terms + 1) * padded + each)) * sizeof(REAL));
     if (!frame) return 1;
     REAL *w = frame + framed, *b = w + terms * padded;
+    /* Winners are made in vectors as wide as numbers, and become bytes in one long loop. */
+    WHOLE *wide_winners = winners ? (WHOLE *)(b + padded) : NULL;
     memset(w, 0, (size_t)((terms + 1) * padded) * sizeof(REAL));
     for (int64_t r = 0; r < s[REPLICAS]; r++) {
         const REAL *from = weight + r * stride[0];
@@ -238,10 +239,10 @@ int NAME(forward)(const int64_t *s, const REAL *x, const REAL *weight, const REA
             b[o] = bias[r * s[BIAS_STRIDES] + o * s[BIAS_STRIDES + 1]];
         for (int64_t i = 0; i < s[BATCH]; i++) {
             const int64_t at = (r * s[BATCH] + i) * each;
-            signed char *codes = winners ? winners + at : NULL;
             NAME(frame)(frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels);
 #define PICTURE(deep, square)                                                                  \
-    NAME(picture)(frame, wide, deep, square, rows, columns, w, b, outputs, padded, y + at, codes)
+    NAME(picture)(frame, wide, deep, square, rows, columns, w, b, outputs, padded, y + at, \
+                  wide_winners)
             if (kernel == 3 && channels == 1)
                 PICTURE(1, 3);
             else if (kernel == 3 && channels == 3)
@@ -249,6 +250,7 @@ int NAME(forward)(const int64_t *s, const REAL *x, const REAL *weight, const REA
             else
                 PICTURE(channels, (int)kernel);
 #undef PICTURE
+            for (int64_t n = 0; winners && n < each; n++) winners[at + n] = (signed char)wide_winners[n];
         }
     }
     return 0;
