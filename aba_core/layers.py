@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aba_core.kernels.blocks import Block, blocks, watched
+from aba_core import kernels
+from aba_core.kernels.blocks import NUMBERS, Block, blocks, watched
 
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
@@ -103,11 +104,22 @@ class Chain:
         while (place := self._place()) < len(named):
             name, module = named[place]
             self.steps.append((name, places.get(place, module)))
-        self.known = bool(places) and all(
-            isinstance(step, Block)
-            or type(step) in (nn.Linear, nn.ReLU)
-            or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
-            for _, step in self.steps
+        parameters = dict(model.named_parameters())  # without those that are another layer's too
+        self._known = bool(places) and all(
+            _simple(step)
+            and all(f"{name}.{part}" in parameters for part, _ in _first(step).named_parameters())
+            for name, step in self.steps
+        )
+
+    def ready(self, dtype: torch.dtype) -> bool:
+        """Whether it can run numbers of this type here and now."""
+        return (
+            self._known
+            and dtype in NUMBERS
+            and torch.get_num_threads() == 1
+            and not torch.is_autocast_enabled("cpu")
+            and not watched(self.modules)
+            and kernels.in_use()
         )
 
     def _place(self) -> int:
@@ -118,7 +130,7 @@ class Chain:
         self, values: dict[str, Tensor], x: Float[Tensor, "replica batch *feature"]
     ) -> Tensor | None:
         """Logits of all replicas; None where vmap must do it. values: stacked, by name."""
-        if not self.known or watched(self.modules):
+        if not self.ready(x.dtype):
             return None
         for name, step in self.steps:
             weight, bias = values.get(f"{name}.weight"), values.get(f"{name}.bias")
@@ -138,11 +150,29 @@ class Chain:
         return x
 
 
+def _first(step: nn.Module | Block) -> nn.Module:
+    """The layer that has the step's parameters, if it has any."""
+    return step.layers[0] if isinstance(step, Block) else step
+
+
+def _simple(step: nn.Module | Block) -> bool:
+    """Whether `Chain` knows how to do it."""
+    return isinstance(step, Block) or (
+        "forward" not in vars(step)
+        and (
+            type(step) in (nn.Linear, nn.ReLU)
+            or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
+        )
+    )
+
+
 def _chained(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The layers of nested `nn.Sequential`s in their order, by name."""
     if type(module) is not nn.Sequential or "forward" in vars(module) or watched([module]):
         return [(name, module)]
-    parts = [_chained(f"{name}.{part}".lstrip("."), m) for part, m in module.named_children()]
+    # `named_children` would leave out a layer that comes twice.
+    children = [(part, m) for part, m in module._modules.items() if m is not None]
+    parts = [_chained(f"{name}.{part}".lstrip("."), child) for part, child in children]
     return [layer for part in parts for layer in part]
 
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aba_core import kernels
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
@@ -172,8 +171,8 @@ class Replicas:
             return self.together
         if x.device.type != "cpu" or run_together(elements, len(self)):
             return True
-        fused = self._chain is not None and self._chain.known and kernels.in_use()
-        return fused and elements <= CHAINED_UP_TO and torch.get_num_threads() == 1
+        chained = self._chain is not None and elements <= CHAINED_UP_TO
+        return chained and self._chain.ready(self.parameters.dtype)  # type: ignore[union-attr]
 
     def passes(
         self, x: Float[Tensor, "replica batch *feature"], differentiable: bool

@@ -183,7 +183,13 @@ def models():
         "batch norm between": cnn(nn.BatchNorm2d(6)),
         "dropout between": cnn(nn.Dropout(0.3)),
         "wrapped": Wrapped(cnn()),
+        "layers that come twice": twice(),
     }
+
+
+def twice():
+    layers = [nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+    return nn.Sequential(*layers, *layers, nn.Flatten(), nn.Linear(3 * 2 * 3, 4))
 
 
 class Wrapped(nn.Module):
@@ -285,6 +291,15 @@ def test_other_convolutions_stay_with_pytorch(change, calls):
 def test_other_poolings_stay_with_pytorch(pool, calls):
     model = nn.Sequential(BLOCK[0], pool, BLOCK[2])
     x = torch.randn(2, 2, 9, 9)
+    torch.testing.assert_close(for_single(model)(x), model(x))
+    assert not calls
+
+
+@needs_compiler
+def test_a_layer_with_a_forward_of_its_own_keeps_it(calls):
+    model = nn.Sequential(*copy.deepcopy(BLOCK))
+    model[1].forward = lambda x: functional.max_pool2d(x, 2) - 1
+    x = torch.randn(2, 2, 9, 8)
     torch.testing.assert_close(for_single(model)(x), model(x))
     assert not calls
 
