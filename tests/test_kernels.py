@@ -416,6 +416,22 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
 
 
 @needs_compiler
+def test_a_library_that_is_wrong_is_not_used(tmp_path):
+    compiler = tmp_path / "cc"
+    real = kernels._compiler()[0][0]
+    # As a compiler would be that takes a maximum for a minimum.
+    compiler.write_text(
+        "#!/bin/sh\n"
+        f"""sed 's/best > zero/best < zero/' {kernels.SOURCE} > {tmp_path}/fused.c\n"""
+        f"""for word; do shift; [ "$word" = {kernels.SOURCE} ] && word={tmp_path}/fused.c\n"""
+        f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
+    )
+    compiler.chmod(0o755)
+    told = python(STATUS, CC=str(compiler), ABA_KERNELS_CACHE=str(tmp_path / "cache"))
+    assert told.startswith("False|the compiled block is wrong: [0.0")
+
+
+@needs_compiler
 def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
     (tmp_path / "file").write_text("")
     told = python(STATUS, ABA_KERNELS_CACHE=str(tmp_path / "file" / "cache"))
