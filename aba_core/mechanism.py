@@ -20,6 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from aba_core import kernels
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet, Group
 from aba_core.attribution import Loss, attribution_map, cross_entropy
 from aba_core.datasets import Split
@@ -140,7 +141,8 @@ def measure(replicas: Replicas, probe: Probe, loss: Loss = cross_entropy) -> Met
     x = probe.x.expand(len(replicas), *probe.x.shape)
     y = probe.y.expand(len(replicas), *probe.y.shape)
     draws = probe.draws()
-    with plain_attention(), replicas.mode(training=False):
+    # What is differentiated twice, and what goes sample by sample, has no fused block.
+    with kernels.unfused(), plain_attention(), replicas.mode(training=False):
         at = x.detach().requires_grad_()
         losses = loss(replicas.forward(replicas.parameters.detach())(at), y)
         (gradient,) = torch.autograd.grad(losses.sum(), at)
@@ -182,7 +184,8 @@ def curvature(
     Hutchinson's alone (Meyer, Musco, Musco and Woodruff 2021, "Hutch++").
     """
     parameters = replicas.parameters.detach().requires_grad_()
-    losses = loss(replicas.forward(parameters)(x), y).mean(1)
+    with kernels.unfused():
+        losses = loss(replicas.forward(parameters)(x), y).mean(1)
     (gradient,) = torch.autograd.grad(losses.sum(), parameters, create_graph=True)
 
     def product(vector: Tensor) -> Tensor:

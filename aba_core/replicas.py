@@ -24,13 +24,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
-from aba_core.layers import channels_last, for_single, for_stacked
+from aba_core.layers import Chain, channels_last, for_single, for_stacked, fused
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
 # where they are large (benchmarks/README.md has the measurement).
 STACKED_UP_TO = 10_000
 STACKED_FROM = 3  # so many replicas make good what vmap costs
+# A chain of fused blocks goes through its inputs picture by picture: stacking costs it no traffic
+# until activations leave the cache.
+CHAINED_UP_TO = 200_000
 
 
 def run_together(elements: int, replicas: int) -> bool:
@@ -81,16 +84,20 @@ class Replicas:
         self._sizes = [shape.numel() for shape in self.trained.values()]
         self._stacked = for_stacked(self.template)
         self._single = for_single(self.template)  # holds one replica's values at a time
-        self._whole = self.template  # for `functional_call`, one replica at a time
+        self._whole = fused(self.template)  # for `functional_call`, one replica at a time
         self.frozen = frozenset(frozen_parameters(self.template))
         if not self.masks:
             zeros = torch.zeros(len(self), dtype=torch.int64, device=self.parameters.device)
             self.masks = {SEED: zeros, STEP: zeros.clone()}
         self._drops: list[Masks] = []
         if not self.habits.recomputes and any(map(counted, self.template.modules())):
-            self._whole = copy.deepcopy(self.template)
+            if self._whole is self.template:
+                self._whole = copy.deepcopy(self.template)
             self._drops = [Masks(model) for model in (self._stacked, self._single, self._whole)]
+        models = (self.template, self._stacked, self._single, self._whole)
+        self._parts = [(model, _alike(model)) for model in models]
         self._plain = not self._drops and self.habits == Habits()
+        self._chain = Chain(self.template) if self._plain else None
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
@@ -162,7 +169,10 @@ class Replicas:
         """Whether all replicas run in each operation. elements: of x that each replica sees."""
         if self.together is not None:
             return self.together
-        return x.device.type != "cpu" or run_together(elements, len(self))
+        if x.device.type != "cpu" or run_together(elements, len(self)):
+            return True
+        chained = self._chain is not None and elements <= CHAINED_UP_TO
+        return chained and self._chain.ready(self.parameters.dtype)  # type: ignore[union-attr]
 
     def passes(
         self, x: Float[Tensor, "replica batch *feature"], differentiable: bool
@@ -233,6 +243,11 @@ class Replicas:
         def one(values: tuple[dict[str, Tensor], ...], x: Tensor) -> Tensor:
             return functional_call(self._stacked, values, (self._input(x),))
 
+        if self._chain is not None:
+            fixed = self.named_parameters(flat) | self.buffers  # which may hold frozen parameters
+            logits = self._chain(fixed, x.expand(len(self), *x.shape) if shared_inputs else x)
+            if logits is not None:
+                return logits
         for masks in self._drops:
             masks.restart()
         if shared_inputs and self.habits.changes_inputs:
@@ -265,9 +280,14 @@ class Replicas:
             self._train(before)
 
     def _train(self, training: bool) -> None:
-        for module in (self.template, self._stacked, self._single, self._whole):
-            if module.training != training:  # to walk through a model takes a while
+        for module, parts in self._parts:
+            if module.training == training:
+                continue
+            if parts is None:
                 module.train(training)
+            else:  # to walk through a model takes a while
+                for part in parts:
+                    part.__dict__["training"] = training
 
     @contextmanager
     def undisturbed(self, mode: Mode, update_statistics: bool = False) -> Iterator[Replicas]:
@@ -327,6 +347,13 @@ def plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _alike(model: nn.Module) -> list[nn.Module] | None:
+    """All modules of a model, if to change its mode is to change theirs and nothing else."""
+    modules = list(model.modules())
+    usual = all(type(m).train is nn.Module.train and "train" not in vars(m) for m in modules)
+    return modules if usual else None
 
 
 def _slots(model: nn.Module, names: Sequence[str]) -> list[list[tuple[dict[str, Any], str]]]:

@@ -54,6 +54,7 @@ def examine(results: Path, out: Path) -> list[Finding]:
             *_looked_at("packages", _packages),
             *_looked_at("checkout", _checkout),
             *_looked_at("device", _device),
+            *_looked_at("kernels", _kernels),
             *_looked_at("data", _data),
             *_looked_at("folders", lambda: _folders(results, out)),
         ]
@@ -168,6 +169,19 @@ def _device() -> Iterator[Finding]:
         return
     cores = usable_cores(math.ceil)
     yield Finding("ok", "device", f"cpu, {cores} single-threaded processes, torch {torch}")
+
+
+def _kernels() -> Iterator[Finding]:
+    from aba_core import kernels
+
+    status = kernels.status()
+    if status.used:
+        yield Finding("ok", "kernels", f"fused blocks, {status.why}")
+    elif not kernels.wanted():
+        yield Finding("ok", "kernels", f"PyTorch's layers, {status.why}")
+    else:
+        todo = "a C compiler (gcc or clang) on the path halves the time of training"
+        yield Finding("note", "kernels", f"PyTorch's layers: {status.why}", todo)
 
 
 def _data() -> Iterator[Finding]:

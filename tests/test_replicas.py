@@ -205,7 +205,7 @@ def test_half_precision_reaches_every_convolution(name, together):
     x = inputs(name).float()
     full = stack.forward(stack.parameters)(x)
     seen = []
-    for model in (stack.template, stack._stacked):
+    for model in (stack._whole, stack._stacked):
         for module in model.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d):
                 module.register_forward_hook(lambda module, x, y: seen.append(y.dtype))

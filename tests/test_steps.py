@@ -91,6 +91,7 @@ def state(step):
 @pytest.fixture
 def like_a_gpu(monkeypatch):
     monkeypatch.setattr(selection, "_on_cpu", lambda values: False)
+    monkeypatch.setenv("ABA_KERNELS", "off")
     selection._order_of_ties.cache_clear()
 
 

@@ -1,0 +1,218 @@
+"""The fused block: convolution, bias, maximum pooling and ReLU of all replicas in one call of C.
+
+fused.c is compiled for this machine's processor when it is first needed, by the system's C
+compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels). Without a compiler, or
+with `ABA_KERNELS=off`, PyTorch does the same; results then differ in their last bits. This file
+needs no torch; `blocks` has what PyTorch sees.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+DEFAULT = True  # whether the fused block is used where ABA_KERNELS says nothing
+
+SOURCE = Path(__file__).with_name("fused.c")
+COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
+# How to ask for this machine's processor: x86 compilers know the first, those for ARM the second.
+_PROCESSOR = ("-march=native", "-mcpu=native", "")
+_PATIENCE = 300  # seconds for a compiler, many times what it takes
+
+_unfused: ContextVar[bool] = ContextVar("unfused", default=False)
+
+
+class Status(NamedTuple):
+    """Whether the fused block is used, and why; path: of the compiled library, "" without one."""
+
+    used: bool
+    why: str
+    path: str = ""
+
+
+class NoKernels(Exception):
+    """Why there is no compiled library."""
+
+
+def wanted() -> bool:
+    """What `ABA_KERNELS` says ("on" or "off"; anything else raises ValueError), or the default."""
+    value = os.environ.get("ABA_KERNELS", "").strip().lower()
+    if value not in ("", "on", "off"):
+        raise ValueError(f"ABA_KERNELS is {value!r}; allowed: on, off")
+    return value == "on" if value else DEFAULT
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """PyTorch's own layers, inside the block."""
+    token = _unfused.set(True)
+    try:
+        yield
+    finally:
+        _unfused.reset(token)
+
+
+def status() -> Status:
+    """Which path is used and why. Compiles, where that is still to be done."""
+    if not wanted():
+        by = "ABA_KERNELS=off" if os.environ.get("ABA_KERNELS") else "off by default"
+        return Status(False, by)
+    return _found()[1]
+
+
+def in_use() -> bool:
+    """Whether blocks are to be fused here and now."""
+    return not _unfused.get() and wanted() and loaded() is not None
+
+
+def loaded() -> ctypes.CDLL | None:
+    """The compiled functions, if there are any."""
+    return _found()[0]
+
+
+@cache
+def _found() -> tuple[ctypes.CDLL | None, Status]:
+    """The library of this process and what came of looking for it, decided once."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="aba-kernels-") as aside:
+            path, how = _built(Path(aside))
+            loaded = _load(path)
+            _check(loaded)
+            return loaded, Status(True, how, str(path))
+    except (NoKernels, OSError, AttributeError, subprocess.SubprocessError) as error:
+        return None, Status(False, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path))
+    for number_type in ("float", "double"):
+        forward = getattr(loaded, f"forward_{number_type}")
+        backward = getattr(loaded, f"backward_{number_type}")
+        forward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
+        backward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 7]
+    return loaded
+
+
+def _check(loaded: ctypes.CDLL) -> None:
+    """One small block whose numbers are known: no library is trusted unseen."""
+    shape = 1, 1, 1, 4, 4, 1, 3, 1, 1
+    strides = *(16, 16, 16, 4, 1), *(9, 9, 9, 3, 1), *(1, 1), *(4, 4, 4, 2, 1)
+    sizes = (ctypes.c_int64 * 26)(*shape, *strides)
+    for name, number in (("float", ctypes.c_float), ("double", ctypes.c_double)):
+        x, weight, one = (number * 16)(*range(16)), (number * 9)(*[1] * 9), (number * 1)(1)
+        y, gradient, to_bias = (number * 4)(), (number * 4)(1, 2, 3, 4), (number * 1)()
+        winners = (ctypes.c_int8 * 4)()
+        failed = getattr(loaded, f"forward_{name}")(sizes, x, weight, one, y, winners)
+        ways = x, weight, gradient, winners, None, None, to_bias
+        failed = failed or getattr(loaded, f"backward_{name}")(sizes, *ways)
+        numbers = [*y, *winners, *to_bias]
+        if failed or numbers != [46, 55, 82, 91, 3, 2, 1, 0, 10]:
+            raise NoKernels(f"the compiled block is wrong: {numbers}")
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept."""
+    named = os.environ.get("ABA_KERNELS_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "aba" / "kernels"
+
+
+def _built(aside: Path) -> tuple[Path, str]:
+    """A compiled library and how it came to be. aside: used where the cache cannot be written."""
+    compiler, flags, macros = _compiler()
+    text = SOURCE.read_bytes()
+    words = " ".join([*compiler[1:], *flags, *_FLAGS])
+    parts = (text, macros, words.encode(), platform.platform().encode())
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+    by = f"{Path(compiler[0]).name} {' '.join(flags)}".strip()
+    folder = cache_folder()
+    path = folder / f"fused-{key}.so"
+    if _whole(path):
+        return path, f"compiled by {by}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(folder / f"fused-{key}.lock"):
+            if not _whole(path):
+                _compile([*compiler, *flags], path)
+    except OSError:
+        path = aside / path.name
+        _compile([*compiler, *flags], path)
+        return path, f"compiled by {by}, for this process alone: {folder} cannot be written"
+    return path, f"compiled by {by}"
+
+
+def _whole(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _compiler() -> tuple[list[str], list[str], bytes]:
+    """Command and flags for this processor, and the macros that tell versions and processors."""
+    chosen = os.environ.get("CC", "")
+    named = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS]
+    reason = f"no C compiler ({chosen or ', '.join(COMPILERS)}) on the path"
+    for command in named:
+        program = shutil.which(command[0]) if command else None
+        if program is None:
+            continue
+        command = [program, *command[1:]]
+        for processor in _PROCESSOR:
+            flags = [processor] if processor else []
+            done = _run([*command, *flags, "-dM", "-E", "-x", "c", os.devnull])
+            if done.returncode == 0:
+                return command, flags, done.stdout
+            reason = f"{program} does not work: {_last_line(done)}"
+    raise NoKernels(reason)
+
+
+def _compile(command: list[str], path: Path) -> None:
+    """Under another name first: whoever finds the library finds it whole."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
+    os.close(handle)
+    try:
+        done = _run([*command, *_FLAGS, str(SOURCE), "-o", name])
+        if done.returncode:
+            raise NoKernels(f"{command[0]} could not compile fused.c: {_last_line(done)}")
+        os.replace(name, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+    )
+
+
+def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line]
+    return (errors or lines or [f"exit status {done.returncode}"])[0].strip()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process compiles and the others wait. Without locks several do, which is no harm."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as file:
+        with suppress(OSError):  # not every network folder can lock
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

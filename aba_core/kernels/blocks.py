@@ -1,0 +1,242 @@
+"""The fused block as PyTorch sees it: where it applies, its derivatives, its rule for `vmap`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import vmap
+from torch.nn import functional
+from torch.nn.modules import module as torch_modules
+
+from aba_core.kernels import in_use, loaded
+
+KERNELS = (3, 5)  # sides of kernels that the C code has
+NUMBERS = {torch.float32: "float", torch.float64: "double"}
+MOST_CHANNELS = 32  # with more, PyTorch's dense products are as fast
+_OUTCOMES = {1: "no memory", 2: "a picture has more than 2³¹ numbers"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A convolution, a pooling and a ReLU that stand in a row, the last two in either order: ReLU
+    and maximum commute, and so do their gradients."""
+
+    layers: tuple[nn.Conv2d, nn.Module, nn.Module]
+
+    def applies(self, x: Tensor, weight: Tensor, bias: Tensor | None, levels: int) -> bool:
+        """Whether the fused block may do this call, for one model or, with a leading axis replica,
+        for all. levels: how many of torch.func's transformations the caller knows of."""
+        values = (x, weight) if bias is None else (x, weight, bias)
+        if x.device.type != "cpu" or x.dtype not in NUMBERS or x.dim() != weight.dim():
+            return False
+        if any(v.dtype != x.dtype or v.device != x.device or not _plain(v) for v in values):
+            return False
+        if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+            return False
+        if torch.get_num_threads() > 1:  # which PyTorch shares out and C does not
+            return False
+        if forward_ad._current_level >= 0 or _levels() != levels or watched(self.layers):
+            return False
+        if torch._C._len_torch_dispatch_stack():  # somebody records or counts operations
+            return False
+        padding: tuple[int, int] = self.layers[0].padding  # type: ignore[assignment]
+        sides = zip(x.shape[-2:], weight.shape[-2:], padding, strict=True)
+        pooled = all((side + 2 * border - kernel + 1) // 2 >= 1 for side, kernel, border in sides)
+        # What does not fit is PyTorch's to refuse.
+        return pooled and x.shape[-3] == weight.shape[-3] and in_use()
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Outputs of one model, or of all with a leading axis replica, or under vmap."""
+        function = _Stacked if _levels() else _Fused
+        return function.apply(x, weight, bias, self.layers[0].padding)
+
+
+def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
+    """The blocks among layers that run one after the other, by the place where each begins."""
+    found = {}
+    for place, (first, *others) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+        if any("forward" in vars(module) for module in (first, *others)):
+            continue  # somebody has it do something else
+        if _convolves(first) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
+            found[place] = Block((first, *others))  # type: ignore[arg-type]
+    return found
+
+
+def _convolves(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Conv2d
+        and module.in_channels <= MOST_CHANNELS
+        and module.kernel_size in [(side, side) for side in KERNELS]
+        and (module.stride, module.dilation) == ((1, 1), (1, 1))
+        and (module.groups, module.padding_mode) == (1, "zeros")
+        and not isinstance(module.padding, str)
+    )
+
+
+def _pools(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.MaxPool2d
+        and module.kernel_size in (2, (2, 2))
+        and module.stride in (2, (2, 2))
+        and module.padding in (0, (0, 0))
+        and module.dilation in (1, (1, 1))
+        and not (module.ceil_mode or module.return_indices)
+    )
+
+
+def _rectifies(module: nn.Module) -> bool:
+    return type(module) is nn.ReLU
+
+
+def _plain(value: Tensor) -> bool:
+    return type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided
+
+
+def _levels() -> int:
+    """How many of torch.func's transformations are under way."""
+    level = torch._C._functorch.maybe_current_level()
+    return 0 if level is None else level
+
+
+def watched(modules: Sequence[nn.Module]) -> bool:
+    """Whether somebody looks at what one of them computes: then each must compute it."""
+    everywhere = (
+        *(torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks),
+        *(torch_modules._global_backward_hooks, torch_modules._global_backward_pre_hooks),
+    )
+    return any(everywhere) or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules
+    )
+
+
+class _Stacked(torch.autograd.Function):
+    """The block under the replicas' vmap: one call for all of them."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        return _by_layers(x, weight, bias, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is saved: under vmap, the operation of the rule below is differentiated."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *values: Any
+    ) -> tuple[Float[Tensor, "replica batch output row column"], int]:
+        stacked = (
+            None if value is None
+            else value.expand(info.batch_size, *value.shape) if axis is None
+            else value.movedim(axis, 0)
+            for value, axis in zip(values[:3], in_dims[:3], strict=True)
+        )  # fmt: skip
+        return _Fused.apply(*stacked, values[3]), 0
+
+
+class _Fused(torch.autograd.Function):
+    """The block of every replica: x [replica, batch, channel, height, width], weight
+    [replica, output, channel, height, width], bias [replica, output] or None. Or that of one model,
+    all without the leading axis: to add it outside would cost as much as a small layer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
+    ) -> Tensor:
+        sides = (
+            (side + 2 * border - kernel + 1) // 2
+            for side, border, kernel in zip(x.shape[-2:], padding, weight.shape[-2:], strict=True)
+        )
+        y = x.new_empty(*x.shape[:-3], *sides, weight.shape[-4])
+        winners = y.new_empty(y.shape, dtype=torch.int8) if any(ctx.needs_input_grad) else None
+        sizes = _sizes(x, weight, bias, padding)
+        _call("forward", x.dtype, sizes, x, weight, bias, y, winners)
+        ctx.save_for_backward(x, weight, bias, winners)
+        ctx.padding = padding
+        return _channels_first(y)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, winners = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more, which C cannot be
+            return *_by_autograd(ctx.needs_input_grad, gradient, x, weight, bias, ctx.padding), None
+        asked = ctx.needs_input_grad
+        *lead, channels, height, width = x.shape
+        to_x = x.new_empty(*lead, height, width, channels) if asked[0] else None
+        to_weight = weight.new_empty(weight.shape) if asked[1] else None
+        to_bias = weight.new_empty(weight.shape[:-3]) if asked[2] else None
+        sizes = _sizes(x, weight, bias, ctx.padding, gradient)
+        arguments = x, weight, gradient, winners, to_x, to_weight, to_bias
+        _call("backward", x.dtype, sizes, *arguments)
+        return None if to_x is None else _channels_first(to_x), to_weight, to_bias, None
+
+
+def _channels_first(values: Tensor) -> Tensor:
+    """[..., row, column, channel] as PyTorch's axes have it."""
+    return values.movedim(-1, -3)
+
+
+def _sizes(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+    gradient: Tensor | None = None,
+) -> ctypes.Array[ctypes.c_int64]:
+    """As the enumeration in fused.c has them."""
+    replicas = () if x.dim() == 5 else (1,)
+    first = () if x.dim() == 5 else (0,)
+    values = (
+        *(*replicas, *x.shape), weight.shape[-4], weight.shape[-1], *padding,
+        *(*first, *x.stride()), *(*first, *weight.stride()),
+        *((0, 0) if bias is None else (*first, *bias.stride())),
+        *((0,) * 5 if gradient is None else (*first, *gradient.stride())),
+    )  # fmt: skip
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def _call(
+    way: str, dtype: torch.dtype, sizes: ctypes.Array[ctypes.c_int64], *tensors: Tensor | None
+) -> None:
+    functions = loaded()
+    assert functions is not None
+    outcome = getattr(functions, f"{way}_{NUMBERS[dtype]}")(
+        sizes, *(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    )
+    if outcome:
+        raise RuntimeError(
+            f"the fused block went {way} in vain: {_OUTCOMES[outcome]}; needed: smaller batches or "
+            "ABA_KERNELS=off"
+        )
+
+
+def _by_layers(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """The same of one model by PyTorch."""
+    return functional.max_pool2d(functional.conv2d(x, weight, bias, padding=padding), 2).relu()
+
+
+def _by_autograd(
+    asked: Sequence[bool],
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+) -> list[Tensor | None]:
+    """The way back by PyTorch's operations, which can be differentiated again."""
+    if x.dim() == 4:
+        y = _by_layers(x, weight, bias, padding)
+    else:
+        axes = 0, 0, None if bias is None else 0, None
+        y = vmap(_by_layers, axes)(x, weight, bias, padding)
+    inputs = zip((x, weight, bias), asked, strict=False)
+    chosen = [value for value, wish in inputs if wish and value is not None]
+    made = iter(torch.autograd.grad(y, chosen, gradient, create_graph=True))
+    return [next(made) if wish else None for wish in asked[:3]]

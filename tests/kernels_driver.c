@@ -1,0 +1,109 @@
+/* The fused block against loops that anybody can read, for sanitizers: tests/test_kernels.py builds
+ * and runs it. Every tensor has memory of its own and of its exact size. */
+#include "fused.c"
+
+#include <math.h>
+#include <stdio.h>
+
+static uint64_t state = 1;
+
+static int64_t drawn(int64_t low, int64_t high)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return low + (int64_t)((state >> 33) % (uint64_t)(high - low + 1));
+}
+
+#define CHECK(REAL, TYPE, TOLERANCE)                                                               \
+    static REAL *TYPE##_numbers(int64_t count)                                                     \
+    {                                                                                              \
+        REAL *made = malloc((size_t)count * sizeof(REAL) + (count == 0));                          \
+        for (int64_t n = 0; n < count; n++) made[n] = (REAL)(drawn(-1000, 1000) / 500.0);          \
+        return made;                                                                               \
+    }                                                                                              \
+    static int TYPE##_far(REAL one, double other)                                                  \
+    {                                                                                              \
+        return !(fabs((double)one - other) <= TOLERANCE * (1 + fabs(other)));                      \
+    }                                                                                              \
+    static int TYPE##_check(void)                                                                  \
+    {                                                                                              \
+        const int64_t K = drawn(0, 1) ? 3 : 5, R = drawn(1, 2), B = drawn(0, 3), C = drawn(1, 19); \
+        const int64_t O = drawn(1, 35), P = drawn(0, 2), Q = drawn(0, 2);                          \
+        const int64_t H = drawn(K > 2 * P ? K - 2 * P + 1 : 1, 12);                                \
+        const int64_t W = drawn(K > 2 * Q ? K - 2 * Q + 1 : 1, 12);                                \
+        const int64_t U = (H + 2 * P - K + 1) / 2, V = (W + 2 * Q - K + 1) / 2;                    \
+        const int64_t sizes[SIZES] = {                                                             \
+            R, B, C, H, W, O, K, P, Q, B * C * H * W, C * H * W, H * W, W, 1,                      \
+            O * C * K * K, C * K * K, K * K, K, 1, O, 1, B * O * U * V, O * U * V, U * V, V, 1};   \
+        if (U < 1 || V < 1) return 0;                                                              \
+        REAL *x = TYPE##_numbers(R * B * C * H * W), *w = TYPE##_numbers(R * O * C * K * K);       \
+        REAL *bias = TYPE##_numbers(R * O), *g = TYPE##_numbers(R * B * O * U * V);                \
+        REAL *y = TYPE##_numbers(R * B * O * U * V), *gx = TYPE##_numbers(R * B * C * H * W);      \
+        REAL *gw = TYPE##_numbers(R * O * C * K * K), *gb = TYPE##_numbers(R * O);                 \
+        double *ex = calloc((size_t)(R * B * C * H * W) + 1, sizeof(double));                      \
+        double *ew = calloc((size_t)(R * O * C * K * K), sizeof(double));                          \
+        double *eb = calloc((size_t)(R * O), sizeof(double));                                      \
+        signed char *winners = malloc((size_t)(R * B * O * U * V) + 1);                            \
+        int wrong = forward_##TYPE(sizes, x, w, bias, y, winners);                                 \
+        wrong += backward_##TYPE(sizes, x, w, g, winners, gx, gw, gb);                             \
+        for (int64_t i = 0; i < R * B; i++)                                                        \
+            for (int64_t o = 0; o < O; o++)                                                        \
+                for (int64_t u = 0; u < U; u++)                                                    \
+                    for (int64_t v = 0; v < V; v++) {                                              \
+                        const int64_t r = i / B, at = ((i * U + u) * V + v) * O + o;               \
+                        double best = -INFINITY;                                                   \
+                        for (int place = 0; place < 4; place++) {                                  \
+                            double sum = (double)bias[r * O + o];                                  \
+                            for (int64_t n = 0; n < C * K * K; n++) {                              \
+                                const int64_t c = n / K / K, a = n / K % K, b = n % K;             \
+                                const int64_t row = 2 * u + place / 2 + a - P;                     \
+                                const int64_t column = 2 * v + place % 2 + b - Q;                  \
+                                if (row >= 0 && row < H && column >= 0 && column < W)              \
+                                    sum += (double)w[(r * O + o) * C * K * K + n] *                \
+                                           (double)x[((i * C + c) * H + row) * W + column];        \
+                            }                                                                      \
+                            if (sum > best) best = sum;                                            \
+                        }                                                                          \
+                        wrong += TYPE##_far(y[at], best > 0 ? best : 0);                           \
+                        const int place = winners[at];                                             \
+                        if (place == DEAD) continue;                                               \
+                        const double grad = (double)g[((i * O + o) * U + u) * V + v];              \
+                        eb[r * O + o] += grad;                                                     \
+                        for (int64_t n = 0; n < C * K * K; n++) {                                  \
+                            const int64_t c = n / K / K, a = n / K % K, b = n % K;                 \
+                            const int64_t row = 2 * u + place / 2 + a - P;                         \
+                            const int64_t column = 2 * v + place % 2 + b - Q;                      \
+                            if (row < 0 || row >= H || column < 0 || column >= W) continue;        \
+                            const int64_t seen = ((i * C + c) * H + row) * W + column;             \
+                            ew[(r * O + o) * C * K * K + n] += grad * (double)x[seen];             \
+                            ex[((i * H + row) * W + column) * C + c] +=                            \
+                                grad * (double)w[(r * O + o) * C * K * K + n];                     \
+                        }                                                                          \
+                    }                                                                              \
+        for (int64_t n = 0; n < R * B * C * H * W; n++) wrong += TYPE##_far(gx[n], ex[n]);         \
+        for (int64_t n = 0; n < R * O * C * K * K; n++) wrong += TYPE##_far(gw[n], ew[n]);         \
+        for (int64_t n = 0; n < R * O; n++) wrong += TYPE##_far(gb[n], eb[n]);                     \
+        /* Each of what may be left out, and bias. */                                              \
+        wrong += forward_##TYPE(sizes, x, w, NULL, y, NULL);                                       \
+        wrong += backward_##TYPE(sizes, x, w, g, winners, gx, NULL, NULL);                         \
+        wrong += backward_##TYPE(sizes, x, w, g, winners, NULL, gw, NULL);                         \
+        wrong += backward_##TYPE(sizes, x, w, g, winners, NULL, NULL, gb);                         \
+        free(x), free(w), free(bias), free(g), free(y), free(gx), free(gw), free(gb);              \
+        free(ex), free(ew), free(eb), free(winners);                                               \
+        return wrong;                                                                              \
+    }
+
+CHECK(float, float, 1e-4)
+CHECK(double, double, 1e-11)
+
+int main(void)
+{
+    for (int shape = 0; shape < 400; shape++) {
+        const int wrong = shape % 2 ? float_check() : double_check();
+        if (wrong) {
+            printf("shape %d: %d numbers are wrong\n", shape, wrong);
+            return 1;
+        }
+    }
+    puts("400 shapes agree");
+    return 0;
+}

@@ -1,0 +1,474 @@
+"""The fused block against PyTorch's own layers, and what decides which of them runs."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from aba_core import Arm, Augmentation, TrainConfig, kernels
+from aba_core.adjustments import AdjustmentSet
+from aba_core.datasets import load_dataset
+from aba_core.kernels import blocks
+from aba_core.layers import for_single
+from aba_core.replicas import Replicas
+from aba_core.training import train
+
+ROOT = Path(__file__).parents[1]
+COMPILER = any(map(shutil.which, kernels.COMPILERS))
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C compiler")
+CLOSE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cache(tmp_path_factory):
+    """Whatever a test compiles is compiled once, and not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ABA_KERNELS", raising=False)
+        if "ABA_KERNELS_CACHE" not in os.environ:
+            patch.setenv("ABA_KERNELS_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        kernels._found.cache_clear()
+        yield
+    kernels._found.cache_clear()
+
+
+def twin(x, weight, bias, padding):
+    """One replica after the other by PyTorch."""
+    outputs = [
+        functional.max_pool2d(
+            functional.conv2d(x[r], weight[r], None if bias is None else bias[r], padding=padding),
+            2,
+        ).relu()
+        for r in range(len(x))
+    ]
+    return torch.stack(outputs)
+
+
+def compare(x, weight, bias, padding, gradient_strides=None):
+    """Outputs and all gradients, each within the type's tolerance of its largest number."""
+    inputs = [value for value in (x, weight, bias) if value is not None]
+    for value in inputs:
+        value.requires_grad_()
+    y, expected = blocks._Fused.apply(x, weight, bias, padding), twin(x, weight, bias, padding)
+    assert y.shape == expected.shape
+    gradient = torch.randn(expected.shape, dtype=x.dtype)
+    if gradient_strides:
+        gradient = gradient.movedim(2, -1).contiguous().movedim(-1, 2)
+    pairs = [(y, expected)]
+    pairs += zip(
+        torch.autograd.grad(y, inputs, gradient),
+        torch.autograd.grad(expected, inputs, gradient),
+        strict=True,
+    )
+    for mine, other in pairs:
+        if other.numel():
+            scale = other.abs().max().clamp_min(1)
+            assert (mine - other).abs().max() <= CLOSE[x.dtype] * scale
+
+
+def ramp(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@needs_compiler
+@settings(max_examples=150, deadline=None)
+@given(
+    replicas=st.integers(1, 3),
+    batch=st.integers(0, 4),
+    channels=st.integers(1, 33),
+    outputs=st.integers(1, 35),
+    kernel=st.sampled_from(blocks.KERNELS),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    extra=st.tuples(st.integers(1, 11), st.integers(1, 11)),
+    biased=st.booleans(),
+    layout=st.sampled_from(["plain", "channels last", "shared", "sliced"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_outputs_and_all_gradients_are_those_of_pytorch(
+    replicas, batch, channels, outputs, kernel, padding, extra, biased, layout, dtype
+):
+    sides = [max(1, kernel - 2 * p) + e for p, e in zip(padding, extra, strict=True)]
+    x = ramp(replicas, batch, channels, *sides, dtype=dtype)
+    weight = ramp(replicas, outputs, channels, kernel, kernel, seed=1, dtype=dtype)
+    bias = ramp(replicas, outputs, seed=2, dtype=dtype) if biased else None
+    if layout == "channels last":
+        x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+    elif layout == "shared":
+        x = x[:1].expand_as(x)
+    elif layout == "sliced":
+        x = ramp(replicas, batch, channels, sides[1] + 3, 2 * sides[0], dtype=dtype)
+        x = x.transpose(3, 4)[..., ::2, 2 : 2 + sides[1]]
+        weight = weight.transpose(3, 4).flip(0)
+    compare(x.detach(), weight.detach(), bias, padding, layout == "channels last")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 16, 20])
+def test_of_equal_numbers_the_first_wins(dtype, channels):
+    x = torch.randint(-1, 2, (2, 3, channels, 8, 8)).to(dtype)
+    weight = torch.randint(-1, 2, (2, 17, channels, 3, 3)).to(dtype)
+    assert (twin(x, weight, None, (1, 1)) == 0).any()
+    compare(x, weight, torch.zeros(2, 17, dtype=dtype), (1, 1))
+    compare(torch.ones_like(x), weight, None, (1, 1))
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinite_values_go_through_as_in_pytorch(value, channels):
+    x, weight = ramp(2, 2, channels, 9, 7), ramp(2, 18, channels, 3, 3, seed=1)
+    x[0, 1, 0, 4, 3] = value
+    y = blocks._Fused.apply(x, weight, None, (1, 1))
+    torch.testing.assert_close(y, twin(x, weight, None, (1, 1)), equal_nan=True)
+    assert y[1].isfinite().all() and y[0, 0].isfinite().all()
+
+
+@needs_compiler
+def test_where_all_is_nan_the_last_one_gets_the_gradient_as_in_pytorch():
+    x = ramp(1, 1, 5, 4, 4)
+    bias = torch.full((1, 2), float("nan"), dtype=torch.float64, requires_grad=True)
+    weight = ramp(1, 2, 5, 3, 3, seed=1).requires_grad_()
+    gradients = [
+        torch.autograd.grad(run(x, weight, bias, (1, 1)).sum(), (weight, bias))
+        for run in (blocks._Fused.apply, twin)
+    ]
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+@needs_compiler
+def test_negative_zeros_are_no_positive_numbers():
+    x = torch.full((1, 1, 1, 4, 4), -0.0, dtype=torch.float64, requires_grad=True)
+    weight = torch.ones(1, 1, 1, 3, 3, dtype=torch.float64)
+    y = blocks._Fused.apply(x, weight, None, (1, 1))
+    assert (y == 0).all()
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert (gradient == 0).all()
+
+
+@needs_compiler
+def test_differentiated_twice_it_is_pytorchs_own():
+    x, weight, bias = ramp(2, 2, 2, 6, 6), ramp(2, 3, 2, 3, 3, seed=1), ramp(2, 3, seed=2)
+    inputs = [value.requires_grad_() for value in (x, weight, bias)]
+
+    def function(*values):
+        return blocks._Fused.apply(*values, (1, 1)).square()
+
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+    single = [value.detach()[0].requires_grad_() for value in inputs]
+    assert torch.autograd.gradgradcheck(function, single)
+
+
+def models():
+    def cnn(*between):
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), *between,
+            nn.Conv2d(6, 5, 5, padding=2, bias=False), nn.ReLU(), nn.MaxPool2d(2, 2),
+            nn.Flatten(), nn.Linear(5 * 2 * 3, 4),
+        )  # fmt: skip
+
+    return {
+        "chain": cnn(),
+        "nested": nn.Sequential(nn.Sequential(*cnn()[:3]), *cnn()[3:]),
+        "batch norm between": cnn(nn.BatchNorm2d(6)),
+        "dropout between": cnn(nn.Dropout(0.3)),
+        "wrapped": Wrapped(cnn()),
+        "layers that come twice": twice(),
+    }
+
+
+def twice():
+    layers = [nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+    return nn.Sequential(*layers, *layers, nn.Flatten(), nn.Linear(3 * 2 * 3, 4))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return self.layers(x * 2)
+
+
+def stack_of(model, together, dtype=torch.float64):
+    torch.manual_seed(0)
+    copies = [copy.deepcopy(model).to(dtype) for _ in range(3)]
+    for one in copies:
+        for parameter in one.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    stack = Replicas.stack(copies)
+    stack.together = together
+    return stack
+
+
+def outcome(stack, x):
+    """Outputs in training, and gradients to parameters and inputs, of each pass."""
+    results = []
+    at = x.clone().requires_grad_()
+    for rows, parameters, forward in stack.passes(at, differentiable=True):
+        y = forward(at[rows])
+        results += [y, *torch.autograd.grad(y.square().sum(), [at, *parameters])]
+    return results
+
+
+@needs_compiler
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("name", models())
+def test_replicas_are_the_same_with_and_without(name, together, calls):
+    stack = stack_of(models()[name], together)
+    x = ramp(3, 4, 3, 9, 13)
+    mine = outcome(stack, x)
+    assert len(calls) == (4 if together else 12)
+    with kernels.unfused():
+        expected = outcome(stack, x)
+    assert len(calls) == (4 if together else 12)
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Every call of C."""
+    made = []
+    call = blocks._call
+    monkeypatch.setattr(blocks, "_call", lambda *a: (made.append(a[0]), call(*a))[1])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield made
+    torch.set_num_threads(threads)
+
+
+BLOCK = (nn.Conv2d(2, 3, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": 2},
+        {"dilation": 2},
+        {"kernel_size": 2},
+        {"groups": 1, "padding": "same"},
+        {"padding_mode": "circular"},
+        {"kernel_size": (3, 5)},
+    ],
+    ids=str,
+)
+def test_other_convolutions_stay_with_pytorch(change, calls):
+    options = {"kernel_size": 3, "padding": 1, **change}
+    if "padding" not in change and options["kernel_size"] != 3:
+        options["padding"] = 2
+    model = nn.Sequential(nn.Conv2d(2, 4, **options), *BLOCK[1:])
+    x = torch.randn(2, 2, 12, 12)
+    torch.testing.assert_close(for_single(model)(x), model(x))
+    assert not calls
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(3),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2, dilation=2),
+        nn.AvgPool2d(2),
+    ],
+    ids=str,
+)
+def test_other_poolings_stay_with_pytorch(pool, calls):
+    model = nn.Sequential(BLOCK[0], pool, BLOCK[2])
+    x = torch.randn(2, 2, 9, 9)
+    torch.testing.assert_close(for_single(model)(x), model(x))
+    assert not calls
+
+
+@needs_compiler
+def test_a_layer_with_a_forward_of_its_own_keeps_it(calls):
+    model = nn.Sequential(*copy.deepcopy(BLOCK))
+    model[1].forward = lambda x: functional.max_pool2d(x, 2) - 1
+    x = torch.randn(2, 2, 9, 8)
+    torch.testing.assert_close(for_single(model)(x), model(x))
+    assert not calls
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch.func.jvp's own
+def test_the_block_is_used_where_it_applies_and_nowhere_else(calls):
+    model = nn.Sequential(*BLOCK)
+    fused = for_single(model)
+    x = torch.randn(2, 2, 9, 8)
+    torch.testing.assert_close(fused(x), model(x))
+    assert calls == ["forward"]
+    torch.testing.assert_close(fused(x[0]), model(x[0]))  # no batch
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused(x).dtype == torch.bfloat16
+    assert for_single(copy.deepcopy(model).bfloat16())(x.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError):
+        fused(x[:, :1])
+    with pytest.raises(RuntimeError):
+        fused(x[:, :, :1])
+    torch.set_num_threads(2)
+    fused(x)
+    torch.set_num_threads(1)
+    torch.func.grad(lambda at: fused(at).sum())(x)
+    torch.func.jvp(fused, (x,), (x,))
+    assert len(calls) == 1
+
+
+@needs_compiler
+def test_somebody_who_looks_at_a_layer_sees_what_it_computes(calls):
+    fused = for_single(nn.Sequential(*BLOCK))
+    x, seen = torch.randn(2, 2, 8, 8), []
+    handle = fused[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    expected = fused(x)
+    handle.remove()
+    assert seen[0].shape == (2, 3, 4, 4) and not calls
+    torch.testing.assert_close(fused(x), expected)
+    assert fused[0](x).shape == (2, 3, 8, 8)  # layers of one's own choice are themselves
+    torch.testing.assert_close(fused[:2](x), seen[0])
+    assert calls == ["forward"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("arm", ["vanilla", "all"])
+def test_five_steps_of_training_agree_in_float64(arm, together, monkeypatch, calls):
+    monkeypatch.setattr("aba_core.replicas.STACKED_UP_TO", 10**9 if together else 0)
+    splits = load_dataset("digits")
+    method = {"vanilla": None, "all": Augmentation(AdjustmentSet.parse("all"), strength=0.5)}[arm]
+    steps, batch = 5, 20
+    setting = TrainConfig(
+        model="small_cnn", optimizer="adam", learning_rate=0.002, batch_size=batch,
+        epochs=steps * batch / len(splits.train), dtype="float64",
+    )  # fmt: skip
+
+    def run():
+        runs = train(setting, [Arm("a", method)], [0, 1, 2], splits=splits)
+        models = [runs.model("a", seed) for seed in (0, 1, 2)]
+        return torch.stack([nn.utils.parameters_to_vector(m.parameters()) for m in models])
+
+    fused = run()
+    assert calls
+    with kernels.unfused():
+        unfused = run()
+    torch.testing.assert_close(fused, unfused, rtol=0, atol=1e-9)
+
+
+def python(code, **changes):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+STATUS = "from aba_core import kernels; s = kernels.status(); print(s.used, s.why, s.path, sep='|')"
+
+
+def test_it_can_be_switched_off():
+    assert python(STATUS, ABA_KERNELS="off") == "False|ABA_KERNELS=off|"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABA_KERNELS", "maybe")
+        with pytest.raises(ValueError, match="'maybe'; allowed: on, off"):
+            kernels.status()
+
+
+def test_without_a_compiler_pytorch_does_it(tmp_path):
+    code = f"""
+import torch
+from torch import nn
+from aba_core.layers import for_single
+model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU())
+x = torch.randn(1, 1, 6, 6)
+assert torch.equal(for_single(model)(x), model(x))
+{STATUS}"""
+    told = python(code, PATH=str(tmp_path), CC="", ABA_KERNELS_CACHE=str(tmp_path))
+    assert told == "False|no C compiler (cc, gcc, clang) on the path|"
+
+
+def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'for word in "$@"; do [ "$word" = -dM ] && exit 0; done\n'
+        "echo 'error: no' >&2\n"
+        "exit 1\n"
+    )
+    compiler.chmod(0o755)
+    cache = tmp_path / "cache"
+    told = python(STATUS, CC=str(compiler), ABA_KERNELS_CACHE=str(cache))
+    assert told.startswith("False|") and "could not compile fused.c: error: no" in told
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+@needs_compiler
+def test_a_library_that_is_wrong_is_not_used(tmp_path):
+    compiler = tmp_path / "cc"
+    real = kernels._compiler()[0][0]
+    # As a compiler would be that takes a maximum for a minimum.
+    compiler.write_text(
+        "#!/bin/sh\n"
+        f"""sed 's/best > zero/best < zero/' {kernels.SOURCE} > {tmp_path}/fused.c\n"""
+        f"""for word; do shift; [ "$word" = {kernels.SOURCE} ] && word={tmp_path}/fused.c\n"""
+        f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
+    )
+    compiler.chmod(0o755)
+    told = python(STATUS, CC=str(compiler), ABA_KERNELS_CACHE=str(tmp_path / "cache"))
+    assert told.startswith("False|the compiled block is wrong: [0.0")
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
+    (tmp_path / "file").write_text("")
+    told = python(STATUS, ABA_KERNELS_CACHE=str(tmp_path / "file" / "cache"))
+    assert told.startswith("True|") and "for this process alone" in told
+
+
+@needs_compiler
+def test_many_processes_at_once_compile_one_library(tmp_path):
+    environment = {**os.environ, "ABA_KERNELS_CACHE": str(tmp_path)}
+    environment.pop("ABA_KERNELS", None)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STATUS],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(6)
+    ]  # fmt: skip
+    told = {process.communicate(timeout=300)[0] for process in processes}
+    assert len(told) == 1 and told.pop().startswith("True|compiled by ")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["-march=native"], []], ids=["native", "plain"])
+def test_sanitizers_find_nothing(tmp_path, flags):
+    compiler, _, _ = kernels._compiler()
+    driver = tmp_path / "driver"
+    build = [
+        *compiler, "-std=gnu11", "-g", "-O1", *flags, "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCE.parent),
+        str(Path(__file__).with_name("kernels_driver.c")), "-o", str(driver), "-lm",
+    ]  # fmt: skip
+    done = subprocess.run(build, capture_output=True, text=True)
+    if done.returncode and "san" in done.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([str(driver)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip() == "400 shapes agree"
