@@ -27,6 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aba_core import kernels
 from aba_core.identity import load
 from aba_core.threads import usable_cores
 from analysis import toolkit_version
@@ -79,6 +80,7 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] | None = None) -> Chu
     stamp = {
         **provenance(),
         "device": device_name(chunk.device),
+        "kernels": "fused" if chunk.device == "cpu" and kernels.in_use() else "torch",
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "chunk": chunk.name,
         "data": splits.fingerprint,

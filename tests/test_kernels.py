@@ -32,7 +32,7 @@ CLOSE = {torch.float64: 1e-10, torch.float32: 1e-4}
 def one_cache(tmp_path_factory):
     """Whatever a test compiles is compiled once, and not into the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("ABA_KERNELS", raising=False)
+        patch.setenv("ABA_KERNELS", "on")
         if "ABA_KERNELS_CACHE" not in os.environ:
             patch.setenv("ABA_KERNELS_CACHE", str(tmp_path_factory.mktemp("kernels")))
         kernels._found.cache_clear()
@@ -379,7 +379,8 @@ def python(code, **changes):
 STATUS = "from aba_core import kernels; s = kernels.status(); print(s.used, s.why, s.path, sep='|')"
 
 
-def test_it_can_be_switched_off():
+def test_it_is_switched_on_by_the_environment_alone():
+    assert python(STATUS, ABA_KERNELS="") == "False|off by default|"
     assert python(STATUS, ABA_KERNELS="off") == "False|ABA_KERNELS=off|"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ABA_KERNELS", "maybe")
@@ -441,7 +442,7 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
 @needs_compiler
 def test_many_processes_at_once_compile_one_library(tmp_path):
     environment = {**os.environ, "ABA_KERNELS_CACHE": str(tmp_path)}
-    environment.pop("ABA_KERNELS", None)
+    environment["ABA_KERNELS"] = "on"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", STATUS],
