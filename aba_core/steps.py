@@ -152,8 +152,8 @@ def losses_and_gradient(
     with replicas.mode(training=True):
         for rows, parameters, forward in replicas.passes(x, differentiable=True):
             logits = forward(x[rows]).to(parameters[0].dtype)
-            own = partial(method.of(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
-            losses.append(own(logits, labels[rows]).mean(1))
+            objective = partial(method.of(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
+            losses.append(objective(logits, labels[rows]).mean(1))
             # A parameter without influence has gradient 0.
             pieces = torch.autograd.grad(
                 losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True

@@ -191,7 +191,7 @@ def task_of(name: str) -> Task:
     return Task(name, _LOSSES[name])
 
 
-def own(use: Use, **given: Any) -> Any:
+def used(use: Use, **given: Any) -> Any:
     """What a function of one's own makes of those of the given arguments that it takes, and of its
     options. Raises ValueError for an option that it does not take, and where it fails."""
     function = use.load()

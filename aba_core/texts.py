@@ -147,16 +147,16 @@ def _read_posts(content: bytes, path: Path, groups: Sequence[str]) -> tuple[list
     The header (everything up to the first blank line) is cut off: it names people
     and hosts. Quotes and signatures stay.
     """
-    found = []
+    posts = []
     for name, post in tar_files(content, path):
         part, group = name.parts[0], name.parts[-2] if len(name.parts) == 3 else ""
         if part not in ("20news-bydate-train", "20news-bydate-test") or group not in groups:
             raise DatasetError(f"{path} holds {name}, which is no post of the 20 groups")
         body = post.decode("latin-1").partition("\n\n")[2]
-        found.append((part == "20news-bydate-test", groups.index(group), int(name.name), body))
-    found.sort(key=lambda entry: entry[:3])
-    labels = np.array([label for _, label, _, _ in found], dtype=np.int64)
-    return [body for *_, body in found], labels
+        posts.append((part == "20news-bydate-test", groups.index(group), int(name.name), body))
+    posts.sort(key=lambda entry: entry[:3])
+    labels = np.array([label for _, label, _, _ in posts], dtype=np.int64)
+    return [body for *_, body in posts], labels
 
 
 def _word_vectors(
@@ -164,7 +164,7 @@ def _word_vectors(
 ) -> tuple[np.ndarray, np.ndarray, str, str]:
     """Vectors [word, dim] with row 0 for padding, which rows have one, recipe and note."""
     full = next(
-        (found for form in _GLOVE_FULL if (found := find_file(form, places))[0]), ("", Path())
+        (located for form in _GLOVE_FULL if (located := find_file(form, places))[0]), ("", Path())
     )
     top = find_file(_GLOVE_TOP, places)
     version, (place, path) = ("full", full) if full[0] else ("top2716", top)

@@ -38,7 +38,7 @@ from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
 from aba_core.steps import Recorded, Step, products_in
-from aba_core.tasks import Task, own, task_of
+from aba_core.tasks import Task, task_of, used
 from aba_core.threads import choose_threads, threads_restored
 
 
@@ -144,28 +144,7 @@ def train(
     repeated arm names or seeds, a batch larger than the training set, and whatever the parts
     refuse.
     """
-    check_sequence("arms", arms, "[Arm('vanilla')]")
-    check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
-    names = [arm.name for arm in arms]
-    for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
-        repeated = [value for value, times in values.items() if times > 1]
-        if repeated:
-            raise ValueError(f"{what} {repeated[0]!r} is repeated")
-        if not values:
-            raise ValueError(f"nothing to train: no {what}s")
-    members = [
-        _Member(arm, method, seed)
-        for arm, method in [(arm, _method_of(arm)) for arm in arms]
-        for seed in seeds
-    ]
-    for member in members:
-        _ = member.seeds  # refuses unknown purposes before anything is read
-    drawn = next((arm.name for arm in arms if arm.subset_per_run), "")
-    if drawn and list(seeds) != [config.subset_seed]:
-        raise ValueError(
-            f"arm {drawn!r} draws its training samples by the run's seed; train one seed at a "
-            "time, with that subset_seed, or let `aba run` do it"
-        )
+    members = _members(config, arms, seeds)
     if splits is None:
         splits = load_splits(config)
     if config.batch_size > len(splits.train):
@@ -206,6 +185,34 @@ def train(
     return runs
 
 
+def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> list[_Member]:
+    """Every run that is asked for. Raises ValueError for what can be known to be wrong before
+    anything is read."""
+    check_sequence("arms", arms, "[Arm('vanilla')]")
+    check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
+    names = [arm.name for arm in arms]
+    for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
+        repeated = [value for value, times in values.items() if times > 1]
+        if repeated:
+            raise ValueError(f"{what} {repeated[0]!r} is repeated")
+        if not values:
+            raise ValueError(f"nothing to train: no {what}s")
+    members = [
+        _Member(arm, method, seed)
+        for arm, method in [(arm, _method_of(arm)) for arm in arms]
+        for seed in seeds
+    ]
+    for member in members:
+        _ = member.seeds  # refuses unknown purposes
+    drawn = next((arm.name for arm in arms if arm.subset_per_run), "")
+    if drawn and list(seeds) != [config.subset_seed]:
+        raise ValueError(
+            f"arm {drawn!r} draws its training samples by the run's seed; train one seed at a "
+            "time, with that subset_seed, or let `aba run` do it"
+        )
+    return members
+
+
 def _method_of(arm: Arm) -> Method | None:
     try:
         return method_of(arm.method)
@@ -220,7 +227,7 @@ def load_splits(config: TrainConfig) -> Splits:
         return load_dataset(
             config.dataset, config.subset, subset_seed=config.subset_seed, tokens=config.tokens
         )
-    given = own(
+    given = used(
         config.dataset, subset=config.subset, subset_seed=config.subset_seed, tokens=config.tokens
     )
     if not isinstance(given, Splits):
@@ -237,7 +244,7 @@ def builder(config: TrainConfig, splits: Splits) -> Callable[[], nn.Module]:
             build_model, config.model, splits.input_shape, splits.classes, config.batch_norm
         )
     return partial(
-        own,
+        used,
         config.model,
         input_shape=splits.input_shape,
         classes=splits.classes,

@@ -177,7 +177,7 @@ def _kernels() -> Iterator[Finding]:
     status = kernels.status()
     if status.used:
         yield Finding("ok", "kernels", f"fused blocks, {status.why}")
-    elif not kernels.wanted():
+    elif not kernels.asked_for():
         yield Finding("ok", "kernels", f"PyTorch's layers, {status.why}")
     else:
         todo = "a C compiler (gcc or clang) on the path halves the time of training"

@@ -50,7 +50,7 @@ class NoKernels(Exception):
     """Why there is no compiled library."""
 
 
-def wanted() -> bool:
+def asked_for() -> bool:
     """What `ABA_KERNELS` says ("on" or "off"; anything else raises ValueError), or the default."""
     value = os.environ.get("ABA_KERNELS", "").strip().lower()
     if value not in ("", "on", "off"):
@@ -70,7 +70,7 @@ def unfused() -> Iterator[None]:
 
 def status() -> Status:
     """Which path is used and why. Compiles, where that is still to be done."""
-    if not wanted():
+    if not asked_for():
         by = "ABA_KERNELS=off" if os.environ.get("ABA_KERNELS") else "off by default"
         return Status(False, by)
     return _found()[1]
@@ -78,7 +78,7 @@ def status() -> Status:
 
 def in_use() -> bool:
     """Whether blocks are to be fused here and now."""
-    return not _unfused.get() and wanted() and loaded() is not None
+    return not _unfused.get() and asked_for() and loaded() is not None
 
 
 def loaded() -> ctypes.CDLL | None:

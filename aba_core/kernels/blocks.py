@@ -60,13 +60,13 @@ class Block:
 
 def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
     """The blocks among layers that run one after the other, by the place where each begins."""
-    found = {}
+    by_place = {}
     for place, (first, *others) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         if any("forward" in vars(module) for module in (first, *others)):
             continue  # somebody has it do something else
         if _convolves(first) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
-            found[place] = Block((first, *others))  # type: ignore[arg-type]
-    return found
+            by_place[place] = Block((first, *others))  # type: ignore[arg-type]
+    return by_place
 
 
 def _convolves(module: nn.Module) -> bool:

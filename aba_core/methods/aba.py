@@ -222,8 +222,8 @@ class _Members:
     def single(self) -> _Members:
         return _Members(self.table[0], self.weights[0])
 
-    def of(self, some: slice) -> _Members:
-        return _Members(self.table[some], self.weights[some])
+    def of(self, rows: slice) -> _Members:
+        return _Members(self.table[rows], self.weights[rows])
 
 
 # Published presets (slides, sections "Attribution Based Augmentation" and "Method Creation");

@@ -130,11 +130,11 @@ def move(staged: Path, path: Path) -> None:
 def _set_aside(path: Path, content: bytes) -> None:
     """Nothing is overwritten: another file of that name keeps its content under another name."""
     try:
-        there = path.read_bytes()
+        present = path.read_bytes()
     except FileNotFoundError:
         return
-    if there != content:
-        os.replace(path, path.with_name(f"{path.name}.{digest(there)[:12]}.aside"))
+    if present != content:
+        os.replace(path, path.with_name(f"{path.name}.{digest(present)[:12]}.aside"))
 
 
 def sweep(results: Path) -> None:
