@@ -10,7 +10,7 @@ and which command would; one that is exact arithmetic names the tests that show 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -249,8 +249,8 @@ def ledger_height(table: pd.DataFrame) -> float:
     return 22.0 + 6.2 * table["claim"].nunique()
 
 
-def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit]:
-    """The ledger as a figure and as a table to print."""
+def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
+    """The ledger as a figure, the table of what is decided, and that of what is not."""
     level = f"{100 * look.confidence:g} %"
     facts = {"dataset": "all", "interval": level}
     note = (
@@ -263,36 +263,53 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit]:
         return figures.figure_of(ledger_plot(table, axes))
 
     title = "The published claims and what the results say of them"
-    figure = Exhibit("claims", title, table, f"{title}. {note}", facts, note, draw, "double")
-    printed = printable(table)
     words = f"{look.label}, estimates in points with {level} intervals; test beside validation."
-    return figure, Exhibit("claims", title, printed, f"{title}. {words}", facts, words)
+    rest = "Claims that no results decide yet"
+    why = "Why, and the command that would decide them."
+    return (
+        Exhibit("claims", title, table, f"{title}. {note}", facts, note, draw, "double"),
+        Exhibit("claims", title, printable(table), f"{title}. {words}", facts, words),
+        Exhibit("claims-open", rest, undecided(table), f"{rest}. {why}", facts, why),
+    )
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
-    """The ledger as text: claim, data set, hypothesis, verdict, effect, n, test, why not tested."""
+    """What is decided, as text: claim, data set, comparison, verdict, effect, n, test."""
     rows = []
-    for row in table.to_dict("records"):
-        effects = {}
-        for prefix in ("", "test_"):
-            values = [row.get(f"{prefix}estimate{end}", np.nan) for end in ("", "_low", "_high")]
-            known = isinstance(values[0], float) and np.isfinite(values[0])
-            effects[prefix] = interval_text(*values) if known else ""
+    for row in table[~table["verdict"].isin([OPEN])].to_dict("records"):
+        exact = row["verdict"] == EXACT
         tested = row.get("test_verdict")
         rows.append(
             {
-                "claim": row["claim"],
-                "what is claimed": row["text"],
-                "data set": row["dataset"],
-                "hypothesis": "" if pd.isna(row.get("hypothesis")) else row["hypothesis"],
+                "claim": f"{row['claim']} {row['text']}",
+                "data set": "any" if exact else row["dataset"],
+                "comparison": row["reason"] if exact else row["comparison"],
                 "verdict": row["verdict"],
-                "effect": effects[""],
-                "n": "" if pd.isna(row.get("n")) else f"{int(row['n'])}",
-                "test": "" if not isinstance(tested, str) else f"{tested} {effects['test_']}",
-                "reason": row["reason"] or "",
+                "effect": _effect(row, ""),
+                "n": "" if exact else f"{int(row['n'])}",
+                "test": f"{tested} {_effect(row, 'test_')}" if isinstance(tested, str) else "",
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        rows, columns=["claim", "data set", "comparison", "verdict", "effect", "n", "test"]
+    )
+
+
+def _effect(row: Mapping[Any, Any], prefix: str) -> str:
+    values = [row.get(f"{prefix}estimate{end}", np.nan) for end in ("", "_low", "_high")]
+    return interval_text(*values) if np.isfinite(values[0]) else ""
+
+
+def undecided(table: pd.DataFrame) -> pd.DataFrame:
+    """What is not decided, as text: claim, data set where only one lacks it, why not."""
+    rows = table[table["verdict"] == OPEN]
+    return pd.DataFrame(
+        {
+            "claim": rows["claim"] + " " + rows["text"],
+            "data set": rows["dataset"],
+            "why not": rows["reason"],
+        }
+    ).reset_index(drop=True)
 
 
 def command(results: Path | str, look: Look) -> str:

@@ -513,7 +513,9 @@ def claims_(
     if csv:
         print(tables.csv_text(ledger), end="")
     else:
-        terminal.print_ledger(claims.sentences(ledger), claims.printable(ledger))
+        terminal.print_ledger(
+            claims.sentences(ledger), claims.printable(ledger), claims.undecided(ledger)
+        )
 
 
 # What these read takes far longer than the demo: their reports show the results that are shipped.

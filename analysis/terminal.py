@@ -47,16 +47,19 @@ def print_exhibits(sentences: Iterable[str], shown: Iterable[Exhibit]) -> None:
         print_table(tuple(table.columns), list(table.itertuples(index=False, name=None)))
 
 
-def print_ledger(sentences: Iterable[str], ledger: pd.DataFrame) -> None:
-    """Each claim with its verdicts below it. ledger: from `claims.printable`."""
-    for claim, rows in ledger.groupby("claim", sort=False):
-        print(f"{claim} {rows['what is claimed'].iloc[0]}")
+def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataFrame) -> None:
+    """Each claim with its verdicts below it. From `claims.printable` and `claims.undecided`."""
+    for claim, rows in decided.groupby("claim", sort=False):
+        print(claim)
         for row in rows.to_dict("records"):
-            subject = " ".join(part for part in (row["data set"], row["hypothesis"]) if part)
             effect = f" {row['effect']} points, n = {row['n']}" if row["effect"] else ""
             test = f"; test: {row['test']}" if row["test"] else ""
-            reason = f". {row['reason']}" if row["reason"] else ""
-            print(f"    {subject + ': ' if subject else ''}{row['verdict']}{effect}{test}{reason}")
+            print(f"    {row['data set']}, {row['comparison']}: {row['verdict']}{effect}{test}")
+    for claim, rows in rest.groupby("claim", sort=False):
+        print(claim)
+        for row in rows.to_dict("records"):
+            where = f"{row['data set']}: " if row["data set"] else ""
+            print(f"    {where}not tested. {row['why not']}")
     print()
     print("\n".join(sentences))
 

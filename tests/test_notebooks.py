@@ -38,7 +38,7 @@ FIGURES = {
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
-    "00_claims": {"claims"},
+    "00_claims": {"claims", "claims-open"},
     "01_adjustments": {"adjustments", "measured-groups"},
     "02_isolation": {"isolation", "groups", "association", "published-order"},
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},

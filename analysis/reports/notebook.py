@@ -246,6 +246,7 @@ def page(**parameters: Any) -> Page:
     return Page(**fields)
 
 
+_WRAPPED_FROM = 48  # characters of a cell
 _NUMBER = re.compile(r"[−<]?\d[\d.]*( \[.*\])?|–")
 
 
@@ -255,7 +256,12 @@ def html_table(shown: pd.DataFrame) -> str:
     from analysis.interactive import SYMBOLS
 
     right = [all(_NUMBER.fullmatch(cell) for cell in shown[name]) for name in shown.columns]
-    align = [' style="text-align: right"' if r else ' style="text-align: left"' for r in right]
+    wordy = [any(len(cell) > _WRAPPED_FROM for cell in shown[name]) for name in shown.columns]
+    align = [
+        f' style="text-align: {"right" if r else "left"}'
+        f'{"; white-space: normal; min-width: 12rem; overflow-wrap: anywhere" if w else ""}"'
+        for r, w in zip(right, wordy, strict=True)
+    ]
 
     def cell(text: str, style: str) -> str:
         safe = html.escape(text)
