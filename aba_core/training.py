@@ -399,7 +399,7 @@ def _metrics(
 ) -> tuple[dict[str, Tensor], Float[Tensor, "replica sample class_"]]:
     """What the task measures on every split, and the validation logits."""
     metrics: dict[str, Tensor] = {}
-    kept = torch.empty(0)
+    kept: list[Tensor] = []
     # Whatever the training's precision is: on CUDA, PyTorch's own is lower.
     full = products_in("full", setting.device)
     with full, replicas.undisturbed("eval") as evaluated:
@@ -407,10 +407,10 @@ def _metrics(
         for name in ("validation", "test", "train"):
             split = getattr(setting.splits, name)
             logits = stacked_logits(forward, split, replicas.parameters.dtype)
-            kept = logits if name == "validation" else kept
+            kept += [logits] if name == "validation" else []
             values = setting.measure(logits, split.y)
             metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
-    return metrics, kept
+    return metrics, kept[0]
 
 
 def _record(
