@@ -22,6 +22,7 @@ from torch import Tensor
 from aba_core.arms import Precision, TrainConfig
 from aba_core.attribution import Loss
 from aba_core.datasets import Split
+from aba_core.kernels import optimizer
 from aba_core.methods.base import Method
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
@@ -189,6 +190,12 @@ def optimizer_step(
     """
     factor, first_correction, second_correction = now
     learning_rate = learning_rate * factor
+    if config.optimizer == "adam" and optimizer.applies(parameters, gradient, *moments):
+        optimizer.adam(
+            parameters, gradient, moments[0], moments[1], learning_rate / first_correction,
+            config.weight_decay, (1 - BETA_1, 1 - BETA_2), 1 / float(second_correction), EPSILON,
+        )  # fmt: skip
+        return
     if config.weight_decay:
         gradient = gradient.add(parameters, alpha=config.weight_decay)
     if config.optimizer == "sgd":

@@ -7,11 +7,15 @@
  * for borders or strides. A winner is a byte: 0 to 3 is the place in the window by rows, DEAD says
  * that ReLU stopped it. Ties and NaN as in PyTorch: the first maximum wins, NaN wins over numbers.
  *
+ * Every product is added by one fused operation where the processor has one, always the same way
+ * round and in an order that no vector's width decides: AVX2, AVX-512 and NEON give the same bits.
+ *
  * The file includes itself once for each type of numbers. It keeps one scratch a thread, has no
  * other state, and starts no threads.
  */
 #ifndef REAL
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,14 +70,27 @@ static char *scratch(size_t bytes)
 
 static size_t rounded(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 
+/* Whether products are added without being rounded before, which decides last bits. */
+int fuses_products(void)
+{
+#ifdef __FP_FAST_FMA
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 #define REAL float
+#define ROOT sqrtf
 #define WHOLE int32_t
 #define NAME(name) name##_float
 #include "fused.c"
 #undef REAL
+#undef ROOT
 #undef WHOLE
 #undef NAME
 #define REAL double
+#define ROOT sqrt
 #define WHOLE int64_t
 #define NAME(name) name##_double
 #include "fused.c"
@@ -578,6 +595,30 @@ int NAME(backward)(const int64_t *s, const REAL *x, const REAL *weight, const RE
     if (s[CHANNELS] == 3 && s[KERNEL] == 3) return FEW(3, 3);
     return FEW(s[CHANNELS], s[KERNEL]);
 #undef FEW
+}
+
+/* One step of Adam, every number read and written once. values, gradient, first, second: [replica,
+ * parameter], contiguous. rates: one a replica, the first moment's correction in them. decay: what
+ * is added of the values to their gradient. share_*: of the gradient, and of its square, in the
+ * moments. correction: what the root of the second moment is multiplied by. No line leaves a
+ * compiler the choice of which product to fuse. */
+void NAME(adam)(const int64_t *s, REAL *restrict values, const REAL *restrict gradient,
+                REAL *restrict first, REAL *restrict second, const REAL *restrict rates,
+                const double *numbers)
+{
+    const REAL decay = (REAL)numbers[0], share_1 = (REAL)numbers[1], share_2 = (REAL)numbers[2];
+    const REAL correction = (REAL)numbers[3], tiny = (REAL)numbers[4];
+    for (int64_t r = 0; r < s[0]; r++) {
+        const REAL rate = rates[r];
+        for (int64_t n = r * s[1]; n < (r + 1) * s[1]; n++) {
+            const REAL g = gradient[n] + decay * values[n];
+            const REAL m = first[n] + share_1 * (g - first[n]);
+            const REAL v = second[n] + share_2 * (g * g - second[n]);
+            first[n] = m;
+            second[n] = v;
+            values[n] -= rate * m / (ROOT(v) * correction + tiny);
+        }
+    }
 }
 
 #endif
