@@ -159,8 +159,13 @@ def losses_and_gradient(
             pieces = torch.autograd.grad(
                 losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True
             )
-            gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
-    return torch.cat(losses).detach(), torch.cat(gradients)
+            gradients.append(_joined([p.reshape(len(logits), -1) for p in pieces], 1))
+    return _joined(losses, 0).detach(), _joined(gradients, 0)
+
+
+def _joined(pieces: Sequence[Tensor], axis: int) -> Tensor:
+    """As `torch.cat`, which copies where there is but one piece."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), axis)
 
 
 def schedule(config: TrainConfig, steps: int) -> list[list[float]]:

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import ctypes
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from aba_core.kernels import in_use, loaded
-from aba_core.kernels.blocks import NUMBERS
+from aba_core.kernels.blocks import NUMBERS, computable
 
 
 def applies(*values: Tensor) -> bool:
     """Whether C may do the step on these: parameters, gradient, moments."""
-    return (
-        all(
-            v.device.type == "cpu" and v.dtype == values[0].dtype and v.is_contiguous()
-            for v in values
-        )
-        and values[0].dtype in NUMBERS
-        and torch.get_num_threads() == 1  # which PyTorch shares out and C does not
-        and not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()  # nobody records or counts operations
-        and in_use()
-    )
+    return all(v.is_contiguous() for v in values) and computable(values, levels=0) and in_use()
 
 
 def adam(
