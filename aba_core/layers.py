@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core.kernels import texts
 from aba_core.kernels.blocks import Block, blocks
+from aba_core.models import TextCNN
 
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
@@ -58,16 +60,21 @@ def for_single(architecture: nn.Module) -> nn.Module:
         if _plain(module) and module.in_channels <= FEW_CHANNELS:
             module.forward = partial(_convolve_single, module)  # type: ignore[method-assign]
         _fuse(module, stacked=False)
+        _fuse_texts(module)
     return model
 
 
 def fused(architecture: nn.Module) -> nn.Module:
     """A copy of the architecture whose blocks are fused, or itself where there are none."""
-    if not any(type(m) is nn.Sequential and blocks(list(m)) for m in architecture.modules()):
+    if not any(
+        type(m) is TextCNN or (type(m) is nn.Sequential and blocks(list(m)))
+        for m in architecture.modules()
+    ):
         return architecture
     model = copy.deepcopy(architecture)
     for module in model.modules():
         _fuse(module, stacked=False)
+        _fuse_texts(module)
     return model
 
 
@@ -75,6 +82,22 @@ def _fuse(module: nn.Module, stacked: bool) -> None:
     """Have a plain `nn.Sequential` run its blocks of convolution, pooling and ReLU fused."""
     if type(module) is nn.Sequential and (places := blocks(list(module))):
         module.forward = partial(_in_a_row, module, places, stacked)  # type: ignore[method-assign]
+
+
+def _fuse_texts(module: nn.Module) -> None:
+    if type(module) is TextCNN and "forward" not in vars(module):
+        module.forward = partial(_texts, module)  # type: ignore[method-assign]
+
+
+def _texts(model: TextCNN, x: Tensor) -> Tensor:
+    """As the model's own forward."""
+    pooled = [
+        texts.largest(x, convolution[0])  # type: ignore[arg-type, index]
+        if texts.applies(list(convolution), x)  # type: ignore[call-overload]
+        else convolution(x.transpose(1, 2)).amax(2)
+        for convolution in model.convolutions
+    ]
+    return model.classifier(torch.cat(pooled, dim=1))
 
 
 def _in_a_row(chain: nn.Sequential, places: dict[int, Block], stacked: bool, x: Tensor) -> Tensor:

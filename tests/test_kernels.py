@@ -476,7 +476,7 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
     compiler.chmod(0o755)
     cache = tmp_path / "cache"
     told = python(STATUS, CC=str(compiler), ABA_KERNELS_CACHE=str(cache))
-    assert told.startswith("False|") and "could not compile fused.c: error: no" in told
+    assert told.startswith("False|") and "could not compile the kernels: error: no" in told
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
@@ -487,8 +487,8 @@ def test_a_library_that_is_wrong_is_not_used(tmp_path):
     # As a compiler would be that takes a maximum for a minimum.
     compiler.write_text(
         "#!/bin/sh\n"
-        f"""sed 's/best > zero/best < zero/' {kernels.SOURCE} > {tmp_path}/fused.c\n"""
-        f"""for word; do shift; [ "$word" = {kernels.SOURCE} ] && word={tmp_path}/fused.c\n"""
+        f"""sed 's/best > zero/best < zero/' {kernels.SOURCES[0]} > {tmp_path}/fused.c\n"""
+        f"""for word; do shift; [ "$word" = {kernels.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
         f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
     )
     compiler.chmod(0o755)
@@ -527,7 +527,7 @@ def test_sanitizers_find_nothing(tmp_path, flags):
     driver = tmp_path / "driver"
     build = [
         *compiler, "-std=gnu11", "-g", "-O1", *flags, "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCE.parent),
+        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCES[0].parent),
         str(Path(__file__).with_name("kernels_driver.c")), "-o", str(driver), "-lm",
     ]  # fmt: skip
     done = subprocess.run(build, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """The fused block: convolution, bias, maximum pooling and ReLU of all replicas in one call of C.
 
-fused.c is compiled for this machine's processor when it is first needed, by the system's C
-compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels), and used once it has
+The files in C are compiled for this machine's processor when they are first needed, by the system's C
+compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels), and used once the library has
 computed a few small blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a compiler,
 PyTorch does the same. Results differ in their last bits, and rows say which of the two made them.
 This file needs no torch; `blocks` and `optimizer` have what PyTorch sees.
@@ -28,7 +28,9 @@ from aba_core.kernels.selfcheck import Wrong, check
 
 DEFAULT = True  # where ABA_KERNELS says nothing
 
-SOURCE = Path(__file__).with_name("fused.c")
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("fused.c", "tokens.c", "adam.c", "vectors.h")
+)
 COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
 # How to ask for this machine's processor: x86 compilers know the first, those for ARM the second.
@@ -116,6 +118,9 @@ def _load(path: Path) -> ctypes.CDLL:
         backward = getattr(loaded, f"backward_{number_type}")
         forward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         backward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 7]
+        for way, tensors in (("forward", 6), ("backward", 10)):
+            tokens = getattr(loaded, f"tokens_{way}_{number_type}")
+            tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None
@@ -133,7 +138,7 @@ def cache_folder() -> Path:
 def _built(aside: Path) -> tuple[Path, str]:
     """A compiled library and how it came to be. aside: used where the cache cannot be written."""
     compiler, flags, macros = _compiler()
-    text = SOURCE.read_bytes()
+    text = b"\0".join(source.read_bytes() for source in SOURCES)
     words = " ".join([*compiler[1:], *flags, *_FLAGS])
     parts = (text, macros, words.encode(), platform.platform().encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
@@ -182,9 +187,10 @@ def _compile(command: list[str], path: Path) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
     os.close(handle)
     try:
-        done = _run([*command, *_FLAGS, str(SOURCE), "-o", name])
+        files = [str(source) for source in SOURCES if source.suffix == ".c"]
+        done = _run([*command, *_FLAGS, *files, "-o", name, "-lm"])
         if done.returncode:
-            raise NoKernels(f"{command[0]} could not compile fused.c: {_last_line(done)}")
+            raise NoKernels(f"{command[0]} could not compile the kernels: {_last_line(done)}")
         os.replace(name, path)
     finally:
         with suppress(OSError):

@@ -15,27 +15,8 @@
  */
 #ifndef REAL
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define VECTOR 64
-#define REGISTERS 32
-#elif defined(__AVX__)
-#define VECTOR 32
-#define REGISTERS 16
-#elif defined(__aarch64__)
-#define VECTOR 16
-#define REGISTERS 32
-#else
-#define VECTOR 16
-#define REGISTERS 16
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 #define DEAD 4
 #define FEW_CHANNELS 4      /* up to so many, the way back treats a window's patch as one vector */
 #define AT_ONCE (16 * 1024) /* bytes of pictures that the way back holds at once: they stay near */
@@ -50,26 +31,6 @@ enum {
     SIZES = GRADIENT_STRIDES + 5
 };
 
-static _Thread_local void *scratch_memory;
-static _Thread_local size_t scratch_bytes;
-
-/* The thread's memory, kept for its next call. */
-static char *scratch(size_t bytes)
-{
-    if (bytes > scratch_bytes) {
-        free(scratch_memory);
-        scratch_bytes = 0;
-        if (posix_memalign(&scratch_memory, 64, bytes)) {
-            scratch_memory = NULL;
-            return NULL;
-        }
-        scratch_bytes = bytes;
-    }
-    return scratch_memory;
-}
-
-static size_t rounded(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
-
 /* Whether products are added without being rounded before, which decides last bits. */
 int fuses_products(void)
 {
@@ -81,16 +42,13 @@ int fuses_products(void)
 }
 
 #define REAL float
-#define ROOT sqrtf
 #define WHOLE int32_t
 #define NAME(name) name##_float
 #include "fused.c"
 #undef REAL
-#undef ROOT
 #undef WHOLE
 #undef NAME
 #define REAL double
-#define ROOT sqrt
 #define WHOLE int64_t
 #define NAME(name) name##_double
 #include "fused.c"
@@ -595,30 +553,6 @@ int NAME(backward)(const int64_t *s, const REAL *x, const REAL *weight, const RE
     if (s[CHANNELS] == 3 && s[KERNEL] == 3) return FEW(3, 3);
     return FEW(s[CHANNELS], s[KERNEL]);
 #undef FEW
-}
-
-/* One step of Adam, every number read and written once. values, gradient, first, second: [replica,
- * parameter], contiguous. rates: one a replica, the first moment's correction in them. decay: what
- * is added of the values to their gradient. share_*: of the gradient, and of its square, in the
- * moments. correction: what the root of the second moment is multiplied by. No line leaves a
- * compiler the choice of which product to fuse. */
-void NAME(adam)(const int64_t *s, REAL *restrict values, const REAL *restrict gradient,
-                REAL *restrict first, REAL *restrict second, const REAL *restrict rates,
-                const double *numbers)
-{
-    const REAL decay = (REAL)numbers[0], share_1 = (REAL)numbers[1], share_2 = (REAL)numbers[2];
-    const REAL correction = (REAL)numbers[3], tiny = (REAL)numbers[4];
-    for (int64_t r = 0; r < s[0]; r++) {
-        const REAL rate = rates[r];
-        for (int64_t n = r * s[1]; n < (r + 1) * s[1]; n++) {
-            const REAL g = gradient[n] + decay * values[n];
-            const REAL m = first[n] + share_1 * (g - first[n]);
-            const REAL v = second[n] + share_2 * (g * g - second[n]);
-            first[n] = m;
-            second[n] = v;
-            values[n] -= rate * m / (ROOT(v) * correction + tiny);
-        }
-    }
 }
 
 #endif
