@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aba_core import kernels
-from aba_core.kernels.blocks import NUMBERS, Block, blocks, watched
+from aba_core.kernels import texts
+from aba_core.kernels.blocks import Block, blocks
+from aba_core.models import TextCNN
 
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
@@ -59,16 +60,21 @@ def for_single(architecture: nn.Module) -> nn.Module:
         if _plain(module) and module.in_channels <= FEW_CHANNELS:
             module.forward = partial(_convolve_single, module)  # type: ignore[method-assign]
         _fuse(module, stacked=False)
+        _fuse_texts(module)
     return model
 
 
 def fused(architecture: nn.Module) -> nn.Module:
     """A copy of the architecture whose blocks are fused, or itself where there are none."""
-    if not any(type(m) is nn.Sequential and blocks(list(m)) for m in architecture.modules()):
+    if not any(
+        type(m) is TextCNN or (type(m) is nn.Sequential and blocks(list(m)))
+        for m in architecture.modules()
+    ):
         return architecture
     model = copy.deepcopy(architecture)
     for module in model.modules():
         _fuse(module, stacked=False)
+        _fuse_texts(module)
     return model
 
 
@@ -76,6 +82,22 @@ def _fuse(module: nn.Module, stacked: bool) -> None:
     """Have a plain `nn.Sequential` run its blocks of convolution, pooling and ReLU fused."""
     if type(module) is nn.Sequential and (places := blocks(list(module))):
         module.forward = partial(_in_a_row, module, places, stacked)  # type: ignore[method-assign]
+
+
+def _fuse_texts(module: nn.Module) -> None:
+    if type(module) is TextCNN and "forward" not in vars(module):
+        module.forward = partial(_texts, module)  # type: ignore[method-assign]
+
+
+def _texts(model: TextCNN, x: Tensor) -> Tensor:
+    """As the model's own forward."""
+    pooled = [
+        texts.largest(x, convolution[0])  # type: ignore[arg-type, index]
+        if texts.applies(list(convolution), x)  # type: ignore[call-overload]
+        else convolution(x.transpose(1, 2)).amax(2)
+        for convolution in model.convolutions
+    ]
+    return model.classifier(torch.cat(pooled, dim=1))
 
 
 def _in_a_row(chain: nn.Sequential, places: dict[int, Block], stacked: bool, x: Tensor) -> Tensor:
@@ -90,90 +112,6 @@ def _in_a_row(chain: nn.Sequential, places: dict[int, Block], stacked: bool, x: 
                 continue
         x, place = layers[place](x), place + 1
     return x
-
-
-class Chain:
-    """A model that is nothing but blocks, flattening, linear layers and ReLU in a row: stacked
-    replicas run it in few operations, without vmap, whose own work is a third of a small step."""
-
-    def __init__(self, model: nn.Module) -> None:
-        named = _chained("", model)
-        self.modules = [module for _, module in named]
-        places = blocks(self.modules)
-        self.steps: list[tuple[str, nn.Module | Block]] = []
-        while (place := self._place()) < len(named):
-            name, module = named[place]
-            self.steps.append((name, places.get(place, module)))
-        parameters = dict(model.named_parameters())  # without those that are another layer's too
-        self._known = bool(places) and all(
-            _simple(step)
-            and all(f"{name}.{part}" in parameters for part, _ in _first(step).named_parameters())
-            for name, step in self.steps
-        )
-
-    def ready(self, dtype: torch.dtype) -> bool:
-        """Whether it can run numbers of this type here and now."""
-        return (
-            self._known
-            and dtype in NUMBERS
-            and torch.get_num_threads() == 1
-            and not torch.is_autocast_enabled("cpu")
-            and not watched(self.modules)
-            and kernels.in_use()
-        )
-
-    def _place(self) -> int:
-        """How many layers the steps so far hold."""
-        return sum(len(s.layers) if isinstance(s, Block) else 1 for _, s in self.steps)
-
-    def __call__(
-        self, values: dict[str, Tensor], x: Float[Tensor, "replica batch *feature"]
-    ) -> Tensor | None:
-        """Logits of all replicas; None where vmap must do it. values: stacked, by name."""
-        if not self.ready(x.dtype):
-            return None
-        for name, step in self.steps:
-            weight, bias = values.get(f"{name}.weight"), values.get(f"{name}.bias")
-            if isinstance(step, Block):
-                assert weight is not None
-                if not step.applies(x, weight, bias, levels=0):
-                    return None
-                x = step(x, weight, bias)
-            elif isinstance(step, nn.Linear):
-                assert weight is not None
-                if x.dim() != 3 or x.shape[-1] != weight.shape[-1]:
-                    return None
-                product = x, weight.transpose(1, 2)
-                x = torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
-            else:
-                x = x.relu() if isinstance(step, nn.ReLU) else x.flatten(2)
-        return x
-
-
-def _first(step: nn.Module | Block) -> nn.Module:
-    """The layer that has the step's parameters, if it has any."""
-    return step.layers[0] if isinstance(step, Block) else step
-
-
-def _simple(step: nn.Module | Block) -> bool:
-    """Whether `Chain` knows how to do it."""
-    return isinstance(step, Block) or (
-        "forward" not in vars(step)
-        and (
-            type(step) in (nn.Linear, nn.ReLU)
-            or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
-        )
-    )
-
-
-def _chained(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers of nested `nn.Sequential`s in their order, by name."""
-    if type(module) is not nn.Sequential or "forward" in vars(module) or watched([module]):
-        return [(name, module)]
-    # `named_children` would leave out a layer that comes twice.
-    children = [(part, m) for part, m in module._modules.items() if m is not None]
-    parts = [_chained(f"{name}.{part}".lstrip("."), child) for part, child in children]
-    return [layer for part in parts for layer in part]
 
 
 def _plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:

@@ -23,8 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
 from aba_core.attribution import Mode
+from aba_core.chain import Chain
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
-from aba_core.layers import Chain, channels_last, for_single, for_stacked, fused
+from aba_core.layers import channels_last, for_single, for_stacked, fused
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
@@ -244,8 +245,8 @@ class Replicas:
             return functional_call(self._stacked, values, (self._input(x),))
 
         if self._chain is not None:
-            fixed = self.named_parameters(flat) | self.buffers  # which may hold frozen parameters
-            logits = self._chain(fixed, x.expand(len(self), *x.shape) if shared_inputs else x)
+            inputs = x.expand(len(self), *x.shape) if shared_inputs else x
+            logits = self._chain(flat, inputs, self.named_parameters, self.buffers)
             if logits is not None:
                 return logits
         for masks in self._drops:

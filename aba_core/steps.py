@@ -22,6 +22,7 @@ from torch import Tensor
 from aba_core.arms import Precision, TrainConfig
 from aba_core.attribution import Loss
 from aba_core.datasets import Split
+from aba_core.kernels import optimizer
 from aba_core.methods.base import Method
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
@@ -158,8 +159,13 @@ def losses_and_gradient(
             pieces = torch.autograd.grad(
                 losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True
             )
-            gradients.append(torch.cat([p.reshape(len(logits), -1) for p in pieces], dim=1))
-    return torch.cat(losses).detach(), torch.cat(gradients)
+            gradients.append(_joined([p.reshape(len(logits), -1) for p in pieces], 1))
+    return _joined(losses, 0).detach(), _joined(gradients, 0)
+
+
+def _joined(pieces: Sequence[Tensor], axis: int) -> Tensor:
+    """As `torch.cat`, which copies where there is but one piece."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), axis)
 
 
 def schedule(config: TrainConfig, steps: int) -> list[list[float]]:
@@ -189,6 +195,12 @@ def optimizer_step(
     """
     factor, first_correction, second_correction = now
     learning_rate = learning_rate * factor
+    if config.optimizer == "adam" and optimizer.applies(parameters, gradient, *moments):
+        optimizer.adam(
+            parameters, gradient, moments[0], moments[1], learning_rate / first_correction,
+            config.weight_decay, (1 - BETA_1, 1 - BETA_2), 1 / float(second_correction), EPSILON,
+        )  # fmt: skip
+        return
     if config.weight_decay:
         gradient = gradient.add(parameters, alpha=config.weight_decay)
     if config.optimizer == "sgd":

@@ -80,7 +80,7 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] | None = None) -> Chu
     stamp = {
         **provenance(),
         "device": device_name(chunk.device),
-        "kernels": "fused" if chunk.device == "cpu" and kernels.in_use() else "torch",
+        "kernels": kernels.path_taken() if chunk.device == "cpu" else "torch",
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "chunk": chunk.name,
         "data": splits.fingerprint,

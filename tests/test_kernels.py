@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from torch.nn import functional
 from aba_core import Arm, Augmentation, TrainConfig, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.datasets import load_dataset
-from aba_core.kernels import blocks
+from aba_core.kernels import blocks, optimizer
 from aba_core.layers import for_single
 from aba_core.replicas import Replicas
+from aba_core.steps import optimizer_step, schedule
 from aba_core.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +169,67 @@ def test_differentiated_twice_it_is_pytorchs_own():
     assert torch.autograd.gradgradcheck(function, inputs)
     single = [value.detach()[0].requires_grad_() for value in inputs]
     assert torch.autograd.gradgradcheck(function, single)
+
+
+@needs_compiler
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+def test_the_optimiser_is_adam(dtype, decay, monkeypatch):
+    config = TrainConfig(optimizer="adam", learning_rate=0.01, weight_decay=decay)
+    rates = torch.tensor([[0.01], [0.03]], dtype=dtype)
+    steps = torch.tensor(schedule(config, 20), dtype=torch.float64)
+    mine, others = ([ramp(2, 37, dtype=dtype), *torch.zeros(2, 2, 37, dtype=dtype)] for _ in "12")
+    taken = []
+    adam = optimizer.adam
+    monkeypatch.setattr(optimizer, "adam", lambda *a: (taken.append(1), adam(*a)))
+    for number, now in enumerate(steps):
+        gradient = ramp(2, 37, seed=number, dtype=dtype)
+        optimizer_step(config, mine[0], gradient, mine[1:], rates, now)
+        with kernels.unfused():
+            optimizer_step(config, others[0], gradient, others[1:], rates, now)
+    assert len(taken) == 20
+    for one, other in zip(mine, others, strict=True):
+        bound = 1e-14 if dtype == torch.float64 else 1e-6
+        torch.testing.assert_close(one, other, rtol=bound, atol=bound)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_bits_do_not_depend_on_how_wide_vectors_are(tmp_path):
+    code = """
+import torch
+from aba_core import kernels
+from aba_core.kernels import blocks, optimizer
+from hashlib import sha256
+torch.set_num_threads(1)
+seen = sha256()
+for channels, outputs, side in (1, 16, 8), (3, 17, 10), (16, 32, 14), (20, 33, 9):
+    draw = torch.Generator().manual_seed(channels)
+    shapes = (2, 5, channels, side, side), (2, outputs, channels, 3, 3), (2, outputs)
+    values = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
+    y = blocks._Fused.apply(*values, (1, 1))
+    gradients = torch.autograd.grad(y, values, torch.randn(y.shape, generator=draw))
+    moments = [torch.rand(2, 1003, generator=draw) for _ in range(4)]
+    rates = torch.full((2, 1), 0.01)
+    optimizer.adam(*moments, rates, 0.01, (0.1, 0.001), 1.3, 1e-8)
+    for made in (y, *gradients, *moments):
+        seen.update(made.detach().contiguous().numpy().tobytes())
+print(seen.hexdigest(), kernels.path_taken())
+"""
+    compiler = shlex.join(kernels._compiler()[0])
+    flags = "-mno-avx512f", "-mno-fma"
+    probe = [*kernels._compiler()[0], *kernels._compiler()[1], *flags, "-E", "-x", "c", os.devnull]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("no x86 compiler")
+    if b"__AVX512F__" not in kernels._compiler()[2]:
+        pytest.skip("a processor without AVX-512")
+    told = {
+        flag: python(code, CC=f"{compiler} {flag}", ABA_KERNELS_CACHE=str(tmp_path))
+        for flag in ("", "-mno-avx512f", "-mno-avx512f -mno-fma")
+    }
+    wide, narrow, rounded = told.values()
+    assert wide == narrow and wide.endswith(" fused")
+    assert rounded.split()[0] != wide.split()[0] and rounded.endswith(" fused without fma")
 
 
 def models():
@@ -379,8 +442,9 @@ def python(code, **changes):
 STATUS = "from aba_core import kernels; s = kernels.status(); print(s.used, s.why, s.path, sep='|')"
 
 
-def test_it_is_switched_on_by_the_environment_alone():
-    assert python(STATUS, ABA_KERNELS="") == "False|off by default|"
+@needs_compiler
+def test_it_is_used_unless_the_environment_says_no():
+    assert python(STATUS, ABA_KERNELS="").startswith("True|compiled by ")
     assert python(STATUS, ABA_KERNELS="off") == "False|ABA_KERNELS=off|"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ABA_KERNELS", "maybe")
@@ -412,7 +476,7 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
     compiler.chmod(0o755)
     cache = tmp_path / "cache"
     told = python(STATUS, CC=str(compiler), ABA_KERNELS_CACHE=str(cache))
-    assert told.startswith("False|") and "could not compile fused.c: error: no" in told
+    assert told.startswith("False|") and "could not compile the kernels: error: no" in told
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
@@ -423,13 +487,13 @@ def test_a_library_that_is_wrong_is_not_used(tmp_path):
     # As a compiler would be that takes a maximum for a minimum.
     compiler.write_text(
         "#!/bin/sh\n"
-        f"""sed 's/best > zero/best < zero/' {kernels.SOURCE} > {tmp_path}/fused.c\n"""
-        f"""for word; do shift; [ "$word" = {kernels.SOURCE} ] && word={tmp_path}/fused.c\n"""
+        f"""sed 's/best > zero/best < zero/' {kernels.SOURCES[0]} > {tmp_path}/fused.c\n"""
+        f"""for word; do shift; [ "$word" = {kernels.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
         f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
     )
     compiler.chmod(0o755)
     told = python(STATUS, CC=str(compiler), ABA_KERNELS_CACHE=str(tmp_path / "cache"))
-    assert told.startswith("False|the compiled block is wrong: [0.0")
+    assert told == "False|the compiled block is wrong: outputs of 1 channels, float|"
 
 
 @needs_compiler
@@ -463,7 +527,7 @@ def test_sanitizers_find_nothing(tmp_path, flags):
     driver = tmp_path / "driver"
     build = [
         *compiler, "-std=gnu11", "-g", "-O1", *flags, "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCE.parent),
+        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCES[0].parent),
         str(Path(__file__).with_name("kernels_driver.c")), "-o", str(driver), "-lm",
     ]  # fmt: skip
     done = subprocess.run(build, capture_output=True, text=True)

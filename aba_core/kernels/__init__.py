@@ -1,10 +1,10 @@
 """The fused block: convolution, bias, maximum pooling and ReLU of all replicas in one call of C.
 
-fused.c is compiled for this machine's processor when it is first needed, by the system's C
-compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels). It is used where
-`ABA_KERNELS=on` asks for it; otherwise, and without a compiler, PyTorch does the same. Results
-differ in their last bits, and rows say which of the two made them. This file needs no torch;
-`blocks` has what PyTorch sees.
+The files in C are compiled for this machine's processor when they are first needed, by the system's C
+compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels), and used once the library has
+computed a few small blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a compiler,
+PyTorch does the same. Results differ in their last bits, and rows say which of the two made them.
+This file needs no torch; `blocks` and `optimizer` have what PyTorch sees.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-# Where ABA_KERNELS says nothing. Off: the shipped results were made without, and runs started
-# before are continued with the same bits.
-DEFAULT = False
+from aba_core.kernels.selfcheck import Wrong, check
 
-SOURCE = Path(__file__).with_name("fused.c")
+DEFAULT = True  # where ABA_KERNELS says nothing
+
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("fused.c", "tokens.c", "adam.c", "vectors.h")
+)
 COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
+_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
 # How to ask for this machine's processor: x86 compilers know the first, those for ARM the second.
 _PROCESSOR = ("-march=native", "-mcpu=native", "")
 _PATIENCE = 300  # seconds for a compiler, many times what it takes
@@ -81,6 +83,16 @@ def in_use() -> bool:
     return not _unfused.get() and asked_for() and loaded() is not None
 
 
+def path_taken() -> str:
+    """What a row says of who computed it: "torch" or "fused". Bits of the fused path are the same
+    on all processors that add products unrounded, as those with AVX2, AVX-512 or NEON do; others
+    are told apart."""
+    library = loaded() if in_use() else None
+    if library is None:
+        return "torch"
+    return "fused" if library.fuses_products() else "fused without fma"
+
+
 def loaded() -> ctypes.CDLL | None:
     """The compiled functions, if there are any."""
     return _found()[0]
@@ -93,9 +105,9 @@ def _found() -> tuple[ctypes.CDLL | None, Status]:
         with tempfile.TemporaryDirectory(prefix="aba-kernels-") as aside:
             path, how = _built(Path(aside))
             loaded = _load(path)
-            _check(loaded)
+            check(loaded)
             return loaded, Status(True, how, str(path))
-    except (NoKernels, OSError, AttributeError, subprocess.SubprocessError) as error:
+    except (NoKernels, Wrong, OSError, AttributeError, subprocess.SubprocessError) as error:
         return None, Status(False, " ".join(str(error).split()) or type(error).__name__)
 
 
@@ -106,24 +118,13 @@ def _load(path: Path) -> ctypes.CDLL:
         backward = getattr(loaded, f"backward_{number_type}")
         forward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         backward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 7]
+        for way, tensors in (("forward", 6), ("backward", 10)):
+            tokens = getattr(loaded, f"tokens_{way}_{number_type}")
+            tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
+        adam = getattr(loaded, f"adam_{number_type}")
+        adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
+        adam.restype = None
     return loaded
-
-
-def _check(loaded: ctypes.CDLL) -> None:
-    """One small block whose numbers are known: no library is trusted unseen."""
-    shape = 1, 1, 1, 4, 4, 1, 3, 1, 1
-    strides = *(16, 16, 16, 4, 1), *(9, 9, 9, 3, 1), *(1, 1), *(4, 4, 4, 2, 1)
-    sizes = (ctypes.c_int64 * 26)(*shape, *strides)
-    for name, number in (("float", ctypes.c_float), ("double", ctypes.c_double)):
-        x, weight, one = (number * 16)(*range(16)), (number * 9)(*[1] * 9), (number * 1)(1)
-        y, gradient, to_bias = (number * 4)(), (number * 4)(1, 2, 3, 4), (number * 1)()
-        winners = (ctypes.c_int8 * 4)()
-        failed = getattr(loaded, f"forward_{name}")(sizes, x, weight, one, y, winners)
-        ways = x, weight, gradient, winners, None, None, to_bias
-        failed = failed or getattr(loaded, f"backward_{name}")(sizes, *ways)
-        numbers = [*y, *winners, *to_bias]
-        if failed or numbers != [46, 55, 82, 91, 3, 2, 1, 0, 10]:
-            raise NoKernels(f"the compiled block is wrong: {numbers}")
 
 
 def cache_folder() -> Path:
@@ -137,7 +138,7 @@ def cache_folder() -> Path:
 def _built(aside: Path) -> tuple[Path, str]:
     """A compiled library and how it came to be. aside: used where the cache cannot be written."""
     compiler, flags, macros = _compiler()
-    text = SOURCE.read_bytes()
+    text = b"\0".join(source.read_bytes() for source in SOURCES)
     words = " ".join([*compiler[1:], *flags, *_FLAGS])
     parts = (text, macros, words.encode(), platform.platform().encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
@@ -186,9 +187,10 @@ def _compile(command: list[str], path: Path) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
     os.close(handle)
     try:
-        done = _run([*command, *_FLAGS, str(SOURCE), "-o", name])
+        files = [str(source) for source in SOURCES if source.suffix == ".c"]
+        done = _run([*command, *_FLAGS, *files, "-o", name, "-lm"])
         if done.returncode:
-            raise NoKernels(f"{command[0]} could not compile fused.c: {_last_line(done)}")
+            raise NoKernels(f"{command[0]} could not compile the kernels: {_last_line(done)}")
         os.replace(name, path)
     finally:
         with suppress(OSError):

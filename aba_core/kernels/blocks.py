@@ -34,28 +34,48 @@ class Block:
         """Whether the fused block may do this call, for one model or, with a leading axis replica,
         for all. levels: how many of torch.func's transformations the caller knows of."""
         values = (x, weight) if bias is None else (x, weight, bias)
-        if x.device.type != "cpu" or x.dtype not in NUMBERS or x.dim() != weight.dim():
-            return False
-        if any(v.dtype != x.dtype or v.device != x.device or not _plain(v) for v in values):
-            return False
-        if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-            return False
-        if torch.get_num_threads() > 1:  # which PyTorch shares out and C does not
-            return False
-        if forward_ad._current_level >= 0 or _levels() != levels or watched(self.layers):
-            return False
-        if torch._C._len_torch_dispatch_stack():  # somebody records or counts operations
-            return False
-        padding: tuple[int, int] = self.layers[0].padding  # type: ignore[assignment]
-        sides = zip(x.shape[-2:], weight.shape[-2:], padding, strict=True)
-        pooled = all((side + 2 * border - kernel + 1) // 2 >= 1 for side, kernel, border in sides)
-        # What does not fit is PyTorch's to refuse.
-        return pooled and x.shape[-3] == weight.shape[-3] and in_use()
+        return (
+            x.dim() == weight.dim()
+            and computable(values, levels)
+            and not watched(self.layers)
+            # What does not fit is PyTorch's to refuse.
+            and x.shape[-3] == weight.shape[-3]
+            and min(self.sides(x.shape[-2:])) >= 1
+            and in_use()
+        )
+
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of what it makes of pictures of this shape (below 1: nothing)."""
+        side, borders = self.layers[0].kernel_size[0], self.padding
+        rows, columns = (
+            (size + 2 * border - side + 1) // 2 for size, border in zip(shape, borders, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return self.layers[0].padding  # type: ignore[return-value]
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Outputs of one model, or of all with a leading axis replica, or under vmap."""
         function = _Stacked if _levels() else _Fused
-        return function.apply(x, weight, bias, self.layers[0].padding)
+        return function.apply(x, weight, bias, self.padding)
+
+
+def computable(values: Sequence[Tensor], levels: int) -> bool:
+    """Whether C may compute with these. levels: how many of torch.func's transformations the caller
+    knows of."""
+    dtype = values[0].dtype
+    return (
+        dtype in NUMBERS
+        and all(v.device.type == "cpu" and v.dtype == dtype and _plain(v) for v in values)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.get_num_threads() == 1  # which PyTorch shares out and C does not
+        and forward_ad._current_level < 0
+        and _levels() == levels
+        and not torch._C._len_torch_dispatch_stack()  # nobody records or counts operations
+    )
 
 
 def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
@@ -150,32 +170,52 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
     ) -> Tensor:
-        sides = (
-            (side + 2 * border - kernel + 1) // 2
-            for side, border, kernel in zip(x.shape[-2:], padding, weight.shape[-2:], strict=True)
-        )
-        y = x.new_empty(*x.shape[:-3], *sides, weight.shape[-4])
-        winners = y.new_empty(y.shape, dtype=torch.int8) if any(ctx.needs_input_grad) else None
-        sizes = _sizes(x, weight, bias, padding)
-        _call("forward", x.dtype, sizes, x, weight, bias, y, winners)
+        y, winners = forward(x, weight, bias, padding, any(ctx.needs_input_grad))
         ctx.save_for_backward(x, weight, bias, winners)
         ctx.padding = padding
-        return _channels_first(y)
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, winners = ctx.saved_tensors
+        asked = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # to be differentiated once more, which C cannot be
-            return *_by_autograd(ctx.needs_input_grad, gradient, x, weight, bias, ctx.padding), None
-        asked = ctx.needs_input_grad
-        *lead, channels, height, width = x.shape
-        to_x = x.new_empty(*lead, height, width, channels) if asked[0] else None
-        to_weight = weight.new_empty(weight.shape) if asked[1] else None
-        to_bias = weight.new_empty(weight.shape[:-3]) if asked[2] else None
-        sizes = _sizes(x, weight, bias, ctx.padding, gradient)
-        arguments = x, weight, gradient, winners, to_x, to_weight, to_bias
-        _call("backward", x.dtype, sizes, *arguments)
-        return None if to_x is None else _channels_first(to_x), to_weight, to_bias, None
+            return *_by_autograd(asked, gradient, x, weight, bias, ctx.padding), None
+        return *backward(asked, gradient, x, weight, bias, winners, ctx.padding), None
+
+
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], returning: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Outputs of the block, and its winners where there is to be a way back."""
+    sides = (
+        (side + 2 * border - kernel + 1) // 2
+        for side, border, kernel in zip(x.shape[-2:], padding, weight.shape[-2:], strict=True)
+    )
+    y = x.new_empty(*x.shape[:-3], *sides, weight.shape[-4])
+    winners = y.new_empty(y.shape, dtype=torch.int8) if returning else None
+    sizes = _sizes(x, weight, bias, padding)
+    _call("forward", x.dtype, sizes, x, weight, bias, y, winners)
+    return _channels_first(y), winners
+
+
+def backward(
+    asked: Sequence[bool],
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    winners: Tensor,
+    padding: tuple[int, int],
+) -> list[Tensor | None]:
+    """Gradients to x, weight and bias, each where it is asked for. gradient: of the outputs."""
+    *lead, channels, height, width = x.shape
+    to_x = x.new_empty(*lead, height, width, channels) if asked[0] else None
+    to_weight = weight.new_empty(weight.shape) if asked[1] else None
+    to_bias = weight.new_empty(weight.shape[:-3]) if asked[2] else None
+    sizes = _sizes(x, weight, bias, padding, gradient)
+    _call("backward", x.dtype, sizes, x, weight, gradient, winners, to_x, to_weight, to_bias)
+    return [None if to_x is None else _channels_first(to_x), to_weight, to_bias]
 
 
 def _channels_first(values: Tensor) -> Tensor:

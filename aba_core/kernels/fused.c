@@ -7,31 +7,16 @@
  * for borders or strides. A winner is a byte: 0 to 3 is the place in the window by rows, DEAD says
  * that ReLU stopped it. Ties and NaN as in PyTorch: the first maximum wins, NaN wins over numbers.
  *
+ * Every product is added by one fused operation where the processor has one, always the same way
+ * round and in an order that no vector's width decides: AVX2, AVX-512 and NEON give the same bits.
+ *
  * The file includes itself once for each type of numbers. It keeps one scratch a thread, has no
  * other state, and starts no threads.
  */
 #ifndef REAL
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define VECTOR 64
-#define REGISTERS 32
-#elif defined(__AVX__)
-#define VECTOR 32
-#define REGISTERS 16
-#elif defined(__aarch64__)
-#define VECTOR 16
-#define REGISTERS 32
-#else
-#define VECTOR 16
-#define REGISTERS 16
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 #define DEAD 4
 #define FEW_CHANNELS 4      /* up to so many, the way back treats a window's patch as one vector */
 #define AT_ONCE (16 * 1024) /* bytes of pictures that the way back holds at once: they stay near */
@@ -46,25 +31,15 @@ enum {
     SIZES = GRADIENT_STRIDES + 5
 };
 
-static _Thread_local void *scratch_memory;
-static _Thread_local size_t scratch_bytes;
-
-/* The thread's memory, kept for its next call. */
-static char *scratch(size_t bytes)
+/* Whether products are added without being rounded before, which decides last bits. */
+int fuses_products(void)
 {
-    if (bytes > scratch_bytes) {
-        free(scratch_memory);
-        scratch_bytes = 0;
-        if (posix_memalign(&scratch_memory, 64, bytes)) {
-            scratch_memory = NULL;
-            return NULL;
-        }
-        scratch_bytes = bytes;
-    }
-    return scratch_memory;
+#ifdef __FP_FAST_FMA
+    return 1;
+#else
+    return 0;
+#endif
 }
-
-static size_t rounded(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 
 #define REAL float
 #define WHOLE int32_t

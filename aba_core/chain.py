@@ -1,0 +1,228 @@
+"""Chains: models that are nothing but fused blocks, flattening, linear layers and ReLU in a row.
+
+Stacked replicas run a chain as one operation, forward and back, without `vmap`, whose own work is
+a third of a small step, and without a node of autograd a layer. Gradients of all parameters are
+written into one matrix [replica, parameter], where the optimiser takes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aba_core import kernels
+from aba_core.kernels.blocks import (
+    NUMBERS,
+    Block,
+    backward,
+    blocks,
+    computable,
+    forward,
+    watched,
+)
+
+# Cuts rows of parameters into the architecture's tensors, by name.
+Cut = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+class Chain:
+    """A model's layers as steps that stacked replicas take together, if it is a chain."""
+
+    def __init__(self, model: nn.Module) -> None:
+        named = _chained("", model)
+        self.modules = [module for _, module in named]
+        places = blocks(self.modules)
+        self.steps: list[tuple[str, nn.Module | Block]] = []
+        while (place := self._place()) < len(named):
+            name, module = named[place]
+            self.steps.append((name, places.get(place, module)))
+        parameters = dict(model.named_parameters())  # without those that are another layer's too
+        self.known = all(
+            _simple(step)
+            and all(
+                _parameter(name, part) in parameters for part, _ in _first(step).named_parameters()
+            )
+            for name, step in self.steps
+        )
+
+    def ready(self, dtype: torch.dtype) -> bool:
+        """Whether it can run numbers of this type here and now."""
+        return (
+            self.known
+            and dtype in NUMBERS
+            and torch.get_num_threads() == 1
+            and not torch.is_autocast_enabled("cpu")
+            and not watched(self.modules)
+            and kernels.in_use()
+        )
+
+    def _place(self) -> int:
+        """How many layers the steps so far hold."""
+        return sum(len(s.layers) if isinstance(s, Block) else 1 for _, s in self.steps)
+
+    def __call__(
+        self,
+        flat: Float[Tensor, "replica parameter"],
+        x: Float[Tensor, "replica batch *feature"],
+        cut: Cut,
+        fixed: Mapping[str, Tensor],
+    ) -> Tensor | None:
+        """Logits of all replicas; None where vmap must do it. fixed: what is not trained, stacked,
+        by name."""
+        if not (self.ready(x.dtype) and computable((flat, x), levels=0) and self._fits(x.shape)):
+            return None
+        return _Run.apply(flat, x, self, cut, fixed)
+
+    def _fits(self, shape: Sequence[int]) -> bool:
+        """Whether every layer can take what the one before gives. What does not fit is PyTorch's to
+        refuse."""
+        for _, step in self.steps:
+            layer: Any = _first(step)
+            if isinstance(step, Block):
+                if len(shape) != 5 or shape[2] != layer.in_channels:
+                    return False
+                shape = (*shape[:2], layer.out_channels, *step.sides(shape[3:]))
+                if min(shape[3:]) < 1:
+                    return False
+            elif isinstance(step, nn.Linear):
+                if len(shape) != 3 or shape[2] != step.in_features:
+                    return False
+                shape = (*shape[:2], step.out_features)
+            elif isinstance(step, nn.Flatten):
+                shape = (*shape[:2], math.prod(shape[2:]))
+        return True
+
+    def by_layers(
+        self, values: Mapping[str, Tensor], x: Float[Tensor, "replica batch *feature"]
+    ) -> Tensor:
+        """The same by operations that autograd knows, which can be differentiated again."""
+        for name, step in self.steps:
+            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+            if isinstance(step, Block):
+                x = step(x, weight, bias)  # type: ignore[arg-type]
+            elif isinstance(step, nn.Linear):
+                x = _linear(x, weight, bias)  # type: ignore[arg-type]
+            else:
+                x = x.relu() if isinstance(step, nn.ReLU) else x.flatten(2)
+        return x
+
+
+class _Run(torch.autograd.Function):
+    """A whole chain: flat [replica, parameter], x [replica, batch, *feature] to logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, flat: Tensor, x: Tensor, chain: Chain, cut: Cut, fixed: Mapping[str, Tensor]
+    ) -> Tensor:
+        returning = any(ctx.needs_input_grad)
+        values = {**cut(flat), **fixed}
+        kept: list[Tensor | None] = [flat, x]
+        shapes = []
+        for name, step in chain.steps:
+            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+            shapes.append(x.shape)
+            before, winners = x, None
+            if isinstance(step, Block):
+                assert weight is not None
+                x, winners = forward(x, weight, bias, step.padding, returning)
+            elif isinstance(step, nn.Linear):
+                assert weight is not None
+                x = _linear(x, weight, bias)
+            elif isinstance(step, nn.ReLU):
+                before = x = x.relu()
+            else:
+                before, x = None, x.flatten(2)  # type: ignore[assignment]
+            kept += before, winners
+        if returning:
+            ctx.save_for_backward(*kept)
+            ctx.shapes, ctx.chain, ctx.cut, ctx.fixed = shapes, chain, cut, fixed
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        flat, x, *kept = ctx.saved_tensors
+        chain: Chain = ctx.chain
+        to_flat, to_x = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # to be differentiated once more, which C cannot be
+            y = chain.by_layers({**ctx.cut(flat), **ctx.fixed}, x)
+            inputs = [value for value, asked in ((flat, to_flat), (x, to_x)) if asked]
+            again = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
+            made = [next(again) if asked else None for asked in (to_flat, to_x)]
+            return *made, None, None, None
+        total = torch.empty_like(flat) if to_flat else None
+        parts = {} if total is None else ctx.cut(total)
+        values = {**ctx.cut(flat), **ctx.fixed}
+        trained = [any(_parameter(name, k) in parts for k in _PARTS) for name, _ in chain.steps]
+        last = 0 if to_x else trained.index(True)
+        for place in reversed(range(last, len(chain.steps))):
+            name, step = chain.steps[place]
+            before, winners = kept[2 * place : 2 * place + 2]
+            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+            to_weight, to_bias = (parts.get(_parameter(name, part)) for part in _PARTS)
+            on = to_x or place > last
+            if isinstance(step, Block):
+                asked = on, to_weight is not None, to_bias is not None
+                given = gradient, before, weight, bias, winners, step.padding
+                gradient, *made = backward(asked, *given)  # type: ignore[assignment, arg-type]
+                for to, value in zip((to_weight, to_bias), made, strict=True):
+                    if to is not None:
+                        to.copy_(value)  # type: ignore[arg-type]
+            elif isinstance(step, nn.Linear):
+                assert weight is not None
+                if to_weight is not None:
+                    torch.bmm(gradient.transpose(1, 2), before, out=to_weight)
+                if to_bias is not None:
+                    torch.sum(gradient, 1, out=to_bias)
+                gradient = torch.bmm(gradient, weight) if on else gradient
+            elif isinstance(step, nn.ReLU):
+                gradient = torch.ops.aten.threshold_backward(gradient, before, 0)
+            else:
+                gradient = gradient.reshape(ctx.shapes[place])
+        return total, gradient if to_x else None, None, None, None
+
+
+_PARTS = "weight", "bias"
+
+
+def _parameter(layer: str, part: str) -> str:
+    return f"{layer}.{part}".lstrip(".")
+
+
+def _linear(
+    x: Float[Tensor, "replica batch input"],
+    weight: Float[Tensor, "replica output input"],
+    bias: Float[Tensor, "replica output"] | None,
+) -> Float[Tensor, "replica batch output"]:
+    product = x, weight.transpose(1, 2)
+    return torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
+
+
+def _first(step: nn.Module | Block) -> nn.Module:
+    """The layer that has the step's parameters, if it has any."""
+    return step.layers[0] if isinstance(step, Block) else step
+
+
+def _simple(step: nn.Module | Block) -> bool:
+    """Whether `Chain` knows how to do it."""
+    return isinstance(step, Block) or (
+        "forward" not in vars(step)
+        and (
+            type(step) in (nn.Linear, nn.ReLU)
+            or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
+        )
+    )
+
+
+def _chained(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers of nested `nn.Sequential`s in their order, by name."""
+    if type(module) is not nn.Sequential or "forward" in vars(module) or watched([module]):
+        return [(name, module)]
+    # `named_children` would leave out a layer that comes twice.
+    children = [(part, m) for part, m in module._modules.items() if m is not None]
+    parts = [_chained(f"{name}.{part}".lstrip("."), child) for part, child in children]
+    return [layer for part in parts for layer in part]

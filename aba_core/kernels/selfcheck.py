@@ -1,0 +1,100 @@
+"""What a compiled library must compute before it is trusted: small blocks of whole numbers, whose
+sums are exact in any order, against loops in plain Python."""
+
+from __future__ import annotations
+
+import ctypes
+from itertools import product
+
+# channels, outputs, height, width: each way back that the C code has; vectors are not full
+_SHAPES = (1, 3, 4, 6), (5, 17, 4, 4)
+_KERNEL = 3
+
+
+class Wrong(Exception):
+    """What a library computes wrongly."""
+
+
+def check(library: ctypes.CDLL) -> None:
+    """Raises Wrong for a library whose numbers differ."""
+    for name, number in (("float", ctypes.c_float), ("double", ctypes.c_double)):
+        for shape in _SHAPES:
+            _check_block(library, name, number, shape)
+        _check_adam(library, name, number)
+
+
+def _whole(count: int, start: int) -> list[int]:
+    """Numbers from -3 to 3, in no order that a mistake would have too."""
+    return [(7 * n * n + 3 * n + start) % 11 % 7 - 3 for n in range(count)]
+
+
+def _check_block(library: ctypes.CDLL, name: str, number: type, shape: tuple[int, ...]) -> None:
+    channels, outputs, height, width = shape
+    rows, columns, taps = height // 2, width // 2, _KERNEL * _KERNEL
+    picture, seen = height * width, channels * taps
+    x, weight = _whole(picture * channels, 1), _whole(outputs * seen, 2)
+    bias, gradient = _whole(outputs, 3), _whole(rows * columns * outputs, 4)
+    sizes = (ctypes.c_int64 * 26)(
+        *(1, 1, *shape[:1], height, width, outputs, _KERNEL, 1, 1),
+        *(0, 0, picture, width, 1), *(0, seen, taps, _KERNEL, 1), *(0, 1),
+        *(0, 0, 1, columns * outputs, outputs),
+    )  # fmt: skip
+
+    def numbers(values: list[int]) -> ctypes.Array:
+        return (number * len(values))(*values)
+
+    y, winners = (number * len(gradient))(), (ctypes.c_int8 * len(gradient))()
+    to_x, to_weight = (number * len(x))(), (number * len(weight))()
+    to_bias = (number * outputs)()
+    given = numbers(x), numbers(weight)
+    failed = getattr(library, f"forward_{name}")(sizes, *given, numbers(bias), y, winners)
+    ways = numbers(gradient), winners, to_x, to_weight, to_bias
+    failed = failed or getattr(library, f"backward_{name}")(sizes, *given, *ways)
+    made = [*y], [*to_x], [*to_weight], [*to_bias]
+    expected = _block(shape, x, weight, bias, gradient)
+    parts = "outputs", "gradient to inputs", "gradient to weights", "gradient to bias"
+    for part, mine, other in zip(parts, made, expected, strict=True):
+        if failed or mine != other:
+            raise Wrong(f"the compiled block is wrong: {part} of {channels} channels, {name}")
+
+
+def _block(
+    shape: tuple[int, ...], x: list[int], weight: list[int], bias: list[int], gradient: list[int]
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Outputs [row, column, output]; gradients to inputs [row, column, channel], to weights and to
+    bias. x: [channel, row, column]."""
+    channels, outputs, height, width = shape
+    places = list(product(range(channels), range(_KERNEL), range(_KERNEL)))
+    y, to_x = [], [0] * len(x)
+    to_weight, to_bias = [0] * len(weight), [0] * outputs
+    for row, column, output in product(range(height // 2), range(width // 2), range(outputs)):
+        best, where = None, []
+        for place in product((2 * row, 2 * row + 1), (2 * column, 2 * column + 1)):
+            inside = [
+                (n, c, place[0] + i - 1, place[1] + j - 1)
+                for n, (c, i, j) in enumerate(places, output * len(places))
+                if 0 <= place[0] + i - 1 < height and 0 <= place[1] + j - 1 < width
+            ]
+            value = bias[output] + sum(
+                weight[n] * x[(c * height + i) * width + j] for n, c, i, j in inside
+            )
+            if best is None or value > best:
+                best, where = value, inside
+        assert best is not None
+        y.append(max(best, 0))
+        g = gradient[len(y) - 1] if best > 0 else 0
+        to_bias[output] += g
+        for n, c, i, j in where:
+            to_weight[n] += g * x[(c * height + i) * width + j]
+            to_x[(i * width + j) * channels + c] += g * weight[n]
+    return y, to_x, to_weight, to_bias
+
+
+def _check_adam(library: ctypes.CDLL, name: str, number: type) -> None:
+    values, moments, rates = (number * 2)(3, 5), (number * 4)(), (number * 2)(1, 2)
+    sizes, given = (ctypes.c_int64 * 2)(2, 1), (ctypes.c_double * 5)(0, 0.5, 0.25, 2, 0)
+    second = ctypes.byref(moments, 2 * ctypes.sizeof(number))
+    gradient = (number * 2)(2, -4)
+    getattr(library, f"adam_{name}")(sizes, values, gradient, moments, second, rates, given)
+    if [*values, *moments] != [2.5, 6, 1, -2, 1, 4]:
+        raise Wrong(f"the compiled optimiser is wrong: {[*values, *moments]}, {name}")
