@@ -183,7 +183,8 @@ class Arm:
     `randomness.PURPOSES`) held at a seed in all runs of the arm, as (("initialisation", 0),); the
     others follow the run's seed plus seed_offset. flip_bit: change the last bit of one weight,
     drawn by purpose "bit", before training: the smallest change there is. subset_per_run: the
-    training samples are drawn by the run's seed and not by the config's subset_seed.
+    training samples are drawn by the run's seed and not by the config's subset_seed;
+    seeds_per_subset: so many consecutive seeds share them.
     """
 
     kind: ClassVar[str] = "arm"
@@ -195,6 +196,7 @@ class Arm:
     flip_bit: bool = False
     seed_offset: int = 0
     subset_per_run: bool = field(default=False, kw_only=True)
+    seeds_per_subset: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -209,6 +211,14 @@ class Arm:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: true or false")
         if isinstance(self.seed_offset, bool) or not 0 <= int(self.seed_offset) < 2**62:
             raise ValueError(f"seed_offset is {self.seed_offset!r}; allowed: whole numbers from 0")
+        share = self.seeds_per_subset
+        if type(share) is not int or not 1 <= share <= MOST:
+            raise ValueError(f"seeds_per_subset is {share!r}; allowed: whole numbers from 1")
+        if share > 1 and not self.subset_per_run:
+            raise ValueError(
+                f"seeds_per_subset is {share}, but the arm does not draw its training samples; "
+                "needed: subset_per_run: true"
+            )
         held = self.held.items() if isinstance(self.held, Mapping) else self.held
         object.__setattr__(self, "held", tuple(sorted((str(n), int(s)) for n, s in held)))
         object.__setattr__(self, "method", _normal(self.method))
@@ -243,6 +253,10 @@ class Arm:
     def vanilla(self) -> bool:
         """Whether it trains as usual, its learning rate, seeds and one bit aside."""
         return self.method is None
+
+    def subset_of(self, seed: int) -> int | None:
+        """The subset_seed that the run with this seed trains on; None where the config says it."""
+        return seed // self.seeds_per_subset if self.subset_per_run else None
 
     @property
     def reference(self) -> bool:

@@ -54,6 +54,7 @@ class Chunk:
     keep_logits: bool = False
     frozen: Frozen | None = None
     hypotheses: str = ""
+    keep_correct: bool = False
 
     @property
     def name(self) -> str:
@@ -125,10 +126,15 @@ def resolve(
         study.keep_logits,
         study.frozen,
         study.hypotheses_hash,
+        study.keep_correct,
     )
     chunks = _cut(whole, arms_per_chunk)
     steps = config.steps(len(splits.train))
     primary = f"validation_{TASKS[splits.task][0]}"
+    if study.keep_correct and (splits.task != "multiclass" or splits.validation.y.dim() != 1):
+        raise StudyError(
+            f"keep_correct is true, but {study.dataset} has no one right class a sample"
+        )
     return Plan(study, config, arms, splits.fingerprint, primary, keys, steps, chunks)
 
 
@@ -272,22 +278,33 @@ def _runs(keys: Mapping[str, tuple[str, int]]) -> tuple[tuple[str, int, str], ..
 def _cut(whole: Chunk, arms_per_chunk: int) -> tuple[Chunk, ...]:
     """Chunks of a study: as even in arms as can be, with one seed on a CPU, or all on a GPU.
 
-    Arms that draw their own training samples stand apart, one seed at a time: each has other data.
+    Arms that draw their own training samples stand apart, one subset at a time: each has other
+    data.
     """
     chunks = []
-    for drawn in (False, True):
-        alike = [arm for arm in whole.arms if arm.subset_per_run == drawn]
+    ways = sorted({(arm.subset_per_run, arm.seeds_per_subset) for arm in whole.arms})
+    for way in ways:
+        alike = [arm for arm in whole.arms if (arm.subset_per_run, arm.seeds_per_subset) == way]
         blocks = -(-len(alike) // arms_per_chunk)
-        size = -(-len(alike) // blocks) if blocks else 1
-        seeds_apart = drawn or whole.device == "cpu"
-        for seeds in [(seed,) for seed in whole.seeds] if seeds_apart else [whole.seeds]:
-            config = replace(whole.config, subset_seed=seeds[0]) if drawn else whole.config
+        size = -(-len(alike) // blocks)
+        for subset, seeds in _seeds_together(whole, alike[0]):
+            config = whole.config if subset is None else replace(whole.config, subset_seed=subset)
             for start in range(0, len(alike), size):
                 arms = tuple(alike[start : start + size])
                 names = {arm.name for arm in arms}
                 runs = tuple(run for run in whole.runs if run[0] in names and run[1] in seeds)
                 chunks.append(replace(whole, config=config, arms=arms, seeds=seeds, runs=runs))
     return tuple(chunks)
+
+
+def _seeds_together(whole: Chunk, arm: Arm) -> list[tuple[int | None, tuple[int, ...]]]:
+    """(subset, seeds) that go into one chunk of arms like this one; no subset: the config's own."""
+    if whole.device == "cpu":
+        return [(arm.subset_of(seed), (seed,)) for seed in whole.seeds]
+    together: dict[int | None, list[int]] = {}
+    for seed in whole.seeds:
+        together.setdefault(arm.subset_of(seed), []).append(seed)
+    return [(subset, tuple(seeds)) for subset, seeds in together.items()]
 
 
 # --- identity: what a study's words mean to the core, and the keys of its runs -------------------
@@ -341,6 +358,7 @@ def run_keys(
     shared = {"numerics": NUMERICS, "config": plain(config), "data": fingerprint}
     shared |= {"frozen": plain(frozen)} if frozen else {}
     shared |= {"keep_logits": True} if study.keep_logits else {}
+    shared |= {"keep_correct": True} if study.keep_correct else {}
     before = {"frozen": frozen, "keep_logits": study.keep_logits}
     keys: dict[str, tuple[str, int]] = {}
     older: dict[str, tuple[str, int]] = {}
@@ -356,7 +374,11 @@ def run_keys(
                     f"arms {keys[key][0]!r} and {arm.name!r} are the same runs; keep one of them"
                 )
             keys[key] = (arm.name, seed)
-            known_as = legacy_key(config, arm, method, seed, fingerprint, before)
+            known_as = (
+                None
+                if study.keep_correct
+                else legacy_key(config, arm, method, seed, fingerprint, before)
+            )
             if known_as is not None:
                 older[known_as] = (arm.name, seed)
     return keys | older

@@ -7,8 +7,8 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from aba_core.arms import Arm
@@ -170,6 +171,11 @@ class Hypothesis(_Plain):
         return short_hash(content)
 
 
+def on_fresh_subsets(arms: Iterable[Arm], share: int = 1) -> tuple[Arm, ...]:
+    """The same arms, each run on a fresh training subset that so many consecutive seeds share."""
+    return tuple(replace(arm, subset_per_run=True, seeds_per_subset=share) for arm in arms)
+
+
 def check_count(seeds: int) -> int:
     """How many seeds there are; ValueError where no study has so many."""
     if seeds > MOST_SEEDS:
@@ -186,7 +192,10 @@ class Study(_Plain):
     takes what it names of study, look and load (see `exhibits.of_study`).
     keep_logits: keep each run's logits on the validation samples, as half precision bytes, and the
     samples' labels.
-    tuning: choose the strength of every arm but vanilla first.
+    keep_correct: keep which validation and test samples each run classifies correctly, as packed
+    bits. tuning: choose the strength of every arm but vanilla first.
+    fresh_subsets: in a file, short for every arm's subset_per_run and seeds_per_subset: so many
+    consecutive seeds share a fresh training subset; 0: all seeds share one.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
@@ -198,9 +207,23 @@ class Study(_Plain):
     frozen: Frozen | None = None
     tuning: Tuning | None = None
     keep_logits: bool = False
+    keep_correct: bool = False
     hypotheses: tuple[Hypothesis, ...] = ()
     room: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_fresh_subsets(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "fresh_subsets" not in given:
+            return given
+        content = dict(given)
+        share = content.pop("fresh_subsets")
+        if type(share) is not int or share < 0:
+            raise ValueError(f"fresh_subsets is {share!r}; allowed: whole numbers from 0")
+        if share and isinstance(content.get("arms"), list | tuple):
+            content["arms"] = on_fresh_subsets(map(_arm, content["arms"]), share)
+        return content
 
     @field_validator("seeds", mode="before")
     @classmethod
