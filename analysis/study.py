@@ -36,6 +36,9 @@ TUNING_SEED = 1000
 # Seeds of hypotheses start here and those of exploring studies at 0, so that nothing is confirmed
 # on the runs that suggested it.
 CONFIRMING_SEED = 100
+# Seeds of studies whose every run has a fresh training subset; a subset is drawn by the seed, and
+# one that several seeds share by the seed divided by their number.
+FRESH_SEED = 200
 # What a study may ask for at most: beyond these a number is a slip, and would take years.
 MOST_SEEDS = 100_000
 MOST_RUNS = 1_000_000

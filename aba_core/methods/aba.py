@@ -30,7 +30,6 @@ from aba_core.randomness import Draws, check_seed, choice
 from aba_core.selection import Percentiles, Selection, SignSplit, categorize
 from aba_core.sites import INPUT, Tail
 
-
 # What keeps one member of the set; see `_choosing`.
 MemberPer = Literal["draw", "batch", "turn", "sample", "progress"]
 
