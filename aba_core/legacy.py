@@ -42,7 +42,9 @@ def legacy_key(
         return None
     if method is not None and (method.kind != "aba" or method.site != "input"):
         return None
-    if arm.seeds_per_subset != 1 or (method and (method.member_per != "draw" or method.signed)):
+    if arm.config or arm.seeds_per_subset != 1:
+        return None
+    if method is not None and (method.member_per != "draw" or method.signed):
         return None
     fields = asdict(config)
     del fields["metrics"]

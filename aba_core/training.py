@@ -206,6 +206,12 @@ def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> 
     ]
     for member in members:
         _ = member.seeds  # refuses unknown purposes
+    for arm in arms:
+        if arm.trained_by(config) != config:
+            raise ValueError(
+                f"arm {arm.name!r} has a training of its own ({dict(arm.config)}); give that "
+                "config, or let `aba run` do it"
+            )
     for arm, seed in ((arm, seed) for arm in arms for seed in seeds):
         if arm.subset_of(seed) not in (None, config.subset_seed):
             raise ValueError(

@@ -116,11 +116,25 @@ class Frozen(_Plain):
     target: str = "loss"
 
 
+class TunedClass(_Plain):
+    """Arms that are tuned together. values: what is tried, {field: values} of the method or of the
+    training, all combinations; without any, the strengths of `Tuning`."""
+
+    name: str
+    arms: tuple[str, ...] = Field(min_length=1)
+    values: dict[str, tuple[str | float | int, ...]] = {}
+
+
 class Tuning(_Plain):
-    """Strengths tried for each method on validation, with seeds that are never reported."""
+    """What is tried for each class of arms on validation, with seeds that are never reported.
+
+    strengths: of all classes that name no values of their own. classes: by default every arm but
+    vanilla is one.
+    """
 
     strengths: tuple[Strength, ...] = Field(min_length=1, max_length=1000)
     seeds: int = Field(ge=1, le=MOST_SEEDS)
+    classes: tuple[TunedClass, ...] = ()
 
 
 class Contrast(_Declared):
@@ -328,6 +342,19 @@ class Study(_Plain):
             raise ValueError(f"arm name {repeated[0]!r} is repeated")
         return value
 
+    @field_validator("tuning")
+    @classmethod
+    def _tunes_arms(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
+        known = {arm.name for arm in info.data.get("arms", ())}
+        if value is None or (info.context or {}).get("declared"):
+            return value
+        named = [arm for tuned in value.classes for arm in tuned.arms]
+        for name in named:
+            if name not in known or named.count(name) > 1:
+                lacking = "is in two classes" if name in known else "is no arm of the study"
+                raise ValueError(f"tuning names the arm {name!r}, which {lacking}")
+        return value
+
     @field_validator("hypotheses")
     @classmethod
     def _about_arms(
@@ -383,6 +410,11 @@ class Settings:
         """Fields that studies of groups give every arm: groups have their meaning with target
         "loss"."""
         return {"target": "loss", "strength": self.strength["isolation"]}
+
+    @property
+    def pictures(self) -> bool:
+        """Whether inputs have height and width."""
+        return self.config["model"] != "text_cnn"
 
     def study(self, name: str, arms: Iterable[Arm], **fields: Any) -> Study:
         """A standard study of these settings. fields: further fields of `Study`; config is added to

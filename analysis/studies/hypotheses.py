@@ -41,6 +41,12 @@ RESEEDED_ARMS = (RESEEDED, *(f"{RESEEDED} {number}" for number in (2, 3, 4)))
 RESEED = 1_000_000
 NO_MIDDLE = tuple(a.index for a in ADJUSTMENTS if not a.middle)
 BRIGHTNESS = (Adjustment(1, 1, 1).index, Adjustment(-1, -1, -1).index)
+# Arms that hide a tenth of the features in place of changing them.
+HIDING: dict[str, dict[str, Any]] = {
+    "Guided dropout, high": {"of": "high"},
+    "Guided dropout, low": {"of": "low"},
+    "Random dropout of a tenth": {"placebo": "random"},
+}
 GROUPS = tuple(group.value for group in Group)
 
 
@@ -49,8 +55,8 @@ def declare(settings: Settings) -> Study:
     subset."""
     return settings.study(
         "hypotheses",
-        fresh(arms(settings.strength["isolation"], settings.top_k)),
-        hypotheses=standard(settings.planned["hypotheses"]),
+        fresh(arms(settings.strength["isolation"], settings.top_k, settings.pictures)),
+        hypotheses=standard(settings.planned["hypotheses"], settings.pictures),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["hypotheses"])),
     )
 
@@ -66,8 +72,9 @@ def placebo_name(arm: str, placebo: str) -> str:
     return f"{arm}, {PLACEBO_TITLES[placebo]}"
 
 
-def arms(strength: float, top_k: int = 4) -> tuple[Arm, ...]:
-    """The arms that the standard hypotheses compare, all with one strength and target "loss"."""
+def arms(strength: float, top_k: int = 4, pictures: bool = True) -> tuple[Arm, ...]:
+    """The arms that the standard hypotheses compare, all with one strength and target "loss".
+    pictures: whether squares of the input can be hidden."""
     loss: dict[str, Any] = {"strength": strength, "target": "loss"}
     score = {**loss, "target": "class_score", "top_k": top_k}
     return (
@@ -94,16 +101,19 @@ def arms(strength: float, top_k: int = 4) -> tuple[Arm, ...]:
         Arm.of("All, fixed magnitude", adjustments="all", randomize=False, **loss),
         Arm.of("MendABA, loss", method="mendaba", **loss),
         Arm.of("MendABA, class score", method="mendaba", **score),
+        *(Arm.of(name, method="guided-dropout", **given) for name, given in HIDING.items()),
+        *([Arm.of("Cutout of a tenth", method="cutout", side=0.1**0.5)] if pictures else []),
     )
 
 
 # --- what is claimed -----------------------------------------------------------------------------
 
 
-def standard(n: int) -> tuple[Hypothesis, ...]:
-    """The standard hypotheses on the arms of `arms`, with n seeds an arm."""
+def standard(n: int, pictures: bool = True) -> tuple[Hypothesis, ...]:
+    """The standard hypotheses on the arms of `arms`, on n subsets."""
     parts = (_of_vanilla, _of_groups, _of_unions, _of_opposites, _of_placebos, _of_settings)
-    return tuple(Hypothesis(n=n, **declared) for part in parts for declared in part())
+    declared = [said for part in parts for said in part()] + _of_hiding(pictures)
+    return tuple(Hypothesis(n=n, **said) for said in declared)
 
 
 def _group_arms(name: str) -> list[str]:
@@ -240,8 +250,8 @@ def _of_unions() -> list[dict[str, Any]]:
         ),
         dict(
             name="opposed-groups",
-            statement="Joining opposed groups beats joining a group with the neutral one, by itself "
-            "and over the mean of the groups that are joined.",
+            statement="Joining opposed groups beats joining a group with the neutral one, by "
+            "itself and over the mean of the groups that are joined.",
             estimand="mean accuracy of Eps. & Del. less that of Eps. & Neu.; the same of their "
             "gains over the mean of their two groups' sets",
             comparisons=(
@@ -369,6 +379,21 @@ def _of_settings() -> list[dict[str, Any]]:
     ]
 
 
+def _of_hiding(pictures: bool) -> list[dict[str, Any]]:
+    guided = ("Guided dropout, high", "Guided dropout, low")
+    others = ("Random dropout of a tenth", *["Cutout of a tenth"] * pictures)
+    return [
+        dict(
+            name="guided-dropout",
+            statement="Hiding features that the attribution names beats hiding as many at random.",
+            estimand="mean accuracy with the tenth of highest or lowest attribution set to 0 less "
+            "that with a random tenth, and with a square of as many",
+            comparisons=tuple(_minus(of, other) for of in guided for other in others),
+            rule="any",
+        ),
+    ]
+
+
 # --- what is shown -------------------------------------------------------------------------------
 
 
@@ -444,7 +469,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         comparison
         for verdict in tested
         for comparison in verdict.hypothesis.comparisons
-        if isinstance(comparison, Slope)
+        if isinstance(comparison, Slope) and "size" in next(iter(comparison.covariates.values()))
     ]
     if slopes:
         sets.show(collector, slopes[0], prefix)

@@ -155,8 +155,8 @@ def _of_matched_sets() -> list[dict[str, Any]]:
     return [
         dict(
             name="matched-tension",
-            statement="Opposed sets beat unopposed ones that equal them in size, norm, mean change, "
-            "groups and members.",
+            statement="Opposed sets beat unopposed ones that equal them in size, norm, mean "
+            "change, groups and members.",
             estimand="mean accuracy of 24 opposed quadruples less that of 24 matched unopposed "
             "ones, within training subsets; for these sets",
             comparisons=(_difference(pairs, OPPOSED_ARMS, UNOPPOSED_ARMS),),
