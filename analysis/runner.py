@@ -92,8 +92,8 @@ def _trained(
 
 
 def _keep(results: Path, part: object) -> Chunk:
-    """Write what came back; the chunk that it is of. Raises EngineError where it is not what is needed,
-    or lacks runs."""
+    """Write what came back; the chunk that it is of. Raises EngineError where it is not what is
+    needed, or lacks runs."""
     match part:
         case (Chunk() as chunk, dict() as tables):
             keys = {row["key"] for row in tables.get(chunk.kind, ())}
