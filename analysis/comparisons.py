@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from analysis import mixed, statistics
 from analysis.statistics import Interval
@@ -65,11 +65,16 @@ class Bounds:
         return Interval(self.estimate, low, high, self.n, confidence, self.method)
 
 
+def t_quantile(tail: float, freedom: float | Array) -> Array:
+    """What Student's t exceeds in a share `tail`; `scipy.stats.t.isf` takes ten times as long."""
+    return np.asarray(-special.stdtrit(np.minimum(freedom, 1e9), tail))
+
+
 def student(estimate: float, error: float, freedom: float, n: int, unit: str) -> Bounds:
     """Bounds of an estimate with a standard error, by Student's t."""
 
     def reach(tail: float) -> float:
-        return float(stats.t.isf(tail, freedom)) * error if freedom > 0 else math.nan
+        return float(t_quantile(tail, freedom)) * error if freedom > 0 else math.nan
 
     return Bounds(
         estimate,
@@ -84,27 +89,69 @@ def student(estimate: float, error: float, freedom: float, n: int, unit: str) ->
 # --- runs to means -------------------------------------------------------------------------------
 
 
-def grid_of(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The metric as a table: a row for each (subset, seed), a column for each arm, NaN where there
-    is no run. Runs without the column subset_seed share one subset."""
+@dataclass(frozen=True)
+class Grid:
+    """A metric of runs as a table. values: [run, arm], NaN where there is none; subset: [run], the
+    training subset that a row was drawn from. A row is a seed within a subset."""
+
+    arms: tuple[str, ...]
+    subset: NDArray[np.int64]
+    values: Array
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """{arm: column}."""
+        return {arm: number for number, arm in enumerate(self.arms)}
+
+    @cached_property
+    def by_subset(self) -> Array:
+        """Means over the seeds of each subset, NaN where there are none. [subset, arm]"""
+        subsets, code = np.unique(self.subset, return_inverse=True)
+        there = np.isfinite(self.values)
+        counts = np.zeros((len(subsets), len(self.arms)))
+        sums = np.zeros_like(counts)
+        np.add.at(counts, code, there)
+        np.add.at(sums, code, np.where(there, self.values, 0.0))
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    def columns(self, arms: Sequence[str]) -> list[int]:
+        """Where arms are. Raises ComparisonError for one without runs."""
+        absent = [arm for arm in arms if arm not in self.place]
+        if absent:
+            raise ComparisonError(f"no runs of {absent[0]!r}")
+        return [self.place[arm] for arm in arms]
+
+    def blocks(self, arms: Sequence[str]) -> int:
+        """Blocks that the arm with fewest has: subsets where arms ran on several, else seeds."""
+        columns = self.columns(arms)
+        subsets = np.isfinite(self.by_subset[:, columns]).sum(axis=0)
+        if subsets.max() > 1:
+            return int(subsets.min())
+        return int(np.isfinite(self.values[:, columns]).sum(axis=0).min())
+
+
+def grid_of(runs: pd.DataFrame, metric: str) -> Grid:
+    """Runs as a grid, without those that lack the metric. Runs without the column subset_seed share
+    one subset."""
     finite = runs[np.isfinite(runs[metric].astype(np.float64))]
     subset = finite["subset_seed"] if "subset_seed" in finite else 0
     keyed = finite[["arm", "seed", metric]].assign(subset=subset)
-    return keyed.pivot_table(index=["subset", "seed"], columns="arm", values=metric)
+    wide = keyed.pivot_table(index=["subset", "seed"], columns="arm", values=metric)
+    subsets = wide.index.get_level_values("subset").to_numpy(np.int64)
+    return Grid(tuple(map(str, wide.columns)), subsets, wide.to_numpy(np.float64))
 
 
 @dataclass(frozen=True)
 class Means:
     """Means of some arms and how they err.
 
-    mean: [arm]; covariance of the means: [arm, arm]; counts: units of each arm. blocks: [block,
-    arm] where arms are compared within blocks, which then are the sample; else arms are
-    independent.
+    mean: [arm]; variance of the means: [arm]; counts: units of each arm. blocks: [block, arm] where
+    arms are compared within blocks, which then are the sample; else arms are independent.
     """
 
     arms: tuple[str, ...]
     mean: Array
-    covariance: Array
+    variance: Array
     counts: Array
     blocks: Array | None
     scope: str
@@ -125,10 +172,9 @@ class Means:
     def errors(self, weights: Array) -> tuple[Array, Array]:
         """Standard errors and degrees of freedom of contrasts. weights: [contrast, arm]."""
         if self.blocks is not None:
-            # From the contrasts themselves: a sum of rounded covariances can fall below 0.
             spread = (self.blocks @ weights.T).std(axis=0, ddof=1)
             return spread / math.sqrt(self.n), np.full(len(weights), self.n - 1.0)
-        parts = weights**2 * np.diag(self.covariance)
+        parts = weights**2 * self.variance
         total = parts.sum(axis=1)
         smaller = (parts**2 / (self.counts - 1)).sum(axis=1)
         freedom = np.divide(total**2, smaller, out=np.full(len(total), np.inf), where=smaller > 0)
@@ -142,10 +188,10 @@ class Means:
             scale = np.sqrt(rng.chisquare(n - 1, resamples) / (n - 1))
             return np.asarray(rng.standard_normal((resamples, n)) @ centred / scale[:, None])
         size = (resamples, len(self.arms))
-        return rng.standard_t(self.counts - 1, size) * np.sqrt(np.diag(self.covariance))
+        return rng.standard_t(self.counts - 1, size) * np.sqrt(self.variance)
 
 
-def means_of(grid: pd.DataFrame, arms: Sequence[str], paired: bool = False) -> Means:
+def means_of(grid: Grid, arms: Sequence[str], paired: bool = False) -> Means:
     """The arms' means, over blocks where they have some in common.
 
     Of several subsets that all arms were trained on, each is a block: its seeds are averaged first.
@@ -153,57 +199,60 @@ def means_of(grid: pd.DataFrame, arms: Sequence[str], paired: bool = False) -> M
     no subset are independent where each has several. Raises ComparisonError where no interval can
     be had.
     """
-    own = grid[list(arms)]
-    by_subset = own.groupby(level="subset").mean()
-    shared = by_subset.dropna()
-    any_run = by_subset.notna().any(axis=1)
-    if len(shared) > 1:
-        return _in_blocks(shared, SUBSETS_AND_SEEDS, int(any_run.sum()) - len(shared))
-    if len(shared) == 1:
-        seeds = own.loc[shared.index[0]].dropna(how="all")
-        if paired:
-            whole = seeds.dropna()
-            return _in_blocks(whole, SEEDS_ONLY, len(seeds) - len(whole))
-        return _independent(seeds, SEEDS_ONLY)
-    if (by_subset.notna().sum() > 1).all():
-        return _independent(by_subset, SUBSETS_AND_SEEDS)
-    counted = by_subset.notna().sum()
+    columns = grid.columns(arms)
+    names = tuple(arms)
+    by_subset = grid.by_subset[:, columns]
+    there = np.isfinite(by_subset)
+    shared = there.all(axis=1)
+    if shared.sum() > 1:
+        left_out = int(there.any(axis=1).sum() - shared.sum())
+        return _in_blocks(names, by_subset[shared], SUBSETS_AND_SEEDS, left_out)
+    if shared.any():
+        own = grid.values[grid.subset == np.unique(grid.subset)[shared][0]][:, columns]
+        if not paired:
+            return _independent(names, own, SEEDS_ONLY)
+        there = np.isfinite(own)
+        whole = there.all(axis=1)
+        left_out = int(there.any(axis=1).sum() - whole.sum())
+        return _in_blocks(names, own[whole], SEEDS_ONLY, left_out)
+    counts = there.sum(axis=0)
+    if (counts > 1).all():
+        return _independent(names, by_subset, SUBSETS_AND_SEEDS)
+    few = int(counts.argmin())
     raise ComparisonError(
-        f"no training subset has runs of all arms, and {counted.idxmin()!r} ran on "
-        f"{counted.min()} only"
+        f"no training subset has runs of all arms, and {names[few]!r} ran on {counts[few]} only"
     )
 
 
-def _in_blocks(values: pd.DataFrame, scope: str, left_out: int) -> Means:
-    blocks = values.to_numpy(np.float64)
-    if len(blocks) < LEAST_BLOCKS:
+def _in_blocks(arms: tuple[str, ...], blocks: Array, scope: str, left_out: int) -> Means:
+    n = len(blocks)
+    if n < LEAST_BLOCKS:
         what = "subsets" if scope == SUBSETS_AND_SEEDS else "seeds"
-        raise ComparisonError(
-            f"{len(blocks)} {what} have runs of all arms; needed: {LEAST_BLOCKS} or more"
-        )
-    covariance = np.cov(blocks.T, ddof=1).reshape(blocks.shape[1], -1) / len(blocks)
-    counts = np.full(blocks.shape[1], float(len(blocks)))
-    arms = tuple(map(str, values.columns))
-    return Means(arms, blocks.mean(axis=0), covariance, counts, blocks, scope, left_out)
+        raise ComparisonError(f"{n} {what} have runs of all arms; needed: {LEAST_BLOCKS} or more")
+    counts = np.full(len(arms), float(n))
+    return Means(
+        arms, blocks.mean(axis=0), blocks.var(axis=0, ddof=1) / n, counts, blocks, scope, left_out
+    )
 
 
-def _independent(values: pd.DataFrame, scope: str) -> Means:
-    counts = values.notna().sum().to_numpy(np.float64)
-    if (counts < LEAST_BLOCKS).any():
-        few = int(counts.argmin())
+def _independent(arms: tuple[str, ...], values: Array, scope: str) -> Means:
+    samples = [column[np.isfinite(column)] for column in values.T]
+    counts = np.array([float(sample.size) for sample in samples])
+    few = int(counts.argmin())
+    if counts[few] < LEAST_BLOCKS:
         raise ComparisonError(
-            f"{values.columns[few]!r} has {counts[few]:g} runs; needed: {LEAST_BLOCKS} or more"
+            f"{arms[few]!r} has {counts[few]:g} runs; needed: {LEAST_BLOCKS} or more"
         )
-    variance = np.diag(values.var(ddof=1).to_numpy(np.float64) / counts)
-    mean = values.mean().to_numpy(np.float64)
-    return Means(tuple(map(str, values.columns)), mean, variance, counts, None, scope, 0)
+    mean = np.array([sample.mean() for sample in samples])
+    variance = np.array([sample.var(ddof=1) / sample.size for sample in samples])
+    return Means(arms, mean, variance, counts, None, scope, 0)
 
 
 # --- contrasts of runs ---------------------------------------------------------------------------
 
 
 def contrast(
-    grid: pd.DataFrame,
+    grid: Grid,
     weights: Mapping[str, float],
     best_of: Sequence[Sequence[str]] = (),
     *,
@@ -215,9 +264,6 @@ def contrast(
     grid: from `grid_of`. rng: for several lists. Raises ComparisonError.
     """
     arms = list(dict.fromkeys([*weights, *(arm for some in best_of for arm in some)]))
-    absent = [arm for arm in arms if arm not in grid]
-    if absent:
-        raise ComparisonError(f"no runs of {absent[0]!r}")
     means = means_of(grid, arms, paired)
     weight = np.array([weights.get(arm, 0.0) for arm in arms])
     if best_of:
@@ -238,12 +284,13 @@ def contrast(
     )
 
 
-def _correlation(grid: pd.DataFrame, arms: Sequence[str], weight: Array, means: Means) -> float:
+def _correlation(grid: Grid, arms: Sequence[str], weight: Array, means: Means) -> float:
     """Within blocks (or seeds), of what is added and what is taken away. NaN where there are too
     few, or arms that do not vary."""
     values = means.blocks
     if values is None:
-        values = grid[list(arms)].dropna().to_numpy(np.float64)
+        values = grid.values[:, grid.columns(arms)]
+        values = values[np.isfinite(values).all(axis=1)]
     taken = np.where(weight == 0, -1.0, np.minimum(weight, 0.0))  # weight 0: a candidate
     sides = values @ np.maximum(weight, 0.0), values @ taken
     if len(values) < LEAST_BLOCKS or min(side.std() for side in sides) < 1e-9:
@@ -254,7 +301,8 @@ def _correlation(grid: pd.DataFrame, arms: Sequence[str], weight: Array, means: 
 # --- the best of several -------------------------------------------------------------------------
 
 SURELY_WORSE = 0.1  # of the share left out above goes to telling which candidates are worse
-DRAWS = 9_999
+BIAS = 1.5  # bootstrapped bias falls short where candidates tie: drawn means lie further apart
+DRAWS = {False: 999, True: 9_999}  # for the bias alone, and for bounds over several lists
 
 
 def best_of_bounds(
@@ -267,7 +315,12 @@ def best_of_bounds(
     (intersection–union: the right selection's bound alone suffices). From above, every selection's
     contrast bounds the value; the smallest upper bound is taken, at a level that holds for all
     candidates together that are not surely worse than another: Bonferroni's for one list, for
-    several the largest error of any selection, drawn with Student's tails. The estimate is …
+    several the largest error of any selection, drawn with Student's tails.
+
+    The estimate takes away the highest observed means less `BIAS` times their bootstrapped bias. In
+    simulations of 2 to 27 candidates it is off by −0.7 (27 ties) to 0.5 standard errors of a mean;
+    the plain maximum by −2.0 to 0, choosing on other blocks (cross-fitting) by 0 to 0.6 with a
+    root-mean-square error a quarter larger.
 
     Sources: Hsu 1984, multiple comparisons with the best; Berger 1982, intersection–union tests;
     Chernozhukov, Lee and Rosen 2013, intersection bounds.
@@ -276,24 +329,27 @@ def best_of_bounds(
     values = selections @ means.mean
     error, freedom = means.errors(selections)
     plug_in = float(values.min())
-    noise = means.draws(rng or np.random.default_rng(0), DRAWS)
+    noise = means.draws(rng or np.random.default_rng(0), DRAWS[len(lists) > 1])
 
+    @cache
     def low(tail: float) -> float:
-        return float((values - stats.t.isf(tail, freedom) * error).min())
+        return float((values - t_quantile(tail, freedom) * error).min())
 
+    @cache
     def high(tail: float) -> float:
         near = [_near(means, some, SURELY_WORSE * tail / len(lists)) for some in lists]
         left = (1 - SURELY_WORSE) * tail
         if len(lists) == 1:
             kept = np.array([some in near[0] for some in lists[0]])
-            reach = stats.t.isf(left / kept.sum(), freedom[kept]) * error[kept]
+            reach = t_quantile(left / kept.sum(), freedom[kept]) * error[kept]
             return float((values[kept] + reach).min())
         erring = -(noise @ weight)
         for some in near:
             erring = erring + noise[:, some].max(axis=1) / len(lists)
         return float(plug_in + np.quantile(erring, 1 - left))
 
-    return Bounds(plug_in + _bias(means, lists, noise), low, high, means.n, "", method="best")
+    estimate = plug_in + BIAS * _bias(means, lists, noise)
+    return Bounds(estimate, low, high, means.n, means.unit, method="best")
 
 
 def _selections(means: Means, weight: Array, lists: Sequence[Sequence[int]]) -> Array:
@@ -305,8 +361,9 @@ def _selections(means: Means, weight: Array, lists: Sequence[Sequence[int]]) -> 
             f"allowed: up to {MOST_SELECTIONS:,}"
         )
     rows = np.tile(weight, (count, 1))
-    for row, chosen in zip(rows, product(*lists), strict=True):
-        np.subtract.at(row, list(chosen), 1 / len(lists))
+    chosen = np.indices([len(some) for some in lists]).reshape(len(lists), count)
+    for some, which in zip(lists, chosen, strict=True):
+        rows[np.arange(count), np.asarray(some)[which]] -= 1 / len(lists)
     return rows
 
 
@@ -319,7 +376,7 @@ def _near(means: Means, candidates: Sequence[int], tail: float) -> list[int]:
         against[np.arange(len(others)), others] = 1
         against[:, one] -= 1
         error, freedom = means.errors(against)
-        reach = stats.t.isf(tail / max(1, len(others)), freedom) * error
+        reach = t_quantile(tail / max(1, len(others)), freedom) * error
         if not (against @ means.mean > reach).any():
             kept.append(one)
     return kept
@@ -372,7 +429,7 @@ def set_frame(slope: Slope, runs: pd.DataFrame, metric: str, by_run: bool = Fals
     )
 
 
-def slope(declared: Slope, grid: pd.DataFrame, rng: np.random.Generator) -> Bounds:
+def slope(declared: Slope, grid: Grid, rng: np.random.Generator) -> Bounds:
     """Least squares on the sets' means, with Student's t over sets.
 
     Where all sets ran on several subsets, the slope's own spread between subsets is added to its
@@ -380,33 +437,33 @@ def slope(declared: Slope, grid: pd.DataFrame, rng: np.random.Generator) -> Boun
     properties held, if not declared, explain the means better, and whether the slope depends on
     them. Raises ComparisonError.
     """
-    arms = [arm for arm in declared.covariates if arm in grid]
-    if len(arms) < len(declared.covariates):
-        absent = next(arm for arm in declared.covariates if arm not in grid)
-        raise ComparisonError(f"no runs of {absent!r}")
-    table = grid[arms]
-    whole = table.groupby(level="subset").mean().dropna()
+    arms = list(declared.covariates)
+    columns = grid.columns(arms)
+    by_subset = grid.by_subset[:, columns]
+    whole = by_subset[np.isfinite(by_subset).all(axis=1)]
     crossed = len(whole) >= LEAST_BLOCKS
-    means = (whole if crossed else table).mean().to_numpy(np.float64)
+    means = whole.mean(axis=0) if crossed else np.nanmean(grid.values[:, columns], axis=0)
     held = [name for name in next(iter(declared.covariates.values())) if name != declared.term]
     values = {
         name: np.array([declared.covariates[arm][name] for arm in arms])
         for name in (declared.term, *held)
     }
-    columns = [values[name] for name in held] + [values[name] ** 2 for name in declared.squares]
-    fit = _fit(means, values[declared.term], columns)
+    beside = [values[name] for name in held] + [values[name] ** 2 for name in declared.squares]
+    fit = _fit(means, values[declared.term], beside)
     if not math.isfinite(fit.error):
         raise ComparisonError(
             f"{len(arms)} sets cannot tell {declared.term!r} from {', '.join(held)}"
         )
     error, freedom, scope = fit.error, float(fit.freedom), "sets"
     if crossed:
-        error, freedom = _beyond_subsets(whole.to_numpy(np.float64), fit)
+        error, freedom = _beyond_subsets(whole, fit)
         scope = f"sets, {SUBSETS_AND_SEEDS}"
-    p = mixed.freedman_lane_p(means, values[declared.term], np.array(columns).T, rng)
+    p = mixed.freedman_lane_p(
+        means, values[declared.term], np.array(beside).T, rng, resamples=1_999
+    )
     bounds = student(fit.estimate, error, freedom, len(arms), "set")
     more = [values[name] ** 2 for name in held if name not in declared.squares]
-    notes = _lack_of_fit(means, values[declared.term], columns, more, fit)
+    notes = _lack_of_fit(means, values[declared.term], beside, more, fit)
     return replace(bounds, scope=scope, p_permutation=p, notes=notes)
 
 

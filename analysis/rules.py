@@ -25,7 +25,7 @@ from scipy import stats
 
 from aba_core.arms import Arm
 from analysis import comparisons, sequential, statistics, tables
-from analysis.comparisons import Bounds, ComparisonError
+from analysis.comparisons import Bounds, ComparisonError, Grid
 from analysis.results import StudyResult
 from analysis.statistics import Interval
 from analysis.study import RULES_VERSION, Contrast, Hypothesis, Slope, Study, needed_of, rule_at
@@ -164,30 +164,31 @@ def test(
     hypothesis not tested.
     """
     grid = comparisons.grid_of(runs, metric)
-    return _Judge(hypothesis, grid, rng, confidence, measured, look, declared).verdict()
+    return Judge(hypothesis, grid, rng, confidence, measured, look, declared).verdict()
 
 
 @dataclass
-class _Judge:
-    """One hypothesis and what is known of its comparisons; bounds are found once."""
+class Judge:
+    """One hypothesis and what is known of its comparisons, whose bounds are found once.
+
+    grid: from `comparisons.grid_of`. For the rest see `test`. problem: why it cannot be tested.
+    """
 
     hypothesis: Hypothesis
-    grid: pd.DataFrame
+    grid: Grid
     rng: np.random.Generator
-    confidence: float
-    measured: Mapping[str, Sequence[str]] | None
-    look: int | None
-    declared: str
+    confidence: float = statistics.CONFIDENCE
+    measured: Mapping[str, Sequence[str]] | None = None
+    look: int | None = None
+    declared: str = ""
     problem: str = ""
     bounds: list[Bounds] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         one = self.hypothesis
-        missing = sorted(one.arms - set(self.grid.columns))
         needs_groups = any(getattr(c, "unit", "") == "measured" for c in one.comparisons)
         try:
-            if missing:
-                raise ComparisonError(f"no runs of {missing[0]!r}")
+            self.grid.columns(sorted(one.arms))
             if needs_groups and self.measured is None:
                 raise ComparisonError("needs the frozen study")
             if one.looks and self.look is None:
@@ -211,7 +212,7 @@ class _Judge:
                 paired=comparison.paired,
                 rng=rng,
             )
-        means = self.grid.mean()
+        means = dict(zip(self.grid.arms, np.nanmean(self.grid.values, axis=0), strict=True))
         sides: dict[bool, list[float]] = {True: [], False: []}
         for name, weight in comparison.weights.items():
             alone = comparison.unit == "adjustment"
@@ -220,6 +221,7 @@ class _Judge:
         return comparisons.groups(sides[True], sides[False])
 
     def compare(self, confidence: float, support: int, refute: int | None = None) -> pd.DataFrame:
+        """See `Compare`."""
         m = len(self.bounds)
         refute = m - support + 1 if refute is None else refute
         looks = self.hypothesis.looks
@@ -233,6 +235,7 @@ class _Judge:
         )
 
     def ruling(self, compare: Compare) -> Ruling:
+        """What the declared rule makes of the comparisons. Raises RuleError."""
         ruling = self.rule(self.hypothesis, compare)
         if not isinstance(ruling, Ruling) or ruling.verdict not in statistics.VERDICTS:
             known = ", ".join(statistics.VERDICTS)
@@ -254,6 +257,7 @@ class _Judge:
         return not self.problem and self.ruling(compare).verdict == verdict
 
     def verdict(self) -> Verdict:
+        """The verdict on the runs. Raises RuleError."""
         if self.problem:
             sentence = f"{self.hypothesis.statement} Not tested: {self.problem}."
             return Verdict(self.hypothesis, "not tested", pd.DataFrame(), sentence, self.declared)
@@ -276,14 +280,11 @@ class _Judge:
         return replace(verdict, sentence=_sentence(verdict))
 
 
-def look_of(hypothesis: Hypothesis, grid: pd.DataFrame) -> int:
+def look_of(hypothesis: Hypothesis, grid: Grid) -> int:
     """Which of its declared looks the runs have reached, from their blocks: look k of K comes when
     k / K of the n planned are there, and holds until the next. Raises ComparisonError before the
     first."""
-    arms = sorted(hypothesis.arms) or list(grid.columns)
-    there = grid[arms].notna()
-    subsets = there.groupby(level="subset").any().sum()
-    blocks = int((subsets if subsets.max() > 1 else there.sum()).min())
+    blocks = grid.blocks(sorted(hypothesis.arms) or grid.arms)
     look = min(hypothesis.looks, hypothesis.looks * blocks // hypothesis.n)
     if look < 1:
         first = -(-hypothesis.n // hypothesis.looks)
@@ -455,10 +456,10 @@ def null_table(study: StudyResult, metric: str) -> pd.DataFrame:
     declared = study.declaration.study
     names = [control_arm(declared), *null_arms(declared)]
     grid = comparisons.grid_of(study.frame, metric)
-    names = [name for name in names if name in grid]
     rows = []
-    for first, second in combinations(names, 2):
-        if grid[[first, second]].dropna().diff(axis=1).iloc[:, 1].abs().max() == 0:
+    for first, second in combinations([name for name in names if name in grid.place], 2):
+        apart = np.diff(grid.values[:, grid.columns([first, second])], axis=1)
+        if not (np.abs(apart[np.isfinite(apart)]) > 0).any():
             continue
         try:
             bounds = comparisons.contrast(grid, {first: 1.0, second: -1.0})
@@ -508,9 +509,7 @@ def test_all(
     for hypothesis, stream in zip(hypotheses, rng.spawn(len(hypotheses)), strict=True):
         version = hypothesis.rules_version
         older = f", under version {version} of the rules" * (version < RULES_VERSION)
-        judges.append(
-            _Judge(hypothesis, grid, stream, confidence, measured, look, declared + older)
-        )
+        judges.append(Judge(hypothesis, grid, stream, confidence, measured, look, declared + older))
     kept = {verdict: _holm(judges, verdict, confidence) for verdict in ("refuted", "supported")}
     return [
         replace(
@@ -523,7 +522,7 @@ def test_all(
     ]
 
 
-def _holm(judges: Sequence[_Judge], verdict: str, confidence: float) -> set[int]:
+def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:
     """Which hypotheses reach a verdict by Holm's steps: at the level shared among all, then among
     those that are left. What is wrongly supported anywhere, or wrongly refuted, has at most the
     share of one hypothesis."""
