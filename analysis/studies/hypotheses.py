@@ -397,15 +397,21 @@ def _of_hiding(pictures: bool) -> list[dict[str, Any]]:
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def judge(study: StudyResult, look: Look, frozen_study: StudyResult | None = None) -> list[Verdict]:
+def judge(
+    study: StudyResult,
+    look: Look,
+    frozen_study: StudyResult | None = None,
+    number: int | None = None,
+) -> list[Verdict]:
     """The verdict on every hypothesis of a study. frozen_study: for those about measured groups,
-    which are not tested without it."""
+    which are not tested without it. number: of the declared look that this is."""
     return rules.test_all(
         study,
         look.rng(),
         metric=look.metric,
         confidence=look.confidence,
         measured=None if frozen_study is None else frozen.measured_groups(frozen_study),
+        look=number,
     )
 
 
