@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from aba_core.identity import Use, plain
@@ -157,11 +157,17 @@ METHODS: dict[str, MethodInfo] = {
     "mixup": MethodInfo("Mixup", "aba_core.methods.mixing:Mixup"),
     "cutmix": MethodInfo("CutMix", "aba_core.methods.mixing:CutMix"),
     "cutout": MethodInfo("Cutout", "aba_core.methods.occlusion:Cutout"),
+    "guided-dropout": MethodInfo("Guided dropout", "aba_core.methods.occlusion:GuidedDropout"),
     "label-smoothing": MethodInfo("Label smoothing", "aba_core.methods.labels:LabelSmoothing"),
     "dropout": MethodInfo("Dropout", "aba_core.methods.dropout:Dropout"),
     "sam": MethodInfo("SAM", "aba_core.methods.sharpness:SAM"),
 }
 VANILLA = "Vanilla"
+# What an arm may train with in place of the config's: not the data, nor what is measured of it.
+OWN_CONFIG = (
+    *("model", "batch_norm", "epochs", "batch_size", "optimizer", "learning_rate", "momentum"),
+    *("weight_decay", "schedule"),
+)
 # The published methods, in the published order.
 PUBLISHED_METHODS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
 PLACEBO_TITLES = {
@@ -183,7 +189,9 @@ class Arm:
     `randomness.PURPOSES`) held at a seed in all runs of the arm, as (("initialisation", 0),); the
     others follow the run's seed plus seed_offset. flip_bit: change the last bit of one weight,
     drawn by purpose "bit", before training: the smallest change there is. subset_per_run: the
-    training samples are drawn by the run's seed and not by the config's subset_seed.
+    training samples are drawn by the run's seed and not by the config's subset_seed;
+    seeds_per_subset: so many consecutive seeds share them. config: fields of the training that are
+    the arm's own, as {"weight_decay": 0.001}: of those in `OWN_CONFIG`.
     """
 
     kind: ClassVar[str] = "arm"
@@ -195,6 +203,8 @@ class Arm:
     flip_bit: bool = False
     seed_offset: int = 0
     subset_per_run: bool = field(default=False, kw_only=True)
+    seeds_per_subset: int = field(default=1, kw_only=True)
+    config: tuple[tuple[str, Any], ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -209,8 +219,25 @@ class Arm:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: true or false")
         if isinstance(self.seed_offset, bool) or not 0 <= int(self.seed_offset) < 2**62:
             raise ValueError(f"seed_offset is {self.seed_offset!r}; allowed: whole numbers from 0")
+        share = self.seeds_per_subset
+        if type(share) is not int or not 1 <= share <= MOST:
+            raise ValueError(f"seeds_per_subset is {share!r}; allowed: whole numbers from 1")
+        if share > 1 and not self.subset_per_run:
+            raise ValueError(
+                f"seeds_per_subset is {share}, but the arm does not draw its training samples; "
+                "needed: subset_per_run: true"
+            )
         held = self.held.items() if isinstance(self.held, Mapping) else self.held
         object.__setattr__(self, "held", tuple(sorted((str(n), int(s)) for n, s in held)))
+        own = self.config.items() if isinstance(self.config, Mapping) else self.config
+        own = tuple(sorted((str(name), value) for name, value in own))
+        object.__setattr__(self, "config", own)
+        for name, _ in own:
+            if name not in OWN_CONFIG:
+                raise ValueError(
+                    f"config of an arm names {name!r}; allowed: {', '.join(OWN_CONFIG)}"
+                )
+        replace(TrainConfig(), **dict(own))  # refuses values that cannot be
         object.__setattr__(self, "method", _normal(self.method))
 
     @classmethod
@@ -244,6 +271,14 @@ class Arm:
         """Whether it trains as usual, its learning rate, seeds and one bit aside."""
         return self.method is None
 
+    def trained_by(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with the arm's own fields."""
+        return replace(config, **dict(self.config))
+
+    def subset_of(self, seed: int) -> int | None:
+        """The subset_seed that the run with this seed trains on; None where the config says it."""
+        return seed // self.seeds_per_subset if self.subset_per_run else None
+
     @property
     def reference(self) -> bool:
         """Whether it is training as usual with nothing changed at all: what gains are over."""
@@ -259,6 +294,10 @@ class Arm:
         """The same arm, fields of its method changed."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return Arm(**{**values, "method": _with_fields(self.method, changes)})
+
+    def trained_with(self, config: Mapping[str, Any]) -> Arm:
+        """The same arm, fields of its training changed."""
+        return replace(self, config={**dict(self.config), **config})
 
     def renamed(self, name: str) -> Arm:
         """The same arm under another name."""
@@ -309,8 +348,6 @@ def _with_fields(method: Any, changes: Mapping[str, Any]) -> Any:
     if isinstance(method, list):
         raise ValueError(f"{', '.join(changes)} beside a list of methods; say them in the list")
     if method is not None and not isinstance(method, Mapping):
-        from dataclasses import replace
-
         return replace(method, **changes)
     return {**(method or {}), **changes}
 

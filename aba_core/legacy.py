@@ -42,6 +42,10 @@ def legacy_key(
         return None
     if method is not None and (method.kind != "aba" or method.site != "input"):
         return None
+    if arm.config or arm.seeds_per_subset != 1:
+        return None
+    if method is not None and (method.member_per != "draw" or method.signed):
+        return None
     fields = asdict(config)
     del fields["metrics"]
     content = {"engine": 1, "config": _without_later(fields), "data": fingerprint}

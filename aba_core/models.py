@@ -24,6 +24,7 @@ _VGG = {
     ),
 }
 _SMALL_CNN = (16, "pool", 32, "pool")
+_LARGER_CNN = (32, 32, "pool", 64, 64, "pool")
 
 
 def _convolutional(
@@ -46,6 +47,11 @@ def _convolutional(
 
 def small_cnn(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Module:
     return _convolutional(_SMALL_CNN, input_shape, classes, batch_norm)
+
+
+def larger_cnn(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Module:
+    """Two blocks of two convolutions, of 32 and 64 channels: a stronger small model."""
+    return _convolutional(_LARGER_CNN, input_shape, classes, batch_norm)
 
 
 def vgg11(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Module:
@@ -110,6 +116,7 @@ MODELS: dict[str, tuple[_Builder, int | None, str]] = {
     "linear": (linear, None, "any shape"),
     "mlp": (mlp, None, "any shape"),
     "small_cnn": (small_cnn, 3, "channels, height, width"),
+    "larger_cnn": (larger_cnn, 3, "channels, height, width"),
     "vgg11": (vgg11, 3, "channels, height, width"),
     "vgg16": (vgg16, 3, "channels, height, width"),
     "text_cnn": (TextCNN, 2, "tokens, embedding"),

@@ -130,6 +130,9 @@ def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
     return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos(2.0 * math.pi * angle)
 
 
+# The step of draws that last for a whole training: none has so many.
+ALWAYS = 2**40
+
 # What an ordinary step draws: two uniforms, and the pair of uniforms of a normal draw.
 _USUAL = ("adjustment", "target", "magnitude", "magnitude")
 
@@ -141,7 +144,8 @@ class Draws:
     seeds: one tensor a purpose, broadcast against index. index: [*lead], a sample's place in its
     batch, where lead is [batch] for one model and [replica, batch] for stacked ones. step: its
     number, or a tensor of it; steps: how many the training has, 0 where nobody knows. made:
-    `usual`, where it was made beforehand.
+    `usual`, where it was made beforehand. rows: each sample's place in the training set, None where
+    nobody knows.
     """
 
     seeds: Mapping[str, Int64[Tensor, "*any"]]
@@ -149,6 +153,7 @@ class Draws:
     index: Int64[Tensor, "*lead"]
     made: Float64[Tensor, "4 *lead"] | None = None
     steps: int = 0
+    rows: Int64[Tensor, "*lead"] | None = None
 
     @classmethod
     def single(
@@ -174,7 +179,8 @@ class Draws:
         return self._part(replicas, {name: seed[replicas] for name, seed in self.seeds.items()})
 
     def _part(self, chosen: Tensor | slice, seeds: Mapping[str, Tensor]) -> Draws:
-        return Draws(seeds, self.step, self.index[chosen], self.usual[:, chosen], self.steps)
+        rows = None if self.rows is None else self.rows[chosen]
+        return Draws(seeds, self.step, self.index[chosen], self.usual[:, chosen], self.steps, rows)
 
     @cached_property
     def usual(self) -> Float64[Tensor, "4 *lead"]:
@@ -209,6 +215,15 @@ class Draws:
         if purpose in ("adjustment", "target") and copy == 0:
             return self.usual[_USUAL.index(purpose)]
         return uniform(self._seed(purpose), purpose, self._counter(copy), self.index)
+
+    def lasting(self, purpose: str, of_run: bool = False) -> Float64[Tensor, "*lead"]:
+        """One number in (0, 1) for each training sample, or one for the whole run: the same at
+        every step. ValueError where nobody knows which sample is which."""
+        if of_run:
+            return uniform(self._seed(purpose), purpose, ALWAYS + 1, torch.zeros_like(self.index))
+        if self.rows is None:
+            raise ValueError("draws know no places in the training set; give `rows`")
+        return uniform(self._seed(purpose), purpose, ALWAYS, self.rows)
 
     def uniforms(
         self, purpose: str, features: int, copy: int = 0
@@ -261,9 +276,10 @@ class Draws:
         """A copy counts as a step of its own; 2**20 keeps copies of neighbouring steps apart."""
         return self.step * 2**20 + copy
 
-    def magnitude(self) -> Float64[Tensor, "*lead"]:
-        """|N(0, 1)| a sample: mean √(2/π) ≈ 0.798."""
-        return _box_muller(self.usual[2], self.usual[3]).abs()
+    def magnitude(self, signed: bool = False) -> Float64[Tensor, "*lead"]:
+        """|N(0, 1)| a sample: mean √(2/π) ≈ 0.798. signed: the same numbers with their signs."""
+        drawn = _box_muller(self.usual[2], self.usual[3])
+        return drawn if signed else drawn.abs()
 
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
         """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""

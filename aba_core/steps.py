@@ -102,7 +102,7 @@ class Step:
         replicas, method, site = self.replicas, self.method, self.site
         if method is None or site is None:
             return losses_and_gradient(replicas, x, labels, self.loss)
-        draws = Draws(self.seeds, self.number, self._place, self.uniforms, self._steps)
+        draws = Draws(self.seeds, self.number, self._place, self.uniforms, self._steps, self.rows)
         hidden = method.site != INPUT
         if not hidden:
             x, labels = method.batch(site.tail, x, labels, draws)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aba_core.architecture import flip_bit, initial_model
@@ -50,6 +50,8 @@ class Runs:
     curve_rows: list[dict[str, Any]] = field(default_factory=list)
     mechanism_rows: list[dict[str, Any]] = field(default_factory=list)
     logits: dict[tuple[str, int], Float[Tensor, "sample class_"]] = field(default_factory=dict)
+    # {run: {split: which samples it classifies correctly}}; empty where there is no one right class
+    correct: dict[tuple[str, int], dict[str, Bool[Tensor, "sample"]]] = field(default_factory=dict)
     _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
@@ -204,12 +206,19 @@ def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> 
     ]
     for member in members:
         _ = member.seeds  # refuses unknown purposes
-    drawn = next((arm.name for arm in arms if arm.subset_per_run), "")
-    if drawn and list(seeds) != [config.subset_seed]:
-        raise ValueError(
-            f"arm {drawn!r} draws its training samples by the run's seed; train one seed at a "
-            "time, with that subset_seed, or let `aba run` do it"
-        )
+    for arm in arms:
+        if arm.trained_by(config) != config:
+            raise ValueError(
+                f"arm {arm.name!r} has a training of its own ({dict(arm.config)}); give that "
+                "config, or let `aba run` do it"
+            )
+    for arm, seed in ((arm, seed) for arm in arms for seed in seeds):
+        if arm.subset_of(seed) not in (None, config.subset_seed):
+            raise ValueError(
+                f"arm {arm.name!r} draws its training samples by the run's seed; train the seeds "
+                f"of one subset at a time, with that subset_seed ({arm.subset_of(seed)} for seed "
+                f"{seed}), or let `aba run` do it"
+            )
     return members
 
 
@@ -368,7 +377,7 @@ def _finish(
 ) -> None:
     """Metrics of the last step, and what is kept of each run."""
     replicas = step.replicas
-    metrics, logits = _metrics(replicas, setting)
+    metrics, logits, correct = _metrics(replicas, setting)
     finite = step.finite & torch.isfinite(replicas.parameters).all(1)
     for name in ("validation_loss", "test_loss", "train_loss"):
         finite &= torch.isfinite(metrics[name])
@@ -387,6 +396,9 @@ def _finish(
         runs._models[member.arm.name, member.seed] = partial(replicas.model, number)
         if setting.keep_logits:
             runs.logits[member.arm.name, member.seed] = logits[number].cpu()
+        runs.correct[member.arm.name, member.seed] = {
+            split: hits[number].cpu() for split, hits in correct.items()
+        }
 
 
 def _whole(number: float) -> float:
@@ -396,9 +408,15 @@ def _whole(number: float) -> float:
 
 def _metrics(
     replicas: Replicas, setting: _Setting
-) -> tuple[dict[str, Tensor], Float[Tensor, "replica sample class_"]]:
-    """What the task measures on every split, and the validation logits."""
+) -> tuple[
+    dict[str, Tensor],
+    Float[Tensor, "replica sample class_"],
+    dict[str, Bool[Tensor, "replica sample"]],
+]:
+    """What the task measures on every split, the validation logits, and which samples of validation
+    and test are classified correctly, where each has one class."""
     metrics: dict[str, Tensor] = {}
+    correct: dict[str, Tensor] = {}
     kept: list[Tensor] = []
     # Whatever the training's precision is: on CUDA, PyTorch's own is lower.
     full = products_in("full", setting.device)
@@ -410,7 +428,9 @@ def _metrics(
             kept += [logits] if name == "validation" else []
             values = setting.measure(logits, split.y)
             metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
-    return metrics, kept[0]
+            if setting.task.name == "multiclass" and split.y.dim() == 1 and name != "train":
+                correct[name] = logits.argmax(-1) == split.y
+    return metrics, kept[0], correct
 
 
 def _record(

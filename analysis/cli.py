@@ -143,8 +143,9 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, "
-            "mechanism, variability, variability-linear, or a YAML or Python file.",
+            help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
+            "tuned, baselines, variance, mechanism, variability, variability-linear, or a YAML or "
+            "Python file.",
         ),
     ],
     dataset: OfDataset = None,
@@ -170,6 +171,10 @@ def run(
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Record each step as a CUDA graph (GPU only).")
     ] = False,
+    until: Annotated[
+        str | None, typer.Option(help="decided: add subsets until every verdict is reached.")
+    ] = None,
+    max_seeds: Annotated[int | None, typer.Option(help="Subsets at most, with --until.")] = None,
 ) -> None:
     """Train what a study still lacks.
 
@@ -182,12 +187,20 @@ def run(
       aba run isolation --set strength=0.5 --seeds 10
       aba run my_study.yaml
       aba run my_study.py
+      aba run hypotheses --until decided --max-seeds 100
     """
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
     options = {"device": device, "processes": processes, "engine": engine, "graphs": graphs}
-    if not _run(declared, results, **options):
+    if until is not None or max_seeds is not None:
+        from analysis import additions
+
+        options["progress"] = terminal.bars()
+        complete = additions.add(declared, results, until, max_seeds, **options)
+    else:
+        complete = _run(declared, results, **options)
+    if not complete:
         raise typer.Exit(1)
 
 

@@ -27,6 +27,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aba_core import kernels
 from aba_core.identity import load
 from aba_core.threads import usable_cores
@@ -98,18 +100,22 @@ def train_chunk(chunk: Chunk, count: Callable[[int], None] | None = None) -> Chu
 
 
 def _run_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any]]:
-    """A row a run, with its logits where they are to be kept."""
-    if not chunk.keep_logits:
-        return runs.rows
-    labels = splits.validation.y.numpy().astype("<i2").tobytes()
+    """A row a run, with its logits and what it gets right where they are to be kept."""
     rows = []
+    labels = splits.validation.y.numpy().astype("<i2").tobytes() if chunk.keep_logits else b""
     for row in runs.rows:
-        logits = runs.logits[row["arm"], row["seed"]].half().numpy()
-        kept = {
-            "validation_logits": logits.astype("<f2").tobytes(),
-            "logit_classes": logits.shape[1],
-            "validation_labels": labels,
-        }
+        kept: dict[str, Any] = {}
+        if chunk.keep_logits:
+            logits = runs.logits[row["arm"], row["seed"]].half().numpy()
+            kept = {
+                "validation_logits": logits.astype("<f2").tobytes(),
+                "logit_classes": logits.shape[1],
+                "validation_labels": labels,
+            }
+        if chunk.keep_correct:
+            for split, hits in runs.correct[row["arm"], row["seed"]].items():
+                kept[f"{split}_correct"] = np.packbits(hits.numpy()).tobytes()
+                kept[f"{split}_samples"] = len(hits)
         rows.append({**row, **kept})
     return rows
 
@@ -306,7 +312,7 @@ def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
     config, splits = chunk.config, load_splits(chunk.config)
     one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
     arm = next((arm for arm in chunk.arms if not arm.vanilla), chunk.arms[0])
-    arm = replace(arm, subset_per_run=False)  # any samples will do
+    arm = replace(arm, subset_per_run=False, seeds_per_subset=1)  # any samples will do
     torch.cuda.empty_cache()
     free = float(torch.cuda.mem_get_info()[0])
     before = torch.cuda.memory_allocated()

@@ -54,6 +54,7 @@ class Chunk:
     keep_logits: bool = False
     frozen: Frozen | None = None
     hypotheses: str = ""
+    keep_correct: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class Plan:
 
     arms: in the declared order. fingerprint: of the data. primary: the column that runs are judged
     by, that of the task's primary quantity on validation. keys: {key: (arm, seed)}; of several keys
-    of a run it is written under the first. steps: of one run. chunks: of the whole study.
+    of a run it is written under the first. samples: to train on. chunks: of the whole study.
     """
 
     study: Study
@@ -81,8 +82,12 @@ class Plan:
     fingerprint: str
     primary: str
     keys: Mapping[str, tuple[str, int]]
-    steps: int
+    samples: int
     chunks: tuple[Chunk, ...]
+
+    def steps(self, chunk: Chunk) -> int:
+        """Of all the runs of a chunk."""
+        return len(chunk.runs) * chunk.config.steps(self.samples)
 
     def unfinished(self, finished: AbstractSet[tuple[str, int]]) -> list[Chunk]:
         """The chunks that still have something to compute, without the finished (arm, seed)."""
@@ -125,11 +130,16 @@ def resolve(
         study.keep_logits,
         study.frozen,
         study.hypotheses_hash,
+        study.keep_correct,
     )
     chunks = _cut(whole, arms_per_chunk)
-    steps = config.steps(len(splits.train))
     primary = f"validation_{TASKS[splits.task][0]}"
-    return Plan(study, config, arms, splits.fingerprint, primary, keys, steps, chunks)
+    if study.keep_correct and (splits.task != "multiclass" or splits.validation.y.dim() != 1):
+        raise StudyError(
+            f"keep_correct is true, but {study.dataset} has no one right class a sample"
+        )
+    samples = len(splits.train)
+    return Plan(study, config, arms, splits.fingerprint, primary, keys, samples, chunks)
 
 
 def choose_device(device: str) -> str:
@@ -183,14 +193,31 @@ def _check(
     """What can be known to fail before an hour is spent: the model, the batch, the metrics and the
     targets fit the data, and what is not the toolkit's own works for a step."""
     from aba_core.tasks import task_of
-    from aba_core.training import builder
 
     task = task_of(splits.task)
     try:
-        builder(config, splits)()
         task.check_metrics(config.metrics)
         for arm, method in zip(arms, methods, strict=True):
             task.check_targets(arm.name, method)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    for own in dict.fromkeys((config, *(arm.trained_by(config) for arm in arms))):
+        _check_training(own, splits)
+    for arm, method in zip(arms, methods, strict=True):
+        most = getattr(method, "top_k", None) or 0
+        if getattr(method, "target", "") == "class_score" and most > splits.classes:
+            raise StudyError(
+                f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
+            )
+    _rehearse(config, splits, arms, methods)
+
+
+def _check_training(config: TrainConfig, splits: Splits) -> None:
+    """Whether the model can be built, and the batch and the number of steps are possible."""
+    from aba_core.training import builder
+
+    try:
+        builder(config, splits)()
     except ValueError as error:
         raise StudyError(str(error)) from error
     if config.batch_size > len(splits.train):
@@ -204,13 +231,6 @@ def _check(
             f"epochs is {config.epochs:g}, which is {steps:.3g} steps; "
             f"allowed: from 1 to {MOST_STEPS} steps"
         )
-    for arm, method in zip(arms, methods, strict=True):
-        most = getattr(method, "top_k", None) or 0
-        if getattr(method, "target", "") == "class_score" and most > splits.classes:
-            raise StudyError(
-                f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
-            )
-    _rehearse(config, splits, arms, methods)
 
 
 def _rehearse(
@@ -234,11 +254,13 @@ def _rehearse(
         splits,
         **{n: replace(p, data=p.data[:size], y=p.y[:size], index=None) for n, p in parts.items()},
     )
-    step = replace(config, epochs=1, mechanism=0, curve_every=0, metrics=(), precision="full")
+    measures_nothing = {"mechanism": 0, "curve_every": 0, "metrics": (), "precision": "full"}
     plainly = [Arm(VANILLA)] if of_data else []
     for arm in (*plainly, *distinct.values()):
         try:
-            train(step, [arm], [0], splits=few)
+            step = replace(arm.trained_by(config), epochs=1, **measures_nothing)
+            one = replace(arm, config={**dict(arm.config), "epochs": 1}) if arm.config else arm
+            train(step, [one], [0], splits=few)
         except Exception as error:  # whatever a stranger's file does
             problem = " ".join(str(error).split()) or type(error).__name__
             where = "" if arm in plainly else f"arm {arm.name!r}: "
@@ -272,22 +294,42 @@ def _runs(keys: Mapping[str, tuple[str, int]]) -> tuple[tuple[str, int, str], ..
 def _cut(whole: Chunk, arms_per_chunk: int) -> tuple[Chunk, ...]:
     """Chunks of a study: as even in arms as can be, with one seed on a CPU, or all on a GPU.
 
-    Arms that draw their own training samples stand apart, one seed at a time: each has other data.
+    Arms that draw their own training samples stand apart, one subset at a time: each has other
+    data. So do arms with a training of their own.
     """
     chunks = []
-    for drawn in (False, True):
-        alike = [arm for arm in whole.arms if arm.subset_per_run == drawn]
+    for alike in _trainable_together(whole.arms):
         blocks = -(-len(alike) // arms_per_chunk)
-        size = -(-len(alike) // blocks) if blocks else 1
-        seeds_apart = drawn or whole.device == "cpu"
-        for seeds in [(seed,) for seed in whole.seeds] if seeds_apart else [whole.seeds]:
-            config = replace(whole.config, subset_seed=seeds[0]) if drawn else whole.config
+        size = -(-len(alike) // blocks)
+        for subset, seeds in _seeds_together(whole, alike[0]):
+            config = alike[0].trained_by(whole.config)
+            config = config if subset is None else replace(config, subset_seed=subset)
             for start in range(0, len(alike), size):
                 arms = tuple(alike[start : start + size])
                 names = {arm.name for arm in arms}
                 runs = tuple(run for run in whole.runs if run[0] in names and run[1] in seeds)
                 chunks.append(replace(whole, config=config, arms=arms, seeds=seeds, runs=runs))
     return tuple(chunks)
+
+
+def _trainable_together(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """The arms that have one training and one kind of training samples, those of the study's own
+    first."""
+    together: dict[tuple, list[Arm]] = {}
+    for arm in arms:
+        way = (arm.subset_per_run, arm.seeds_per_subset, str(arm.config))
+        together.setdefault(way, []).append(arm)
+    return [together[way] for way in sorted(together)]
+
+
+def _seeds_together(whole: Chunk, arm: Arm) -> list[tuple[int | None, tuple[int, ...]]]:
+    """(subset, seeds) that go into one chunk of arms like this one; no subset: the config's own."""
+    if whole.device == "cpu":
+        return [(arm.subset_of(seed), (seed,)) for seed in whole.seeds]
+    together: dict[int | None, list[int]] = {}
+    for seed in whole.seeds:
+        together.setdefault(arm.subset_of(seed), []).append(seed)
+    return [(subset, tuple(seeds)) for subset, seeds in together.items()]
 
 
 # --- identity: what a study's words mean to the core, and the keys of its runs -------------------
@@ -341,6 +383,7 @@ def run_keys(
     shared = {"numerics": NUMERICS, "config": plain(config), "data": fingerprint}
     shared |= {"frozen": plain(frozen)} if frozen else {}
     shared |= {"keep_logits": True} if study.keep_logits else {}
+    shared |= {"keep_correct": True} if study.keep_correct else {}
     before = {"frozen": frozen, "keep_logits": study.keep_logits}
     keys: dict[str, tuple[str, int]] = {}
     older: dict[str, tuple[str, int]] = {}
@@ -356,7 +399,11 @@ def run_keys(
                     f"arms {keys[key][0]!r} and {arm.name!r} are the same runs; keep one of them"
                 )
             keys[key] = (arm.name, seed)
-            known_as = legacy_key(config, arm, method, seed, fingerprint, before)
+            known_as = (
+                None
+                if study.keep_correct
+                else legacy_key(config, arm, method, seed, fingerprint, before)
+            )
             if known_as is not None:
                 older[known_as] = (arm.name, seed)
     return keys | older

@@ -1,19 +1,22 @@
 """Verdicts: what the runs say of a hypothesis, by the rule that was declared with it.
 
-    Hypothesis → comparisons, each with its interval → rule → Verdict
+    Hypothesis → comparisons, each with its bounds → rule → Verdict
 
 A rule is a function `rule(hypothesis, compare) -> Ruling`. `compare(share)` judges every comparison
-with intervals that leave out 1 / share of what one interval may leave out; the rule chooses the
-share that its claim needs, and makes one verdict of the comparisons' verdicts. "all" and "any" are
-such functions; anybody's own is declared as "module:function".
+with bounds that leave out 1 / share of what one may leave out, where they are to support, and the
+share that goes with it where they are to refute; the rule chooses the share that its claim needs,
+and makes one verdict of the comparisons' verdicts. "all", "any" and "at least K" are such
+functions; anybody's own is declared as "module:function".
+
+These are version 2 of the rules (`study.RULES_VERSION`); docs/statistics.md tells what changed.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,10 +24,11 @@ import pandas as pd
 from scipy import stats
 
 from aba_core.arms import Arm
-from analysis import mixed, statistics, tables
+from analysis import comparisons, sequential, statistics, tables
+from analysis.comparisons import Bounds, ComparisonError, Grid
 from analysis.results import StudyResult
 from analysis.statistics import Interval
-from analysis.study import Contrast, Hypothesis, Slope, Study, rule_at
+from analysis.study import RULES_VERSION, Contrast, Hypothesis, Slope, Study, needed_of, rule_at
 
 POWER = 0.8
 
@@ -35,10 +39,10 @@ class RuleError(ValueError):
 
 # --- rules ---------------------------------------------------------------------------------------
 
-# share → one row a comparison: label, estimate (points) with interval, n, unit, p_permutation,
-# verdict, smallest_detectable (points, 80 % power), and note: why it is not supported in spite of
-# its interval. The same draws at every call.
-Compare = Callable[[int], pd.DataFrame]
+# compare(support, refute=None) → one row a comparison, see `_row`: bounds leave out 1 / support of
+# what one may where they support, and 1 / refute where they refute. Without the latter it is
+# m − support + 1 of m comparisons, which is right for every claim that at least so many hold.
+Compare = Callable[..., pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ Rule = Callable[[Hypothesis, Compare], Ruling]
 def at_least(needed: int, hypothesis: Hypothesis, compare: Compare) -> Ruling:
     """At least so many of the comparisons must hold; refuted where too few are left to hold.
 
-    Of m, intervals leave out 1 / (m − needed + 1) of what one may: nothing is corrected where all
-    must hold, and any of m asks Bonferroni's level. Decisive is the comparison on whose strength
-    the verdict turned. Source: Benjamini and Heller 2008, partial conjunction hypotheses.
+    Of m, bounds that support leave out 1 / (m − needed + 1) of what one may: nothing is corrected
+    where all must hold, and any of m asks Bonferroni's level. Refuted means that m − needed + 1 do
+    not hold, so bounds that refute leave out 1 / needed: it is the reverse. Decisive is the
+    comparison on whose strength the verdict turned. Source: Benjamini and Heller 2008, partial
+    conjunction hypotheses.
     """
     m = len(hypothesis.comparisons)
-    table = compare(m - needed + 1)
+    table = compare(m - needed + 1, needed)
     count = {name: int((table["verdict"] == name).sum()) for name in statistics.VERDICTS}
     if count["supported"] >= needed:
         verdict, place = "supported", needed
@@ -75,6 +81,8 @@ def at_least(needed: int, hypothesis: Hypothesis, compare: Compare) -> Ruling:
     else:
         verdict, place = "inconclusive", needed - count["supported"]
     strength = table["estimate"].to_numpy(np.float64)
+    if hypothesis.direction == "less":
+        strength = -strength
     if hypothesis.direction == "equivalent":
         strength = -np.abs(strength)  # the largest difference is the weakest case
     strength = np.where(np.isnan(strength), -np.inf, strength)
@@ -90,23 +98,11 @@ def at_least(needed: int, hypothesis: Hypothesis, compare: Compare) -> Ruling:
     return Ruling(verdict, table, int(decisive), f"the {which} of {m}")
 
 
-def all_hold(hypothesis: Hypothesis, compare: Compare) -> Ruling:
-    """Every comparison must hold, each at the full confidence."""
-    return at_least(len(hypothesis.comparisons), hypothesis, compare)
-
-
-def any_holds(hypothesis: Hypothesis, compare: Compare) -> Ruling:
-    """One comparison suffices, with intervals that hold together."""
-    return at_least(1, hypothesis, compare)
-
-
-RULES: dict[str, Rule] = {"all": all_hold, "any": any_holds}
-
-
 def rule_of(hypothesis: Hypothesis) -> Rule:
     """The declared rule. Raises RuleError where it cannot be imported."""
-    if hypothesis.rule in RULES:
-        return RULES[hypothesis.rule]
+    needed = needed_of(hypothesis.rule, len(hypothesis.comparisons))
+    if needed is not None:
+        return partial(at_least, needed)
     try:
         return rule_at(hypothesis.rule)
     except ValueError as error:
@@ -121,10 +117,10 @@ class Verdict:
     """What the runs say of a hypothesis.
 
     verdict: supported, refuted, inconclusive, or "not tested" where runs are missing. table: one
-    row a comparison with label, estimate (points) and its interval, n, verdict, smallest_detectable
-    (points, 80 % power). sentence: all of it in words. declared: whether before its data. notes:
-    why a comparison was not supported in spite of its interval, by label. row: of the table, which
-    decided; reason: which one that is.
+    row a comparison, see `_row`. sentence: all of it in words. declared: whether before its data.
+    notes: what a reader must know of a comparison, by label. row: of the table, which decided;
+    reason: which one that is. holds: "supported" or "refuted" where that survives the correction
+    over all hypotheses of the study (`test_all`), else "inconclusive".
     """
 
     hypothesis: Hypothesis
@@ -135,21 +131,17 @@ class Verdict:
     notes: Mapping[str, str] = field(default_factory=dict)
     row: int = 0
     reason: str = ""
+    holds: str = ""
 
     @property
     def decisive(self) -> pd.Series:
         """The comparison that decided."""
         return self.table.iloc[self.row]
 
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What comparisons are judged on; see `test`."""
-
-    runs: pd.DataFrame
-    metric: str
-    measured: Mapping[str, Sequence[str]] | None
-    null_spread: float
+    @property
+    def effect(self) -> str:
+        """The decisive comparison's effect in a word, see `effect_of`; "" where not tested."""
+        return str(self.decisive["effect"]) if len(self.table) else ""
 
 
 def test(
@@ -160,95 +152,219 @@ def test(
     metric: str = "validation_accuracy",
     confidence: float = statistics.CONFIDENCE,
     measured: Mapping[str, Sequence[str]] | None = None,
-    null_spread: float = 0.0,
+    look: int | None = None,
     declared: str = "",
 ) -> Verdict:
     """Judge a hypothesis on the runs of its arms.
 
-    runs: one row a run with arm, seed and the metric (percent). measured: {group: arms} as a
-    frozen model sorts them. null_spread: the difference that two arms differing in nothing may
-    show (points): support of a comparison of runs asks for more, in proportion to its weights.
+    runs: one row a run with arm, seed, the metric (percent) and subset_seed, which may lack where
+    all share one training subset. measured: {group: arms} as a frozen model sorts them. look: which
+    of the hypothesis' declared looks this is, from 1 (by the number of blocks where not given).
     Raises RuleError where the rule gives no ruling; one that cannot be imported leaves the
     hypothesis not tested.
     """
-    missing = sorted(hypothesis.arms - set(runs.loc[runs[metric].notna(), "arm"]))
-    needs_groups = any(getattr(c, "unit", "") == "measured" for c in hypothesis.comparisons)
-    problem = f"no runs of {missing[0]!r}" if missing else ""
-    if not problem and needs_groups and measured is None:
-        problem = "needs the frozen study"
-    try:
-        rule = rule_of(hypothesis)
-    except RuleError as error:
-        problem = problem or str(error)
-    if problem:
-        sentence = f"{hypothesis.statement} Not tested: {problem}."
-        return Verdict(hypothesis, "not tested", pd.DataFrame(), sentence, declared)
-    evidence = _Evidence(runs, metric, measured, null_spread)
-    streams = rng.spawn(len(hypothesis.comparisons))
-
-    def compare(share: int) -> pd.DataFrame:
-        level = 1 - (1 - confidence) / share
-        return pd.DataFrame(
-            _judged(comparison, hypothesis, evidence, copy.deepcopy(stream), level)
-            for stream, comparison in zip(streams, hypothesis.comparisons, strict=True)
-        )
-
-    ruling = rule(hypothesis, compare)
-    if not isinstance(ruling, Ruling) or ruling.verdict not in statistics.VERDICTS:
-        known = ", ".join(statistics.VERDICTS)
-        raise RuleError(
-            f"rule {hypothesis.rule!r} gave {ruling!r:.80}; needed: a Ruling with verdict {known}"
-        )
-    notes = zip(ruling.table["label"], ruling.table["note"], strict=True)
-    verdict = Verdict(
-        hypothesis,
-        ruling.verdict,
-        ruling.table.drop(columns="note"),
-        "",
-        declared,
-        {label: note for label, note in notes if note},
-        ruling.decisive,
-        ruling.reason,
-    )
-    return replace(verdict, sentence=_sentence(verdict))
+    grid = comparisons.grid_of(runs, metric)
+    return Judge(hypothesis, grid, rng, confidence, measured, look, declared).verdict()
 
 
-def _judged(
-    comparison: Contrast | Slope,
-    hypothesis: Hypothesis,
-    evidence: _Evidence,
-    rng: np.random.Generator,
-    level: float,
-) -> dict[str, Any]:
-    """One comparison on its own, as a row of a `Compare`."""
-    p, note = math.nan, ""
-    if isinstance(comparison, Slope):
-        interval, p = _slope(comparison, evidence, rng, level)
-        unit = "set"
-    else:
-        interval = _contrast(comparison, evidence, rng, level)
-        unit = "run" if comparison.unit == "run" else "adjustment"
-    verdict = statistics.decide(interval, hypothesis.margin, hypothesis.direction)
-    if verdict == "supported" and hypothesis.direction != "equivalent":
+@dataclass
+class Judge:
+    """One hypothesis and what is known of its comparisons, whose bounds are found once.
+
+    grid: from `comparisons.grid_of`. For the rest see `test`. problem: why it cannot be tested.
+    """
+
+    hypothesis: Hypothesis
+    grid: Grid
+    rng: np.random.Generator
+    confidence: float = statistics.CONFIDENCE
+    measured: Mapping[str, Sequence[str]] | None = None
+    look: int | None = None
+    declared: str = ""
+    problem: str = ""
+    bounds: list[Bounds] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        one = self.hypothesis
+        needs_groups = any(getattr(c, "unit", "") == "measured" for c in one.comparisons)
+        try:
+            self.grid.columns(sorted(one.arms))
+            if needs_groups and self.measured is None:
+                raise ComparisonError("needs the frozen study")
+            if one.looks and self.look is None:
+                self.look = look_of(one, self.grid)
+            self.rule = rule_of(one)
+            for stream, comparison in zip(
+                self.rng.spawn(len(one.comparisons)), one.comparisons, strict=True
+            ):
+                self.bounds.append(self._bounds(comparison, stream))
+        except (ComparisonError, RuleError) as error:
+            self.problem = str(error)
+
+    def _bounds(self, comparison: Contrast | Slope, rng: np.random.Generator) -> Bounds:
         if isinstance(comparison, Slope):
-            if not p <= 1 - level:
-                note = f"exchanging sets gives p = {p:.3f}"
-        elif unit == "run":
-            nothing = evidence.null_spread * _scale(comparison)
-            if abs(interval.estimate) <= nothing:
-                note = f"no more than arms that differ in nothing may show (±{nothing:.1f})"
+            return comparisons.slope(comparison, self.grid, rng)
+        if comparison.unit == "run":
+            return comparisons.contrast(
+                self.grid,
+                comparison.weights,
+                comparison.minus_best_of,
+                paired=comparison.paired,
+                rng=rng,
+            )
+        means = dict(zip(self.grid.arms, np.nanmean(self.grid.values, axis=0), strict=True))
+        sides: dict[bool, list[float]] = {True: [], False: []}
+        for name, weight in comparison.weights.items():
+            alone = comparison.unit == "adjustment"
+            arms = [name] if alone else (self.measured or {}).get(name, [])
+            sides[weight > 0] += [float(means[arm]) for arm in arms if arm in means]
+        return comparisons.groups(sides[True], sides[False])
+
+    def compare(self, confidence: float, support: int, refute: int | None = None) -> pd.DataFrame:
+        """See `Compare`."""
+        m = len(self.bounds)
+        refute = m - support + 1 if refute is None else refute
+        looks = self.hypothesis.looks
+        tails = [
+            sequential.tail_at((1 - confidence) / 2 / share, self.look or 1, looks)
+            for share in (support, refute)
+        ]
+        return pd.DataFrame(
+            _row(comparison, bounds, self.hypothesis, tails[0], tails[1])
+            for comparison, bounds in zip(self.hypothesis.comparisons, self.bounds, strict=True)
+        )
+
+    def ruling(self, compare: Compare) -> Ruling:
+        """What the declared rule makes of the comparisons. Raises RuleError."""
+        ruling = self.rule(self.hypothesis, compare)
+        if not isinstance(ruling, Ruling) or ruling.verdict not in statistics.VERDICTS:
+            known = ", ".join(statistics.VERDICTS)
+            raise RuleError(
+                f"rule {self.hypothesis.rule!r} gave {ruling!r:.80}; "
+                f"needed: a Ruling with verdict {known}"
+            )
+        return ruling
+
+    def reaches(self, verdict: str, confidence: float) -> bool:
+        """Whether the runs would support (or refute) the claim at another level, were the other
+        verdict not to be had."""
+
+        def compare(support: int, refute: int | None = None) -> pd.DataFrame:
+            table = self.compare(confidence, support, refute)
+            held = table["supports" if verdict == "supported" else "refutes"]
+            return table.assign(verdict=np.where(held, verdict, "inconclusive"))
+
+        return not self.problem and self.ruling(compare).verdict == verdict
+
+    def verdict(self) -> Verdict:
+        """The verdict on the runs. Raises RuleError."""
+        if self.problem:
+            sentence = f"{self.hypothesis.statement} Not tested: {self.problem}."
+            return Verdict(self.hypothesis, "not tested", pd.DataFrame(), sentence, self.declared)
+        ruling = self.ruling(partial(self.compare, self.confidence))
+        notes = {
+            comparison.label: "; ".join(bounds.notes)
+            for comparison, bounds in zip(self.hypothesis.comparisons, self.bounds, strict=True)
+            if bounds.notes
+        }
+        verdict = Verdict(
+            self.hypothesis,
+            ruling.verdict,
+            ruling.table.drop(columns=["supports", "refutes"], errors="ignore"),
+            "",
+            self.declared,
+            notes,
+            ruling.decisive,
+            ruling.reason,
+        )
+        return replace(verdict, sentence=_sentence(verdict))
+
+
+def look_of(hypothesis: Hypothesis, grid: Grid) -> int:
+    """Which of its declared looks the runs have reached, from their blocks: look k of K comes when
+    k / K of the n planned are there, and holds until the next. Raises ComparisonError before the
+    first."""
+    blocks = grid.blocks(sorted(hypothesis.arms) or grid.arms)
+    look = min(hypothesis.looks, hypothesis.looks * blocks // hypothesis.n)
+    if look < 1:
+        first = -(-hypothesis.n // hypothesis.looks)
+        raise ComparisonError(f"{blocks} blocks are there, and the first look is at {first}")
+    return look
+
+
+def _row(
+    comparison: Contrast | Slope,
+    bounds: Bounds,
+    hypothesis: Hypothesis,
+    support: float,
+    refute: float,
+) -> dict[str, Any]:
+    """One comparison on its own, as a row of a `Compare`.
+
+    label, n, unit, scope, left_out, correlation, p_permutation: see `Bounds`. estimate (points)
+    with estimate_low and estimate_high: the bounds that decide, each at the level of what it
+    decides, so that the verdict can be read off them. verdict: of this comparison. effect: see
+    `effect_of`. smallest_detectable: points, 80 % power. supports, refutes: either, for itself.
+    """
+    margin, direction = hypothesis.margin, hypothesis.direction
+
+    def ends(below: float, above: float) -> Interval:
+        low, high = bounds.low(below), bounds.high(above)
+        return Interval(bounds.estimate, low, high, bounds.n, 1 - below - above, bounds.method)
+
+    at_support, at_refute = ends(support, support), ends(refute, refute)
+    supports = statistics.decide(
+        at_support, 0.0 if direction != "equivalent" else margin, direction
+    )
+    refutes = statistics.decide(at_refute, margin, direction) == "refuted"
+    shown = {
+        "greater": ends(support, refute),
+        "less": ends(refute, support),
+        "different": at_refute if refutes else at_support,
+        "equivalent": at_refute if refutes else at_support,
+    }[direction]
+    held = supports == "supported"
+    verdict = "refuted" if refutes else "supported" if held else "inconclusive"
     return {
         "label": comparison.label,
-        "estimate": interval.estimate,
-        "estimate_low": interval.low,
-        "estimate_high": interval.high,
-        "n": interval.n,
-        "unit": unit,
-        "p_permutation": p,
-        "verdict": "inconclusive" if note else verdict,
-        "smallest_detectable": smallest_detectable(interval),
-        "note": note,
+        "estimate": bounds.estimate,
+        "estimate_low": shown.low,
+        "estimate_high": shown.high,
+        "n": bounds.n,
+        "unit": bounds.unit,
+        "scope": bounds.scope,
+        "left_out": bounds.left_out,
+        "correlation": bounds.correlation,
+        "p_permutation": bounds.p_permutation,
+        "verdict": verdict,
+        "effect": effect_of(shown, margin, direction),
+        "smallest_detectable": smallest_detectable(at_support),
+        "supports": held,
+        "refutes": refutes,
     }
+
+
+EFFECTS = ("worth having", "exists", "negligible", "reversed", "open")
+
+
+def effect_of(interval: Interval, margin: float, direction: str) -> str:
+    """What an interval says of an effect, in a word or two.
+
+    "worth having": beyond the margin; "exists": beyond 0; "negligible": within ±margin, also where
+    it exists; "reversed": surely on the other side of 0 than claimed, a harm, also where it is
+    negligible; "open": none of these.
+    """
+    low, high = (
+        (-interval.high, -interval.low) if direction == "less" else (interval.low, interval.high)
+    )
+    one_sided = direction in ("greater", "less")
+    if one_sided and high < 0:
+        return "reversed"
+    if -margin < low and high < margin:
+        return "negligible"
+    if low > margin or (not one_sided and high < -margin):
+        return "worth having"
+    return "exists" if low > 0 or (not one_sided and high < 0) else "open"
 
 
 def smallest_detectable(interval: Interval, power: float = POWER) -> float:
@@ -258,82 +374,53 @@ def smallest_detectable(interval: Interval, power: float = POWER) -> float:
     return float((interval.high - interval.low) / 2 * (reach + stats.norm.ppf(power)) / reach)
 
 
-def _scale(contrast: Contrast) -> float:
-    """How far the contrast's weights let equal spreads add up, 1 for one arm against another."""
-    squares = sum(weight**2 for weight in contrast.weights.values())
-    squares += 1 / len(contrast.minus_best_of) if contrast.minus_best_of else 0.0
-    return math.sqrt(squares / 2)
-
-
-def _contrast(
-    contrast: Contrast, evidence: _Evidence, rng: np.random.Generator, confidence: float
-) -> Interval:
-    runs, metric = evidence.runs, evidence.metric
-    if contrast.unit == "run":
-        samples = [tables.values_of(runs, arm, metric) for arm in contrast.weights]
-        weights = list(contrast.weights.values())
-        for candidates in contrast.minus_best_of:
-            samples.append(tables.crossfitted_best(runs, candidates, metric))
-            weights.append(-1 / len(contrast.minus_best_of))
-        return statistics.contrast_interval(samples, weights, rng, confidence=confidence)
-    means = runs.groupby("arm")[metric].mean()
-    sides: dict[bool, list[float]] = {True: [], False: []}
-    for name, weight in contrast.weights.items():
-        arms = [name] if contrast.unit == "adjustment" else (evidence.measured or {}).get(name, [])
-        sides[weight > 0] += [float(means[arm]) for arm in arms if arm in means]
-    return statistics.difference_interval(sides[True], sides[False], rng, confidence=confidence)
-
-
-def _slope(
-    slope: Slope, evidence: _Evidence, rng: np.random.Generator, confidence: float
-) -> tuple[Interval, float]:
-    """Least squares on the arms' means, with Student's t, and p by exchanging arms."""
-    frame = set_frame(slope, evidence.runs, evidence.metric)
-    names = [name for name in frame.columns if name not in ("set", evidence.metric)]
-    design = np.column_stack([np.ones(len(frame)), frame[names].to_numpy(np.float64)])
-    response = frame[evidence.metric].to_numpy(np.float64)
-    freedom = len(frame) - design.shape[1]
-    solution, *_ = np.linalg.lstsq(design, response, rcond=None)
-    residual = response - design @ solution
-    covariance = np.linalg.pinv(design.T @ design) * (residual @ residual / max(1, freedom))
-    place = 1 + names.index(slope.term)
-    error = math.sqrt(covariance[place, place])
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error if freedom > 0 else math.nan
-    estimate = float(solution[place])
-    others = [name for name in names if name != slope.term]
-    p = mixed.freedman_lane_p(response, frame[slope.term], frame[others].to_numpy(), rng)
-    interval = Interval(estimate, estimate - reach, estimate + reach, len(frame), confidence, "t")
-    return interval, p
-
-
-def set_frame(slope: Slope, runs: pd.DataFrame, metric: str, by_run: bool = False) -> pd.DataFrame:
-    """Properties and accuracy of a slope's arms: one row an arm (its mean) or, by_run, a run."""
-    of_sets = runs[runs["arm"].isin(list(slope.covariates)) & runs[metric].notna()]
-    if not by_run:
-        of_sets = of_sets.groupby("arm", sort=False)[[metric]].mean().reset_index()
-    columns = ["arm", *(["seed"] if by_run else []), metric]
-    covariates = pd.DataFrame(slope.covariates).T
-    return (
-        of_sets[columns]
-        .rename(columns={"arm": "set"})
-        .join(covariates, on="set")
-        .reset_index(drop=True)
-    )
+# {unit: what is counted}
+_UNITS = {
+    "run": "runs in all",
+    "seed": "pairs of runs by seed",
+    "subset": "training subsets",
+    "adjustment": "adjustments",
+    "set": "sets",
+}
 
 
 def _sentence(verdict: Verdict) -> str:
     hypothesis, row = verdict.hypothesis, verdict.decisive
     subject = f"{row['label']}" + f" ({verdict.reason})" * (len(verdict.table) > 1)
-    unit = {"run": "runs in all", "adjustment": "adjustments", "set": "sets"}[row["unit"]]
     effect = tables.interval_text(*(row[f"estimate{end}"] for end in ("", "_low", "_high")))
+    scope = f" ({row['scope']})" * bool(row["scope"])
     parts = [
-        f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} {effect} points, "
-        f"{row['n']} {unit}, {hypothesis.n} seeds an arm planned; "
-        f"smallest effect seen with 80 % power {row['smallest_detectable']:.1f}."
+        f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} is {effect} points: "
+        f"{_effect_words(verdict)}. It rests on {row['n']} {_UNITS[row['unit']]}{scope}; "
+        f"{hypothesis.n} seeds an arm were planned, and the smallest effect seen with 80 % power "
+        f"is {row['smallest_detectable']:.1f} points."
     ]
+    if row["left_out"]:
+        parts.append(f"{row['left_out']} blocks lack a run and are left out.")
     if row["label"] in verdict.notes:
-        parts.append(f"Not supported: {verdict.notes[row['label']]}.")
+        note = verdict.notes[row["label"]]
+        parts.append(f"{note[0].upper()}{note[1:]}.")
     return " ".join(parts)
+
+
+def _effect_words(verdict: Verdict) -> str:
+    """What the decisive interval says, as a clause."""
+    hypothesis, effect = verdict.hypothesis, verdict.effect
+    margin = f"{hypothesis.margin:g} points"
+    one_sided = hypothesis.direction in ("greater", "less")
+    if effect == "reversed":
+        if hypothesis.direction == "less":
+            return "the effect goes the other way"
+        return "this is a harm, not a gain"
+    if effect == "worth having":
+        return f"the {'effect' if one_sided else 'difference'} exceeds the margin of {margin}"
+    if effect == "exists":
+        return f"there is an effect, and whether it reaches the margin of {margin} is open"
+    if effect == "negligible":
+        return f"it is negligible, within ±{margin}"
+    if verdict.verdict == "refuted":
+        return f"an effect worth having, of {margin}, is excluded"
+    return f"neither an effect nor its absence (less than {margin}) is shown"
 
 
 # --- a study's hypotheses ------------------------------------------------------------------------
@@ -357,18 +444,30 @@ def null_arms(study: Study) -> list[str]:
     return [arm.name for arm in altered if in_all_else(arm) in control]
 
 
-def null_spread(study: StudyResult, rng: np.random.Generator, metric: str) -> float:
-    """The wider half interval of the control against itself reseeded and with one bit changed
-    (points): what arms that differ in nothing may show. 0 where those arms have no runs."""
-    runs, declared = study.frame, study.declaration.study
-    control = tables.values_of(runs, control_arm(declared), metric)
-    halves = [0.0]
-    for arm in null_arms(declared):
-        reseeded = tables.values_of(runs, arm, metric)
-        if control.size and reseeded.size:
-            interval = statistics.difference_interval(control, reseeded, rng)
-            halves.append((interval.high - interval.low) / 2)
-    return float(np.nanmax(halves))
+def null_table(study: StudyResult, metric: str) -> pd.DataFrame:
+    """What arms that differ in nothing show: a diagnostic that decides nothing.
+
+    One row for each pair of the control and its null arms, with n, difference of the means (points)
+    and its 95 % interval (Welch). Arms that equal the control in every run (a bit that changes
+    nothing) are left out: they would show that chance does nothing. Over many pairs one interval
+    in twenty excludes 0, and the differences' quantiles are what chance gives two arms of so many
+    runs.
+    """
+    declared = study.declaration.study
+    names = [control_arm(declared), *null_arms(declared)]
+    grid = comparisons.grid_of(study.frame, metric)
+    rows = []
+    for first, second in combinations([name for name in names if name in grid.place], 2):
+        apart = np.diff(grid.values[:, grid.columns([first, second])], axis=1)
+        if not (np.abs(apart[np.isfinite(apart)]) > 0).any():
+            continue
+        try:
+            bounds = comparisons.contrast(grid, {first: 1.0, second: -1.0})
+        except ComparisonError:
+            continue
+        row: dict[str, Any] = {"first": first, "second": second, "n": bounds.n}
+        rows.append(row | tables.with_interval("difference", bounds.interval()))
+    return pd.DataFrame(rows)
 
 
 def declared_when(study: StudyResult) -> str:
@@ -399,44 +498,65 @@ def test_all(
     metric: str = "validation_accuracy",
     confidence: float = statistics.CONFIDENCE,
     measured: Mapping[str, Sequence[str]] | None = None,
-    spread: float | None = None,
+    look: int | None = None,
 ) -> list[Verdict]:
-    """Every hypothesis that a study declares, in its order. spread: see `test`; measured on the
-    study's own null arms where not given."""
-    if spread is None:
-        spread = null_spread(study, rng, metric)
+    """Every hypothesis that a study declares, in its order, and whether its verdict survives the
+    correction over all of them. Arguments: see `test`."""
     declared = declared_when(study)
     hypotheses = study.declaration.study.hypotheses
+    grid = comparisons.grid_of(study.frame, metric)
+    judges = []
+    for hypothesis, stream in zip(hypotheses, rng.spawn(len(hypotheses)), strict=True):
+        version = hypothesis.rules_version
+        older = f", under version {version} of the rules" * (version < RULES_VERSION)
+        judges.append(Judge(hypothesis, grid, stream, confidence, measured, look, declared + older))
+    kept = {verdict: _holm(judges, verdict, confidence) for verdict in ("refuted", "supported")}
     return [
-        test(
-            hypothesis,
-            study.frame,
-            stream,
-            metric=metric,
-            confidence=confidence,
-            measured=measured,
-            null_spread=spread,
-            declared=declared,
+        replace(
+            judge.verdict(),
+            holds=""
+            if judge.problem
+            else next((verdict for verdict in kept if number in kept[verdict]), "inconclusive"),
         )
-        for hypothesis, stream in zip(hypotheses, rng.spawn(len(hypotheses)), strict=True)
+        for number, judge in enumerate(judges)
     ]
 
 
+def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:
+    """Which hypotheses reach a verdict by Holm's steps: at the level shared among all, then among
+    those that are left. What is wrongly supported anywhere, or wrongly refuted, has at most the
+    share of one hypothesis."""
+    kept: set[int] = set()
+    tested = [number for number, judge in enumerate(judges) if not judge.problem]
+    while len(kept) < len(tested):
+        level = 1 - (1 - confidence) / (len(tested) - len(kept))
+        more = {n for n in tested if n not in kept and judges[n].reaches(verdict, level)}
+        if not more:
+            break
+        kept |= more
+    return kept
+
+
+_SHOWN = ("estimate", "estimate_low", "estimate_high", "n", "unit", "scope", "smallest_detectable")
+
+
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a hypothesis: name, statement, verdict, margin, the deciding comparison, its estimate
-    (points) with interval, n, smallest_detectable, declared."""
+    """One row a hypothesis: name, statement, verdict, effect, margin, the deciding comparison, its
+    estimate (points) with interval, n, scope, smallest_detectable, holds, declared."""
     rows = []
     for verdict in verdicts:
         row: dict[str, Any] = {
             "hypothesis": verdict.hypothesis.name,
             "statement": verdict.hypothesis.statement,
             "verdict": verdict.verdict,
+            "effect": verdict.effect,
             "margin": verdict.hypothesis.margin,
+            "holds": verdict.holds,
         }
         if len(verdict.table):
             decisive = verdict.decisive
             row["comparison"] = decisive["label"]
-            for name in ("estimate", "estimate_low", "estimate_high", "n", "smallest_detectable"):
+            for name in _SHOWN:
                 row[name] = decisive[name]
         rows.append({**row, "declared": verdict.declared})
     return pd.DataFrame(rows)

@@ -10,11 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from aba_core.quantities import quantity_of
 from analysis import results as store
+from analysis import tuning
 from analysis.engines import Engine, EngineError, choose_engine
 from analysis.plan import Chunk, Plan, resolve
-from analysis.study import TUNING_SEED, Study, StudyError
+from analysis.study import Study, StudyError
 
 Progress = Callable[[str, int, int], None]
 
@@ -65,17 +65,17 @@ def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | Non
     finished = {plan.keys[key] for key in set(rows["key"]) & set(plan.keys)}
     chunks = plan.unfinished(finished)
     computed = sum(len(chunk.runs) for chunk in chunks)
-    total = computed * plan.steps
+    total = sum(map(plan.steps, chunks))
     kept = 0
 
     def report(done: int) -> None:
         if progress is not None:
             label = f"{plan.study.name} on {plan.study.dataset}"
-            progress(label, min(max(done, kept * plan.steps), total), total)
+            progress(label, min(max(done, kept), total), total)
 
     with closing(_trained(train, chunks, report)) as trained:
         for part in trained:
-            kept += _keep(results, part)
+            kept += plan.steps(_keep(results, part))
             report(0)
     rows, damaged = store.read_rows(results, declaration.kind)
     result = store.collect(declaration, rows, damaged)
@@ -91,9 +91,9 @@ def _trained(
         yield from train(chunks, report)
 
 
-def _keep(results: Path, part: object) -> int:
-    """Write what came back; the number of runs. Raises EngineError where it is not what is needed,
-    or lacks runs."""
+def _keep(results: Path, part: object) -> Chunk:
+    """Write what came back; the chunk that it is of. Raises EngineError where it is not what is
+    needed, or lacks runs."""
     match part:
         case (Chunk() as chunk, dict() as tables):
             keys = {row["key"] for row in tables.get(chunk.kind, ())}
@@ -111,48 +111,12 @@ def _keep(results: Path, part: object) -> int:
     for kind, rows in tables.items():
         if rows:
             store.write_chunk(results, kind, chunk.name, rows)
-    return len(chunk.runs)
+    return chunk
 
 
 def _tuned(study: Study, complete: Callable[[Study], Completion]) -> Study:
-    """The study with each arm's strength chosen on validation, all with the same budget.
-
-    Every method is trained at every strength with tuning seeds; the strength with the highest mean
-    of the task's primary metric on validation wins, the smaller one in a tie. Runs that diverged
-    count as the worst there is.
-    """
-    assert study.tuning is not None
-    tuned = [arm for arm in study.arms if not arm.vanilla]
-    candidates = {
-        f"{arm.name} at {strength:g}": (arm.name, strength)
-        for arm in tuned
-        for strength in study.tuning.strengths
-    }
-    by_name = {arm.name: arm for arm in study.arms}
-    trial = study.model_copy(
-        update={
-            "name": f"{study.name}-tuning",
-            "tuning": None,
-            "seeds": tuple(range(TUNING_SEED, TUNING_SEED + study.tuning.seeds)),
-            "arms": tuple(
-                by_name[arm].renamed(name).with_settings(strength=strength)
-                for name, (arm, strength) in candidates.items()
-            ),
-        }
-    )
-    completion = complete(trial)
-    result, primary = completion.result, completion.primary
-    if result.missing:
-        raise StudyError(f"{len(result.missing)} tuning runs are missing; run again")
-    scores = result.frame.fillna({primary: quantity_of(primary).low})
-    means = scores.groupby("arm")[primary].mean()
-    chosen: dict[str, float] = {}
-    for name, (arm, strength) in candidates.items():
-        best = chosen.get(arm)
-        if best is None or means[name] > means[f"{arm} at {best:g}"]:
-            chosen[arm] = strength
-    arms = tuple(
-        arm.with_settings(strength=chosen[arm.name]) if arm.name in chosen else arm
-        for arm in study.arms
-    )
-    return study.model_copy(update={"arms": arms, "tuning": None})
+    """The study with what each class of its arms keeps of what was tried; see `tuning`."""
+    completion = complete(tuning.trial(study))
+    if completion.result.missing:
+        raise StudyError(f"{len(completion.result.missing)} tuning runs are missing; run again")
+    return tuning.settled(study, completion.result.frame, completion.primary)

@@ -6,9 +6,10 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +20,12 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
+    model_validator,
 )
 
 from aba_core.arms import Arm
@@ -35,10 +39,17 @@ TUNING_SEED = 1000
 # Seeds of hypotheses start here and those of exploring studies at 0, so that nothing is confirmed
 # on the runs that suggested it.
 CONFIRMING_SEED = 100
+# Seeds of studies whose every run has a fresh training subset; a subset is drawn by the seed, and
+# one that several seeds share by the seed divided by their number.
+FRESH_SEED = 200
 # What a study may ask for at most: beyond these a number is a slip, and would take years.
 MOST_SEEDS = 100_000
 MOST_RUNS = 1_000_000
 LAST_SEED = 2**62 - 1
+# Version of the rules in `rules` and `comparisons`: a part of what is declared. Declarations that
+# say none were made under version 1.
+RULES_VERSION = 2
+MOST_LOOKS = 100
 
 
 class StudyError(ValueError):
@@ -51,15 +62,40 @@ def rule_at(where: str) -> Callable[..., Any]:
         rule = load(where)
     except ValueError as error:
         raise ValueError(
-            f"unknown rule {where!r}; known: all, any, or your own ({error})"
+            f"unknown rule {where!r}; known: all, any, at least K, or your own ({error})"
         ) from error
     if not callable(rule):
         raise ValueError(f"rule {where!r} is no function but {rule!r:.60}")
     return rule
 
 
+def needed_of(rule: str, m: int) -> int | None:
+    """How many of m comparisons must hold by a rule of words; None for a rule of one's own."""
+    if rule in ("all", "any"):
+        return m if rule == "all" else 1
+    counted = _AT_LEAST.fullmatch(rule)
+    return int(counted[1]) if counted else None
+
+
+_AT_LEAST = re.compile(r"at least ([1-9]\d{0,3})")
+
+
 class _Plain(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Declared(_Plain):
+    """Plain data that is hashed. Fields added later are written only where they say something, so
+    that what was declared before keeps its hash."""
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        default = {"paired": False, "squares": (), "looks": 0}
+        return {
+            name: value
+            for name, value in write(self).items()
+            if name not in default or getattr(self, name) != default[name]
+        }
 
 
 # An arm in a study: read from the plain data of a file, and dumped as such.
@@ -80,27 +116,43 @@ class Frozen(_Plain):
     target: str = "loss"
 
 
+class TunedClass(_Plain):
+    """Arms that are tuned together. values: what is tried, {field: values} of the method or of the
+    training, all combinations; without any, the strengths of `Tuning`."""
+
+    name: str
+    arms: tuple[str, ...] = Field(min_length=1)
+    values: dict[str, tuple[str | float | int, ...]] = {}
+
+
 class Tuning(_Plain):
-    """Strengths tried for each method on validation, with seeds that are never reported."""
+    """What is tried for each class of arms on validation, with seeds that are never reported.
+
+    strengths: of all classes that name no values of their own. classes: by default every arm but
+    vanilla is one.
+    """
 
     strengths: tuple[Strength, ...] = Field(min_length=1, max_length=1000)
     seeds: int = Field(ge=1, le=MOST_SEEDS)
+    classes: tuple[TunedClass, ...] = ()
 
 
-class Contrast(_Plain):
+class Contrast(_Declared):
     """One comparison of arms: a weighted sum of their mean accuracies (points).
 
     weights: {arm: weight}. unit: what is repeated. "run": each arm's runs. "adjustment": the arms
     with positive weight against those with negative, each by its mean. "measured": the same, with
     groups of adjustments in place of arms, as a frozen model's change of loss sorts them.
-    minus_best_of: lists of arms; the best of each, chosen on other seeds than it is judged on, is
-    taken away (averaged over the lists).
+    minus_best_of: lists of arms; the truly best of each is taken away (averaged over the lists),
+    see `comparisons.best_of`. paired: runs of one seed are pairs also where all arms share one
+    training subset; arms that ran on the same several subsets are always compared within them.
     """
 
     label: str
     weights: dict[str, float]
     unit: Literal["run", "adjustment", "measured"] = "run"
     minus_best_of: tuple[tuple[str, ...], ...] = ()
+    paired: bool = False
 
     @property
     def arms(self) -> set[str]:
@@ -109,16 +161,31 @@ class Contrast(_Plain):
         return named.union(*self.minus_best_of)
 
 
-class Slope(_Plain):
+class Slope(_Declared):
     """How mean accuracy changes with one property of arms (points a unit), the others held.
 
     term: the property asked about. covariates: {arm: {property: value}}, the same properties for
-    all. The arm is the unit: arms that differ in nothing but chance differ by themselves.
+    all. The arm is the unit: arms that differ in nothing but chance differ by themselves. squares:
+    properties whose squares are held as well; the verdict is the declared model's, and where it has
+    no squares the one with all of them is shown beside it.
     """
 
     label: str
     term: str
     covariates: dict[str, dict[str, float]]
+    squares: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _about_properties(self) -> Slope:
+        known = sorted(set().union(*self.covariates.values()))
+        for what, names in (("term", (self.term,)), ("squares", self.squares)):
+            for name in names:
+                if name not in known or (what == "squares" and name == self.term):
+                    others = [one for one in known if what == "term" or one != self.term]
+                    raise ValueError(
+                        f"{what} of {self.label!r} is {name!r}; known: {', '.join(others)}"
+                    )
+        return self
 
     @property
     def arms(self) -> set[str]:
@@ -126,14 +193,15 @@ class Slope(_Plain):
         return set(self.covariates)
 
 
-class Hypothesis(_Plain):
+class Hypothesis(_Declared):
     """A claim and how it is judged, declared before its runs.
 
-    statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, each at
-    the full confidence (no correction is needed where all must hold), or "any" may, with
-    intervals that hold together (Bonferroni), or a function of one's own as "module:function", see
-    `rules`. direction, margin: see `statistics.decide`; effects below the margin (points) are not
-    worth having. n: seeds planned for each arm.
+    statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, "any"
+    may, or "at least K"; the levels make a wrong verdict of the family as rare as of one (see
+    `rules.at_least`). Or a function of one's own as "module:function". direction, margin: see
+    `statistics.decide`; effects below the margin (points) are not worth having. n: seeds planned
+    for each arm. looks: how often it may be judged while runs are added, 0 where the number of runs
+    is fixed; see `sequential`. rules_version: of the rules that it is declared under.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -144,13 +212,25 @@ class Hypothesis(_Plain):
     direction: Literal["greater", "less", "different", "equivalent"] = "greater"
     margin: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     n: int = Field(ge=2)
+    looks: int = Field(default=0, ge=0, le=MOST_LOOKS)
+    rules_version: int = Field(default=RULES_VERSION, ge=1, le=RULES_VERSION)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_declared(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, dict) and (info.context or {}).get("declared"):
+            return {"rules_version": 1, **given}
+        return given
 
     @field_validator("rule")
     @classmethod
     def _importable(cls, value: str, info: ValidationInfo) -> str:
         # A declaration is read wherever its results are, also without the module of its rule.
-        if value not in ("all", "any") and not (info.context or {}).get("declared"):
+        needed = needed_of(value, m := len(info.data.get("comparisons", ())))
+        if needed is None and not (info.context or {}).get("declared"):
             rule_at(value)
+        if needed is not None and m and needed > m:
+            raise ValueError(f"rule {value!r} of {m} comparisons; allowed: up to at least {m}")
         return value
 
     @property
@@ -160,14 +240,28 @@ class Hypothesis(_Plain):
 
     @property
     def identity(self) -> str:
-        """Short hash of all that is declared, with the version of a rule of one's own."""
-        content = self.model_dump(mode="json")
-        if self.rule not in ("all", "any"):
+        """Short hash of all that is declared, with the version of the rules and that of a rule of
+        one's own."""
+        content = _hashed(self)
+        if needed_of(self.rule, len(self.comparisons)) is None:
             try:
                 content["rule_version"] = version_of(rule_at(self.rule))
             except ValueError:
                 content["rule_version"] = None  # its runs then carry another hash
         return short_hash(content)
+
+
+def on_fresh_subsets(arms: Iterable[Arm], share: int = 1) -> tuple[Arm, ...]:
+    """The same arms, each run on a fresh training subset that so many consecutive seeds share."""
+    return tuple(replace(arm, subset_per_run=True, seeds_per_subset=share) for arm in arms)
+
+
+def _hashed(hypothesis: Hypothesis) -> dict[str, Any]:
+    """Its plain data for a hash. Version 1 of the rules was not written down."""
+    content = hypothesis.model_dump(mode="json")
+    if hypothesis.rules_version == 1:
+        del content["rules_version"]
+    return content
 
 
 def check_count(seeds: int) -> int:
@@ -186,7 +280,10 @@ class Study(_Plain):
     takes what it names of study, look and load (see `exhibits.of_study`).
     keep_logits: keep each run's logits on the validation samples, as half precision bytes, and the
     samples' labels.
-    tuning: choose the strength of every arm but vanilla first.
+    keep_correct: keep which validation and test samples each run classifies correctly, as packed
+    bits. tuning: choose the strength of every arm but vanilla first.
+    fresh_subsets: in a file, short for every arm's subset_per_run and seeds_per_subset: so many
+    consecutive seeds share a fresh training subset; 0: all seeds share one.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
@@ -198,9 +295,23 @@ class Study(_Plain):
     frozen: Frozen | None = None
     tuning: Tuning | None = None
     keep_logits: bool = False
+    keep_correct: bool = False
     hypotheses: tuple[Hypothesis, ...] = ()
     room: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_fresh_subsets(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "fresh_subsets" not in given:
+            return given
+        content = dict(given)
+        share = content.pop("fresh_subsets")
+        if type(share) is not int or share < 0:
+            raise ValueError(f"fresh_subsets is {share!r}; allowed: whole numbers from 0")
+        if share and isinstance(content.get("arms"), list | tuple):
+            content["arms"] = on_fresh_subsets(map(_arm, content["arms"]), share)
+        return content
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -231,6 +342,19 @@ class Study(_Plain):
             raise ValueError(f"arm name {repeated[0]!r} is repeated")
         return value
 
+    @field_validator("tuning")
+    @classmethod
+    def _tunes_arms(cls, value: Tuning | None, info: ValidationInfo) -> Tuning | None:
+        known = {arm.name for arm in info.data.get("arms", ())}
+        if value is None or (info.context or {}).get("declared"):
+            return value
+        named = [arm for tuned in value.classes for arm in tuned.arms]
+        for name in named:
+            if name not in known or named.count(name) > 1:
+                lacking = "is in two classes" if name in known else "is no arm of the study"
+                raise ValueError(f"tuning names the arm {name!r}, which {lacking}")
+        return value
+
     @field_validator("hypotheses")
     @classmethod
     def _about_arms(
@@ -256,6 +380,7 @@ class Study(_Plain):
         """Short hash of everything but the seeds: more seeds continue the same study."""
         content = self.model_dump(mode="json", exclude={"seeds", "preset", "note", "room"})
         content["arms"] = [arm.data() for arm in self.arms]
+        content["hypotheses"] = [_hashed(one) for one in self.hypotheses]
         return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))
 
 
@@ -285,6 +410,11 @@ class Settings:
         """Fields that studies of groups give every arm: groups have their meaning with target
         "loss"."""
         return {"target": "loss", "strength": self.strength["isolation"]}
+
+    @property
+    def pictures(self) -> bool:
+        """Whether inputs have height and width."""
+        return self.config["model"] != "text_cnn"
 
     def study(self, name: str, arms: Iterable[Arm], **fields: Any) -> Study:
         """A standard study of these settings. fields: further fields of `Study`; config is added to

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,6 +30,9 @@ from aba_core.randomness import Draws, check_seed, choice
 from aba_core.selection import Percentiles, Selection, SignSplit, categorize
 from aba_core.sites import INPUT, Tail
 
+# What keeps one member of the set; see `_choosing`.
+MemberPer = Literal["draw", "batch", "turn", "sample", "progress"]
+
 
 @dataclass(frozen=True)
 class Augmentation(Method):
@@ -39,8 +42,10 @@ class Augmentation(Method):
     randomize: multiply by |N(0, 1)|, one draw a sample; otherwise by 1.
     split: how a map falls into categories. draw_per: whether adjustment and magnitude are drawn
     for each sample or once for the batch. placebo: what stands in for the model's own map, to see
-    whether attribution matters (`placebos.selecting_map`). site: "input", or a layer whose output
-    is attributed and changed. The other fields are those of `Attribution`.
+    whether attribution matters (`placebos.selecting_map`). member_per: what keeps one member of the
+    set (see `_choosing`), to see where the members act on one another. signed: N(0, 1) in place
+    of |N(0, 1)|, so that an adjustment stands for its opposite as well. site: "input", or a layer whose
+    output is attributed and changed. The other fields are those of `Attribution`.
     """
 
     kind: ClassVar[str] = "aba"
@@ -62,6 +67,8 @@ class Augmentation(Method):
     attribution_samples: int = 16
     attribution_noise: float = 0.15
     placebo: Placebo = ""
+    member_per: MemberPer = "draw"
+    signed: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
@@ -79,6 +86,17 @@ class Augmentation(Method):
         if self.placebo not in get_args(Placebo):
             known = ", ".join(name for name in get_args(Placebo) if name)
             raise ValueError(f"unknown placebo {self.placebo!r}; known: {known}, or '' for none")
+        if self.member_per not in get_args(MemberPer):
+            known = ", ".join(get_args(MemberPer))
+            raise ValueError(f"unknown member_per {self.member_per!r}; known: {known}")
+        if self.draw_per == "batch" and self.member_per != "draw":
+            raise ValueError(
+                f"member_per is {self.member_per!r} and draw_per 'batch'; say one of them"
+            )
+        if self.member_per != "draw" and len(self.adjustments) == 1:
+            raise ValueError(f"member_per is {self.member_per!r}, but the set has one member")
+        if self.signed and not self.randomize:
+            raise ValueError("signed is True, but magnitudes are fixed; needed: randomize: true")
         self.adjustments.table(self.split.categories)  # refuses what the split cannot express
         _ = self.maps
 
@@ -274,11 +292,38 @@ def draw_changes(
 ) -> tuple[Float[Tensor, "*lead category"], Float[Tensor, "*lead"]]:
     """Each sample's changes per category, drawn with the set's weights, and its magnitude."""
     drawn = draws.shared(augmentation.draw_per)
-    member = choice(weights.double()[..., None, :], drawn.uniform("adjustment"))
+    member = choice(weights.double()[..., None, :], _choosing(augmentation, weights, drawn))
     changes = table.gather(-2, member[..., None].expand(*member.shape, table.shape[-1]))
     if augmentation.randomize:
-        return changes, drawn.magnitude()
+        return changes, drawn.magnitude(augmentation.signed)
     return changes, torch.ones(member.shape, dtype=torch.float64, device=member.device)
+
+
+def _choosing(
+    augmentation: Augmentation, weights: Float[Tensor, "*replica member"], draws: Draws
+) -> Float[Tensor, "*lead"]:
+    """The number in (0, 1) that chooses each sample's member: members share the unit interval by
+    their weights, in the set's order.
+
+    By member_per: "draw", a number of each draw's own. "batch": one for the batch. "turn": members
+    take turns, batch by batch. "sample": each training sample keeps its number throughout.
+    "progress": the first member starts the training and the last one ends it, or the other way
+    round, as the run's seed has it.
+    """
+    match augmentation.member_per:
+        case "batch":
+            return draws.shared("batch").uniform("adjustment")
+        case "turn":
+            members = (weights > 0).sum(-1, keepdim=True)
+            turn = (draws.step % members + 0.5) / members
+            return turn.double().expand(draws.index.shape)
+        case "sample":
+            return draws.lasting("adjustment")
+        case "progress":
+            done = draws.progress + 0.5 / draws.steps
+            backwards = draws.lasting("adjustment", of_run=True) < 0.5
+            return torch.where(backwards, 1.0 - done, done + torch.zeros_like(draws.usual[0]))
+    return draws.uniform("adjustment")
 
 
 class ABA:

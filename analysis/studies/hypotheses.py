@@ -1,5 +1,5 @@
 """Hypotheses: what the slides claim, the same against honest references, and what would explain it
-away: placebos, brightness, chance.
+away: placebos, brightness, chance. Every run has a fresh training subset, on which all arms train.
 
 `exhibits` shows the verdicts of any study that declares hypotheses.
 """
@@ -32,22 +32,32 @@ from analysis.results import StudyResult
 from analysis.rules import Verdict
 from analysis.studies import frozen, sets
 from analysis.studies.isolation import arm_name
-from analysis.study import CONFIRMING_SEED, Contrast, Hypothesis, Settings, Slope, Study
+from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Slope, Study
+from analysis.study import on_fresh_subsets as fresh
 
 VANILLA, RESEEDED, ONE_BIT = "Vanilla", "Vanilla, reseeded", "Vanilla, one bit changed"
-RESEED = 500
+# Arms that differ from Vanilla in chance alone: what a difference of nothing looks like.
+RESEEDED_ARMS = (RESEEDED, *(f"{RESEEDED} {number}" for number in (2, 3, 4)))
+RESEED = 1_000_000
 NO_MIDDLE = tuple(a.index for a in ADJUSTMENTS if not a.middle)
 BRIGHTNESS = (Adjustment(1, 1, 1).index, Adjustment(-1, -1, -1).index)
+# Arms that hide a tenth of the features in place of changing them.
+HIDING: dict[str, dict[str, Any]] = {
+    "Guided dropout, high": {"of": "high"},
+    "Guided dropout, low": {"of": "low"},
+    "Random dropout of a tenth": {"placebo": "random"},
+}
 GROUPS = tuple(group.value for group in Group)
 
 
 def declare(settings: Settings) -> Study:
-    """All standard hypotheses and the arms that they need, on seeds that no other study has."""
+    """All standard hypotheses and the arms that they need, all on one strength, each run on a fresh
+    subset."""
     return settings.study(
         "hypotheses",
-        arms(settings.strength["isolation"], settings.top_k),
-        hypotheses=standard(settings.planned["hypotheses"]),
-        seeds=tuple(range(CONFIRMING_SEED, CONFIRMING_SEED + settings.seeds["hypotheses"])),
+        fresh(arms(settings.strength["isolation"], settings.top_k, settings.pictures)),
+        hypotheses=standard(settings.planned["hypotheses"], settings.pictures),
+        seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["hypotheses"])),
     )
 
 
@@ -62,13 +72,17 @@ def placebo_name(arm: str, placebo: str) -> str:
     return f"{arm}, {PLACEBO_TITLES[placebo]}"
 
 
-def arms(strength: float, top_k: int = 4) -> tuple[Arm, ...]:
-    """The arms that the standard hypotheses compare, all with one strength and target "loss"."""
+def arms(strength: float, top_k: int = 4, pictures: bool = True) -> tuple[Arm, ...]:
+    """The arms that the standard hypotheses compare, all with one strength and target "loss".
+    pictures: whether squares of the input can be hidden."""
     loss: dict[str, Any] = {"strength": strength, "target": "loss"}
     score = {**loss, "target": "class_score", "top_k": top_k}
     return (
         Arm.of(VANILLA, method="vanilla"),
-        Arm.of(RESEEDED, method="vanilla", seed_offset=RESEED),
+        *(
+            Arm.of(name, method="vanilla", seed_offset=RESEED * (1 + number))
+            for number, name in enumerate(RESEEDED_ARMS)
+        ),
         Arm.of(ONE_BIT, method="vanilla", flip_bit=True),
         *(Arm.of(arm_name(i), adjustments=str(i), **loss) for i in range(27)),
         *(Arm.of(name, adjustments=group_set_text(name), **loss) for name in GROUP_SETS),
@@ -87,16 +101,19 @@ def arms(strength: float, top_k: int = 4) -> tuple[Arm, ...]:
         Arm.of("All, fixed magnitude", adjustments="all", randomize=False, **loss),
         Arm.of("MendABA, loss", method="mendaba", **loss),
         Arm.of("MendABA, class score", method="mendaba", **score),
+        *(Arm.of(name, method="guided-dropout", **given) for name, given in HIDING.items()),
+        *([Arm.of("Cutout of a tenth", method="cutout", side=0.1**0.5)] if pictures else []),
     )
 
 
 # --- what is claimed -----------------------------------------------------------------------------
 
 
-def standard(n: int) -> tuple[Hypothesis, ...]:
-    """The standard hypotheses on the arms of `arms`, with n seeds an arm."""
+def standard(n: int, pictures: bool = True) -> tuple[Hypothesis, ...]:
+    """The standard hypotheses on the arms of `arms`, on n subsets."""
     parts = (_of_vanilla, _of_groups, _of_unions, _of_opposites, _of_placebos, _of_settings)
-    return tuple(Hypothesis(n=n, **declared) for part in parts for declared in part())
+    declared = [said for part in parts for said in part()] + _of_hiding(pictures)
+    return tuple(Hypothesis(n=n, **said) for said in declared)
 
 
 def _group_arms(name: str) -> list[str]:
@@ -130,12 +147,10 @@ def _of_vanilla() -> list[dict[str, Any]]:
     return [
         dict(
             name="null-arms",
-            statement="Reseeding, or one bit of one weight, changes no arm's mean: what is claimed "
-            "of others must exceed this.",
+            statement="Reseeding, or one bit of one weight, changes no arm's mean.",
             estimand="mean accuracy of Vanilla less that of Vanilla changed in nothing of matter",
-            comparisons=tuple(_minus(VANILLA, arm) for arm in (RESEEDED, ONE_BIT)),
+            comparisons=tuple(_minus(VANILLA, arm) for arm in (*RESEEDED_ARMS, ONE_BIT)),
             direction="equivalent",
-            margin=1.0,
         ),
         dict(
             name="augmentation-helps",
@@ -234,6 +249,25 @@ def _of_unions() -> list[dict[str, Any]]:
             ),
         ),
         dict(
+            name="opposed-groups",
+            statement="Joining opposed groups beats joining a group with the neutral one, by "
+            "itself and over the mean of the groups that are joined.",
+            estimand="mean accuracy of Eps. & Del. less that of Eps. & Neu.; the same of their "
+            "gains over the mean of their two groups' sets",
+            comparisons=(
+                _minus("Eps. & Del.", "Eps. & Neu."),
+                Contrast(
+                    label="gain of Eps. & Del. − gain of Eps. & Neu.",
+                    weights={
+                        "Eps. & Del.": 1.0,
+                        "Eps. & Neu.": -1.0,
+                        "Delta": -0.5,
+                        "Neutral": 0.5,
+                    },
+                ),
+            ),
+        ),
+        dict(
             name="set-beats-best-member",
             statement="All adjustments together beat the best one alone.",
             estimand="mean accuracy of All less that of the best of 27, chosen on other seeds",
@@ -294,6 +328,14 @@ def _of_placebos() -> list[dict[str, Any]]:
             estimand="mean accuracy of All as Gaussian noise less that of Vanilla",
             comparisons=(_minus(placebo_name("All", "gaussian"), VANILLA),),
         ),
+        dict(
+            name="noise-is-as-good",
+            statement="Gaussian noise of the same norm, without any map, is as good as all "
+            "adjustments.",
+            estimand="mean accuracy of All less that of All as Gaussian noise",
+            comparisons=(_minus("All", placebo_name("All", "gaussian")),),
+            direction="equivalent",
+        ),
     ]
 
 
@@ -337,18 +379,39 @@ def _of_settings() -> list[dict[str, Any]]:
     ]
 
 
+def _of_hiding(pictures: bool) -> list[dict[str, Any]]:
+    guided = ("Guided dropout, high", "Guided dropout, low")
+    others = ("Random dropout of a tenth", *["Cutout of a tenth"] * pictures)
+    return [
+        dict(
+            name="guided-dropout",
+            statement="Hiding features that the attribution names beats hiding as many at random.",
+            estimand="mean accuracy with the tenth of highest or lowest attribution set to 0 less "
+            "that with a random tenth, and with a square of as many",
+            comparisons=tuple(_minus(of, other) for of in guided for other in others),
+            rule="any",
+        ),
+    ]
+
+
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def judge(study: StudyResult, look: Look, frozen_study: StudyResult | None = None) -> list[Verdict]:
+def judge(
+    study: StudyResult,
+    look: Look,
+    frozen_study: StudyResult | None = None,
+    number: int | None = None,
+) -> list[Verdict]:
     """The verdict on every hypothesis of a study. frozen_study: for those about measured groups,
-    which are not tested without it."""
+    which are not tested without it. number: of the declared look that this is."""
     return rules.test_all(
         study,
         look.rng(),
         metric=look.metric,
         confidence=look.confidence,
         measured=None if frozen_study is None else frozen.measured_groups(frozen_study),
+        look=number,
     )
 
 
@@ -412,7 +475,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         comparison
         for verdict in tested
         for comparison in verdict.hypothesis.comparisons
-        if isinstance(comparison, Slope)
+        if isinstance(comparison, Slope) and "size" in next(iter(comparison.covariates.values()))
     ]
     if slopes:
         sets.show(collector, slopes[0], prefix)

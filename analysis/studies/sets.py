@@ -13,26 +13,28 @@ from matplotlib.lines import Line2D
 
 from aba_core.adjustments import ADJUSTMENTS, OPPOSITES, PAIRS
 from aba_core.arms import Arm
-from analysis import figures, mixed, rules, statistics
+from analysis import comparisons, figures, mixed, statistics
 from analysis.exhibits import Collector
 from analysis.studies.isolation import arm_name
-from analysis.study import CONFIRMING_SEED, Hypothesis, Settings, Slope, Study
+from analysis.study import FRESH_SEED, Hypothesis, Settings, Slope, Study
+from analysis.study import on_fresh_subsets as fresh
 
 SETS_PER_CELL = 12
+HELD = ("direction", "offset", "norm")  # in squares too: fully opposed sets have no direction
 SET_SIZES = {2: (0, 1), 4: (0, 1, 2), 8: (0, 2, 4)}  # size: numbers of opposed pairs
 
 
 def declare(settings: Settings) -> Study:
-    """Random sets crossing size and opposition, on seeds that no other study but hypotheses has."""
+    """Random sets crossing size and opposition, each run on a fresh subset."""
     arms = [
         Arm.of(set_name(members), adjustments=",".join(map(str, members)), **settings.loss)
         for members in random_sets(SETS_PER_CELL)
     ]
     return settings.study(
         "sets",
-        arms,
+        fresh(arms),
         hypotheses=hypotheses_of(SETS_PER_CELL, settings.planned["sets"]),
-        seeds=tuple(range(CONFIRMING_SEED, CONFIRMING_SEED + settings.seeds["sets"])),
+        seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["sets"])),
     )
 
 
@@ -89,13 +91,15 @@ def set_name(members: Sequence[int]) -> str:
 def hypotheses_of(per_cell: int, n: int) -> tuple[Hypothesis, ...]:
     """Variety and tension apart, on the sets of `random_sets`, with n seeds an arm."""
     covariates = {set_name(members): properties(members) for members in random_sets(per_cell)}
-    held = "at fixed {}, mean direction, offset and norm; the set is the unit"
+    held = "at fixed {}, mean direction, offset and norm and their squares; the set is the unit"
     return (
         Hypothesis(
             name="variety",
             statement="Larger sets are better at fixed opposition.",
             estimand="points for each doubling of a set's size " + held.format("opposition"),
-            comparisons=(Slope(label="a doubling of size", term="size", covariates=covariates),),
+            comparisons=(
+                Slope(label="a doubling of size", term="size", covariates=covariates, squares=HELD),
+            ),
             margin=0.25,
             n=n,
         ),
@@ -104,7 +108,11 @@ def hypotheses_of(per_cell: int, n: int) -> tuple[Hypothesis, ...]:
             statement="Sets of opposed pairs are better at fixed size.",
             estimand="points from no member to every member having its opposite in the set "
             + held.format("size"),
-            comparisons=(Slope(label="full opposition", term="opposition", covariates=covariates),),
+            comparisons=(
+                Slope(
+                    label="full opposition", term="opposition", covariates=covariates, squares=HELD
+                ),
+            ),
             n=n,
         ),
     )
@@ -116,7 +124,7 @@ def hypotheses_of(per_cell: int, n: int) -> tuple[Hypothesis, ...]:
 def show(collector: Collector, slope: Slope, prefix: str) -> None:
     """Add figure PREFIXsizes and table PREFIXmixed-model of the arms that a slope is about."""
     look, runs = collector.look, collector.study.frame
-    sets = rules.set_frame(slope, runs, look.metric).rename(columns={look.metric: "accuracy"})
+    sets = comparisons.set_frame(slope, runs, look.metric).rename(columns={look.metric: "accuracy"})
     collector.figure(
         f"{prefix}sizes",
         "Accuracy of random sets against their size and opposition",
@@ -141,7 +149,9 @@ def mixed_table(
 ) -> pd.DataFrame:
     """A mixed model of all runs as a check of the slopes: one row a property, with estimate
     (points), interval and p; then the spreads (SD, points) of sets, seeds and the rest."""
-    frame = rules.set_frame(slope, runs, metric, by_run=True).rename(columns={metric: "accuracy"})
+    frame = comparisons.set_frame(slope, runs, metric, by_run=True).rename(
+        columns={metric: "accuracy"}
+    )
     terms = [name for name in frame.columns if name not in ("set", "seed", "accuracy")]
     random = ["set", "seed"] if frame["seed"].nunique() > 1 else ["set"]
     fit = mixed.mixed_model(frame, f"accuracy ~ {' + '.join(terms)}", random, confidence=confidence)

@@ -115,7 +115,9 @@ def plain_train(
         x, y = inputs[rows], splits.train.y[rows]
         dropout.step = step
         if arm.method is not None:
-            x = slow_aba(model, x, y, arm.method, purposes, step, loss, untrained)
+            x = slow_aba(
+                model, x, y, arm.method, purposes, step, loss, untrained, rows=rows, steps=steps
+            )
         model.train()
         for value in model.parameters():  # without influence is gradient 0, and not none
             value.grad = torch.zeros_like(value) if value.requires_grad else None

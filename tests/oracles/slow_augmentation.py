@@ -26,13 +26,38 @@ def slow_adjust(
     return result
 
 
-def drawn_changes(aug: Augmentation, place: int, seeds: dict[str, int], step: int) -> list[float]:
-    """The changes per category that the sample at this place of the batch draws."""
-    place = 0 if aug.draw_per == "batch" else place
+def choosing(
+    aug: Augmentation, place: int, seeds: dict[str, int], step: int, row: int | None, steps: int
+) -> float:
+    """The number in (0, 1) that chooses the member of the sample at this place of the batch."""
+    seed = seeds["adjustment"]
+    if aug.draw_per == "batch" or aug.member_per == "batch":
+        place = 0
+    if aug.member_per == "turn":
+        return (step % len(aug.adjustments) + 0.5) / len(aug.adjustments)
+    if aug.member_per == "sample":
+        assert row is not None
+        return counter_hash.uniform(seed, "adjustment", 2**40, row)
+    if aug.member_per == "progress":
+        done = (step + 0.5) / steps
+        backwards = counter_hash.uniform(seed, "adjustment", 2**40 + 1, 0) < 0.5
+        return 1 - done if backwards else done
+    return counter_hash.uniform(seed, "adjustment", step, place)
+
+
+def drawn_changes(
+    aug: Augmentation,
+    place: int,
+    seeds: dict[str, int],
+    step: int,
+    row: int | None = None,
+    steps: int = 0,
+) -> list[float]:
+    """The changes per category that the sample at this place of the batch draws. row: its place in
+    the training set; steps: of the whole training."""
     member = aug.adjustments.adjustments[
         counter_hash.weighted_choice(
-            list(aug.adjustments.weights),
-            counter_hash.uniform(seeds["adjustment"], "adjustment", step, place),
+            list(aug.adjustments.weights), choosing(aug, place, seeds, step, row, steps)
         )
     ]
     if isinstance(member, Adjustment) and aug.split.categories == 2:
@@ -44,7 +69,8 @@ def drawn_magnitude(aug: Augmentation, place: int, seeds: dict[str, int], step: 
     place = 0 if aug.draw_per == "batch" else place
     if not aug.randomize:
         return 1.0
-    return abs(counter_hash.normal(seeds["magnitude"], "magnitude", step, place))
+    drawn = counter_hash.normal(seeds["magnitude"], "magnitude", step, place)
+    return drawn if aug.signed else abs(drawn)
 
 
 def placebo_noise(seed: int, step: int, copy: int, place: int, features: int) -> np.ndarray:
@@ -65,8 +91,12 @@ def slow_aba(
     step: int,
     loss: Loss = torch_cross_entropy,
     untrained: nn.Module | None = None,
+    *,
+    rows: list[int] | None = None,
+    steps: int = 0,
 ) -> Tensor:
-    """The augmented batch; the model is put into the mode of the attribution and back."""
+    """The augmented batch; the model is put into the mode of the attribution and back. rows: the
+    samples' places in the training set; steps: of the whole training."""
     if seeds["target"] != seeds["smoothing"]:
         raise ValueError("this oracle draws classes and noise with one seed")
     if aug.placebo == "untrained":
@@ -97,7 +127,9 @@ def slow_aba(
         factor = aug.strength * drawn_magnitude(aug, i, seeds, step)
         flat = x[i].reshape(-1).numpy().copy()
         change_of = np.zeros(len(flat))
-        for mask, change in zip(masks, drawn_changes(aug, i, seeds, step), strict=True):
+        row = None if rows is None else rows[i]
+        changes = drawn_changes(aug, i, seeds, step, row, steps)
+        for mask, change in zip(masks, changes, strict=True):
             change_of[mask] += factor * change
         if aug.placebo == "gaussian":
             length = np.sqrt((change_of**2).sum() / (noise[1] ** 2).sum())
