@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from aba_core.arms import Arm
-from analysis import comparisons, sequential, statistics, tables
+from analysis import comparisons, sequential, slopes, statistics, tables
 from analysis.comparisons import Bounds, ComparisonError, Grid
 from analysis.results import StudyResult
 from analysis.statistics import Interval
@@ -203,7 +203,7 @@ class Judge:
 
     def _bounds(self, comparison: Contrast | Slope, rng: np.random.Generator) -> Bounds:
         if isinstance(comparison, Slope):
-            return comparisons.slope(comparison, self.grid, rng)
+            return slopes.bounds(comparison, self.grid, rng)
         if comparison.unit == "run":
             return comparisons.contrast(
                 self.grid,
