@@ -232,8 +232,8 @@ def _of_unions() -> list[dict[str, Any]]:
         dict(
             name="variety-best-member",
             statement="Variety against an honest reference: a group's set beats its best member.",
-            estimand="mean accuracy of a group's set less that of its best member, chosen on other "
-            "seeds",
+            estimand="mean accuracy of a group's set less that of its best member, whichever "
+            "that is",
             comparisons=tuple(
                 _against_best(name, "its best member", _group_arms(name)) for name in GROUPS
             ),
@@ -241,8 +241,8 @@ def _of_unions() -> list[dict[str, Any]]:
         dict(
             name="tension-best-group",
             statement="Tension against an honest reference: a joined set beats its best group.",
-            estimand="mean accuracy of a joined set less that of its best group's set, chosen on "
-            "other seeds",
+            estimand="mean accuracy of a joined set less that of its best group's set, "
+            "whichever that is",
             comparisons=tuple(
                 _against_best(name, "its best group", [group.value for group in groups])
                 for name, groups in unions.items()
@@ -270,7 +270,7 @@ def _of_unions() -> list[dict[str, Any]]:
         dict(
             name="set-beats-best-member",
             statement="All adjustments together beat the best one alone.",
-            estimand="mean accuracy of All less that of the best of 27, chosen on other seeds",
+            estimand="mean accuracy of All less that of the best of 27, whichever that is",
             comparisons=(_against_best("All", "best of 27", [arm_name(i) for i in range(27)]),),
         ),
     ]
@@ -293,7 +293,7 @@ def _of_opposites() -> list[dict[str, Any]]:
             name="tension-of-one-best",
             statement="An adjustment with its opposite beats the better of the two alone.",
             estimand="mean over the 13 pairs of their accuracy less that of the better member, "
-            "chosen on other seeds",
+            "whichever that is",
             comparisons=(
                 Contrast(
                     label="13 pairs − the better member",
