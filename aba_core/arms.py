@@ -142,10 +142,12 @@ class TrainConfig:
 
 
 class MethodInfo(NamedTuple):
-    """A method by its kind: its title in tables, and where its class or preset is."""
+    """A method by its kind: its title in tables, where its class or preset is, and the fields that
+    the kind sets."""
 
     title: str
     where: str
+    given: Mapping[str, Any] = {}  # noqa: RUF012, a named tuple's default is never changed
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -156,6 +158,17 @@ METHODS: dict[str, MethodInfo] = {
     "fastaba-ce": MethodInfo("FastABA-CE", "aba_core.methods.aba:FASTABA_CE"),
     "mixup": MethodInfo("Mixup", "aba_core.methods.mixing:Mixup"),
     "cutmix": MethodInfo("CutMix", "aba_core.methods.mixing:CutMix"),
+    "mixed": MethodInfo("Mixed examples", "aba_core.methods.mixing:Mixed"),
+    **{
+        title.lower().replace(" ", "-"): MethodInfo(
+            title, "aba_core.methods.mixing:Mixed", {"how": title.lower().replace(" ", "-")}
+        )
+        for title in (
+            *("BC+", "Vertical concat", "Horizontal concat", "Mixed concat", "Random 2x2"),
+            *("VH-mixup", "VH-BC+", "Random square", "Row interval", "Column interval"),
+            *("Rows", "Columns", "Pixels", "Elements", "Noisy mixup"),
+        )
+    },
     "cutout": MethodInfo("Cutout", "aba_core.methods.occlusion:Cutout"),
     "label-smoothing": MethodInfo("Label smoothing", "aba_core.methods.labels:LabelSmoothing"),
     "dropout": MethodInfo("Dropout", "aba_core.methods.dropout:Dropout"),

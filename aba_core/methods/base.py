@@ -246,6 +246,7 @@ def method_of(data: Any) -> Method | None:
         raise ValueError(f"method is {data!r}; needed: a name, or {{kind: ..., field: value}}")
     given = {name: value for name, value in data.items() if name not in ("kind", "version")}
     use = Use.read(data)
+    preset: Mapping[str, Any] = {}
     if use is not None:
         given.pop("use")
         made = load(use.where)
@@ -253,7 +254,7 @@ def method_of(data: Any) -> Method | None:
         kind = str(data.get("kind", "aba"))
         if kind not in METHODS:
             raise ValueError(f"unknown method {kind!r}; known: {', '.join(METHODS)}")
-        made = load(METHODS[kind].where)
+        made, preset = load(METHODS[kind].where), METHODS[kind].given
     cls = made if isinstance(made, type) else type(made)
     if not issubclass(cls, Method):
         where = use.where if use else METHODS[kind].where
@@ -262,7 +263,7 @@ def method_of(data: Any) -> Method | None:
     for name in given:
         if name not in known:
             raise ValueError(f"unknown field {name!r} of {cls.kind!r}; known: {', '.join(known)}")
-    values = {name: _typed(cls, name, value) for name, value in given.items()}
+    values = {**preset, **{name: _typed(cls, name, value) for name, value in given.items()}}
     if isinstance(made, type):
         needed = [e.name for e in fields(cls) if e.init and _required(e) and e.name not in values]
         if needed:
@@ -277,16 +278,17 @@ def method_table() -> list[tuple[str, str, float, str]]:
     rows = []
     for kind, info in METHODS.items():
         made = load(info.where)
-        preset = not isinstance(made, type)
-        needed = {e.name: "all" for e in fields(made) if _required(e)}
-        method = made if preset else made(**needed)
-        usual = type(method)(**{e.name: "all" for e in fields(method) if _required(e)})
+        preset = not isinstance(made, type) or bool(info.given)
+        cls = made if isinstance(made, type) else type(made)
+        needed = {entry.name: "all" for entry in fields(cls) if _required(entry)}
+        usual = cls(**needed)
+        method = method_of({"kind": kind, **({} if preset else needed)}) or Method()
         shown = [
             name
             if name in needed and not preset
             else f"{name}={value if value != '' else repr('')}"
             for name, value in method.columns().items()
-            if not preset or getattr(method, name) != getattr(usual, name)
+            if not preset or getattr(method, name, value) != getattr(usual, name, None)
         ]
         rows.append((kind, info.title, method.passes(), ", ".join(shown)))
     return rows
