@@ -250,7 +250,7 @@ def _strange(method: Method) -> bool:
     return any(
         not type(part).__module__.startswith("aba_core.")
         or any(isinstance(value, Use) for value in vars(part).values())
-        for part in getattr(method, "methods", (method,))
+        for part in method.parts()
     )
 
 

@@ -37,7 +37,7 @@ class Mixup(Method):
         share = draws.beta("mixup", self.alpha)
         partners = draws.partners("mixup")
         weight = column(share, h)
-        mixed = weight * h + (1 - weight) * _of_partners(h, partners)
+        mixed = weight * h + (1 - weight) * of_partners(h, partners)
         return mixed, mixed_labels(tail, y, partners, share, h.dtype)
 
 
@@ -68,7 +68,7 @@ class CutMix(Method):
             width,
         )
         partners = draws.partners("cutmix")
-        mixed = torch.where(inside[..., None, :, :], _of_partners(h, partners), h)
+        mixed = torch.where(inside[..., None, :, :], of_partners(h, partners), h)
         kept = 1 - inside.double().mean((-2, -1))
         return mixed, mixed_labels(tail, y, partners, kept, h.dtype)
 
@@ -103,7 +103,7 @@ class Mixed(Method):
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         canvas = _Canvas(draws, self.alpha, *self._sides(h.shape[draws.index.dim() :]))
         partners = draws.partners("mixed")
-        mixed, share = MIXES[self.how].mix(canvas, h, _of_partners(h, partners))
+        mixed, share = MIXES[self.how].mix(canvas, h, of_partners(h, partners))
         return mixed, mixed_labels(tail, y, partners, share, h.dtype)
 
     def _sides(self, shape: torch.Size) -> tuple[int, int]:
@@ -377,7 +377,7 @@ def rolled(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return moved.gather(-1, from_column[..., None, None, :].expand_as(pictures))
 
 
-def _of_partners(values: Tensor, partners: Tensor) -> Tensor:
+def of_partners(values: Tensor, partners: Tensor) -> Tensor:
     """Each sample's partner's values: [*lead, ...] taken along the batch."""
     lead = partners.dim()
     index = partners.reshape(*partners.shape, *(1,) * (values.dim() - lead))
@@ -390,7 +390,7 @@ def mixed_labels(
     """share · y + (1 − share) · y of the partners, as weights of classes [*lead, class]."""
     labels = soft(y, tail.outputs, dtype)
     weight = column(share, labels)
-    return weight * labels + (1 - weight) * _of_partners(labels, partners)
+    return weight * labels + (1 - weight) * of_partners(labels, partners)
 
 
 def picture_sides(h: Tensor, draws: Draws, kind: str) -> tuple[int, int]:
