@@ -10,22 +10,74 @@ from oracles.tiny_data import make_splits
 
 from aba_core import Arm, Regularizer, train
 from aba_core.architecture import initial_model
+from aba_core.methods import (
+    adversarial,
+    around,
+    decay,
+    guided,
+    labels,
+    noise,
+    norms,
+    occlusion,
+    sharpness,
+    transforms,
+)
 from aba_core.methods.base import method_of
 from aba_core.methods.mixing import MIXES, Mixed
 from aba_core.randomness import batch_order, epoch_order
 
 SHORT = replace(CONFIG, epochs=1)
+DROPOUT = {"kind": "dropout", "p": 0.3}
 TRIED = {
     **{how: Mixed(how, alpha=0.7) for how in MIXES},
+    "gaussian noise": noise.GaussianNoise(0.3),
+    "uniform noise": noise.UniformNoise(0.4),
+    "salt and pepper": noise.SaltAndPepper(0.4),
+    "random erasing": occlusion.RandomErasing(p=0.8),
+    "smoothing of others": labels.LabelSmoothing(0.2, over="others"),
+    "logit squeezing": labels.LogitSqueezing(0.1),
+    "maxsup": labels.MaxSup(0.3),
+    "confidence penalty": labels.ConfidencePenalty(0.3),
+    "fgsm": adversarial.FGSM(0.2),
+    "pgd": adversarial.PGD(0.2, 0.07, 3),
+    "alp": adversarial.ALP(0.2, 0.07, 2, weight=0.4),
+    "lrm": adversarial.LRM(0.2, 0.07, 2, beta=0.02, ratio=0.3),
+    "advprop": adversarial.AdvProp(0.2, 0.07, 2),
+    "reldrop block": guided.RelDropBlock(p=0.8),
+    "reldrop pixels": guided.RelDropPixel(p=0.8, beta=0.4),
+    "guided cutout": guided.GuidedCutout(side=0.6),
+    "random cutout": guided.GuidedCutout(side=0.6, placebo="random"),
+    "icd": guided.ICD(p=0.8),
+    "aicd": guided.ICD(p=0.8, region="other", fill="mean"),
+    "saliencymix": guided.SaliencyMix(alpha=0.7),
+    "keepaugment": guided.KeepAugment({"kind": "cutout", "side": 0.8}, side=0.5),
+    "guided dropout": guided.GuidedDropout(p=0.2),
+    "guided dropout, low": guided.GuidedDropout(p=0.2, category="low"),
+    "random dropout": guided.GuidedDropout(p=0.2, placebo="random"),
+    "shift": transforms.Shift(0.3),
+    "crop": transforms.Crop(0.3),
+    "flip": transforms.Flip(axis="vertical"),
+    "rotation": transforms.Rotation(40.0),
+    "randaugment": transforms.RandAugment(operations=3, magnitude=20.0),
+    "early dropout": around.During(DROPOUT, 0.0, 0.5),
+    "late sam": around.During({"kind": "sam", "rho": 0.1}, 0.5, 1.0),
+    "any layer": around.AnySite(DROPOUT, sites=("input", "0", "2.0"), order=3),
+    "copies": around.Copies({"kind": "mixup", "alpha": 0.5}, copies=3),
+    "copies at a layer": around.Copies({**DROPOUT, "site": "2.0"}, copies=2),
+    "asam": sharpness.ASAM(0.4, 0.02),
+    "weight decay": decay.WeightDecay(0.1),
+    "weight decay of weights": decay.WeightDecay(0.1, "weights"),
+    "weight decay of norms": decay.WeightDecay(0.1, "norms"),
+    "ghost batch norm": norms.GhostBatchNorm(2),
 }
 
 
 def own_loop(method, seed: int) -> torch.nn.Module:
     """One model trained as somebody would with `Regularizer`."""
-    model = initial_model(chained, seed, torch.float64)
     samples = len(SPLITS.train)
     steps = SHORT.steps(samples)
     regularizer = Regularizer(method, seed=seed, steps=steps)
+    model = regularizer.architecture(initial_model(chained, seed, torch.float64))
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
     seeds = torch.tensor([seed])
     for number in range(steps):

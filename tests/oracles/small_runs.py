@@ -1,9 +1,10 @@
 """Small models trained with any method by the plain loop of `slow_methods`."""
 
+import copy
 from collections.abc import Callable
 
 import torch
-from oracles import slow_methods
+from oracles import slow_families, slow_methods
 from oracles.slow_attribution import torch_cross_entropy
 from oracles.tiny_data import make_splits
 from torch import nn
@@ -12,6 +13,7 @@ from aba_core.architecture import initial_model
 from aba_core.arms import TrainConfig
 from aba_core.datasets import Splits
 from aba_core.methods.base import Method
+from aba_core.methods.decay import EarlyStopping
 from aba_core.randomness import batch_order, epoch_order
 
 CLASSES = 3
@@ -53,16 +55,29 @@ def plain_run(
 ) -> nn.Module:
     """One model trained by `slow_methods.step` and PyTorch's SGD."""
     model = initial_model(build, seed, torch.float64)
+    model = slow_families.architecture(method, model)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    best, kept = float("inf"), {}
     samples = len(splits.train)
     seeds = torch.tensor([seed])
     for number in range(config.steps(samples)):
         rows = batch_order(lambda e: epoch_order(seeds, e, samples), number, 5, samples)[0]
         x, y = splits.train.x[rows].double(), splits.train.y[rows]
         slow_methods.step(
-            method, model, x, y, seed, number, torch_cross_entropy, method.site, CLASSES
+            *(method, model, x, y, seed, number, torch_cross_entropy, method.site, CLASSES),
+            config.steps(samples),
         )
         optimizer.step()
+        last = number + 1 == config.steps(samples)
+        if isinstance(method, EarlyStopping) and (last or (number + 1) % method.every == 0):
+            validation = splits.validation
+            with torch.no_grad():
+                logits = copy.deepcopy(model).eval()(validation.x.double())
+            value = float(torch_cross_entropy(logits, validation.y).mean())
+            if value < best:
+                best, kept = value, copy.deepcopy(model.state_dict())
+    if kept:
+        model.load_state_dict(kept)
     return model.eval()
 
 
