@@ -305,7 +305,7 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
             _record(runs.mechanism_rows, members, setting, number, metrics)
 
     every = members[0].method.looks_every if members[0].method else 0
-    best = Best(replicas.parameters, replicas.buffers)
+    best = Best([replicas.parameters, *replicas.buffers.values()])
     choose_threads(rehearsal, setting.device)
     for number in range(steps):
         if number in measured:

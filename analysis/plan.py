@@ -210,7 +210,34 @@ def _check(
             raise StudyError(
                 f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
             )
+    _fits(config, splits, arms, methods)
     _rehearse(config, splits, arms, methods)
+
+
+def _fits(
+    config: TrainConfig, splits: Splits, arms: Sequence[Arm], methods: Sequence[Method | None]
+) -> None:
+    """The toolkit's own methods can change the data's batches and the model. Raises StudyError, one
+    line that names the arm."""
+    import torch
+
+    from aba_core.methods.aba import Augmentation
+    from aba_core.methods.loop import rehearse
+    from aba_core.tasks import task_of
+    from aba_core.training import builder
+
+    rows = torch.arange(config.batch_size)
+    seen = set()
+    for arm, method in zip(arms, methods, strict=True):
+        usual = method is None or (isinstance(method, Augmentation) and method.site == "input")
+        if usual or _strange(method) or method.structure in seen:  # type: ignore[arg-type, union-attr]
+            continue
+        seen.add(method.structure)  # type: ignore[union-attr]
+        x, y = splits.train.batch(rows).float(), splits.train.y[rows]
+        try:
+            rehearse(method, builder(config, splits)(), x, y, task_of(splits.task).loss)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise StudyError(f"arm {arm.name!r}: {error}") from error
 
 
 def _rehearse(

@@ -24,7 +24,7 @@ from torch import nn
 
 from aba_core import ABA, AdjustmentSet, Arm, Augmentation, Regularizer, train
 from aba_core.arms import METHODS
-from aba_core.methods.base import Chain, Method, method_of
+from aba_core.methods.base import Chain, Method, method_of, stand_ins
 from aba_core.methods.dropout import Dropout
 from aba_core.methods.labels import LabelSmoothing
 from aba_core.methods.mixing import CutMix, Mixup
@@ -230,8 +230,7 @@ def test_label_weights_equal_the_share_of_pixels():
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_kind_is_a_method_with_a_title(kind):
-    needed = {"adjustments": "3"} if kind == "aba" else {}
-    method = method_of({"kind": kind, **needed})
+    method = method_of({"kind": kind, **stand_ins(kind)})
     assert isinstance(method, Method) and METHODS[kind].title
     assert method.passes() >= 1
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aba_core.attribution import Loss
 from aba_core.methods.base import At, Method, has_own, method_of
 from aba_core.randomness import Draws, check_seed, random_bits
-from aba_core.sites import Tail
+from aba_core.sites import INPUT, Tail
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class Around(Method):
         held = method_of(self.method)
         if held is None:
             raise ValueError(f"{self.kind!r} holds no method; needed: method: name, or its fields")
+        if self.site not in (INPUT, held.site):
+            if held.site != INPUT or len(held.parts()) > 1:
+                raise ValueError(
+                    f"site is {self.site!r} around a method at {held.site!r}; say it there"
+                )
+            held = replace(held, site=self.site)
         object.__setattr__(self, "method", held)
         object.__setattr__(self, "site", held.site)
 

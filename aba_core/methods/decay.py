@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -86,14 +86,11 @@ class EarlyStopping(Method):
 class Best:
     """The values of each replica at its lowest loss so far.
 
-    parameters: [replica, parameter]; buffers: by name, with leading axis replica. Both are read,
-    and in the end filled, in place.
+    values: tensors with leading axis replica. They are read, and in the end filled, in place.
     """
 
-    def __init__(
-        self, parameters: Float[Tensor, "replica parameter"], buffers: Mapping[str, Tensor]
-    ) -> None:
-        self._values = [parameters, *buffers.values()]
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        self._values = list(values)
         self._kept: list[Tensor] = []
         self._lowest = torch.empty(0)
 

@@ -120,8 +120,7 @@ class Regularizer:
         with torch.no_grad(), undisturbed(model, "eval"):
             loss = self.loss(model(x), y).mean()
         if self._best is None:
-            held = {name: value.detach()[None] for name, value in model.state_dict().items()}
-            self._best = Best(held.pop(next(iter(held))), held)
+            self._best = Best([value.detach()[None] for value in model.state_dict().values()])
         self._best.look(loss[None])
         return float(loss)
 
@@ -157,3 +156,24 @@ def _fill(parameters: list[nn.Parameter], flat: Tensor) -> None:
     with torch.no_grad():
         for value, piece in zip(parameters, _pieces(parameters, flat), strict=True):
             value.copy_(piece)
+
+
+def rehearse(
+    method: Method, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor, loss: Loss
+) -> None:
+    """One batch changed by a method and by all that it holds, to see whether it can be done.
+
+    model: freshly built; it may be changed. A step at the input asks for no gradient of the model:
+    a linear one stands in, which takes no time. Raises ValueError with what is wrong.
+    """
+    model = method.architecture(model).eval()
+    method.fitted(model)
+    outputs = int(model(x[:2]).shape[-1])
+    for part in method.parts():
+        for place in {*part.places(), *method.places()} if has_own(part, "batch") else ():
+            stands = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), outputs)).to(x)
+            run_by = model if place != INPUT else stands
+            site = SingleSite(run_by, place, loss, outputs, run_by)
+            h = site.activations(x).detach()
+            purposes = method.names_of_purposes()
+            part.batch(site.tail, h, y, Draws.single(0, 0, len(x), x.device, purposes, 1))
