@@ -142,10 +142,12 @@ class TrainConfig:
 
 
 class MethodInfo(NamedTuple):
-    """A method by its kind: its title in tables, and where its class or preset is."""
+    """A method by its kind: its title in tables, where its class or preset is, and the fields that
+    the kind sets."""
 
     title: str
     where: str
+    given: Mapping[str, Any] = {}  # noqa: RUF012, a named tuple's default is never changed
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -156,11 +158,67 @@ METHODS: dict[str, MethodInfo] = {
     "fastaba-ce": MethodInfo("FastABA-CE", "aba_core.methods.aba:FASTABA_CE"),
     "mixup": MethodInfo("Mixup", "aba_core.methods.mixing:Mixup"),
     "cutmix": MethodInfo("CutMix", "aba_core.methods.mixing:CutMix"),
+    "mixed": MethodInfo("Mixed examples", "aba_core.methods.mixing:Mixed"),
+    **{
+        title.lower().replace(" ", "-"): MethodInfo(
+            title, "aba_core.methods.mixing:Mixed", {"how": title.lower().replace(" ", "-")}
+        )
+        for title in (
+            *("BC+", "Vertical concat", "Horizontal concat", "Mixed concat", "Random 2x2"),
+            *("VH-mixup", "VH-BC+", "Random square", "Row interval", "Column interval"),
+            *("Rows", "Columns", "Pixels", "Elements", "Noisy mixup"),
+        )
+    },
     "cutout": MethodInfo("Cutout", "aba_core.methods.occlusion:Cutout"),
-    "guided-dropout": MethodInfo("Guided dropout", "aba_core.methods.occlusion:GuidedDropout"),
+    "random-erasing": MethodInfo("Random erasing", "aba_core.methods.occlusion:RandomErasing"),
+    "word-dropout": MethodInfo("Word dropout", "aba_core.methods.occlusion:WordDropout"),
+    "gaussian-noise": MethodInfo("Gaussian noise", "aba_core.methods.noise:GaussianNoise"),
+    "jitter": MethodInfo("Jitter", "aba_core.methods.noise:GaussianNoise", {"sd": 0.1}),
+    "uniform-noise": MethodInfo("Uniform noise", "aba_core.methods.noise:UniformNoise"),
+    "salt-and-pepper": MethodInfo("Salt and pepper", "aba_core.methods.noise:SaltAndPepper"),
     "label-smoothing": MethodInfo("Label smoothing", "aba_core.methods.labels:LabelSmoothing"),
+    "label-smoothing-others": MethodInfo(
+        "Label smoothing over others", "aba_core.methods.labels:LabelSmoothing", {"over": "others"}
+    ),
+    "logit-squeezing": MethodInfo("Logit squeezing", "aba_core.methods.labels:LogitSqueezing"),
+    "maxsup": MethodInfo("MaxSup", "aba_core.methods.labels:MaxSup"),
+    "confidence-penalty": MethodInfo(
+        "Confidence penalty", "aba_core.methods.labels:ConfidencePenalty"
+    ),
     "dropout": MethodInfo("Dropout", "aba_core.methods.dropout:Dropout"),
+    "input-dropout": MethodInfo("Input dropout", "aba_core.methods.dropout:Dropout", {"p": 0.2}),
+    "guided-dropout": MethodInfo("Guided dropout", "aba_core.methods.guided:GuidedDropout"),
+    "guided-cutout": MethodInfo("Guided cutout", "aba_core.methods.guided:GuidedCutout"),
+    "random-cutout": MethodInfo(
+        "Cutout inside", "aba_core.methods.guided:GuidedCutout", {"placebo": "random"}
+    ),
+    "reldrop-block": MethodInfo("RelDrop, block", "aba_core.methods.guided:RelDropBlock"),
+    "reldrop-pixel": MethodInfo("RelDrop, pixels", "aba_core.methods.guided:RelDropPixel"),
+    "icd": MethodInfo("ICD", "aba_core.methods.guided:ICD"),
+    "aicd": MethodInfo("AICD", "aba_core.methods.guided:ICD", {"region": "other"}),
+    "saliencymix": MethodInfo("SaliencyMix", "aba_core.methods.guided:SaliencyMix"),
+    "keepaugment": MethodInfo("KeepAugment", "aba_core.methods.guided:KeepAugment"),
+    "fgsm": MethodInfo("FGSM training", "aba_core.methods.adversarial:FGSM"),
+    "pgd": MethodInfo("PGD training", "aba_core.methods.adversarial:PGD"),
+    "alp": MethodInfo("Adversarial logit pairing", "aba_core.methods.adversarial:ALP"),
+    "lrm": MethodInfo("Logit regularisation", "aba_core.methods.adversarial:LRM"),
+    "advprop": MethodInfo("AdvProp", "aba_core.methods.adversarial:AdvProp"),
+    "shift": MethodInfo("Shift", "aba_core.methods.transforms:Shift"),
+    "crop": MethodInfo("Crop", "aba_core.methods.transforms:Crop"),
+    "flip": MethodInfo("Flip", "aba_core.methods.transforms:Flip"),
+    "rotation": MethodInfo("Rotation", "aba_core.methods.transforms:Rotation"),
+    "randaugment": MethodInfo("RandAugment-like", "aba_core.methods.transforms:RandAugment"),
+    "during": MethodInfo("Part of the training", "aba_core.methods.around:During"),
+    "any-site": MethodInfo("A layer drawn at each step", "aba_core.methods.around:AnySite"),
+    "copies": MethodInfo("Several copies", "aba_core.methods.around:Copies"),
     "sam": MethodInfo("SAM", "aba_core.methods.sharpness:SAM"),
+    "asam": MethodInfo("ASAM", "aba_core.methods.sharpness:ASAM"),
+    "weight-decay": MethodInfo("Weight decay", "aba_core.methods.decay:WeightDecay"),
+    "norm-decay": MethodInfo(
+        "Weight decay of γ and β", "aba_core.methods.decay:WeightDecay", {"which": "norms"}
+    ),
+    "early-stopping": MethodInfo("Early stopping", "aba_core.methods.decay:EarlyStopping"),
+    "ghost-batch-norm": MethodInfo("Ghost batch norm", "aba_core.methods.norms:GhostBatchNorm"),
 }
 VANILLA = "Vanilla"
 # What an arm may train with in place of the config's: not the data, nor what is measured of it.

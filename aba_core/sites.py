@@ -212,6 +212,7 @@ class StackedSite:
         if not self._again:
             return h
         x = self._x[rows]
+        x = x.repeat(1, h.shape[1] // x.shape[1], *(1,) * (x.dim() - 2))  # a batch made larger
         for module in (rest.template, rest._stacked, rest._single, rest._whole):
             module.shapes = x.shape[2:], h.shape[2:]  # type: ignore[assignment]
         return torch.cat([x.flatten(2), h.flatten(2)], dim=2)
@@ -284,8 +285,9 @@ class SingleSite:
     def _packed(self, rest: nn.Module, h: Tensor) -> Tensor:
         if not self._again:
             return h
-        rest.shapes = self._x.shape[1:], h.shape[1:]  # type: ignore[assignment]
-        return torch.cat([self._x.flatten(1), h.flatten(1)], dim=1)
+        x = self._x.repeat(len(h) // len(self._x), *(1,) * (self._x.dim() - 1))
+        rest.shapes = x.shape[1:], h.shape[1:]  # type: ignore[assignment]
+        return torch.cat([x.flatten(1), h.flatten(1)], dim=1)
 
     def _map(
         self, h: Tensor, y: Tensor, attribution: Attribution, draws: Draws, untrained: bool

@@ -9,7 +9,7 @@ of small operations from Python.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,7 +36,8 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
 class Step:
     """Draw → augment → gradient → optimiser, for every replica, in place.
 
-    method: stacked; None trains as usual. site: the replicas cut where the method acts.
+    method: stacked; None trains as usual. site: the replicas cut where the method acts; sites: by
+    name, where it acts at one or another.
     train: the training split, on the replicas' device. seeds: one tensor [replica, 1] a purpose.
     learning_rate: one a replica. number: which step is next, from 0. rows: its samples.
     uniforms: its `Draws.usual`. finite: which replicas' losses were finite in all steps so far.
@@ -50,6 +51,7 @@ class Step:
     train: Split
     seeds: dict[str, Int64[Tensor, "replica 1"]]
     learning_rate: Float[Tensor, "replica 1"]
+    sites: Mapping[str, StackedSite] = field(default_factory=dict)
     number: Int64[Tensor, "1"] = field(init=False)
     rows: Int64[Tensor, "replica batch"] = field(init=False)
     uniforms: Float64[Tensor, "4 replica batch"] = field(init=False)
@@ -69,6 +71,7 @@ class Step:
         self._steps = self.config.steps(len(self.train))
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
+        self._acting = self.method
 
     def set(self, number: int, rows: Int64[Tensor, "replica batch"]) -> None:
         """What the next call is to do."""
@@ -76,6 +79,7 @@ class Step:
         self.rows.copy_(rows)
         if self.method is None:
             return
+        self._acting = self.method.acting(number, self._steps)
         if not 0 <= number - self._ahead_from < self._ahead.shape[1]:
             numbers = torch.arange(number, number + AHEAD, device=self.number.device)[:, None, None]
             places = self._place.expand(AHEAD, *self._place.shape)
@@ -99,9 +103,10 @@ class Step:
         self, x: Tensor, labels: Tensor
     ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
         """What the method makes of a batch and of its gradient."""
-        replicas, method, site = self.replicas, self.method, self.site
+        replicas, method, site = self.replicas, self._acting, self.site
         if method is None or site is None:
             return losses_and_gradient(replicas, x, labels, self.loss)
+        site = self.sites.get(method.site, site)
         draws = Draws(self.seeds, self.number, self._place, self.uniforms, self._steps, self.rows)
         hidden = method.site != INPUT
         if not hidden:

@@ -67,8 +67,14 @@ class Task:
                 )
 
     def check_targets(self, arm: str, method: Any) -> None:
-        """Raises ValueError for an arm's method whose maps explain what this task does not have."""
-        for part in getattr(method, "methods", (method,)):
+        """Raises ValueError for an arm's method that this task does not have, or whose maps explain
+        what it does not have."""
+        for part in method.parts() if method is not None else ():
+            if part.tasks and self.name not in part.tasks:
+                raise ValueError(
+                    f"arm {arm!r}: {part.kind!r} in a {self.name} task; allowed in: "
+                    f"{', '.join(part.tasks)}"
+                )
             target = getattr(part, "target", "loss")
             no_map = "target" in getattr(part, "irrelevant", ())
             if target not in TARGETS[self.name] and not no_map:

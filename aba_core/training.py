@@ -32,6 +32,7 @@ from aba_core.evaluation import stacked_logits
 from aba_core.identity import Use, plain
 from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.methods.base import Method, method_of
+from aba_core.methods.decay import Best
 from aba_core.models import build_model
 from aba_core.probing import probe, try_evaluation
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
@@ -164,6 +165,11 @@ def train(
     task.check_metrics(config.metrics)
     for member in members:
         task.check_targets(member.arm.name, member.method)
+        if graphs and member.method is not None and member.method.varies:
+            raise ValueError(
+                f"graphs is True; arm {member.arm.name!r} changes from step to step, which a "
+                "recording cannot; allowed: False"
+            )
     build = builder(config, splits) if build is None else build
     check_build(build)
     check_labels(splits, loss or task.loss)
@@ -307,16 +313,21 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
                 metrics = measure(replicas, probed_on, setting.loss)
             _record(runs.mechanism_rows, members, setting, number, metrics)
 
+    every = members[0].method.looks_every if members[0].method else 0
+    best = Best([replicas.parameters, *replicas.buffers.values()])
     choose_threads(rehearsal, setting.device)
     for number in range(steps):
         if number in measured:
             look(number)
         step.set(number, batch_order(epoch_orders, number, batch, samples))
         take_step()
+        if every and ((number + 1) % every == 0 or number + 1 == steps):
+            best.look(_validation_loss(replicas, setting))
         if config.curve_every and (number + 1) % config.curve_every == 0 and number + 1 < steps:
             _record(runs.curve_rows, members, setting, number + 1, _metrics(replicas, setting)[0])
         if setting.progress is not None:
             setting.progress(len(members))
+    best.restore()
     look(steps)
     _finish(setting, members, runs, step, steps, started)
 
@@ -326,6 +337,8 @@ def _started(setting: _Setting, members: Sequence[_Member]) -> tuple[Replicas, _
     models = []
     for member in members:
         model = initial_model(setting.build, member.seeds["initialisation"], setting.dtype)
+        if member.method is not None:
+            model = member.method.architecture(model)
         if member.arm.flip_bit:
             flip_bit(model, member.seeds["bit"])
         models.append(model)
@@ -357,14 +370,18 @@ def _step(
     rates = [member.arm.learning_rate or config.learning_rate for member in members]
     learning_rate = torch.tensor(rates, device=device, dtype=setting.dtype)[:, None]
     methods = [member.method for member in members if member.method is not None]
-    method = site = None
+    train, method = setting.splits.train, None
+    sites: dict[str, StackedSite] = {}
     if methods:
         untrained = replicas.copy() if methods[0].needs_untrained else None
-        method = type(methods[0]).stack(methods, device, setting.dtype)
+        method = type(methods[0]).stack(methods, device, setting.dtype).fitted(replicas.template)
         outputs = setting.splits.classes
-        site = StackedSite(replicas, method.site, setting.loss, outputs, untrained)
-    train = setting.splits.train
-    return Step(config, replicas, method, site, setting.loss, train, seeds, learning_rate)
+        sites = {
+            place: StackedSite(replicas, place, setting.loss, outputs, untrained)
+            for place in dict.fromkeys((method.site, *method.places()))
+        }
+    site = sites[method.site] if method else None
+    return Step(config, replicas, method, site, setting.loss, train, seeds, learning_rate, sites)
 
 
 def _finish(
@@ -431,6 +448,14 @@ def _metrics(
             if setting.task.name == "multiclass" and split.y.dim() == 1 and name != "train":
                 correct[name] = logits.argmax(-1) == split.y
     return metrics, kept[0], correct
+
+
+def _validation_loss(replicas: Replicas, setting: _Setting) -> Float[Tensor, "replica"]:
+    split = setting.splits.validation
+    with products_in("full", setting.device), replicas.undisturbed("eval") as evaluated:
+        forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
+        logits = stacked_logits(forward, split, replicas.parameters.dtype)
+    return setting.loss(logits, split.y.expand(len(logits), *split.y.shape)).double().mean(1)
 
 
 def _record(

@@ -209,6 +209,7 @@ def _check(
             raise StudyError(
                 f"arm {arm.name!r}: top_k is {most}; allowed: 1 to the {splits.classes} classes"
             )
+    _fits(config, splits, arms, methods)
     _rehearse(config, splits, arms, methods)
 
 
@@ -231,6 +232,32 @@ def _check_training(config: TrainConfig, splits: Splits) -> None:
             f"epochs is {config.epochs:g}, which is {steps:.3g} steps; "
             f"allowed: from 1 to {MOST_STEPS} steps"
         )
+
+
+def _fits(
+    config: TrainConfig, splits: Splits, arms: Sequence[Arm], methods: Sequence[Method | None]
+) -> None:
+    """The toolkit's own methods can change the data's batches and the model. Raises StudyError, one
+    line that names the arm."""
+    import torch
+
+    from aba_core.methods.aba import Augmentation
+    from aba_core.methods.loop import rehearse
+    from aba_core.tasks import task_of
+    from aba_core.training import builder
+
+    rows = torch.arange(config.batch_size)
+    seen = set()
+    for arm, method in zip(arms, methods, strict=True):
+        usual = method is None or (isinstance(method, Augmentation) and method.site == "input")
+        if usual or _strange(method) or method.structure in seen:  # type: ignore[arg-type, union-attr]
+            continue
+        seen.add(method.structure)  # type: ignore[union-attr]
+        x, y = splits.train.batch(rows).float(), splits.train.y[rows]
+        try:
+            rehearse(method, builder(config, splits)(), x, y, task_of(splits.task).loss)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise StudyError(f"arm {arm.name!r}: {error}") from error
 
 
 def _rehearse(
@@ -272,7 +299,7 @@ def _strange(method: Method) -> bool:
     return any(
         not type(part).__module__.startswith("aba_core.")
         or any(isinstance(value, Use) for value in vars(part).values())
-        for part in getattr(method, "methods", (method,))
+        for part in method.parts()
     )
 
 

@@ -161,7 +161,7 @@ def test_an_arm_is_its_plain_data_and_back():
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_method_has_an_identity_that_makes_it_again(kind):
-    method = method_of({"kind": kind, **({"adjustments": "3"} if kind == "aba" else {})})
+    method = method_of({"kind": kind, **stand_ins(kind)})
     assert method_of(plain(method)) == method
 
 

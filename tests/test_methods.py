@@ -1,22 +1,30 @@
 """Methods on the seam: each equals its slow twin, under the replica engine and in anybody's
 loop."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from oracles import slow_methods
+from oracles import slow_draws, slow_methods
 from oracles.slow_attribution import torch_cross_entropy
 from oracles.slow_augmentation import slow_aba
+from oracles.small_runs import (
+    CLASSES,
+    CONFIG,
+    SPLITS,
+    Branched,
+    assert_same_model,
+    chained,
+    plain_run,
+)
 from oracles.tiny_data import make_splits
 from scipy import stats
 from torch import nn
 
-from aba_core import ABA, AdjustmentSet, Arm, Augmentation, Regularizer, TrainConfig, train
+from aba_core import ABA, AdjustmentSet, Arm, Augmentation, Regularizer, train
 from aba_core.arms import METHODS
-from aba_core.methods.base import Chain, Method, method_of
+from aba_core.methods.base import Chain, Method, method_of, stand_ins
 from aba_core.methods.dropout import Dropout
 from aba_core.methods.labels import LabelSmoothing
 from aba_core.methods.mixing import CutMix, Mixup
@@ -25,9 +33,6 @@ from aba_core.methods.sharpness import SAM
 from aba_core.randomness import Draws, batch_order, epoch_order
 from aba_core.training import initial_model
 
-CLASSES = 3
-SPLITS = make_splits((2, 6, 5), CLASSES)
-CONFIG = TrainConfig(epochs=2, batch_size=5, optimizer="sgd", learning_rate=0.05, dtype="float64")
 METHODS_TRIED = {
     "mixup": Mixup(alpha=0.4),
     "cutmix": CutMix(),
@@ -36,52 +41,6 @@ METHODS_TRIED = {
     "dropout": Dropout(p=0.3),
     "sam": SAM(rho=0.1),
 }
-
-
-class Branched(nn.Module):
-    """No chain: two paths that meet after the site "block.norm"."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.Sequential()
-        self.block.add_module("conv", nn.Conv2d(2, 4, 3, padding=1))
-        self.block.add_module("norm", nn.BatchNorm2d(4))
-        self.skip = nn.Conv2d(2, 4, 1)
-        self.out = nn.Linear(4 * 30, CLASSES)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.relu(self.block(x) + self.skip(x)).flatten(1))
-
-
-def chained() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.Sequential(nn.ReLU(), nn.Conv2d(4, 3, 3)),
-        nn.Flatten(),
-        nn.Linear(3 * 12, CLASSES),
-    )
-
-
-def plain_run(build: Callable[[], nn.Module], method: Method, seed: int) -> nn.Module:
-    """One model trained by `slow_methods.step` and PyTorch's SGD."""
-    model = initial_model(build, seed, torch.float64)
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
-    samples = len(SPLITS.train)
-    seeds = torch.tensor([seed])
-    for number in range(CONFIG.steps(samples)):
-        rows = batch_order(lambda e: epoch_order(seeds, e, samples), number, 5, samples)[0]
-        x, y = SPLITS.train.x[rows].double(), SPLITS.train.y[rows]
-        slow_methods.step(
-            method, model, x, y, seed, number, torch_cross_entropy, method.site, CLASSES
-        )
-        optimizer.step()
-    return model.eval()
-
-
-def assert_same_model(model: nn.Module, expected: nn.Module) -> None:
-    for name, value in expected.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seeds", [(4,), (4, 0, 7)], ids=["one by one", "together"])
@@ -227,14 +186,14 @@ def test_shares_have_the_beta_distribution(alpha):
     draws = Draws.single(11, 3, 20_000, "cpu", ("mix",))
     shares = draws.beta("mix", alpha).numpy()
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.001
-    slow = [slow_methods.beta(11, "mix", 3, i, alpha) for i in range(50)]
+    slow = [slow_draws.beta(11, "mix", 3, i, alpha) for i in range(50)]
     np.testing.assert_allclose(shares[:50], slow, rtol=1e-9)
 
 
 def test_partners_are_an_order_of_the_batch():
     draws = Draws.single(0, 0, 9, "cpu", ("mix",))
     assert sorted(draws.partners("mix").tolist()) == list(range(9))
-    assert draws.partners("mix").tolist() == slow_methods.partners(0, "mix", 0, 9)
+    assert draws.partners("mix").tolist() == slow_draws.partners(0, "mix", 0, 9)
 
 
 def test_a_purpose_that_was_not_declared_is_refused():
@@ -271,8 +230,7 @@ def test_label_weights_equal_the_share_of_pixels():
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_kind_is_a_method_with_a_title(kind):
-    needed = {"adjustments": "3"} if kind == "aba" else {}
-    method = method_of({"kind": kind, **needed})
+    method = method_of({"kind": kind, **stand_ins(kind)})
     assert isinstance(method, Method) and METHODS[kind].title
     assert method.passes() >= 1
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from aba_core.arms import METHODS
 from aba_core.attribution import Loss
@@ -38,12 +38,16 @@ class Method:
     kind: its name in study files and in the identity of runs. version: raised when a change to it
     changes numbers. purposes: its own purposes of randomness, names of its choosing. site: "input",
     or the layer whose output it changes. Fields that hold a float may differ between replicas that
-    train side by side; all others are shared.
+    train side by side; all others are shared. tasks: those that it is meant for; () for all.
+    enlarges: whether `batch` returns more samples than it was given; its `loss` may then return
+    fewer numbers, whose mean is what counts.
     """
 
     kind: ClassVar[str] = "plain"
     version: ClassVar[int] = 1
     purposes: ClassVar[tuple[str, ...]] = ()
+    tasks: ClassVar[tuple[str, ...]] = ()
+    enlarges: ClassVar[bool] = False
 
     site: str = field(default=INPUT, kw_only=True)
 
@@ -64,6 +68,37 @@ class Method:
         """Each replica's mean loss [replica], and what the optimiser takes for its gradient
         [replica, parameter]."""
         return at(parameters)
+
+    def architecture(self, model: nn.Module) -> nn.Module:
+        """The model that is trained in place of a freshly built one: by default itself."""
+        return model
+
+    def fitted(self, model: nn.Module) -> Self:
+        """The same for this architecture. Raises ValueError for one that it cannot train."""
+        return self
+
+    def acting(self, step: int, steps: int) -> Method:
+        """What acts at a step out of so many (0: nobody knows): by default itself, at every one."""
+        return self
+
+    def places(self) -> tuple[str, ...]:
+        """All sites at which it may act."""
+        return (self.site,)
+
+    @property
+    def varies(self) -> bool:
+        """Whether `acting` gives something else from step to step."""
+        return False
+
+    @property
+    def looks_every(self) -> int:
+        """Every so many steps the validation loss is measured; the parameters that had the lowest
+        are those that training ends with. 0: the last ones."""
+        return 0
+
+    def parts(self) -> tuple[Method, ...]:
+        """Itself, or the methods that it holds."""
+        return (self,)
 
     def names_of_purposes(self) -> tuple[str, ...]:
         """All purposes that it draws for."""
@@ -166,17 +201,24 @@ class Chain(Method):
     methods: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
-        sites = {method.site for method in self.methods}
-        if len(self.methods) < 2 or len(sites) != 1:
+        # What changes no activations acts nowhere in particular.
+        sites = {place for m in self.methods if has_own(m, "batch") for place in m.places()}
+        if len(self.methods) < 2 or len(sites) > 1:
             raise ValueError(
                 f"a chain of {len(self.methods)} methods at the sites {', '.join(sorted(sites))}; "
                 "needed: two methods or more at one site"
             )
-        object.__setattr__(self, "site", self.methods[0].site)
+        for method in self.methods[:-1]:
+            if method.enlarges:
+                raise ValueError(f"{method.kind!r} enlarges the batch; it must be a chain's last")
+        object.__setattr__(self, "site", next(iter(sites), INPUT))
 
     @property
     def irrelevant(self) -> frozenset[str]:
         return frozenset({"site"})  # its methods have it
+
+    def parts(self) -> tuple[Method, ...]:
+        return tuple(part for method in self.methods for part in method.parts())
 
     def passes(self) -> float:
         return 1.0 + sum(method.passes() - 1.0 for method in self.methods)
@@ -195,6 +237,31 @@ class Chain(Method):
         for method in self.methods:
             at = partial(method.gradient, at)
         return at(parameters)
+
+    def architecture(self, model: nn.Module) -> nn.Module:
+        for method in self.methods:
+            model = method.architecture(model)
+        return model
+
+    def fitted(self, model: nn.Module) -> Self:
+        return self.with_values(methods=tuple(m.fitted(model) for m in self.methods))
+
+    def acting(self, step: int, steps: int) -> Method:
+        if not self.varies:
+            return self
+        return self.with_values(methods=tuple(m.acting(step, steps) for m in self.methods))
+
+    @property
+    def varies(self) -> bool:
+        return any(method.varies for method in self.methods)
+
+    @property
+    def looks_every(self) -> int:
+        return max(method.looks_every for method in self.methods)
+
+    @property
+    def enlarges(self) -> bool:  # type: ignore[override]
+        return self.methods[-1].enlarges
 
     def of(self, rows: slice) -> Self:
         return self.with_values(methods=tuple(method.of(rows) for method in self.methods))
@@ -219,6 +286,12 @@ class Chain(Method):
         return methods[0].with_values(
             methods=tuple(type(each[0]).stack(each, device, dtype) for each in columns)
         )
+
+
+def has_own(method: Method, hook: str) -> bool:
+    """Whether a method, or one that it holds, does something of its own in a hook."""
+    parts = method.parts()
+    return any(getattr(type(part), hook) is not getattr(Method, hook) for part in parts)
 
 
 def _loss_around(method: Method, loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
@@ -246,6 +319,7 @@ def method_of(data: Any) -> Method | None:
         raise ValueError(f"method is {data!r}; needed: a name, or {{kind: ..., field: value}}")
     given = {name: value for name, value in data.items() if name not in ("kind", "version")}
     use = Use.read(data)
+    preset: Mapping[str, Any] = {}
     if use is not None:
         given.pop("use")
         made = load(use.where)
@@ -253,7 +327,7 @@ def method_of(data: Any) -> Method | None:
         kind = str(data.get("kind", "aba"))
         if kind not in METHODS:
             raise ValueError(f"unknown method {kind!r}; known: {', '.join(METHODS)}")
-        made = load(METHODS[kind].where)
+        made, preset = load(METHODS[kind].where), METHODS[kind].given
     cls = made if isinstance(made, type) else type(made)
     if not issubclass(cls, Method):
         where = use.where if use else METHODS[kind].where
@@ -262,7 +336,7 @@ def method_of(data: Any) -> Method | None:
     for name in given:
         if name not in known:
             raise ValueError(f"unknown field {name!r} of {cls.kind!r}; known: {', '.join(known)}")
-    values = {name: _typed(cls, name, value) for name, value in given.items()}
+    values = {**preset, **{name: _typed(cls, name, value) for name, value in given.items()}}
     if isinstance(made, type):
         needed = [e.name for e in fields(cls) if e.init and _required(e) and e.name not in values]
         if needed:
@@ -277,19 +351,38 @@ def method_table() -> list[tuple[str, str, float, str]]:
     rows = []
     for kind, info in METHODS.items():
         made = load(info.where)
-        preset = not isinstance(made, type)
-        needed = {e.name: "all" for e in fields(made) if _required(e)}
-        method = made if preset else made(**needed)
-        usual = type(method)(**{e.name: "all" for e in fields(method) if _required(e)})
+        preset = not isinstance(made, type) or bool(info.given)
+        cls = made if isinstance(made, type) else type(made)
+        needed = {e.name: _STAND_INS[e.name] for e in fields(cls) if _required(e)}
+        usual = cls(**needed)
+        method = method_of({"kind": kind, **stand_ins(kind)}) or Method()
+        own = [entry.name for entry in fields(cls) if entry.init]
+        values = {name: value for name, value in method.columns().items() if name in own}
+        if preset:
+            values = {
+                name: value
+                for name, value in values.items()
+                if name in info.given or getattr(method, name) != getattr(usual, name)
+            }
+        else:
+            values = {**values, **dict.fromkeys(needed, None)}
         shown = [
-            name
-            if name in needed and not preset
-            else f"{name}={value if value != '' else repr('')}"
-            for name, value in method.columns().items()
-            if not preset or getattr(method, name) != getattr(usual, name)
+            name if value is None else f"{name}={value if value != '' else repr('')}"
+            for name, value in values.items()
         ]
         rows.append((kind, info.title, method.passes(), ", ".join(shown)))
     return rows
+
+
+# What a required field may be, where any value will do.
+_STAND_INS = {"adjustments": "all", "method": "dropout", "sites": ("input", "0")}
+
+
+def stand_ins(kind: str) -> dict[str, Any]:
+    """Values for the fields that a kind has no default for."""
+    made = load(METHODS[kind].where)
+    required = [e.name for e in fields(made) if _required(e)] if isinstance(made, type) else []
+    return {name: _STAND_INS[name] for name in required if name not in METHODS[kind].given}
 
 
 def _required(entry: Any) -> bool:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aba_core.attribution import Loss, check_inputs, cross_entropy, undisturbed
-from aba_core.methods.base import Chain, Method, method_of
+from aba_core.methods.base import Method, has_own, method_of
+from aba_core.methods.decay import Best
 from aba_core.randomness import Draws, check_seed
 from aba_core.sites import INPUT, SingleSite
 
@@ -41,6 +42,7 @@ class Regularizer:
         self.steps = steps
         self.untrained = untrained
         self.step = 0
+        self._best: Best | None = None
         self._outputs: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         if self.method.needs_untrained != (untrained is not None):
             raise ValueError("an untrained model goes with placebo 'untrained' and only with it")
@@ -52,15 +54,18 @@ class Regularizer:
 
         Raises ValueError for a method that changes more than those: take `backward`.
         """
-        method = self.method
-        beyond = [hook for hook in ("loss", "gradient") if _has_own(method, hook)]
+        method = self.method.acting(self.step, self.steps)
+        hooks = ("loss", "gradient", "architecture")
+        beyond = [hook for hook in hooks if has_own(self.method, hook)]
+        if self.method.looks_every:
+            beyond.append("end of training")
         if method.site != INPUT or beyond:
             what = f"the layer {method.site!r}" if method.site != INPUT else f"the {beyond[0]}"
             raise ValueError(
-                f"{method.kind!r} changes {what}; use backward(model, x, y) in place of a call"
+                f"{self.method.kind!r} changes {what}; use backward(model, x, y) in place of a call"
             )
         check_inputs(x, y)
-        site = self._site(model, x)
+        site = self._site(model, x, method)
         x, y = method.batch(site.tail, x.detach(), y, self._draws(x))
         self.step += 1
         return x.detach(), y
@@ -72,8 +77,8 @@ class Regularizer:
         `.grad`, as `loss.backward()` does."""
         check_inputs(x, y)
         model.train()
-        method, draws = self.method, self._draws(x)
-        site = self._site(model, x)
+        method, draws = self.method.fitted(model).acting(self.step, self.steps), self._draws(x)
+        site = self._site(model, x, method)
         parameters = [value for value in model.parameters() if value.requires_grad]
         start = torch.cat([value.detach().flatten() for value in parameters])[None]
         labels = y
@@ -109,22 +114,37 @@ class Regularizer:
         self.step += 1
         return losses[0]
 
-    def _site(self, model: nn.Module, x: Tensor) -> SingleSite:
+    def look(self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor) -> float:
+        """The mean loss in eval mode, of validation data say; the model's values are kept where it
+        is the lowest so far (one model a `Regularizer`)."""
+        with torch.no_grad(), undisturbed(model, "eval"):
+            loss = self.loss(model(x), y).mean()
+        if self._best is None:
+            self._best = Best([value.detach()[None] for value in model.state_dict().values()])
+        self._best.look(loss[None])
+        return float(loss)
+
+    def restore(self) -> None:
+        """Puts the values of the lowest loss that `look` saw back into the model."""
+        if self._best is None:
+            raise ValueError("nothing to restore; look(model, x, y) at validation data first")
+        self._best.restore()
+
+    def architecture(self, model: nn.Module) -> nn.Module:
+        """The model to train in place of a freshly built one: itself, unless the method is about
+        its architecture."""
+        return self.method.architecture(model)
+
+    def _site(self, model: nn.Module, x: Tensor, method: Method) -> SingleSite:
         if model not in self._outputs:
             with torch.no_grad(), undisturbed(model, "eval"):
                 self._outputs[model] = int(model(x[:1]).shape[-1])
         outputs = self._outputs[model]
-        return SingleSite(model, self.method.site, self.loss, outputs, self.untrained)
+        return SingleSite(model, method.site, self.loss, outputs, self.untrained)
 
     def _draws(self, x: Tensor) -> Draws:
         purposes = self.method.names_of_purposes()
         return Draws.single(self.seed, self.step, len(x), x.device, purposes, self.steps)
-
-
-def _has_own(method: Method, hook: str) -> bool:
-    if isinstance(method, Chain):
-        return any(_has_own(part, hook) for part in method.methods)
-    return getattr(type(method), hook) is not getattr(Method, hook)
 
 
 def _pieces(parameters: list[nn.Parameter], flat: Tensor) -> list[Tensor]:
@@ -136,3 +156,24 @@ def _fill(parameters: list[nn.Parameter], flat: Tensor) -> None:
     with torch.no_grad():
         for value, piece in zip(parameters, _pieces(parameters, flat), strict=True):
             value.copy_(piece)
+
+
+def rehearse(
+    method: Method, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor, loss: Loss
+) -> None:
+    """One batch changed by a method and by all that it holds, to see whether it can be done.
+
+    model: freshly built; it may be changed. A step at the input asks for no gradient of the model:
+    a linear one stands in, which takes no time. Raises ValueError with what is wrong.
+    """
+    model = method.architecture(model).eval()
+    method.fitted(model)
+    outputs = int(model(x[:2]).shape[-1])
+    for part in method.parts():
+        for place in {*part.places(), *method.places()} if has_own(part, "batch") else ():
+            stands = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), outputs)).to(x)
+            run_by = model if place != INPUT else stands
+            site = SingleSite(run_by, place, loss, outputs, run_by)
+            h = site.activations(x).detach()
+            purposes = method.names_of_purposes()
+            part.batch(site.tail, h, y, Draws.single(0, 0, len(x), x.device, purposes, 1))

@@ -1,19 +1,16 @@
-"""Occlusion: parts of a picture are hidden."""
+"""Occlusion: parts of a picture, or words of a text, are hidden."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from aba_core.attribution import Attribution, Target
-from aba_core.methods.base import Method
-from aba_core.methods.mixing import picture_sides, rectangle
-from aba_core.methods.placebos import Placebo, selecting_map
+from aba_core.methods.base import Method, column
+from aba_core.methods.mixing import picture_sides, rectangle, whole
 from aba_core.randomness import Draws
-from aba_core.selection import Percentiles
 from aba_core.sites import Tail
 
 
@@ -44,59 +41,90 @@ class Cutout(Method):
 
 
 @dataclass(frozen=True)
-class GuidedDropout(Method):
-    """The share p of a sample's features with the highest or lowest attribution is set to 0, the
-    data set's mean in standard units: ABA with a category emptied in place of shifted.
+class RandomErasing(Method):
+    """With probability p, a rectangle of `smallest` to `largest` of a picture's area is filled with
+    noise N(0, 1), the spread of standard units; its sides' ratio is `aspect` to 1 / aspect, uniform
+    in the logarithm, and it lies inside.
 
-    target: what the map explains (see `Attribution`), in the sense of the loss. placebo: what
-    stands in for the map; "random" hides as many features wherever they are.
+    Sides are rounded and at most the picture's, where the source draws again. Source: Zhong et al.
+    2020, "Random erasing data augmentation", with random values.
     """
 
-    kind: ClassVar[str] = "guided-dropout"
+    kind: ClassVar[str] = "random-erasing"
+    purposes: ClassVar[tuple[str, ...]] = ("random-erasing",)
 
-    p: float = 0.1
-    of: Literal["high", "low"] = "high"
-    target: Target = "loss"
-    placebo: Placebo = ""
+    p: float = 0.5
+    smallest: float = 0.02
+    largest: float = 0.4
+    aspect: float = 0.3
 
     def __post_init__(self) -> None:
-        self.check(p=(0.0, 0.5))
-        for name, kind in (("of", ("high", "low")), ("placebo", get_args(Placebo))):
-            if getattr(self, name) not in kind:
-                known = ", ".join(one for one in kind if one)
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {known}")
-        if self.placebo == "gaussian":
-            raise ValueError("placebo is 'gaussian', which changes features instead of hiding them")
-        _ = self.maps
-
-    @classmethod
-    def per_replica(cls) -> tuple[str, ...]:
-        return ()  # p is a number of features, which all must share
-
-    @property
-    def irrelevant(self) -> frozenset[str]:
-        return frozenset({"target", "of"} if self.placebo == "random" else ())
-
-    @property
-    def maps(self) -> Attribution:
-        return Attribution("gradient", self.target)
-
-    @property
-    def needs_untrained(self) -> bool:
-        return self.placebo == "untrained"
-
-    def passes(self) -> float:
-        return 1.0 if self.placebo == "random" else 1.0 + self.maps.passes()
+        self.check(p=(0.0, 1.0), smallest=(0.0, 1.0), largest=(0.0, 1.0), aspect=(0.01, 1.0))
+        if self.smallest > self.largest:
+            raise ValueError(
+                f"smallest is {self.smallest!r}; allowed: to largest, {self.largest!r}"
+            )
 
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        lead = draws.index.dim()
-        attribution = selecting_map(
-            self.placebo,
-            lambda: tail.map(h, y, self.maps, draws),
-            lambda: tail.map(h, y, self.maps, draws, untrained=True),
-            draws,
-            h.shape,
-        )
-        masks = Percentiles(self.p, 1.0 - self.p).masks(attribution.flatten(0, lead - 1).flatten(1))
-        hidden = masks[-1] if self.of == "high" else masks[0]
-        return h.masked_fill(hidden.reshape(h.shape), 0.0), y
+        sides = picture_sides(h, draws, self.kind)
+        areas = self.smallest, self.largest
+        cut = rectangle_sides(draws, "random-erasing", areas, self.aspect, sides)
+        hidden = []
+        for number, (side, length) in enumerate(zip(cut, sides, strict=True)):
+            start = whole(draws.uniform("random-erasing", 4 + number), length - side + 1)
+            hidden.append(span(start, side, length))
+        chosen = draws.uniform("random-erasing", 1) < self.p
+        inside = hidden[0][..., :, None] & hidden[1][..., None, :] & chosen[..., None, None]
+        noise = draws.noise("random-erasing", 6, h.shape[draws.index.dim() :].numel())
+        return torch.where(inside[..., None, :, :], noise.reshape(h.shape).to(h.dtype), h), y
+
+
+@dataclass(frozen=True)
+class WordDropout(Method):
+    """Each token of a text is, with probability p, replaced by padding: its vector by 0.
+
+    Source: Iyyer et al. 2015, "Deep unordered composition rivals syntactic methods for text
+    classification", section 3.1.
+    """
+
+    kind: ClassVar[str] = "word-dropout"
+    purposes: ClassVar[tuple[str, ...]] = ("word-dropout",)
+
+    p: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.check(p=(0.0, 1.0))
+
+    def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        shape = h.shape[draws.index.dim() :]
+        if len(shape) != 2:
+            raise ValueError(
+                f"{self.kind!r} needs texts [token, embedding], got {tuple(shape)} a sample"
+            )
+        drawn = draws.uniforms("word-dropout", shape[0])
+        return h.masked_fill((drawn < column(self.p, drawn))[..., None], 0.0), y
+
+
+def rectangle_sides(
+    draws: Draws,
+    purpose: str,
+    areas: tuple[float | Tensor, float | Tensor],
+    aspect: float | Tensor,
+    sides: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Height and width [*lead] of rectangles, in pixels: their share of the area is uniform between
+    `areas`, the logarithm of their sides' ratio between those of aspect and 1 / aspect."""
+    height, width = sides
+    smallest, largest = areas
+    area = smallest + (largest - smallest) * draws.uniform(purpose, 2)
+    logarithm = torch.log(torch.as_tensor(aspect, dtype=torch.float64, device=area.device))
+    ratio = torch.exp((1 - 2 * draws.uniform(purpose, 3)) * logarithm)
+    high = torch.floor(torch.sqrt(area * (height * width) * ratio) + 0.5).clamp(1, height)
+    wide = torch.floor(torch.sqrt(area * (height * width) / ratio) + 0.5).clamp(1, width)
+    return high.long(), wide.long()
+
+
+def span(start: Tensor, size: Tensor, length: int) -> Tensor:
+    """Which of `length` places [*lead, place] lie in the `size` ones from `start`."""
+    place = torch.arange(length, device=start.device)
+    return (place >= start[..., None]) & (place < (start + size)[..., None])

@@ -43,8 +43,8 @@ NO_MIDDLE = tuple(a.index for a in ADJUSTMENTS if not a.middle)
 BRIGHTNESS = (Adjustment(1, 1, 1).index, Adjustment(-1, -1, -1).index)
 # Arms that hide a tenth of the features in place of changing them.
 HIDING: dict[str, dict[str, Any]] = {
-    "Guided dropout, high": {"of": "high"},
-    "Guided dropout, low": {"of": "low"},
+    "Guided dropout, high": {"category": "high"},
+    "Guided dropout, low": {"category": "low"},
     "Random dropout of a tenth": {"placebo": "random"},
 }
 GROUPS = tuple(group.value for group in Group)

@@ -10,48 +10,20 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from oracles import counter_hash
+from oracles import counter_hash, slow_families, slow_mixing
+from oracles.slow_draws import beta, partners, uniform
 from torch import Tensor, nn
 
+from aba_core.methods.around import AnySite, Copies, During
+from aba_core.methods.base import Method
+from aba_core.methods.decay import WeightDecay
 from aba_core.methods.dropout import Dropout
+from aba_core.methods.guided import KeepAugment
 from aba_core.methods.labels import LabelSmoothing
-from aba_core.methods.mixing import CutMix, Mixup
+from aba_core.methods.mixing import CutMix, Mixed, Mixup
+from aba_core.methods.norms import GhostBatchNorm
 from aba_core.methods.occlusion import Cutout
-from aba_core.methods.sharpness import SAM
-
-
-def uniform(seed: int, purpose: str, step: int, copy_: int, index: int) -> float:
-    return counter_hash.uniform(seed, purpose, step * 2**20 + copy_, index)
-
-
-def normal(seed: int, purpose: str, step: int, copy_: int, index: int) -> float:
-    radius = uniform(seed, purpose, step, copy_, 2 * index)
-    angle = uniform(seed, purpose, step, copy_, 2 * index + 1)
-    return math.sqrt(-2 * math.log(radius)) * math.cos(2 * math.pi * angle)
-
-
-def gamma(seed: int, purpose: str, step: int, first: int, index: int, alpha: float) -> float:
-    """Marsaglia and Tsang: propose until one is accepted."""
-    d = alpha + 1 - 1 / 3
-    for attempt in range(8):
-        x = normal(seed, purpose, step, first + 2 * attempt, index)
-        v = (1 + x / math.sqrt(9 * d)) ** 3
-        if v > 0:
-            u = uniform(seed, purpose, step, first + 2 * attempt + 1, index)
-            if math.log(u) < x * x / 2 + d - d * v + d * math.log(v):
-                break
-    power = uniform(seed, purpose, step, first + 100, index)
-    return d * v * power ** (1 / alpha)
-
-
-def beta(seed: int, purpose: str, step: int, index: int, alpha: float) -> float:
-    a = gamma(seed, purpose, step, 16, index, alpha)
-    b = gamma(seed, purpose, step, 32, index, alpha)
-    return a / (a + b)
-
-
-def partners(seed: int, purpose: str, step: int, batch: int) -> list[int]:
-    return sorted(range(batch), key=lambda i: uniform(seed, purpose, step, 1, i))
+from aba_core.methods.sharpness import ASAM, SAM
 
 
 def one_hot(y: Tensor, classes: int) -> Tensor:
@@ -81,7 +53,14 @@ def box(
 
 
 def changed(
-    method: object, h: Tensor, y: Tensor, seed: int, step: int, classes: int
+    method: object,
+    h: Tensor,
+    y: Tensor,
+    seed: int,
+    step: int,
+    classes: int,
+    tail: Callable[[Tensor], Tensor] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The batch as the method changes it, sample by sample. h: [batch, *feature], float64."""
     batch = len(h)
@@ -91,6 +70,11 @@ def changed(
         rows = [s * h[i] + (1 - s) * h[order[i]] for i, s in enumerate(shares)]
         mixed = [s * labels[i] + (1 - s) * labels[order[i]] for i, s in enumerate(shares)]
         return torch.stack(rows), torch.stack(mixed)
+    if isinstance(method, Mixed):
+        inputs, soft = slow_mixing.mixed(
+            method, h.detach().numpy(), one_hot(y, classes).numpy(), seed, step
+        )
+        return torch.tensor(inputs), torch.tensor(soft)
     if isinstance(method, CutMix):
         order, labels = partners(seed, "cutmix", step, batch), one_hot(y, classes)
         rows, mixed = [], []
@@ -112,7 +96,7 @@ def changed(
             row[:, box(centre, (method.side, method.side), tuple(h.shape[-2:]))] = 0.0
             rows.append(row)
         return torch.stack(rows), y
-    if isinstance(method, LabelSmoothing):
+    if isinstance(method, LabelSmoothing) and method.over == "all":
         return h, (1 - method.epsilon) * one_hot(y, classes) + method.epsilon / classes
     if isinstance(method, Dropout):
         flat = h.flatten(1)
@@ -125,7 +109,24 @@ def changed(
             for i in range(batch)
         ]
         return (flat * torch.tensor(kept) / (1 - method.p)).reshape(h.shape), y
-    return h, y
+    if isinstance(method, Copies):
+        parts = [
+            changed(method.method, h, y, seed, step * method.copies + k, classes, tail, loss)
+            for k in range(method.copies)
+        ]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    if isinstance(method, KeepAugment):
+        maps = slow_families.slow_map(method, h, y, seed, step, tail, loss)
+        x, y = changed(method.method, h, y, seed, step, classes, tail, loss)
+        for i in range(len(h)):
+            window = slow_families.best_window(np.abs(maps[i]).sum(0), method.side)
+            x[(i, slice(None), *window)] = h[(i, slice(None), *window)]
+        return x, y
+    if type(method).batch is Method.batch or isinstance(method, GhostBatchNorm):
+        return h, y
+    return slow_families.changed(
+        method, h, y, seed, step, tail, loss, lambda y: one_hot(y, classes)
+    )
 
 
 def step(
@@ -138,18 +139,31 @@ def step(
     loss: Callable[[Tensor, Tensor], Tensor],
     site: str,
     classes: int,
+    steps: int = 0,
 ) -> None:
     """One forward and backward pass in train mode, gradients left in `.grad`."""
+    if isinstance(method, During):
+        inside = method.start * steps <= number < method.end * steps
+        held = method.method if inside else Method()
+        return step(held, model, x, y, seed, number, loss, held.site, classes, steps)
+    if isinstance(method, AnySite):
+        place = counter_hash.bits(method.order, "any-site", number, 0)
+        place = place - 2**64 if place >= 2**63 else place
+        site = method.sites[place % len(method.sites)]
+        return step(method.method, model, x, y, seed, number, loss, site, classes, steps)
+    still = copy.deepcopy(model).eval()
+
+    def change(h: Tensor) -> tuple[Tensor, Tensor]:
+        return changed(method, h, y, seed, number, classes, still, loss)
 
     def through() -> Tensor:
-        labels = y
         if site == "input":
-            inputs, labels = changed(method, x, y, seed, number, classes)
-            return loss(model(inputs), labels).mean()
+            inputs, labels = change(x)
+            return slow_families.losses(method, model(inputs), labels, loss).mean()
         holder = {}
 
         def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            h, holder["labels"] = changed(method, output, y, seed, number, classes)
+            h, holder["labels"] = change(output)
             return h
 
         handle = model.get_submodule(site).register_forward_hook(hook)
@@ -160,12 +174,23 @@ def step(
     model.train()
     model.zero_grad()
     through().backward()
-    if isinstance(method, SAM):
+    for p in model.parameters():  # without influence is gradient 0, and not none
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    if isinstance(method, SAM | ASAM):
+        adaptive = isinstance(method, ASAM)
         before = copy.deepcopy(model.state_dict())
-        length = math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters()))
+        scales = [p.detach().abs() + method.eta if adaptive else 1.0 for p in model.parameters()]
+        pairs = list(zip(model.parameters(), scales, strict=True))
+        length = math.sqrt(sum(float(((t * p.grad) ** 2).sum()) for p, t in pairs))
         with torch.no_grad():
-            for p in model.parameters():
-                p += method.rho * p.grad / length
+            for p, t in pairs:
+                p += method.rho * t * t * p.grad / length
         model.zero_grad()
         through().backward()
         model.load_state_dict(before)  # batch norm's statistics too
+    if isinstance(method, WeightDecay):
+        for name, p in model.named_parameters():
+            norm = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)
+            if {"all": True, "weights": p.dim() > 1, "norms": norm}[method.which]:
+                p.grad += method.rate * p.detach()
+    return None
