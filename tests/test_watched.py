@@ -14,10 +14,10 @@ from oracles.watched_device import ForbiddenOnDevice, Watcher
 from aba_core import Arm, TrainConfig, steps
 from aba_core import training as core
 from aba_core.arms import METHODS
+from aba_core.methods.base import stand_ins
 from aba_core.replicas import Replicas
 
 CONFIG = TrainConfig(batch_size=6, epochs=2, optimizer="adam", schedule="cosine")
-FIELDS = {"aba": {"adjustments": "all"}}
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def meta_step(config, arms, splits, parts=False):
 @pytest.mark.parametrize("model", ["small_cnn", "mlp"])
 @pytest.mark.parametrize("kind", ["vanilla", *METHODS])
 def test_a_step_with_each_method_stays_on_its_device(kind, model, tiny_splits):
-    method = "vanilla" if kind == "vanilla" else {"kind": kind, **FIELDS.get(kind, {})}
+    method = "vanilla" if kind == "vanilla" else {"kind": kind, **stand_ins(kind)}
     step = meta_step(replace(CONFIG, model=model), [Arm("arm", method)], tiny_splits)
     with Watcher() as watcher:
         step()
