@@ -349,7 +349,7 @@ class Arm:
         return getattr(self.method, name, default)
 
     def with_settings(self, **changes: Any) -> Arm:
-        """The same arm, fields of its method changed."""
+        """The same arm, fields of its method changed; of a list of methods as "0.alpha"."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return Arm(**{**values, "method": _with_fields(self.method, changes)})
 
@@ -404,10 +404,23 @@ def _with_fields(method: Any, changes: Mapping[str, Any]) -> Any:
         raise ValueError(f"method 'vanilla' takes no {', '.join(changes)}")
     method = _normal(method)
     if isinstance(method, list):
-        raise ValueError(f"{', '.join(changes)} beside a list of methods; say them in the list")
+        return _with_fields_of_parts(method, changes)
     if method is not None and not isinstance(method, Mapping):
         return replace(method, **changes)
     return {**(method or {}), **changes}
+
+
+def _with_fields_of_parts(methods: list[Any], changes: Mapping[str, Any]) -> list[Any]:
+    """A list of methods with fields changed that are named by their place, as "0.alpha"."""
+    changed = list(methods)
+    for name, value in changes.items():
+        place, dot, field_name = name.partition(".")
+        if not (dot and place.isdecimal() and int(place) < len(methods)):
+            raise ValueError(
+                f"{name} beside a list of methods; say it in the list, or as 0.{name} for the first"
+            )
+        changed[int(place)] = _with_fields(changed[int(place)], {field_name: value})
+    return changed
 
 
 def _spelt(given: dict[str, Any]) -> dict[str, Any]:

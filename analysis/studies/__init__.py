@@ -18,6 +18,7 @@ _DECLARED_IN = {
     "sets": ("sets", "declare"),
     "matched": ("matched", "declare"),
     "tuned": ("tuned", "declare"),
+    "comparators": ("comparators", "declare"),
     "baselines": ("baselines", "declare"),
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
