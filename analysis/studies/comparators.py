@@ -83,6 +83,8 @@ HAND_CRAFTED = ("shift", "crop", "flip", "rotation", "randaugment")
 CHEAP = ("mixup", "gaussian-noise", "label-smoothing", "input-dropout", "weight-decay")
 # Runs for each value of each class; there are a hundred classes.
 TUNING_SEEDS = 3
+# What these mix follows from the picture's sides alone: there is nothing to tune.
+UNTUNED = ("random-2x2", "random-square", "row-interval", "column-interval")
 # Layers of the small CNN after which ABA acts as well: the outputs of its two blocks.
 HIDDEN = {"small_cnn": ("2", "5")}
 
@@ -111,6 +113,7 @@ def at_layer(name: str, site: str) -> str:
 def declare(settings: Settings) -> Study:
     """Vanilla, ABA as published and as All, and every comparator alone and with All."""
     tried = compared(settings)
+    # First in a chain: its maps are those of real inputs and their own labels.
     aba = {"kind": "aba", "adjustments": "all", **settings.loss}
     layers = layers_of(settings)
     arms = [
@@ -119,7 +122,7 @@ def declare(settings: Settings) -> Study:
         Arm.of(NOISE, method={**aba, "placebo": "gaussian"}),
         *(Arm.of(title_of(m), method=m, top_k=settings.top_k) for m in PUBLISHED_METHODS),
         *(Arm.of(title_of(kind), method=kind) for kind in tried),
-        *(Arm.of(with_all(title_of(kind)), method=[{"kind": kind}, aba]) for kind in tried),
+        *(Arm.of(with_all(title_of(kind)), method=[aba, {"kind": kind}]) for kind in tried),
     ]
     for site in layers:
         arms.append(Arm.of(at_layer(ALL, site), method={**aba, "site": site}))
@@ -144,16 +147,18 @@ def declare(settings: Settings) -> Study:
 def classes(
     tried: dict[str, tuple[str, tuple[float, ...]]], layers: tuple[str, ...], values: int
 ) -> tuple[TunedClass, ...]:
-    """Every arm but Vanilla is a class of its own, tried with so many values."""
+    """Every arm with something to tune is a class of its own, tried with so many values."""
     by_strength = [ALL, NOISE, *map(title_of, PUBLISHED_METHODS)]
     by_strength += [at_layer(name, site) for site in layers for name in (ALL, "Noise")]
     tuned = [TunedClass(name=name, arms=(name,)) for name in by_strength]
     for kind, (field, given) in tried.items():
+        if kind in UNTUNED:
+            continue
         chosen = tuple(sorted(given[:values]))
         title = title_of(kind)
         tuned.append(TunedClass(name=title, arms=(title,), values={field: chosen}))
         both = with_all(title)
-        tuned.append(TunedClass(name=both, arms=(both,), values={f"0.{field}": chosen}))
+        tuned.append(TunedClass(name=both, arms=(both,), values={f"1.{field}": chosen}))
     return tuple(tuned)
 
 
