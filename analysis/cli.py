@@ -362,7 +362,8 @@ def report(
             terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
-    if _report(notebooks or [], results, out, format, given, variants, jobs, force):
+    batch = {"variants": variants, "jobs": jobs, "force": force}
+    if _report(notebooks or [], results, out, format, given, **batch):
         raise typer.Exit(1)
 
 
@@ -372,11 +373,10 @@ def _report(
     out: Path,
     format: str,
     given: Mapping[str, object],
-    variants: Sequence[Mapping[str, object]] = ({},),
-    jobs: int = 2,
-    force: bool = False,
+    **options: Any,
 ) -> int:
-    """Run a batch, say what comes of it; the number of reports that failed."""
+    """Run a batch, say what comes of it; the number of reports that failed. options: of
+    `reports.report`."""
     from tqdm import tqdm
 
     from analysis import reports
@@ -401,12 +401,10 @@ def _report(
             given,
             out,
             (str(format),),
-            jobs,
-            say,
-            variants=variants,
+            progress=say,
             usual={"results": str(results.resolve()), "dataset": "digits"},
-            force=force,
             started=start,
+            **options,
         )
     finally:
         bar.close()
@@ -545,11 +543,14 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     from analysis.results import SHIPPED
     from analysis.studies import standard_study
 
-    for name in ("isolation", "tension", "frozen"):
-        _run(standard_study(name, "digits", "quick"), results)
     names = [name for name in reports.notebooks() if name not in OF_SHIPPED]
-    failed = _report(names, results, out, Format.html, {}, force=True)
-    failed += _report(list(OF_SHIPPED), SHIPPED, out, Format.html, {}, force=True)
+    with reports.Processes(warm=True) as processes:
+        processes.warm_up()  # while studies train
+        for name in ("isolation", "tension", "frozen"):
+            _run(standard_study(name, "digits", "quick"), results)
+        options = {"force": True, "processes": processes}
+        failed = _report(names, results, out, Format.html, {}, **options)
+        failed += _report(list(OF_SHIPPED), SHIPPED, out, Format.html, {}, **options)
     if failed:
         raise typer.Exit(1)
     print(
