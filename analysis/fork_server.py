@@ -25,6 +25,8 @@ _server = forkserver.ForkServer()
 
 
 class _Popen(popen_forkserver.Popen):
+    _fds: list[int]  # what its superclass passes on
+
     def _launch(self, process_obj: Any) -> None:
         """As in the standard library, with our server in place of the program's."""
         prepared = spawn.get_preparation_data(process_obj._name)
@@ -43,10 +45,15 @@ class _Popen(popen_forkserver.Popen):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Open as long as this process lives: its end tells the worker.
         watched = os.dup(writer)
-        self.finalizer = util.Finalize(self, util.close_fds, (watched, self.sentinel))
+        self.finalizer = util.Finalize(self, _close, (watched, self.sentinel))
         with open(writer, "wb", closefd=True) as stream:
             stream.write(message.getbuffer())
         self.pid = forkserver.read_signed(self.sentinel)
+
+
+def _close(*files: int) -> None:
+    for file in files:
+        os.close(file)
 
 
 class _Process(ForkServerProcess):
