@@ -557,7 +557,8 @@ def test_a_caller_that_is_killed_leaves_no_notebook_running(tmp_path: Path) -> N
     for name in ("01_one", "02_two"):
         write_notebook(tmp_path, name, "a = 1", "import time\ntime.sleep(600)")
     names = [str(tmp_path / f"{name}.ipynb") for name in ("01_one", "02_two")]
-    command = f"from analysis import reports\nreports.report({names}, {{}}, {str(tmp_path / 'out')!r})"
+    out = str(tmp_path / "out")
+    command = f"from analysis import reports\nreports.report({names}, {{}}, {out!r})"
     process = subprocess.Popen([sys.executable, "-c", command], cwd=reports.ROOT)
     caller = psutil.Process(process.pid)
     # The server, and of each notebook its process and its kernel.
