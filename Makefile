@@ -46,7 +46,7 @@ lint: venv  ## format and check the code
 lab: venv  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: venv  ## measure speed against the plain loop; rewrites the table in benchmarks/README.md
+bench: venv  ## measure speed against five peers (15 minutes); rewrites the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.bench
 
 docs: $(VENV)/.docs  ## build the documentation into site/, readable without a network
