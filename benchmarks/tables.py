@@ -58,9 +58,9 @@ def race_table(raced: Sequence[Raced], peers: Sequence[str]) -> str:
         "|---" * (9 + len(peers)) + "|",
     ]
     for one in raced:
-        cells = [f"{one.rate(name):.3g}" if name in one.rates else "–" for name in one.engines]
+        cells = [_rate(one, name) for name in one.engines]
         for peer in peers:
-            cells.append(f"{one.rate(peer):.3g}" if peer in one.rates else "–")
+            cells.append(_rate(one, peer))
         cells.append(one.hardest())
         for name in one.engines:
             if name in one.rates:
@@ -81,6 +81,14 @@ def race_table(raced: Sequence[Raced], peers: Sequence[str]) -> str:
         for (name, reason), places in reasons.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rate(one: Raced, name: str) -> str:
+    """Three figures, without an exponent."""
+    if name not in one.rates:
+        return "–"
+    rate = one.rate(name)
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def roofline_table(raced: Sequence[Raced], sgemm: float, bandwidth: float) -> str:
