@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import sys
@@ -19,6 +20,7 @@ from benchmarks.workloads import Workload
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 FRONT = ROOT / "README.md"
+_LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before anything is measured
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,12 @@ def installed(package: str) -> str:
 
 
 def hardware(device: str, rounds: int) -> str:
+    """On what, with what, how often, and how busy the machine was besides."""
+    load = f"; load before {_LOAD:.1f}" if _LOAD is not None else ""
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {device}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, {installed('numpy')}, {installed('jax')}; medians of {rounds} "
-        "turns, ranges in brackets.\n"
+        f"turns, ranges in brackets{load}.\n"
     )
 
 

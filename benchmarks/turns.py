@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -34,11 +35,18 @@ class Contestant:
     connections: list[Connection] = field(default_factory=list)
     reason: str = ""
 
-    def turn(self, seconds: float) -> float:
-        """Model-steps a second of all its processes together."""
+    def turn(self, seconds: float) -> float | None:
+        """Model-steps a second of all its processes together; None where it drops out."""
         for connection in self.connections:
-            connection.send(seconds)
-        return sum(float(answer) for answer in self._answers(TURN_LIMIT))
+            with suppress(ConnectionError):  # its end shows in its answer
+                connection.send(seconds)
+        answers = self._answers(TURN_LIMIT)
+        rates = [answer for answer in answers if isinstance(answer, float)]
+        if len(rates) < len(answers):
+            self.reason = next(str(answer) for answer in answers if not isinstance(answer, float))
+            self.end()
+            return None
+        return sum(rates)
 
     def set_up(self, limit: float) -> None:
         for answer in self._answers(limit):
@@ -55,7 +63,7 @@ class Contestant:
                 continue
             try:
                 answers.append(connection.recv())
-            except EOFError:
+            except (EOFError, ConnectionError):
                 answers.append("its process ended")
         return answers
 
@@ -208,8 +216,10 @@ def compete(
         rates: dict[str, list[float]] = {one.name: [] for one in field if not one.reason}
         for _ in range(rounds):
             for one in field:
-                if not one.reason:
-                    rates[one.name].append(one.turn(seconds))
+                rate = None if one.reason else one.turn(seconds)
+                if rate is not None:
+                    rates[one.name].append(rate)
+        rates = {one.name: rates[one.name] for one in field if not one.reason}
     finally:
         for one in field:
             one.end()

@@ -1,5 +1,6 @@
 """The peers of `make bench` do the engine's work: three steps of each against the oracle."""
 
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -111,6 +112,22 @@ def test_a_race_has_everybody_take_turns_and_says_who_could_not(monkeypatch):
     assert list(rates) == [turns.ENGINE, "careful loop"]
     assert all(len(each) == 2 and min(each) > 0 for each in rates.values())
     assert absent == {"no such": "'no such'"}
+
+
+def test_who_takes_too_long_or_dies_drops_out_and_says_so(monkeypatch):
+    contestant = turns.Contestant("slow", SMALL[0])
+    ours, theirs = multiprocessing.Pipe()
+    contestant.connections.append(ours)
+    monkeypatch.setattr(turns, "TURN_LIMIT", 0.01)
+    assert contestant.turn(1.0) is None
+    assert contestant.reason == "took more than 0 s" and not contestant.connections
+    contestant = turns.Contestant("dead", SMALL[0])
+    ours, dead = multiprocessing.Pipe()
+    contestant.connections.append(ours)
+    dead.send(2.0)
+    assert contestant.turn(1.0) == 2.0
+    dead.close()
+    assert contestant.turn(1.0) is None and contestant.reason == "its process ended"
 
 
 def test_tables_name_the_fastest_peer_and_say_why_others_are_not_there(tmp_path):
