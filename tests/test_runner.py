@@ -1,5 +1,6 @@
 """The runner computes exactly what is missing, and an interruption changes no number."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from aba_core.arms import Arm
-from analysis import engines, plan, runner
+from analysis import engines, plan, runner, worker
 from analysis import results as store
 from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning
 
@@ -276,7 +277,10 @@ def training(process: psutil.Process) -> list[psutil.Process]:
     return spawned or [each for each in found if each.ppid() != process.pid]
 
 
-def test_closing_the_processes_ends_them():
+@pytest.mark.parametrize("afresh", [False, True])
+def test_closing_the_processes_ends_them(monkeypatch, afresh):
+    if afresh:  # as where workers cannot be forked
+        monkeypatch.setattr(worker, "context", lambda: multiprocessing.get_context("spawn"))
     chunks = plan.resolve(study(config={**study().config, "epochs": 300})).chunks
     trained = engines.processes(chunks, lambda done: None, workers=2)
     next(trained)
