@@ -22,7 +22,7 @@ $(VENV)/.made: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
-demo: venv  ## train the studies on digits and write reports/ (about 2 minutes on 2 cores)
+demo: venv  ## train the studies on digits and write reports/ (about a minute and a half on 2 cores)
 	@$(BIN)/aba demo --results $(DEMO_RESULTS) --out $(DEMO_REPORTS)
 
 test: venv  ## every test but the slow ones
