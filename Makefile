@@ -22,7 +22,7 @@ $(VENV)/.made: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
-demo: venv  ## train the studies on digits and write reports/ (about 2 minutes on 2 cores)
+demo: venv  ## train the studies on digits and write reports/ (about a minute and a half on 2 cores)
 	@$(BIN)/aba demo --results $(DEMO_RESULTS) --out $(DEMO_REPORTS)
 
 test: venv  ## every test but the slow ones
@@ -46,7 +46,7 @@ lint: venv  ## format and check the code
 lab: venv  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: venv  ## measure speed against the plain loop; rewrites the table in benchmarks/README.md
+bench: venv  ## measure speed against five peers (15 minutes); rewrites the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.bench
 
 calibrate: venv  ## measure how often verdicts are wrong (half an hour on 2 cores); rewrites the table in docs/statistics.md

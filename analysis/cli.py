@@ -551,11 +551,14 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     from analysis.results import SHIPPED
     from analysis.studies import standard_study
 
-    for name in ("isolation", "tension", "frozen"):
-        _run(standard_study(name, "digits", "quick"), results)
     names = [name for name in reports.notebooks() if name not in OF_SHIPPED]
-    failed = terminal.report(names, results, out, {}, force=True)
-    failed += terminal.report(list(OF_SHIPPED), SHIPPED, out, {}, force=True)
+    with reports.Processes(warm=True) as processes:
+        processes.warm_up()  # while studies train
+        for name in ("isolation", "tension", "frozen"):
+            _run(standard_study(name, "digits", "quick"), results)
+        options = {"force": True, "processes": processes}
+        failed = terminal.report(names, results, out, {}, **options)
+        failed += terminal.report(list(OF_SHIPPED), SHIPPED, out, {}, **options)
     if failed:
         raise typer.Exit(1)
     print(

@@ -12,12 +12,10 @@ chunk may come back in parts, each with the runs that its rows are of.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import platform
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -32,7 +30,7 @@ import numpy as np
 from aba_core import kernels
 from aba_core.identity import load
 from aba_core.threads import usable_cores
-from analysis import toolkit_version
+from analysis import toolkit_version, worker
 from analysis.plan import Chunk, choose_device, load_splits
 from analysis.study import StudyError
 
@@ -187,36 +185,8 @@ def device_name(device: str) -> str:
 # --- processes -----------------------------------------------------------------------------------
 
 
-_done: Any = None  # model-steps done by all workers, shared with the parent
-
-
-def _start_worker(counter: Any) -> None:
-    import signal
-
-    global _done
-    _done = counter
-    # Ctrl-C reaches the whole process group, SIGTERM of a job all of its processes; the parent
-    # alone decides what to do about it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed can stop nobody: its workers watch it and stop themselves."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _count(model_steps: int) -> None:
-    with _done.get_lock():
-        _done.value += model_steps
-
-
 def _train_counted(chunk: Chunk) -> ChunkRows:
-    return train_chunk(chunk, _count)
+    return train_chunk(chunk, worker.count)
 
 
 def processes(
@@ -226,13 +196,13 @@ def processes(
 
     They end with this process, and when the iterator is closed before its end.
     """
-    context = multiprocessing.get_context("spawn")
+    environment = {name: os.environ.get(name) for name in worker.ONE_THREAD}
+    os.environ.update(worker.ONE_THREAD)
+    context = worker.context()
     counter = context.Value("q", 0)
-    # Workers read these when they load their numerical libraries.
-    environment = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     workers = min(workers or usable_cores(math.ceil), len(chunks))
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(counter,))
+    begin = (counter, dict(os.environ))
+    pool = ProcessPoolExecutor(workers, context, initializer=worker.begin, initargs=begin)
     pending: dict[Future[ChunkRows], Chunk] = {}
     try:
         pending = {pool.submit(_train_counted, chunk): chunk for chunk in chunks}

@@ -18,7 +18,8 @@ import torch
 
 from aba_core import Augmentation, kernels
 from aba_core.training import train
-from benchmarks.bench import ALL, SHAPES, arms, config, made_up
+from benchmarks.engine import ALL, SHAPES, config
+from benchmarks.workloads import arms, made_up
 
 # data set: batch, replicas, steps a turn
 ROWS = {

@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from analysis import reports
-from analysis.reports import ReportError, jobs, kernel, pages
+from analysis.reports import ReportError, jobs, pages
 from analysis.results import SHIPPED, ResultsError
 
 
@@ -220,7 +223,7 @@ def test_an_earlier_page_does_not_survive_a_process_that_leaves_none(
     path = write_notebook(tmp_path, "own", "a = 1")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "own.html").write_text("old")
-    monkeypatch.setattr(kernel.Processes, "run", lambda *_: (-9, "first\nKilled\n"))
+    monkeypatch.setattr(reports.Processes, "run", lambda *_: (-9, "first\nKilled\n"))
     outcome = reports.execute(path, {}, tmp_path / "out", force=True)
     assert outcome.error == "the process of the notebook ended: Killed"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["own.ipynb"]
@@ -230,7 +233,7 @@ def test_an_earlier_page_does_not_survive_a_process_that_leaves_none(
 def test_an_interrupt_leaves_what_was_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def stopped(processes: kernel.Processes, *_: object) -> tuple[int, str]:
+    def stopped(processes: reports.Processes, *_: object) -> tuple[int, str]:
         processes.stop()
         return -15, ""
 
@@ -238,7 +241,7 @@ def test_an_interrupt_leaves_what_was_there(
     out = tmp_path / "out"
     out.mkdir()
     (out / "own.html").write_text("old")
-    monkeypatch.setattr(kernel.Processes, "run", stopped)
+    monkeypatch.setattr(reports.Processes, "run", stopped)
     with pytest.raises(KeyboardInterrupt):
         reports.report([path], {}, out, force=True)
     assert [file.name for file in out.rglob("*")] == ["own.html"]
@@ -257,8 +260,8 @@ def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     write_notebook(folder, "01_first", CELL)
     write_notebook(folder, "02_second", CELL.replace("seed = 0\n", ""))
 
-    def run(processes: kernel.Processes, command: list[str], _: object) -> tuple[int, str]:
-        work = Path(command[-1])
+    def run(_: reports.Processes, folder: str, runtime: str) -> tuple[int, str]:
+        work = Path(folder)
         task = json.loads((work / "task.json").read_text())
         if task["values"]["confidence"] == 0.5:
             return 1, "broken"
@@ -266,7 +269,7 @@ def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (work / "page.html").write_text("page")
         return 0, ""
 
-    monkeypatch.setattr(kernel.Processes, "run", run)
+    monkeypatch.setattr(reports.Processes, "run", run)
     return tmp_path / "out"
 
 
@@ -507,3 +510,72 @@ def test_a_page_with_a_study_takes_no_other_from_the_shipped_results(
     page.load("hypotheses")
     with pytest.raises(ResultsError, match="no sets study on digits"):
         page.load("sets")
+
+
+# --- the server of a batch -----------------------------------------------------------------------
+
+FORKS = pytest.mark.skipif(sys.platform != "linux", reason="notebooks are forked on Linux alone")
+
+
+@FORKS
+def test_notebooks_of_a_batch_share_imports_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    monkeypatch.setattr("analysis.reports.parameters.NOTEBOOKS", folder)
+    code = (
+        "import os, sys, random, psutil\n"
+        "there = {'papermill', 'scipy.stats', 'matplotlib.pyplot'} <= set(sys.modules)\n"
+        "import matplotlib, scipy.stats\n"
+        "print('imported before', there, 'marked', hasattr(scipy.stats, 'mark'))\n"
+        "print('title size', matplotlib.rcParams['axes.titlesize'])\n"
+        "print('folder', os.path.basename(os.environ['IPYTHONDIR']), 'draw', random.random())\n"
+        "print('grandparent', psutil.Process().parent().ppid())\n"
+        "scipy.stats.mark = 1; matplotlib.rcParams['axes.titlesize'] = 77"
+    )
+    for name in ("01_one", "02_two"):
+        write_notebook(folder, name, "a = 1", code)
+    texts = []
+    for outcome in reports.report([], {}, out, ("notebook",), jobs=1):
+        assert outcome.error == ""
+        cells = json.loads(outcome.files[0].read_text())["cells"]
+        texts.append(
+            "".join(line for cell in cells for o in cell.get("outputs", ()) for line in o["text"])
+        )
+    one, two = ([line.split() for line in text.splitlines()] for text in texts)
+    assert one[0] == two[0] == "imported before True marked False".split()
+    assert one[1] == two[1] and "77" not in one[1]
+    assert one[2][1] != two[2][1] and one[2][3] != two[2][3]
+    assert one[3] == two[3]  # the server
+    # A single notebook is not worth a server.
+    outcome = reports.execute("01_one", {}, out, ("notebook",), force=True)
+    assert "imported before False" in outcome.files[0].read_text()
+
+
+@FORKS
+def test_a_caller_that_is_killed_leaves_no_notebook_running(tmp_path: Path) -> None:
+    for name in ("01_one", "02_two"):
+        write_notebook(tmp_path, name, "a = 1", "import time\ntime.sleep(600)")
+    names = [str(tmp_path / f"{name}.ipynb") for name in ("01_one", "02_two")]
+    out = str(tmp_path / "out")
+    command = f"from analysis import reports\nreports.report({names}, {{}}, {out!r})"
+    process = subprocess.Popen([sys.executable, "-c", command], cwd=reports.ROOT)
+    caller = psutil.Process(process.pid)
+    # The server, and of each notebook its process and its kernel.
+    while len(children := caller.children(recursive=True)) < 5 and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert len(children) == 5 and not alive
+
+
+@FORKS
+def test_a_server_that_dies_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path, "own", "a = 1", "import os\nos.kill(os.getppid(), 9)")
+    with reports.Processes(warm=True) as processes:
+        server = processes.warm_up()
+        assert server is not None
+        server._process.kill()
+        (outcome,) = reports.report([path], {}, tmp_path / "out", processes=processes)
+    assert outcome.error == "the process of the notebook ended: the server of notebooks ended"

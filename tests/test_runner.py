@@ -1,5 +1,6 @@
 """The runner computes exactly what is missing, and an interruption changes no number."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from aba_core.arms import Arm
-from analysis import engines, plan, runner
+from analysis import engines, plan, runner, worker
 from analysis import results as store
 from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning
 
@@ -269,12 +270,21 @@ def test_processes_are_asked_of_the_engine_that_has_them(tmp_path, outside):
         engines.choose_engine("threaded_engine:in_a_thread", "cpu", 3)
 
 
-def test_closing_the_processes_ends_them():
+def training(process: psutil.Process) -> list[psutil.Process]:
+    """Its workers: on Linux they are children of the fork server, which is its child."""
+    found = process.children(recursive=True)
+    spawned = [each for each in found if "spawn_main" in str(each.cmdline())]
+    return spawned or [each for each in found if each.ppid() != process.pid]
+
+
+@pytest.mark.parametrize("afresh", [False, True])
+def test_closing_the_processes_ends_them(monkeypatch, afresh):
+    if afresh:  # as where workers cannot be forked
+        monkeypatch.setattr(worker, "context", lambda: multiprocessing.get_context("spawn"))
     chunks = plan.resolve(study(config={**study().config, "epochs": 300})).chunks
     trained = engines.processes(chunks, lambda done: None, workers=2)
     next(trained)
-    children = psutil.Process().children(recursive=True)
-    workers = [child for child in children if "spawn_main" in str(child.cmdline())]
+    workers = training(psutil.Process())
     trained.close()
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert len(workers) == 2 and not alive
@@ -382,13 +392,31 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         [*command(tmp_path), "--set", "epochs=1000"], stderr=subprocess.DEVNULL, text=True
     )
     process = psutil.Process(killed.pid)
-    while len(process.children()) < 2 and killed.poll() is None:  # a worker, a resource tracker
+    while not training(process) and killed.poll() is None:
         time.sleep(0.05)
-    workers = process.children(recursive=True)
+    started = process.children(recursive=True)  # a fork server and a resource tracker too
     killed.kill()
     killed.wait()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert workers and not alive
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert started and not alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_signal_to_the_group_leaves_the_workers_to_their_parent(tmp_path):
+    """Its fork server as well: without it, the pool would break."""
+    deaf = ABA.replace("main()\n", "from analysis import terminal\n")
+    deaf += "terminal.stop_as_by_ctrl_c = lambda: None\n"
+    deaf += "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nmain()\n"
+    started = [*command(tmp_path), "--set", "epochs=30"]
+    started[started.index(ABA)] = deaf
+    running = subprocess.Popen(started, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = psutil.Process(running.pid)
+    while not training(process) and running.poll() is None:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGTERM)
+    message = running.communicate()[1]
+    assert running.returncode == 0, message
+    assert len(store.read_rows(tmp_path, "runs")[0]) == 28
 
 
 def test_a_frozen_study_has_a_row_for_every_adjustment_and_strength(tmp_path):

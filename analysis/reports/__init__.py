@@ -25,6 +25,7 @@ from analysis.reports.parameters import (
     parameters_of,
     read_parameters,
 )
+from analysis.reports.processes import Processes
 
 __all__ = [
     "FORMATS",
@@ -33,6 +34,7 @@ __all__ = [
     "Outcome",
     "Page",
     "Parameter",
+    "Processes",
     "ReportError",
     "Scalar",
     "check_parameters",

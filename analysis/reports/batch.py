@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +24,9 @@ from analysis.reports.jobs import (
     make_jobs,
     refuse_others,
 )
-from analysis.reports.kernel import Processes, environment
 from analysis.reports.pages import write_index
 from analysis.reports.parameters import ReportError, Scalar, notebooks
+from analysis.reports.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def report(
     usual: Mapping[str, Any] | None = None,
     force: bool = False,
     started: Callable[[int], None] | None = None,
+    processes: Processes | None = None,
 ) -> list[Outcome]:
     """Run several notebooks (all for no names), `jobs` at a time, and write out/index.html.
 
@@ -103,6 +104,9 @@ def report(
     A file that an earlier call wrote for the same notebook and parameters is renewed. Any other
     file in the way, as a report of another results folder, is a ReportError before anything runs,
     unless `force`.
+
+    processes: that several batches share; a batch of several notebooks forks them from a server
+    of its own otherwise.
     """
     if jobs < 1:
         raise ReportError(f"jobs is {jobs}; allowed: whole numbers from 1")
@@ -111,7 +115,7 @@ def report(
     refuse_others([] if force else work)
     if started is not None:
         started(len(work))
-    processes = Processes()
+    shared, processes = processes, processes or Processes(warm=len(work) > 1)
 
     def run(job: Job) -> Outcome:
         outcome = _run(job, processes)
@@ -119,7 +123,7 @@ def report(
             progress(outcome)
         return outcome
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with nullcontext() if shared else processes, ThreadPoolExecutor(jobs) as pool:
         try:
             outcomes = list(pool.map(run, work))
         except BaseException:
@@ -146,8 +150,7 @@ def _run(job: Job, processes: Processes) -> Outcome:
             "runtime": runtime,
         }
         (Path(work) / "task.json").write_text(json.dumps(task), encoding="utf-8")
-        command = [sys.executable, "-m", "analysis.reports", work]
-        code, printed = processes.run(command, environment(runtime))
+        code, printed = processes.run(work, runtime)
         if processes.stopped:  # what is there from an earlier call stays
             raise KeyboardInterrupt
         result = Path(work) / "result.json"

@@ -7,79 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.reports import pages
-from analysis.reports.parameters import ROOT
 
 
-class Processes:
-    """The running notebooks, so that an interrupt can end them; their kernels end with them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
-        self.stopped = False
-
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-        """Exit code and what the process printed."""
-        with self._lock:
-            if self.stopped:
-                return 1, "interrupted"
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,  # Ctrl-C reaches us alone
-            )
-            self._running.add(process)
-        try:
-            printed, _ = process.communicate()
-        except BaseException:
-            self.stop()
-            process.communicate()
-            raise
-        finally:
-            with self._lock:
-                self._running.discard(process)
-        return process.returncode, printed
-
-    def stop(self) -> None:
-        with self._lock:
-            self.stopped = True
-            for process in self._running:
-                process.terminate()
-
-
-def environment(runtime: str) -> dict[str, str]:
-    """One thread, inline figures, this `analysis`, code of one's own in the current folder, and
-    nothing of the user's IPython profile."""
-    paths = (str(ROOT), os.environ.get("PYTHONPATH"), os.getcwd())
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {
-        **os.environ,
-        **dict.fromkeys(threads, "1"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "IPYTHONDIR": runtime,
-        "JUPYTER_RUNTIME_DIR": runtime,
-    }
-
-
-def execute_task(folder: Path) -> None:
+def execute_task(folder: Path, forked: bool = False) -> None:
     """In the process of the notebook: from a folder with task.json make executed.ipynb, page.html,
-    page.pdf and result.json in it."""
+    page.pdf and result.json in it. forked: the kernel is forked from this process, which has
+    imported what kernels import, and not begun afresh."""
     import logging
+
+    # Before there are threads or sockets, which a fork would take with it.
+    kernel, metadata = None, {}
+    if forked:
+        from analysis.reports import forked_kernel
+
+        kernel, metadata = forked_kernel.WaitingKernel(), forked_kernel.register()
 
     import nbformat
     import papermill
@@ -90,10 +36,14 @@ def execute_task(folder: Path) -> None:
     class ThisInterpreter(AsyncKernelManager):
         """A kernel of this very Python, whatever kernels the user has installed."""
 
+        waiting = kernel
+
         @property
         def kernel_spec(self) -> KernelSpec:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=command, display_name="Python 3", language="python")
+            return KernelSpec(
+                argv=command, display_name="Python 3", language="python", metadata=metadata
+            )
 
         def __init__(self, **traits: Any) -> None:
             super().__init__(**traits)
