@@ -8,7 +8,7 @@ DEMO_REPORTS := reports
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-browser lint lab bench docs lock clean
+.PHONY: help venv demo test test-slow test-browser lint lab bench calibrate docs lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lab: venv  ## open JupyterLab on the notebooks
 
 bench: venv  ## measure speed against the plain loop; rewrites the table in benchmarks/README.md
 	$(BIN)/python -m benchmarks.bench
+
+calibrate: venv  ## measure how often verdicts are wrong (half an hour on 2 cores); rewrites the table in docs/statistics.md
+	$(BIN)/python -m benchmarks.calibrate
 
 docs: $(VENV)/.docs  ## build the documentation into site/, readable without a network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -97,7 +97,7 @@ def published_hypothesis_table(dataset: str) -> pd.DataFrame:
     """The published hypothesis experiment in the form of `tension.hypothesis_table`.
 
     One row per published set. Best member and best group are taken from the published means and
-    therefore not cross-fitted: those columns, and all intervals, are NaN.
+    therefore not corrected for the choice: those columns, and all intervals, are NaN.
     """
     isolation = dict(enumerate(published_isolation_table(dataset)["mean"].tolist()))
     table = published_table("hypothesis")
@@ -115,7 +115,7 @@ def published_hypothesis_table(dataset: str) -> pd.DataFrame:
         joined = GROUP_SETS[name] if len(GROUP_SETS[name]) > 1 else ()
         row["best_group"] = str(max(joined, key=lambda group: sets[group], default=""))
         for best in ("best_member", "best_group"):
-            for column in (f"{best}_crossfitted", f"difference_to_{best}"):
+            for column in (f"{best}_corrected", f"difference_to_{best}"):
                 row |= {column: math.nan, f"{column}_low": math.nan, f"{column}_high": math.nan}
         rows.append(row)
     return pd.DataFrame(rows)

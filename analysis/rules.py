@@ -13,7 +13,9 @@ These are version 2 of the rules (`study.RULES_VERSION`); docs/statistics.md tel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -24,7 +26,7 @@ import pandas as pd
 from scipy import stats
 
 from aba_core.arms import Arm
-from analysis import comparisons, sequential, statistics, tables
+from analysis import comparisons, scopes, sequential, slopes, statistics, tables
 from analysis.comparisons import Bounds, ComparisonError, Grid
 from analysis.results import StudyResult
 from analysis.statistics import Interval
@@ -117,10 +119,12 @@ class Verdict:
     """What the runs say of a hypothesis.
 
     verdict: supported, refuted, inconclusive, or "not tested" where runs are missing. table: one
-    row a comparison, see `_row`. sentence: all of it in words. declared: whether before its data.
-    notes: what a reader must know of a comparison, by label. row: of the table, which decided;
-    reason: which one that is. holds: "supported" or "refuted" where that survives the correction
-    over all hypotheses of the study (`test_all`), else "inconclusive".
+    row a comparison, see `_row`, with the two-sided interval for the same training subsets in
+    seeds_low and seeds_high (NaN where subsets have one seed each). sentence: all of it in words.
+    declared: whether before its data. notes: what a reader must know of a comparison, by label.
+    row: of the table, which decided; reason: which one that is. holds: "supported" or "refuted"
+    where that survives the correction over all hypotheses of the study (`test_all`), else
+    "inconclusive".
     """
 
     hypothesis: Hypothesis
@@ -203,7 +207,7 @@ class Judge:
 
     def _bounds(self, comparison: Contrast | Slope, rng: np.random.Generator) -> Bounds:
         if isinstance(comparison, Slope):
-            return comparisons.slope(comparison, self.grid, rng)
+            return slopes.bounds(comparison, self.grid, rng)
         if comparison.unit == "run":
             return comparisons.contrast(
                 self.grid,
@@ -219,6 +223,17 @@ class Judge:
             arms = [name] if alone else (self.measured or {}).get(name, [])
             sides[weight > 0] += [float(means[arm]) for arm in arms if arm in means]
         return comparisons.groups(sides[True], sides[False])
+
+    def _seeds_only(self, comparison: Contrast | Slope) -> Interval:
+        """For the same training subsets, where that can be told; NaN else."""
+        if isinstance(comparison, Contrast) and comparison.unit == "run":
+            if (
+                len(self.grid.values) > len(self.grid.by_subset) > 1
+                and not comparison.minus_best_of
+            ):
+                with suppress(ComparisonError):
+                    return scopes.seeds_only(self.grid, comparison.weights, self.confidence)
+        return Interval(math.nan, math.nan, math.nan, 0, self.confidence, "none")
 
     def compare(self, confidence: float, support: int, refute: int | None = None) -> pd.DataFrame:
         """See `Compare`."""
@@ -262,6 +277,13 @@ class Judge:
             sentence = f"{self.hypothesis.statement} Not tested: {self.problem}."
             return Verdict(self.hypothesis, "not tested", pd.DataFrame(), sentence, self.declared)
         ruling = self.ruling(partial(self.compare, self.confidence))
+        table = ruling.table.drop(columns=["supports", "refutes"], errors="ignore")
+        if len(table) == len(self.bounds):
+            alone = [self._seeds_only(one) for one in self.hypothesis.comparisons]
+            table = table.assign(
+                seeds_low=[interval.low for interval in alone],
+                seeds_high=[interval.high for interval in alone],
+            )
         notes = {
             comparison.label: "; ".join(bounds.notes)
             for comparison, bounds in zip(self.hypothesis.comparisons, self.bounds, strict=True)
@@ -270,7 +292,7 @@ class Judge:
         verdict = Verdict(
             self.hypothesis,
             ruling.verdict,
-            ruling.table.drop(columns=["supports", "refutes"], errors="ignore"),
+            table,
             "",
             self.declared,
             notes,

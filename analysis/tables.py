@@ -104,36 +104,6 @@ def mean_interval(
     return replace(interval, low=low, high=high)
 
 
-def crossfitted_best(runs: pd.DataFrame, arms: Sequence[str], metric: str) -> np.ndarray:
-    """Accuracies of the best arm, chosen without the run it is judged on. Returns [seed].
-
-    For each seed: choose the arm with the highest mean over all *other* seeds, among the arms that
-    have this seed, and take its accuracy at this seed. The mean over seeds estimates what choosing
-    the best arm by validation gives on a fresh run. The plain maximum of 27 means is too high by
-    about two standard errors even where all arms are equal. Empty below two seeds.
-
-    Intervals from these values are a little short, because the choices overlap: against a set as
-    good as the best of 27 a nominal 95 % covers .90 (five or ten seeds, arms 2 points apart), and
-    .92 (five) and .84 (ten) where all arms are equal.
-    """
-    candidates = runs[runs["arm"].isin(list(arms)) & np.isfinite(runs[metric].astype(float))]
-    values = candidates.pivot(index="seed", columns="arm", values=metric).sort_index()
-    values = values[[arm for arm in arms if arm in values.columns]]
-    grid = values.to_numpy(dtype=np.float64)  # [seed, arm]
-    present = np.isfinite(grid)
-    chosen = []
-    for seed in range(len(grid)):
-        others = np.delete(present, seed, axis=0)
-        sums = np.where(others, np.delete(grid, seed, axis=0), 0.0).sum(axis=0)
-        means = np.divide(
-            sums, others.sum(axis=0), out=np.full(sums.shape, -np.inf), where=others.any(axis=0)
-        )
-        means[~present[seed]] = -np.inf
-        if np.isfinite(means).any():
-            chosen.append(grid[seed, int(means.argmax())])
-    return np.array(chosen, dtype=np.float64)
-
-
 # --- words ---------------------------------------------------------------------------------------
 
 
@@ -226,15 +196,18 @@ LABELS = {
     "difference": "Difference (points)",
     "best_member": "Best member",
     "best_member_mean": "Its mean (%)",
-    "best_member_crossfitted": "Best member, cross-fitted (%)",
+    "best_member_corrected": "Best member, corrected (%)",
     "difference_to_best_member": "Difference to best member (points)",
-    "best_group_crossfitted": "Best group, cross-fitted (%)",
+    "best_group_corrected": "Best group, corrected (%)",
     "difference_to_best_group": "Difference to best group (points)",
     "change": "Change of loss",
     "smallest_detectable": "Detectable (points)",
     "hypothesis": "Hypothesis",
     "comparison": "Deciding comparison",
     "label": "Comparison",
+    "holds": "Over all",
+    "scope": "Holds for",
+    "left_out": "Blocks left out",
     "p_value": "p",
     "here": "Here (points)",
     "there": "Published (points)",

@@ -7,7 +7,7 @@ import pytest
 from aba_core.adjustments import ADJUSTMENTS, PAIRS
 from analysis.results import SHIPPED, read_rows
 from analysis.studies import standard_study
-from analysis.study import CONFIRMING_SEED, Study
+from analysis.study import CONFIRMING_SEED, RULES_VERSION, Study
 
 
 def test_every_standard_hypothesis_is_about_arms_of_its_study():
@@ -51,16 +51,27 @@ DECLARED = sorted(
 
 
 @pytest.mark.parametrize("name", DECLARED)
-def test_the_standard_hypotheses_are_those_that_the_shipped_runs_were_declared_with(name):
+def test_the_shipped_runs_were_declared_with_the_standard_hypotheses_under_version_1(name):
     content = json.loads((SHIPPED / "studies" / name).read_text())["study"]
-    declared = Study(**content)
+    assert all("rules_version" not in one for one in content["hypotheses"])
+    declared = Study.model_validate(content, context={"declared": True})
+    assert {one.rules_version for one in declared.hypotheses} == {1}
     standard = standard_study(declared.name, declared.dataset, declared.preset)
-    assert standard.hypotheses == declared.hypotheses
-    assert standard.hypotheses_hash == declared.hypotheses_hash
-    # More seeds continue what is declared there, whatever rule named the file.
-    assert standard.identity == declared.identity
-    stamps = read_rows(SHIPPED, "runs")[0]["hypotheses"]
-    assert standard.hypotheses_hash in set(stamps)
+    assert {one.rules_version for one in standard.hypotheses} == {RULES_VERSION}
+    as_then = standard.model_copy(
+        update={
+            "hypotheses": tuple(
+                one.model_copy(update={"rules_version": 1}) for one in standard.hypotheses
+            )
+        }
+    )
+    assert as_then.hypotheses == declared.hypotheses
+    # Its runs carry the hash that was made before versions were written down.
+    assert declared.hypotheses_hash in set(read_rows(SHIPPED, "runs")[0]["hypotheses"])
+    assert as_then.hypotheses_hash == declared.hypotheses_hash != standard.hypotheses_hash
+    assert as_then.identity == declared.identity != standard.identity
+    again = Study.model_validate(declared.model_dump(mode="json"))
+    assert again.identity == declared.identity
 
 
 def test_other_hypotheses_are_another_declaration_of_the_same_runs():

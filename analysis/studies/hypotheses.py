@@ -426,10 +426,10 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     prefix = "" if name == "hypotheses" else f"{name}-"
     tested = [verdict for verdict in verdicts if len(verdict.table)]
     table = rules.verdict_table(verdicts)
-    columns = ("comparison", "estimate", "n", "smallest_detectable") if tested else ()
+    columns = ("comparison", "effect", "estimate", "n", "holds") if tested else ()
     ways = (
-        f"{100 * look.confidence:g}%, studentised bootstrap over runs or adjustments, Student's t "
-        "over sets; families in which any may hold: together"
+        f"{100 * look.confidence:g}%, Student's t over blocks, runs, adjustments or sets; each end "
+        "at the level of what it decides in its family"
     )
     collector.figure(
         f"{prefix}verdicts",
@@ -458,8 +458,8 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         "Verdicts",
         table,
         ["hypothesis", "verdict", *columns],
-        note=f"{look.label}, estimates in points; {verdicts[0].declared}; detectable: the smallest "
-        "effect that would have been seen with 80 % power.",
+        note=f"{look.label}, estimates in points; {verdicts[0].declared}; effect reversed: a harm; "
+        "over all: what survives Holm's correction over all hypotheses of the study.",
         interval=ways,
     )
     if tested:
@@ -467,9 +467,23 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
             f"{prefix}comparisons",
             "Every comparison of every hypothesis",
             rules.comparison_table(tested),
-            ["hypothesis", "label", "estimate", "n", "unit", "verdict", "smallest_detectable"],
-            note=f"{look.label}, estimates in points.",
+            [
+                *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
+                *("effect", "smallest_detectable"),
+            ],
+            note=f"{look.label}, estimates in points; correlation: of the two sides, within blocks "
+            "or seeds; detectable: the smallest effect that would have been seen with 80 % power.",
             interval=ways,
+        )
+    nothing = rules.null_table(study, look.metric)
+    if len(nothing):
+        collector.table(
+            f"{prefix}null-arms",
+            "What arms that differ in nothing show",
+            nothing,
+            note=f"{look.label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
+            "changed. Arms equal in every run are left out.",
+            interval="95%, Welch's t",
         )
     slopes = [
         comparison
@@ -485,17 +499,24 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
 VERDICT_LOOKS = {
     "supported": ("#0072B2", "o"),
     "refuted": ("#D55E00", "X"),
+    "harm": ("#000000", "v"),
     "inconclusive": ("#7A7A7A", "D"),
 }
+
+
+VERDICT_WORDS = {"harm": "refuted: a harm"}
 
 
 def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "hypothesis") -> Axes:
     """Effects with their intervals, coloured and marked by verdict, in the table's order.
 
     table: from `rules.verdict_table` or `rules.comparison_table`: the column `names`, estimate
-    (points) with interval, margin, verdict. Shaded: effects too small to be worth having. A
-    hypothesis that was not tested has its name and nothing else.
+    (points) with interval, margin, verdict, effect. Shaded: effects too small to be worth having. A
+    claim that is refuted because the effect is reversed is marked as a harm. A hypothesis that was
+    not tested has its name and nothing else.
     """
+    reversed_ = (table["verdict"] == "refuted") & (table["effect"] == "reversed")
+    table = table.assign(verdict=table["verdict"].mask(reversed_, "harm"))
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, verdict_height(table, names))
     text, width, marker = figures.sizes(ax)
     limits = figures.limits_of(table.assign(zero=0.0), ["estimate", "zero"]) or (-1.0, 1.0)
@@ -528,7 +549,15 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Effect (points of accuracy)")
     handles: list[Any] = [
-        Line2D([], [], color=colour, marker=symbol, ms=0.9 * marker, lw=1.3 * width, label=verdict)
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=symbol,
+            ms=0.9 * marker,
+            lw=1.3 * width,
+            label=VERDICT_WORDS.get(verdict, verdict),
+        )
         for verdict, (colour, symbol) in VERDICT_LOOKS.items()
         if verdict in set(table["verdict"])
     ]

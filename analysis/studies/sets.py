@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from aba_core.adjustments import ADJUSTMENTS, OPPOSITES, PAIRS
 from aba_core.arms import Arm
-from analysis import comparisons, figures, mixed, statistics
+from analysis import figures, mixed, slopes, statistics
 from analysis.exhibits import Collector
 from analysis.studies.isolation import arm_name
 from analysis.study import FRESH_SEED, Hypothesis, Settings, Slope, Study
@@ -124,7 +124,7 @@ def hypotheses_of(per_cell: int, n: int) -> tuple[Hypothesis, ...]:
 def show(collector: Collector, slope: Slope, prefix: str) -> None:
     """Add figure PREFIXsizes and table PREFIXmixed-model of the arms that a slope is about."""
     look, runs = collector.look, collector.study.frame
-    sets = comparisons.set_frame(slope, runs, look.metric).rename(columns={look.metric: "accuracy"})
+    sets = slopes.set_frame(slope, runs, look.metric).rename(columns={look.metric: "accuracy"})
     collector.figure(
         f"{prefix}sizes",
         "Accuracy of random sets against their size and opposition",
@@ -149,9 +149,7 @@ def mixed_table(
 ) -> pd.DataFrame:
     """A mixed model of all runs as a check of the slopes: one row a property, with estimate
     (points), interval and p; then the spreads (SD, points) of sets, seeds and the rest."""
-    frame = comparisons.set_frame(slope, runs, metric, by_run=True).rename(
-        columns={metric: "accuracy"}
-    )
+    frame = slopes.set_frame(slope, runs, metric, by_run=True).rename(columns={metric: "accuracy"})
     terms = [name for name in frame.columns if name not in ("set", "seed", "accuracy")]
     random = ["set", "seed"] if frame["seed"].nunique() > 1 else ["set"]
     fit = mixed.mixed_model(frame, f"accuracy ~ {' + '.join(terms)}", random, confidence=confidence)

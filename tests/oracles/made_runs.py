@@ -25,14 +25,16 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def make_runs(means: dict[str, float], seeds: int = 5, sd: float = 1.0) -> pd.DataFrame:
+def make_runs(
+    means: dict[str, float], seeds: int = 5, sd: float = 1.0, seed: int = 1
+) -> pd.DataFrame:
     """One finished run per (arm, seed), normal around the mean. Vanilla has no adjustments."""
-    noise = rng(1)
+    noise = rng(seed)
     rows = [
         {
             "dataset": "digits",
             "arm": arm,
-            "seed": seed,
+            "seed": number,
             "adjustments": "" if arm == "Vanilla" else "3,4",
             "strength": 0.0 if arm == "Vanilla" else 0.1,
             "status": "finished",
@@ -40,7 +42,7 @@ def make_runs(means: dict[str, float], seeds: int = 5, sd: float = 1.0) -> pd.Da
             "test_accuracy": mean - 1 + sd * noise.normal(),
         }
         for arm, mean in means.items()
-        for seed in range(seeds)
+        for number in range(seeds)
     ]
     return pd.DataFrame(rows)
 
@@ -59,11 +61,11 @@ def make_frozen(
     noise, table = rng(2), tables.adjustment_table()
     return pd.DataFrame(
         [
-            {"arm": arm, "seed": seed, "adjustment": row["index"], "strength": strength}
+            {"arm": arm, "seed": number, "adjustment": row["index"], "strength": strength}
             | {"loss_change": (row["high"] - row["low"]) * strength + 0.001 * noise.normal()}
             | {"accuracy": 60.0 - strength, "class_score_change": 0.0}
             for arm in arms
-            for seed in range(seeds)
+            for number in range(seeds)
             for row in table.to_dict("records")
             for strength in strengths
         ]

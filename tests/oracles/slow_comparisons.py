@@ -1,0 +1,40 @@
+"""Comparisons the slow way: loops over blocks and selections, one formula at a time."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def block_interval(runs: pd.DataFrame, weights: dict[str, float], tail: float):
+    """Σ weight · mean with Student's bounds over subsets that have runs of all arms."""
+    contrasts = []
+    for _, block in runs.groupby("subset_seed"):
+        means = block.groupby("arm")["validation_accuracy"].mean()
+        if set(weights) <= set(means.index):
+            contrasts.append(sum(weight * means[arm] for arm, weight in weights.items()))
+    mean, error = np.mean(contrasts), stats.sem(contrasts)
+    reach = stats.t.ppf(1 - tail, len(contrasts) - 1) * error
+    return mean, mean - reach, mean + reach, len(contrasts)
+
+
+def welch_bounds(samples: dict[str, np.ndarray], weights: dict[str, float], tail: float):
+    """Σ weight · mean of independent samples, with Welch's degrees of freedom."""
+    parts = {a: w**2 * np.var(samples[a], ddof=1) / len(samples[a]) for a, w in weights.items()}
+    total = sum(parts.values())
+    freedom = total**2 / sum(part**2 / (len(samples[a]) - 1) for a, part in parts.items())
+    mean = sum(w * np.mean(samples[a]) for a, w in weights.items())
+    reach = stats.t.ppf(1 - tail, freedom) * np.sqrt(total)
+    return mean, mean - reach, mean + reach
+
+
+def lower_bound_over_the_best(samples, weights, lists, tail: float) -> float:
+    """The smallest lower bound of a contrast with one candidate of each list."""
+    bounds = []
+    for chosen in product(*lists):
+        full = dict(weights)
+        for arm in chosen:
+            full[arm] = full.get(arm, 0.0) - 1 / len(lists)
+        bounds.append(welch_bounds(samples, full, tail)[1])
+    return min(bounds)
