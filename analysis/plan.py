@@ -259,7 +259,7 @@ def _rehearse(
     for arm in (*plainly, *distinct.values()):
         try:
             step = replace(arm.trained_by(config), epochs=1, **measures_nothing)
-            one = replace(arm, config={**dict(arm.config), "epochs": 1}) if arm.config else arm
+            one = arm.trained_with({"epochs": 1}) if arm.config else arm
             train(step, [one], [0], splits=few)
         except Exception as error:  # whatever a stranger's file does
             problem = " ".join(str(error).split()) or type(error).__name__
