@@ -406,17 +406,29 @@ def _selections(means: Means, weight: Array, lists: Sequence[Sequence[int]]) -> 
 
 def _near(means: Means, candidates: Sequence[int], tail: float) -> list[int]:
     """The candidates that no other surely beats, wrong about any of them in a share `tail`."""
-    kept = []
-    for one in candidates:
-        others = [other for other in candidates if other != one]
-        against = np.zeros((len(others), len(means.arms)))
-        against[np.arange(len(others)), others] = 1
-        against[:, one] -= 1
-        error, freedom = means.errors(against)
-        reach = t_quantile(tail / max(1, len(others)), freedom) * error
-        if not (against @ means.mean > reach).any():
-            kept.append(one)
-    return kept
+    chosen = list(candidates)
+    if len(chosen) < 2:
+        return chosen
+    ahead = means.mean[chosen][:, None] - means.mean[chosen]  # [other, one]
+    if means.blocks is not None:
+        own = means.blocks[:, chosen]
+        own = own - own.mean(axis=0)
+        cross = own.T @ own / (means.n - 1) / means.n
+        variance = np.diag(cross)[:, None] + np.diag(cross) - 2 * cross
+        freedom: float | Array = means.n - 1.0
+    else:
+        parts = means.variance[chosen]
+        variance = parts[:, None] + parts
+        smaller = parts**2 / (means.counts[chosen] - 1)
+        smaller = smaller[:, None] + smaller
+        freedom = np.divide(
+            variance**2, smaller, out=np.full_like(variance, 1e9), where=smaller > 0
+        )
+    reach = t_quantile(tail / (len(chosen) - 1), freedom) * np.sqrt(np.maximum(variance, 0.0))
+    np.fill_diagonal(reach, np.inf)
+    return [
+        one for one, beaten in zip(chosen, (ahead > reach).any(axis=0), strict=True) if not beaten
+    ]
 
 
 def _bias(means: Means, lists: Sequence[Sequence[int]], noise: Array) -> float:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +137,7 @@ def measure(case: Case, trials: int, seed: int = 0) -> Result:
             if case.world.step:
                 values = (values / case.world.step).round() * case.world.step
             judge = Judge(case.hypothesis, replace(drawn, values=values), rng)
-            judged = judge.verdict()
-            if judged.verdict == "not tested":
-                raise AssertionError(judged.sentence)
-            wrong[verdict] += judged.verdict == verdict
+            wrong[verdict] += _judged(judge) == verdict
             if verdict == "supported" and case.truth is not None:
                 interval = judge.bounds[0].interval()
                 covered += interval.low <= case.truth <= interval.high
@@ -153,6 +151,12 @@ def measure(case: Case, trials: int, seed: int = 0) -> Result:
         covered / trials if asked else math.nan,
         widths / trials if asked else math.nan,
     )
+
+
+def _judged(judge: Judge) -> str:
+    """The verdict without its words. Raises AssertionError where it cannot be tested."""
+    assert not judge.problem, judge.problem
+    return judge.ruling(partial(judge.compare, judge.confidence)).verdict
 
 
 # --- cases ---------------------------------------------------------------------------------------
@@ -368,7 +372,7 @@ def looks(
                 for look in range(1, count + 1):
                     there = total * look // count
                     part = Grid(drawn.arms, drawn.subset[:there], values[:there])
-                    found = Judge(one, part, rng).verdict().verdict
+                    found = _judged(Judge(one, part, rng))
                     if found == verdict or (not verdict and found != "inconclusive"):
                         break
                 else:
