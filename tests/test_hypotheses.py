@@ -7,7 +7,7 @@ import pytest
 from aba_core.adjustments import ADJUSTMENTS, PAIRS
 from analysis.results import SHIPPED, read_rows
 from analysis.studies import standard_study
-from analysis.study import CONFIRMING_SEED, Study
+from analysis.study import CONFIRMING_SEED, FRESH_SEED, Study
 
 
 def test_every_standard_hypothesis_is_about_arms_of_its_study():
