@@ -486,7 +486,8 @@ def main() -> None:
 
 def _numbered(number: int, only: str, trials: int) -> Result:
     """One case by its number: cases hold functions, which do not travel between processes."""
-    return measure([case for case in cases() if only in case.method][number], trials)
+    result = measure([case for case in cases() if only in case.method][number], trials)
+    return replace(result, case=replace(result.case, prepare=None))
 
 
 if __name__ == "__main__":
