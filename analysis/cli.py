@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,18 +188,17 @@ def run(
       aba run tension --dataset mnist --preset standard --device cuda
       aba run isolation --set strength=0.5 --seeds 10
       aba run my_study.yaml
-      aba run my_study.py
       aba run hypotheses --until decided --max-seeds 100
     """
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
-    options = {"device": device, "processes": processes, "engine": engine, "graphs": graphs}
+    options: dict[str, Any] = dict(device=device, processes=processes, engine=engine, graphs=graphs)
     if until is not None or max_seeds is not None:
         from analysis import additions
 
-        options["progress"] = terminal.bars()
-        complete = additions.add(declared, results, until, max_seeds, **options)
+        add = partial(additions.add, progress=terminal.bars(), **options)
+        complete = add(declared, results, until, max_seeds)
     else:
         complete = _run(declared, results, **options)
     if not complete:

@@ -240,7 +240,7 @@ class _Members:
     def single(self) -> _Members:
         return _Members(self.table[0], self.weights[0])
 
-    def of(self, rows: slice) -> _Members:
+    def part(self, rows: slice) -> _Members:
         return _Members(self.table[rows], self.weights[rows])
 
 
