@@ -54,7 +54,7 @@ def frozen(
     if selection.categories != 3:
         raise ValueError(f"selection is {selection}; needed: three categories, low middle high")
     sums: dict[tuple[int, float], Tensor] = {}
-    clean = torch.zeros(3, dtype=torch.float64)
+    clean = torch.zeros(3, dtype=torch.float64, device=split.y.device)
     with undisturbed(model, "eval"):
 
         def totals(x: Tensor, y: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def frozen(
             correct = (logits.argmax(1) == y).double()
             correct[~torch.isfinite(logits).all(1)] = float("nan")
             parts = (100.0 * correct, loss(logits, y).double(), score.double())
-            return torch.stack([part.sum() for part in parts]).cpu()
+            return torch.stack([part.sum() for part in parts])
 
         everyone = Draws.single(0, 0, len(split), split.y.device)
         done = 0

@@ -417,7 +417,7 @@ def _metrics(
     and test are classified correctly, where each has one class."""
     metrics: dict[str, Tensor] = {}
     correct: dict[str, Tensor] = {}
-    kept = torch.empty(0)
+    kept: list[Tensor] = []
     # Whatever the training's precision is: on CUDA, PyTorch's own is lower.
     full = products_in("full", setting.device)
     with full, replicas.undisturbed("eval") as evaluated:
@@ -425,12 +425,12 @@ def _metrics(
         for name in ("validation", "test", "train"):
             split = getattr(setting.splits, name)
             logits = stacked_logits(forward, split, replicas.parameters.dtype)
-            kept = logits if name == "validation" else kept
+            kept += [logits] if name == "validation" else []
             values = setting.measure(logits, split.y)
             metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
             if setting.task.name == "multiclass" and split.y.dim() == 1 and name != "train":
                 correct[name] = logits.argmax(-1) == split.y
-    return metrics, kept, correct
+    return metrics, kept[0], correct
 
 
 def _record(

@@ -4,9 +4,8 @@ errors come at once."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,6 @@ import typer
 from analysis import terminal, toolkit_version
 
 if TYPE_CHECKING:
-    from analysis.reports import Outcome
     from analysis.study import Study
 
 app = typer.Typer(
@@ -197,8 +195,8 @@ def run(
     if until is not None or max_seeds is not None:
         from analysis import additions
 
-        add = partial(additions.add, progress=terminal.bars(), **options)
-        complete = add(declared, results, until, max_seeds)
+        options["progress"] = terminal.bars()
+        complete = additions.add(declared, results, until, max_seeds, **options)
     else:
         complete = _run(declared, results, **options)
     if not complete:
@@ -375,57 +373,17 @@ def report(
             terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
-    if _report(notebooks or [], results, out, format, given, variants, jobs, force):
+    if terminal.report(
+        notebooks or [],
+        results,
+        out,
+        given,
+        format=format,
+        variants=variants,
+        jobs=jobs,
+        force=force,
+    ):
         raise typer.Exit(1)
-
-
-def _report(
-    names: list[str],
-    results: Path,
-    out: Path,
-    format: str,
-    given: Mapping[str, object],
-    variants: Sequence[Mapping[str, object]] = ({},),
-    jobs: int = 2,
-    force: bool = False,
-) -> int:
-    """Run a batch, say what comes of it; the number of reports that failed."""
-    from tqdm import tqdm
-
-    from analysis import reports
-
-    bar = tqdm(unit="report", disable=not sys.stderr.isatty(), leave=False)
-
-    def start(total: int) -> None:
-        bar.total = total
-        bar.refresh()
-
-    def say(outcome: Outcome) -> None:
-        bar.update()
-        line = f"{outcome.files[-1]} ({outcome.seconds:.0f} s)"
-        if outcome.error:
-            line = f"aba: {outcome.stem}: {outcome.error}"
-        with tqdm.external_write_mode():
-            print(line, file=sys.stderr if outcome.error else sys.stdout, flush=True)
-
-    try:
-        outcomes = reports.report(
-            names,
-            given,
-            out,
-            (str(format),),
-            jobs,
-            say,
-            variants=variants,
-            usual={"results": str(results.resolve()), "dataset": "digits"},
-            force=force,
-            started=start,
-        )
-    finally:
-        bar.close()
-    if len(outcomes) > 1:
-        terminal.print_outcomes(outcomes)
-    return sum(outcome.status != "finished" for outcome in outcomes)
 
 
 @app.command("figures")
@@ -538,8 +496,42 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command("claims")
+def claims_(
+    results: Results = Path("results"),
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set; repeatable.  [default: all there are]"),
+    ] = None,
+    metric: Metric = "validation_accuracy",
+    confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+    ] = False,
+) -> None:
+    """What the results say of each of the 36 published claims.
+
+    A claim has a verdict on each data set that has its deciding comparisons, on validation and
+    on test. One without says why, and which command would decide it.
+
+    \b
+    Examples:
+      aba claims --results data/results
+      aba claims --dataset digits --csv > claims.csv
+    """
+    from analysis import claims, exhibits, tables
+
+    ledger = claims.ledger(results, dataset or (), exhibits.Look(metric, confidence))
+    if csv:
+        print(tables.csv_text(ledger), end="")
+    else:
+        terminal.print_ledger(
+            claims.sentences(ledger), claims.printable(ledger), claims.undecided(ledger)
+        )
+
+
 # What these read takes far longer than the demo: their reports show the results that are shipped.
-OF_SHIPPED = ("06_hypotheses", "07_mechanism", "08_variability")
+OF_SHIPPED = ("00_claims", "06_hypotheses", "07_mechanism", "08_variability")
 
 
 @app.command()
@@ -561,8 +553,8 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     for name in ("isolation", "tension", "frozen"):
         _run(standard_study(name, "digits", "quick"), results)
     names = [name for name in reports.notebooks() if name not in OF_SHIPPED]
-    failed = _report(names, results, out, Format.html, {}, force=True)
-    failed += _report(list(OF_SHIPPED), SHIPPED, out, Format.html, {}, force=True)
+    failed = terminal.report(names, results, out, {}, force=True)
+    failed += terminal.report(list(OF_SHIPPED), SHIPPED, out, {}, force=True)
     if failed:
         raise typer.Exit(1)
     print(

@@ -6,7 +6,7 @@ import errno
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ import typer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pandas as pd
 
     from analysis import design
     from analysis.exhibits import Exhibit, Exported
@@ -45,6 +47,23 @@ def print_exhibits(sentences: Iterable[str], shown: Iterable[Exhibit]) -> None:
         print_table(tuple(table.columns), list(table.itertuples(index=False, name=None)))
 
 
+def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataFrame) -> None:
+    """Each claim with its verdicts below it. From `claims.printable` and `claims.undecided`."""
+    for claim, rows in decided.groupby("claim", sort=False):
+        print(claim)
+        for row in rows.to_dict("records"):
+            effect = f" {row['effect']} points, n = {row['n']}" if row["effect"] else ""
+            test = f"; test: {row['test']}" if row["test"] else ""
+            print(f"    {row['data set']}, {row['comparison']}: {row['verdict']}{effect}{test}")
+    for claim, rows in rest.groupby("claim", sort=False):
+        print(claim)
+        for row in rows.to_dict("records"):
+            where = f"{row['data set']}: " if row["data set"] else ""
+            print(f"    {where}not tested. {row['why not']}")
+    print()
+    print("\n".join(sentences))
+
+
 def print_exported(done: Exported) -> None:
     """What an export leaves to say: what is incomplete, not there, or refused."""
     for note in done.notes:
@@ -64,6 +83,50 @@ def print_findings(results: Path, findings: Findings, taken_in: Iterable[str]) -
     for line in findings.problems:
         print(line)
     print(f"{results}: {findings.files} files with {findings.runs} runs are as they were written")
+
+
+def report(
+    names: list[str], results: Path, out: Path, given: Mapping[str, object], **options: Any
+) -> int:
+    """Run a batch of notebooks and say what comes of it; the number of reports that failed.
+
+    options: of `reports.report`; "format" is what is written for each, by default a page.
+    """
+    from tqdm import tqdm
+
+    from analysis import reports
+
+    bar = tqdm(unit="report", disable=not sys.stderr.isatty(), leave=False)
+
+    def start(total: int) -> None:
+        bar.total = total
+        bar.refresh()
+
+    def say(outcome: Outcome) -> None:
+        bar.update()
+        line = f"{outcome.files[-1]} ({outcome.seconds:.0f} s)"
+        if outcome.error:
+            line = f"aba: {outcome.stem}: {outcome.error}"
+        with tqdm.external_write_mode():
+            print(line, file=sys.stderr if outcome.error else sys.stdout, flush=True)
+
+    try:
+        outcomes = reports.report(
+            names,
+            given,
+            out,
+            (str(options.pop("format", "html")),),
+            options.pop("jobs", 2),
+            say,
+            usual={"results": str(results.resolve()), "dataset": "digits"},
+            started=start,
+            **options,
+        )
+    finally:
+        bar.close()
+    if len(outcomes) > 1:
+        print_outcomes(outcomes)
+    return sum(outcome.status != "finished" for outcome in outcomes)
 
 
 def print_outcomes(outcomes: Iterable[Outcome]) -> None:

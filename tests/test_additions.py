@@ -28,7 +28,7 @@ def study(margin: float = 0.5, **changes) -> Study:
 def test_subsets_are_added_until_every_verdict_is_reached(tmp_path):
     said: list[str] = []
     assert additions.add(
-        study(margin=60.0), tmp_path, "decided", 10, said.append, engine=here, device="cpu"
+        study(margin=60.0), tmp_path, "decided", 10, say=said.append, engine=here, device="cpu"
     )
     looks = [line for line in said if line.startswith("look")]
     assert looks[-1].endswith("every verdict is reached") and len(looks) < 5

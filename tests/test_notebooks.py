@@ -17,6 +17,7 @@ from analysis.studies import standard_study
 pytestmark = pytest.mark.xdist_group("notebooks")
 NAMES = reports.notebooks()
 FIGURES = {
+    "00_claims": {"claims"},
     "01_adjustments": {"one-sample", "all-adjustments", "measured-groups", "explorer"},
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
@@ -37,6 +38,7 @@ FIGURES = {
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
+    "00_claims": {"claims", "claims-open"},
     "01_adjustments": {"adjustments", "measured-groups"},
     "02_isolation": {"isolation", "groups", "association", "published-order"},
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
@@ -56,18 +58,18 @@ STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
     *("mechanism", "variability", "variability-linear"),
 )
-# These read no results: they train on data of their own, and take no data set by name.
-WITHOUT_RESULTS = {"09_your_own"}
+# These take no data set by name: what they export is named for their own data, or for all.
+NAMED = {"00_claims": "all", "09_your_own": "own"}
 
 
 def stem(name: str) -> str:
     """What a notebook's report is called when all are run with the default data set."""
-    return name if name in WITHOUT_RESULTS else f"{name}-digits"
+    return name if name in NAMED else f"{name}-digits"
 
 
 def shown(stem: str) -> str:
     """The name that a figure or table was exported under, without the data set's."""
-    return stem.removesuffix("-digits").removesuffix("-own")
+    return stem.removesuffix("-digits").removesuffix("-own").removesuffix("-all")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def test_a_notebook_is_short(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_has_one_parameters_cell_that_its_page_checks(name: str) -> None:
     parameters = reports.parameters_of(name)
-    needed = set() if name in WITHOUT_RESULTS else {"results", "dataset", "preset"}
+    needed = set() if name in NAMED else {"results", "dataset", "preset"}
     assert needed | {"confidence", "seed", "out"} <= set(parameters)
     assert parameters["out"].default == ""
     assert all(parameter.help for parameter in parameters.values())
@@ -175,7 +177,7 @@ def test_figures_and_tables_are_exported(
     reported: tuple[Path, dict[str, Outcome]], name: str
 ) -> None:
     out, _ = reported
-    dataset = "own" if name in WITHOUT_RESULTS else "digits"
+    dataset = NAMED.get(name, "digits")
     for figure in FIGURES[name]:
         for ending in ("pdf", "svg", "png"):
             assert (out / "figures" / f"{figure}-{dataset}.{ending}").stat().st_size > 1000

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aba_core.methods.base import At, Method, column
+from aba_core.methods.base import At, Method
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class SAM(Method):
     def gradient(self, at: At, parameters: Tensor) -> tuple:
         losses, gradient = at(parameters)
         length = gradient.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        _, sharp = at(parameters + column(self.rho, gradient) * gradient / length)
+        _, sharp = at(parameters + (self.rho * gradient / length).to(parameters.dtype))
         return losses, sharp

@@ -34,8 +34,8 @@ class Page:
     results may stand in for a study that is lacking; not so once a study is loaded.
     """
 
-    dataset: str
     results: Path
+    dataset: str = ""  # "" for what is about all of them
     preset: str = ""
     metric: str = "validation_accuracy"
     confidence: float = 0.95
@@ -79,11 +79,7 @@ class Page:
                 loaded = results.load(results.SHIPPED, study, self.dataset, self.preset)
             except results.ResultsError:
                 raise lacking from None
-            self._show(
-                f"No {study} study on {self.dataset} in {USUAL_RESULTS}/: these are the shipped "
-                "results."
-            )
-            self.results = results.SHIPPED
+            self.turn_to_shipped(f"No {study} study on {self.dataset} in {USUAL_RESULTS}/")
         self.or_shipped = False
         self.look.check(loaded)
         note = loaded.declaration.study.note
@@ -95,6 +91,16 @@ class Page:
             tail = f" and {more} more" if more > 0 else ""
             self._show(f"**{len(loaded.missing)} runs are missing:** {shown}{tail}.")
         return loaded
+
+    def turn_to_shipped(self, reason: str) -> bool:
+        """Show the shipped results from here on, and say so; not where somebody named a folder."""
+        from analysis.results import SHIPPED
+
+        if not self.or_shipped:
+            return False
+        self._show(f"{reason}: these are the shipped results.")
+        self.results, self.or_shipped = SHIPPED, False
+        return True
 
     def load_if_there(self, study: str, otherwise: str = "") -> StudyResult | None:
         """`load`, or None for a study that a notebook can do without; the shipped results do not
@@ -119,16 +125,22 @@ class Page:
         if text:
             self._show(text)
 
-    def show(self, exhibit: Exhibit, zoom: float = 1.4, seeds: pd.DataFrame | None = None) -> None:
+    def show(
+        self,
+        exhibit: Exhibit,
+        zoom: float = 1.4,
+        seeds: pd.DataFrame | None = None,
+        command: str = "",
+    ) -> None:
         """Show a standard figure or table of `exhibits`; export it with its data and caption.
 
-        seeds: as in `table`.
+        seeds: as in `table`. command: the one that makes it, by default that of the data set.
         """
         from analysis import exhibits
 
         figure = exhibits.draw(exhibit) if exhibit.draw is not None else None
         if self.out is not None:
-            command = exhibits.command(
+            command = command or exhibits.command(
                 shortened(str(self.results)),
                 self.dataset,
                 self.look,
@@ -234,6 +246,7 @@ def page(**parameters: Any) -> Page:
     return Page(**fields)
 
 
+_WRAPPED_FROM = 48  # characters of a cell
 _NUMBER = re.compile(r"[−<]?\d[\d.]*( \[.*\])?|–")
 
 
@@ -243,7 +256,12 @@ def html_table(shown: pd.DataFrame) -> str:
     from analysis.interactive import SYMBOLS
 
     right = [all(_NUMBER.fullmatch(cell) for cell in shown[name]) for name in shown.columns]
-    align = [' style="text-align: right"' if r else ' style="text-align: left"' for r in right]
+    wordy = [any(len(cell) > _WRAPPED_FROM for cell in shown[name]) for name in shown.columns]
+    align = [
+        f' style="text-align: {"right" if r else "left"}'
+        f'{"; white-space: normal; min-width: 12rem; overflow-wrap: anywhere" if w else ""}"'
+        for r, w in zip(right, wordy, strict=True)
+    ]
 
     def cell(text: str, style: str) -> str:
         safe = html.escape(text)

@@ -68,6 +68,7 @@ def make_study(
                 "seconds": 1.0,
                 "status": "finished" if finished else "diverged",
                 "key": key,
+                "finished_at": "2030-01-01T00:00:00+00:00",  # after it was declared
                 "chunk": study.name,
             }
             for row in (

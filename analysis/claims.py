@@ -1,0 +1,322 @@
+"""The ledger of published claims: what the results of a folder say of each, on each data set.
+
+    data/reference/claims.csv (what was claimed) + claims.yaml (what decides it) + results → ledger
+
+A claim is decided by hypotheses, found by name in whatever study declares them. Each is judged on
+validation, by which it was planned, and again on test. A claim that results do not decide says why
+and which command would; one that is exact arithmetic names the tests that show it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis import exhibits, figures, rules
+from analysis import results as store
+from analysis.exhibits import Exhibit, Look
+from analysis.reference import REFERENCE
+from analysis.reports.pages import shortened
+from analysis.results import ResultsError
+from analysis.rules import Verdict
+from analysis.tables import interval_text
+
+OPEN, EXACT = "not tested", "exact"
+METRICS = ("validation_accuracy", "test_accuracy")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published claim and what decides it here.
+
+    hypotheses: names of declared hypotheses. run: the command that makes their results, with
+    {dataset}. exact: tests, as "tests/test_x.py::test_y", where it holds by arithmetic. untested:
+    why nothing here decides it.
+    """
+
+    id: str
+    section: str
+    text: str
+    note: str
+    hypotheses: tuple[str, ...] = ()
+    run: str = ""
+    exact: tuple[str, ...] = ()
+    untested: str = ""
+
+
+@lru_cache(maxsize=1)
+def claims() -> tuple[Claim, ...]:
+    """The published claims in their order. Source: the slides, by data/reference/claims.csv."""
+    published = pd.read_csv(REFERENCE / "claims.csv", keep_default_na=False)
+    text = resources.files("analysis").joinpath("claims.yaml").read_text(encoding="utf-8")
+    decided: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return tuple(
+        Claim(
+            row["id"],
+            row["slides_section"],
+            row["claim"],
+            row["note"],
+            tuple(decided[row["id"]].get("hypotheses", ())),
+            decided[row["id"]].get("run", ""),
+            tuple(decided[row["id"]].get("exact", ())),
+            decided[row["id"]].get("untested", ""),
+        )
+        for row in published.to_dict("records")
+    )
+
+
+def judged(
+    results: Path | str, dataset: str, look: Look
+) -> dict[str, list[tuple[str, Verdict, Verdict | None]]]:
+    """{hypothesis: (study, verdict by the look's metric, verdict on test)} on one data set.
+
+    A hypothesis that several studies declare has one entry for each, the latest declared first.
+    """
+    from analysis.studies import frozen
+
+    try:
+        groups = frozen.measured_groups(store.load(results, "frozen", dataset))
+    except ResultsError:
+        groups = None
+    entries: dict[str, list[tuple[str, Verdict, Verdict | None]]] = {}
+    for name in exhibits.studies_by_dataset(results).get(dataset, []):
+        study = store.load(results, name, dataset)
+        if not study.declaration.study.hypotheses or study.frame.empty:
+            continue
+        by_metric = {
+            metric: rules.test_all(
+                study, look.rng(), metric=metric, confidence=look.confidence, measured=groups
+            )
+            for metric in dict.fromkeys((look.metric, METRICS[1]))
+            if metric in study.frame and study.frame[metric].notna().any()
+        }
+        main = by_metric.get(look.metric, [])
+        on_test = by_metric.get(METRICS[1], [None] * len(main))
+        for verdict, tested in zip(main, on_test, strict=True):
+            entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
+    return entries
+
+
+def ledger(
+    results: Path | str, datasets: Sequence[str] = (), look: Look | None = None
+) -> pd.DataFrame:
+    """One row for each claim, data set and hypothesis that decides it.
+
+    Columns: claim, section, text; dataset ("" for what no data decide); hypothesis, study; verdict,
+    "not tested" or "exact"; comparison, estimate (points) with interval, n, scope; test_verdict,
+    test_estimate with interval; declared; reason: why it is not tested and with which command it
+    would be, or the tests of what is exact. Raises ResultsError for a data set without results.
+    """
+    look = look or Look()
+    present = exhibits.studies_by_dataset(results)
+    for name in datasets:
+        if name not in present:
+            known = ", ".join(present) or "none"
+            raise ResultsError(f"no studies on {name} in {results}; there: {known}")
+    verdicts = {name: judged(results, name, look) for name in datasets or present}
+    rows: list[dict[str, Any]] = []
+    for claim in claims():
+        of_claim = {"claim": claim.id, "section": claim.section, "text": claim.text}
+        found = [
+            {**of_claim, "dataset": dataset, **_row(study, verdict, tested)}
+            for dataset, entries in verdicts.items()
+            for name in claim.hypotheses
+            for study, verdict, tested in entries.get(name, [])
+        ]
+        rows += found or [{**of_claim, "dataset": "", **_open(claim)}]
+    return pd.DataFrame(rows)
+
+
+def _row(study: str, verdict: Verdict, tested: Verdict | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "hypothesis": verdict.hypothesis.name,
+        "statement": verdict.hypothesis.statement,
+        "study": study,
+        "verdict": verdict.verdict,
+        "margin": verdict.hypothesis.margin,
+        "declared": verdict.declared,
+        "reason": "",
+    }
+    if verdict.verdict == OPEN:
+        return {**row, "reason": verdict.sentence.partition("Not tested: ")[2]}
+    for prefix, one in (("", verdict), ("test_", tested)):
+        if one is None or one.verdict == OPEN:
+            continue
+        row[f"{prefix}verdict"] = one.verdict
+        for end in ("", "_low", "_high"):
+            row[f"{prefix}estimate{end}"] = one.decisive[f"estimate{end}"]
+    for name, column in (("comparison", "label"), ("n", "n"), ("scope", "scope")):
+        row[name] = verdict.decisive.get(column, "")
+    return row
+
+
+def _open(claim: Claim) -> dict[str, Any]:
+    if claim.exact:
+        return {"verdict": EXACT, "reason": f"Shown by {' and '.join(claim.exact)}."}
+    reason = claim.untested or "No results here."
+    return {"verdict": OPEN, "reason": f"{reason} Run: {claim.run}." if claim.run else reason}
+
+
+# --- shown ---------------------------------------------------------------------------------------
+
+LOOKS = {
+    "supported": ("#0072B2", "o"),
+    "refuted": ("#D55E00", "X"),
+    "inconclusive": ("#7A7A7A", "D"),
+    EXACT: ("#000000", "*"),
+}
+UNTESTED = ("0.7", "_")
+
+
+def decided(table: pd.DataFrame) -> int:
+    """How many claims have a verdict. 0 without results, though some claims need none."""
+    with_verdict = table.loc[~table["verdict"].isin([OPEN]), ["claim", "verdict"]]
+    return with_verdict["claim"].nunique() if (with_verdict["verdict"] != EXACT).any() else 0
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """How many claims are decided, and how they fall on each data set."""
+    every = table["claim"].nunique()
+    lines = [f"{decided(table)} of {every} published claims have a verdict here."]
+    for dataset, rows in table[table["dataset"] != ""].groupby("dataset", sort=False):
+        counts = rows["verdict"].value_counts()
+        parts = [f"{counts[name]} {name}" for name in LOOKS if name in counts]
+        reversed_ = int(((rows["verdict"] == "refuted") & (rows["estimate_high"] < 0)).sum())
+        harm = f", {reversed_} of them reversed" if reversed_ else ""
+        lines.append(f"On {dataset}: {', '.join(parts)}{harm}.")
+    return lines
+
+
+def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Claims down, data sets across: the verdict on each deciding hypothesis, one mark each.
+
+    table: from `ledger`. Filled: validation; below it, smaller: test. A dash: not tested.
+    """
+    names = list(dict.fromkeys(table["claim"]))
+    datasets = [name for name in dict.fromkeys(table["dataset"]) if name]
+    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, ledger_height(table))
+    text, width, marker = figures.sizes(ax)
+    columns = {name: 1.0 * place for place, name in enumerate(datasets)}
+    for y, claim in enumerate(reversed(names)):
+        rows = table[table["claim"] == claim]
+        ax.axhline(y, color="0.92", lw=0.5 * width, zorder=-2)
+        for dataset, x in columns.items():
+            shown = rows[rows["dataset"] == dataset]
+            if shown.empty:
+                colour, symbol = LOOKS.get(rows["verdict"].iloc[0], UNTESTED)
+                ax.plot(x, y, symbol, color=colour, ms=0.8 * marker)
+            for step, (_, row) in enumerate(shown.iterrows()):
+                at = x + 0.13 * (step - (len(shown) - 1) / 2)
+                for kind, size, down in (("verdict", 0.8, 0.12), ("test_verdict", 0.5, -0.25)):
+                    colour, symbol = LOOKS.get(str(row.get(kind)), UNTESTED)
+                    ax.plot(at, y + down, symbol, color=colour, ms=size * marker, mew=0.6 * width)
+    labels = dict(zip(table["claim"], table["text"], strict=True))
+    across = 0.5 * figures.panel_size(ax)[0]
+    size = 0.8 * text
+    lines = [figures.wrapped(f"{name} {labels[name]}", across, size, 2) for name in names]
+    ax.set_yticks(range(len(names) - 1, -1, -1), lines)
+    ax.tick_params(axis="both", length=0)
+    ax.tick_params(axis="y", labelsize=size)
+    ax.set_xticks(list(columns.values()), list(columns))
+    ax.xaxis.tick_top()
+    ax.set_xlim(-0.5, max(len(datasets), 1) - 0.5)
+    ax.set_ylim(-0.7, len(names) - 0.3)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    handles: list[Any] = [
+        Line2D([], [], ls="", color=colour, marker=symbol, ms=0.8 * marker, label=verdict)
+        for verdict, (colour, symbol) in LOOKS.items()
+    ]
+    colour, symbol = UNTESTED
+    handles.append(Line2D([], [], ls="", color=colour, marker=symbol, ms=marker, label=OPEN))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.3, -0.005), ncols=5)
+    return ax
+
+
+def ledger_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `ledger_plot` can name every claim in two lines."""
+    return 22.0 + 6.2 * table["claim"].nunique()
+
+
+def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
+    """The ledger as a figure, the table of what is decided, and that of what is not."""
+    level = f"{100 * look.confidence:g} %"
+    facts = {"dataset": "all", "interval": level}
+    note = (
+        f"{look.label}; below each mark, smaller, the verdict on test. One mark for each "
+        "hypothesis that decides the claim; a dash: not tested."
+    )
+
+    def draw(width: str) -> Any:
+        axes = figures.sized_axes(width, ledger_height(table))
+        return figures.figure_of(ledger_plot(table, axes))
+
+    title = "The published claims and what the results say of them"
+    words = f"{look.label}, estimates in points with {level} intervals; test beside validation."
+    rest = "Claims that no results decide yet"
+    why = "Why, and the command that would decide them."
+    return (
+        Exhibit("claims", title, table, f"{title}. {note}", facts, note, draw, "double"),
+        Exhibit("claims", title, printable(table), f"{title}. {words}", facts, words),
+        Exhibit("claims-open", rest, undecided(table), f"{rest}. {why}", facts, why),
+    )
+
+
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    """What is decided, as text: claim, data set, comparison, verdict, effect, n, test."""
+    rows = []
+    for row in table[~table["verdict"].isin([OPEN])].to_dict("records"):
+        exact = row["verdict"] == EXACT
+        tested = row.get("test_verdict")
+        rows.append(
+            {
+                "claim": f"{row['claim']} {row['text']}",
+                "data set": "any" if exact else row["dataset"],
+                "comparison": row["reason"] if exact else row["comparison"],
+                "verdict": row["verdict"],
+                "effect": _effect(row, ""),
+                "n": "" if exact else f"{int(row['n'])}",
+                "test": f"{tested} {_effect(row, 'test_')}" if isinstance(tested, str) else "",
+            }
+        )
+    return pd.DataFrame(
+        rows, columns=["claim", "data set", "comparison", "verdict", "effect", "n", "test"]
+    )
+
+
+def _effect(row: Mapping[Any, Any], prefix: str) -> str:
+    values = [row.get(f"{prefix}estimate{end}", np.nan) for end in ("", "_low", "_high")]
+    return interval_text(*values) if np.isfinite(values[0]) else ""
+
+
+def undecided(table: pd.DataFrame) -> pd.DataFrame:
+    """What is not decided, as text: claim, data set where only one lacks it, why not."""
+    rows = table[table["verdict"] == OPEN]
+    return pd.DataFrame(
+        {
+            "claim": rows["claim"] + " " + rows["text"],
+            "data set": rows["dataset"],
+            "why not": rows["reason"],
+        }
+    ).reset_index(drop=True)
+
+
+def command(results: Path | str, look: Look) -> str:
+    """The command line that prints the ledger."""
+    words = ["aba", "claims", "--results", shortened(str(results))]
+    usual = Look()
+    for name in ("metric", "confidence"):
+        if getattr(look, name) != getattr(usual, name):
+            words += [f"--{name}", str(getattr(look, name))]
+    return shlex.join(words)

@@ -1,0 +1,112 @@
+"""The ledger of published claims: every claim has an entry, and says what the results say."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from oracles.made_results import make_study
+
+from analysis import claims, exhibits, rules
+from analysis import results as store
+from analysis.exhibits import Look
+from analysis.results import ResultsError
+from analysis.studies import STANDARD, standard_study
+
+ROOT = Path(__file__).parent.parent
+
+
+def mean_of(arm: str) -> float:
+    return 95.0 if arm == "All" else 90.0 if arm == "Vanilla" else 92.0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    study = standard_study("hypotheses").model_copy(update={"seeds": tuple(range(6))})
+    make_study(folder, study, mean=mean_of)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ledger(results):
+    return claims.ledger(results)
+
+
+def test_every_published_claim_has_an_entry_that_says_what_decides_it():
+    known = claims.claims()
+    assert [claim.id for claim in known] == [f"C{n:02}" for n in range(1, 37)]
+    for claim in known:
+        ways = bool(claim.hypotheses) + bool(claim.exact) + bool(claim.untested)
+        assert ways == 1, claim.id
+        assert not claim.hypotheses or claim.run.startswith("aba run "), claim.id
+
+
+def test_claims_name_hypotheses_that_a_standard_study_declares():
+    declared = {h.name for name in STANDARD for h in standard_study(name).hypotheses}
+    named = {name for claim in claims.claims() for name in claim.hypotheses}
+    assert named <= declared
+
+
+def test_claims_that_are_exact_name_tests_that_exist():
+    for test in [test for claim in claims.claims() for test in claim.exact]:
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_a_claim_has_the_verdict_of_its_hypotheses(results, ledger):
+    study = store.load(results, "hypotheses", "digits")
+    verdicts = {one.hypothesis.name: one for one in rules.test_all(study, Look().rng())}
+    rows = ledger[ledger["dataset"] == "digits"].set_index(["claim", "hypothesis"])
+    row = rows.loc["C01", "augmentation-helps"]
+    assert row["verdict"] == "supported" == verdicts["augmentation-helps"].verdict
+    assert row["estimate"] == pytest.approx(5.0, abs=1.0)
+    assert row["estimate_low"] == verdicts["augmentation-helps"].decisive["estimate_low"]
+    middle = rows.loc["C18", "middle-helps"]
+    assert middle["verdict"] == verdicts["middle-helps"].verdict
+
+
+def test_both_metrics_are_told(ledger):
+    row = ledger[(ledger["claim"] == "C01") & (ledger["dataset"] == "digits")].iloc[0]
+    assert row["test_verdict"] == "supported"
+    assert row["test_estimate"] != row["estimate"]
+
+
+def test_a_claim_without_results_says_why_and_with_which_command(ledger):
+    row = ledger[ledger["claim"] == "C14"].iloc[0]
+    assert (row["verdict"], row["dataset"]) == ("not tested", "")
+    assert row["reason"] == "No results here. Run: aba run sets --dataset DATASET."
+    of_groups = ledger[ledger["hypothesis"] == "group-order-measured"].iloc[0]
+    assert of_groups["reason"].startswith("needs the frozen study")
+
+
+def test_sentences_count_what_stands_in_the_ledger(ledger):
+    first, *others = claims.sentences(ledger)
+    assert first.startswith(f"{claims.decided(ledger)} of 36 published claims")
+    supported = int((ledger["verdict"] == "supported").sum())
+    assert f"On digits: {supported} supported" in others[0]
+    assert claims.decided(claims.ledger(Path("nowhere"))) == 0
+
+
+def test_the_figure_has_a_mark_for_every_verdict(ledger):
+    ax = claims.ledger_plot(ledger)
+    drawn = sum(line.get_marker() in "oXD*" for line in ax.lines)
+    with_verdict = ledger["verdict"].isin(list(claims.LOOKS))
+    assert drawn == with_verdict.sum() + ledger["test_verdict"].isin(list(claims.LOOKS)).sum()
+    plt.close("all")
+
+
+def test_the_ledger_is_written_with_its_caption(ledger, tmp_path):
+    for exhibit in claims.shown(ledger, Look()):
+        files = exhibits.write(exhibit, tmp_path, command=claims.command("results", Look()))
+        assert all(file.is_file() for file in files)
+    written = [
+        pd.read_csv(tmp_path / "tables" / f"{name}-all.csv")["claim"]
+        for name in ("claims", "claims-open")
+    ]
+    assert {text[:3] for part in written for text in part} == {c.id for c in claims.claims()}
+
+
+def test_a_data_set_without_results_is_named(results):
+    with pytest.raises(ResultsError, match="no studies on mnist.*there: digits"):
+        claims.ledger(results, ["mnist"])

@@ -1,0 +1,121 @@
+"""A training step never leaves the device that it runs on: no value is asked for, no tensor is
+made on the CPU, nothing is drawn from PyTorch's generators. So a GPU can record it.
+
+Tried without a GPU, on the meta device under a watcher (`oracles.watched_device`).
+"""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from oracles.watched_device import ForbiddenOnDevice, Watcher
+
+from aba_core import Arm, TrainConfig, steps
+from aba_core import training as core
+from aba_core.arms import METHODS
+from aba_core.replicas import Replicas
+
+CONFIG = TrainConfig(batch_size=6, epochs=2, optimizer="adam", schedule="cosine")
+FIELDS = {"aba": {"adjustments": "all"}}
+
+
+@pytest.fixture(autouse=True)
+def without_autocast(monkeypatch):
+    """Which the meta device does not have."""
+    for module in (steps, core):
+        monkeypatch.setattr(module, "products_in", lambda *_: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+
+
+def on_meta(replicas: Replicas) -> Replicas:
+    return Replicas(
+        replicas.template.to("meta"),
+        replicas.parameters.to("meta"),
+        {name: buffer.to("meta") for name, buffer in replicas.buffers.items()},
+        replicas.together,
+        {name: mask.to("meta") for name, mask in replicas.masks.items()},
+        replicas.habits,
+    )
+
+
+def meta_step(config, arms, splits, parts=False):
+    """The step that `train` would take on another device; parts: and the setting it is of."""
+    members = core._members(config, arms, [0, 1])
+    task = core.task_of(splits.task)
+    setting = core._Setting(
+        config, splits, core.builder(config, splits), task, task.loss, "cpu", "", False, False, None
+    )
+    replicas, setting = core._started(setting, members)
+    setting = replace(setting, device="meta", splits=splits.to("meta"))
+    seeds = {
+        name: torch.tensor([[member.seeds[name]] for member in members], device="meta")
+        for name in members[0].seeds
+    }
+    step = core._step(setting, members, on_meta(replicas), seeds)
+    step.set(0, torch.zeros(len(members), config.batch_size, dtype=torch.int64, device="meta"))
+    step()  # what is kept from the first step on is made before a recording
+    return (step, setting) if parts else step
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "mlp"])
+@pytest.mark.parametrize("kind", ["vanilla", *METHODS])
+def test_a_step_with_each_method_stays_on_its_device(kind, model, tiny_splits):
+    method = "vanilla" if kind == "vanilla" else {"kind": kind, **FIELDS.get(kind, {})}
+    step = meta_step(replace(CONFIG, model=model), [Arm("arm", method)], tiny_splits)
+    with Watcher() as watcher:
+        step()
+    assert watcher.operations > 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_norm": True},
+        {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-3},
+        {"dtype": "float64"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_step_in_each_configuration_stays_on_its_device(changes, tiny_splits):
+    arm = Arm("all", {"kind": "aba", "adjustments": "all", "strength": 0.5, "target": "loss"})
+    step = meta_step(replace(CONFIG, **changes), [arm], tiny_splits)
+    with Watcher() as watcher:
+        step()
+    assert watcher.operations > 20
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_metrics_stay_on_their_device(soft, tiny_splits):
+    """Those of classes; others go through scikit-learn, on the CPU, when training is over."""
+    step, setting = meta_step(CONFIG, [Arm("vanilla")], tiny_splits, parts=True)
+    if soft:
+        splits = setting.splits
+        parts = {
+            name: replace(
+                getattr(splits, name), y=torch.zeros(len(getattr(splits, name)), 3, device="meta")
+            )
+            for name in ("train", "validation", "test")
+        }
+        setting = replace(setting, splits=replace(splits, **parts))
+    with Watcher():
+        metrics, logits = core._metrics(step.replicas, setting)
+    assert logits.device.type == "meta"
+    assert {values.device.type for values in metrics.values()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x + torch.zeros(3),
+        lambda x: torch.tensor([1.0, 2.0, 3.0], device="meta") + x,
+        lambda x: torch.rand_like(x),
+        lambda x: x.nonzero(),
+    ],
+    ids=["item", "mask", "host tensor", "upload", "draw", "nonzero"],
+)
+def test_the_watcher_fails_on_what_cannot_be_recorded(forbidden):
+    with pytest.raises((ForbiddenOnDevice, RuntimeError, NotImplementedError)), Watcher():
+        forbidden(torch.zeros(3, device="meta"))
