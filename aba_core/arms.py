@@ -355,7 +355,7 @@ class Arm:
 
     def trained_with(self, config: Mapping[str, Any]) -> Arm:
         """The same arm, fields of its training changed."""
-        return replace(self, config={**dict(self.config), **config})
+        return replace(self, config=tuple({**dict(self.config), **config}.items()))
 
     def renamed(self, name: str) -> Arm:
         """The same arm under another name."""

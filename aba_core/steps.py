@@ -158,7 +158,7 @@ def losses_and_gradient(
     with replicas.mode(training=True):
         for rows, parameters, forward in replicas.passes(x, differentiable=True):
             logits = forward(x[rows]).to(parameters[0].dtype)
-            objective = partial(method.of(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
+            objective = partial(method.part(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
             losses.append(objective(logits, labels[rows]).mean(1))
             # A parameter without influence has gradient 0.
             pieces = torch.autograd.grad(

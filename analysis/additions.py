@@ -91,6 +91,7 @@ def add(
     results: Path,
     until: str | None,
     most: int | None,
+    *,
     say: Callable[[str], object] = print,
     **options: Any,
 ) -> bool:

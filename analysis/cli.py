@@ -186,13 +186,12 @@ def run(
       aba run tension --dataset mnist --preset standard --device cuda
       aba run isolation --set strength=0.5 --seeds 10
       aba run my_study.yaml
-      aba run my_study.py
       aba run hypotheses --until decided --max-seeds 100
     """
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
-    options = {"device": device, "processes": processes, "engine": engine, "graphs": graphs}
+    options: dict[str, Any] = dict(device=device, processes=processes, engine=engine, graphs=graphs)
     if until is not None or max_seeds is not None:
         from analysis import additions
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -281,12 +281,17 @@ def _rehearse(
         splits,
         **{n: replace(p, data=p.data[:size], y=p.y[:size], index=None) for n, p in parts.items()},
     )
-    measures_nothing = {"mechanism": 0, "curve_every": 0, "metrics": (), "precision": "full"}
+    measures_nothing: dict[str, Any] = {
+        "mechanism": 0,
+        "curve_every": 0,
+        "metrics": (),
+        "precision": "full",
+    }
     plainly = [Arm(VANILLA)] if of_data else []
     for arm in (*plainly, *distinct.values()):
         try:
             step = replace(arm.trained_by(config), epochs=1, **measures_nothing)
-            one = replace(arm, config={**dict(arm.config), "epochs": 1}) if arm.config else arm
+            one = arm.trained_with({"epochs": 1}) if arm.config else arm
             train(step, [one], [0], splits=few)
         except Exception as error:  # whatever a stranger's file does
             problem = " ".join(str(error).split()) or type(error).__name__

@@ -4,15 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from oracles.in_this_process import here
 
 from aba_core.arms import Arm
 from aba_core.identity import plain
-from analysis import plan
-from analysis.runner import run
+from analysis import plan, runner
 from analysis.study import Study, StudyError
 
 ARMS = (Arm.of("plain", method="vanilla"), Arm.of("pair", adjustments="3,4", strength=0.3,
                                                   target="loss"))  # fmt: skip
+
+
+def run(study: Study, results):
+    return runner.run(study, results, device="cpu", engine=here)
 
 
 def study(**changes) -> Study:

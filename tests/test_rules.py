@@ -236,7 +236,7 @@ def test_the_control_is_known_by_what_it_does_and_not_by_its_name():
     assert (rules.control_arm(without), rules.null_arms(without)) == ("", [])
     standard = standard_study("hypotheses")
     assert rules.control_arm(standard) == hypotheses.VANILLA
-    assert rules.null_arms(standard) == [hypotheses.RESEEDED, hypotheses.ONE_BIT]
+    assert rules.null_arms(standard) == [*hypotheses.RESEEDED_ARMS, hypotheses.ONE_BIT]
 
 
 def test_arms_that_differ_in_nothing_are_shown_and_decide_nothing(tmp_path):

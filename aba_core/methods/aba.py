@@ -43,9 +43,9 @@ class Augmentation(Method):
     split: how a map falls into categories. draw_per: whether adjustment and magnitude are drawn
     for each sample or once for the batch. placebo: what stands in for the model's own map, to see
     whether attribution matters (`placebos.selecting_map`). member_per: what keeps one member of the
-    set (see `_choosing`), to see where the members act on one another. signed: N(0, 1) in place
-    of |N(0, 1)|, so that an adjustment stands for its opposite as well. site: "input", or a layer whose
-    output is attributed and changed. The other fields are those of `Attribution`.
+    set (see `_choosing`), to see where the members act on one another. signed: N(0, 1) in place of
+    |N(0, 1)|, so that an adjustment stands for its opposite as well. site: "input", or a layer
+    whose output is attributed and changed. The other fields are those of `Attribution`.
     """
 
     kind: ClassVar[str] = "aba"
@@ -240,7 +240,7 @@ class _Members:
     def single(self) -> _Members:
         return _Members(self.table[0], self.weights[0])
 
-    def of(self, rows: slice) -> _Members:
+    def part(self, rows: slice) -> _Members:
         return _Members(self.table[rows], self.weights[rows])
 
 

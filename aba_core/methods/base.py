@@ -149,14 +149,14 @@ class Method:
             object.__setattr__(other, name, value)
         return other
 
-    def of(self, rows: slice) -> Self:
+    def part(self, rows: slice) -> Self:
         """A stacked method for some of its replicas."""
         values = {e.name: getattr(self, e.name) for e in fields(self)}
         return self.with_values(
             **{
-                name: value[rows] if isinstance(value, Tensor) else value.of(rows)
+                name: value[rows] if isinstance(value, Tensor) else value.part(rows)
                 for name, value in values.items()
-                if isinstance(value, Tensor) or hasattr(value, "of")
+                if isinstance(value, Tensor) or hasattr(value, "part")
             }
         )
 
@@ -263,8 +263,8 @@ class Chain(Method):
     def enlarges(self) -> bool:  # type: ignore[override]
         return self.methods[-1].enlarges
 
-    def of(self, rows: slice) -> Self:
-        return self.with_values(methods=tuple(method.of(rows) for method in self.methods))
+    def part(self, rows: slice) -> Self:
+        return self.with_values(methods=tuple(method.part(rows) for method in self.methods))
 
     def names_of_purposes(self) -> tuple[str, ...]:
         return tuple(name for method in self.methods for name in method.names_of_purposes())

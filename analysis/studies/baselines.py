@@ -49,7 +49,7 @@ def declare(settings: Settings) -> Study:
     )
 
 
-def grid_of(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+def grid_of(config: dict[str, Any]) -> dict[str, tuple[str | float | int, ...]]:
     """What is tried: around the training of all other studies, by factors."""
     rate, epochs = config["learning_rate"], config["epochs"]
     return {

@@ -105,7 +105,7 @@ def variance_components(correct: Array) -> dict[str, float]:
 
 def component_intervals(correct: Array, confidence: float = CONFIDENCE) -> dict[str, Interval]:
     """Each component as an SD (points) with the delete-one-subset jackknife's interval, Student's t
-    on subsets less one; without an interval where there are two subsets. Also "total"."""
+    on subsets less one; without an interval where there are two subsets. Also one_run, of all."""
 
     def spreads(part: Array) -> Array:
         found = variance_components(part)
@@ -121,7 +121,7 @@ def component_intervals(correct: Array, confidence: float = CONFIDENCE) -> dict[
         low, high = np.maximum(0.0, estimate - reach), estimate + reach
     return {
         name: Interval(float(e), float(a), float(b), subsets, confidence, "jackknife")
-        for name, e, a, b in zip((*COMPONENTS, "total"), estimate, low, high, strict=True)
+        for name, e, a, b in zip((*COMPONENTS, "one_run"), estimate, low, high, strict=True)
     }
 
 
@@ -134,7 +134,7 @@ def variance_table(
     """The variance budget: one row an arm, then one a difference to the first arm.
 
     Columns: what, n_subsets, n_seeds (on each), n_samples, and SDs (points) with intervals subset,
-    seed, images, residual, total; then the standard error (points) of the mean over these runs as
+    seed, images, residual, one_run; then the standard error (points) of the mean over these runs as
     intervals over seeds alone see it (error_seeds), with other subsets (error_subsets) and with
     other images too (error_all).
     """
@@ -174,12 +174,12 @@ def sentences(table: pd.DataFrame) -> list[str]:
     lines = []
     for row in table[table["what"].str.contains(" − ")].to_dict("records"):
         shares = {
-            title: 100 * row[name] ** 2 / row["total"] ** 2 if row["total"] else 0.0
+            title: 100 * row[name] ** 2 / row["one_run"] ** 2 if row["one_run"] else 0.0
             for name, title in COMPONENTS.items()
         }
         most = max(shares, key=shares.__getitem__)
         lines.append(
-            f"{row['what']}: one pair of runs has an SD of {row['total']:.1f} points; "
+            f"{row['what']}: one pair of runs has an SD of {row['one_run']:.1f} points; "
             f"{shares[most]:.0f} % of its variance comes from the {most}. Over {row['n_subsets']} "
             f"subsets × {row['n_seeds']} seeds the standard error is {row['error_seeds']:.2f} over "
             f"seeds alone, {row['error_subsets']:.2f} with other subsets and "
