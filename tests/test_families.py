@@ -29,7 +29,6 @@ from aba_core.methods.base import method_of, stand_ins
 from aba_core.methods.loop import rehearse
 from aba_core.methods.mixing import MIXES, Mixed
 from aba_core.randomness import batch_order, epoch_order
-from aba_core.threads import threads_restored
 
 SHORT = replace(CONFIG, epochs=1)
 DROPOUT = {"kind": "dropout", "p": 0.3}
@@ -168,13 +167,13 @@ SAME = ("vh-mixup", "jitter", "aba")
 
 
 def test_every_method_is_an_arm_of_a_yaml_study(tmp_path):
-    from analysis.runner import run
+    from analysis.plan import core_config, resolve
     from analysis.study import study_from_yaml
 
     study = study_from_yaml(study_of_all(tmp_path))
     assert len(study.arms) == len(METHODS) - len(SAME)  # less one without texts, and Vanilla
-    with threads_restored():
-        frame = run(study, tmp_path / "results").frame
+    resolve(study)  # all fit the data and the model
+    frame = train(core_config(study), study.arms, study.seeds).frame()
     assert set(frame["arm"]) == {arm.name for arm in study.arms}
     assert (frame["status"] == "finished").all()
     vanilla = frame[frame["arm"] == "Vanilla"]["validation_loss"].item()

@@ -10,7 +10,7 @@ from aba_core import MENDABA, AdjustmentSet, Arm, Augmentation, Percentiles, Sig
 from aba_core.adjustments import Adjustment
 from aba_core.arms import METHODS
 from aba_core.identity import Use, load, plain, short_hash, version_of
-from aba_core.methods.base import Method, method_of
+from aba_core.methods.base import Method, method_of, stand_ins
 from analysis import plan
 from analysis import results as store
 from analysis.results import SHIPPED
