@@ -189,6 +189,23 @@ def test_aba_at_a_layer_drawn_at_each_step_is_the_same_in_anybodys_loop(seeds):
     assert_same_model(engine.model("a", 4), own_loop(method, 4))
 
 
+LRM = ["vh-mixup", "label-smoothing", {"kind": "lrm", "iterations": 2}]
+
+
+@pytest.mark.parametrize("seeds", [[4], [0, 4, 7]], ids=["one by one", "together"])
+def test_a_chain_of_mixing_smoothing_and_attack_is_the_same_in_anybodys_loop(seeds):
+    """Logit regularisation as published: the attack meets mixed examples and soft labels."""
+    engine = train(SHORT, [Arm("a", LRM)], seeds, splits=SPLITS, build=chained)
+    assert_same_model(engine.model("a", 4), own_loop(LRM, 4))
+
+
+def test_what_a_chain_makes_is_tried_as_a_whole():
+    few = SPLITS.train.x[:5], SPLITS.train.y[:5]
+    rehearse(method_of(LRM), chained(), *few, cross_entropy)
+    with pytest.raises(ValueError, match="target 'true_class' needs one whole-number class"):
+        rehearse(method_of(["mixup", "reldrop-block"]), chained(), *few, cross_entropy)
+
+
 def test_early_stopping_ends_where_the_validation_loss_was_lowest():
     config = replace(CONFIG, epochs=30, learning_rate=0.4, momentum=0.0, curve_every=7)
     arms = [Arm("a", decay.EarlyStopping(every=7)), Arm("Vanilla")]
