@@ -243,23 +243,29 @@ class Draws:
         draws: Marsaglia and Tsang 2000, the first accepted of eight tries (one sample in 10⁹ has
         none, and takes the last).
         """
-        first, second = (self._gamma(purpose, alpha, 16 * number) for number in (1, 2))
-        return first / (first + second)
-
-    def _gamma(self, purpose: str, alpha: float | Tensor, copy: int) -> Tensor:
+        tries, lead = 8, (1,) * self.index.dim()
+        number = torch.arange(tries, device=self.index.device)
+        # Of each gamma: radius and angle of a normal draw and a chance a try, and one number more;
+        # all at once, since on so few numbers the number of operations is what takes time.
+        copies = torch.cat([2 * number, 2 * number, 2 * number + 1, number[:1] + 100])
+        copies = torch.stack([copies + 16, copies + 32]).reshape(2, -1, *lead)
+        even = (2 * self.index).expand(tries, *self.index.shape)
+        one = self.index.expand(tries + 1, *self.index.shape)
+        places = torch.cat([even, even + 1, one])
+        counter = self.step * 2**20 + copies
+        drawn = uniform(self._seed(purpose), purpose, counter, places)
+        radius, angle, chance, power = drawn.split([tries, tries, tries, 1], dim=1)
         shape = torch.as_tensor(alpha, dtype=torch.float64, device=self.index.device)
         d = (shape + 1.0) - 1.0 / 3.0  # of alpha + 1, which a power of a uniform brings to alpha
-        value = torch.zeros(self.index.shape, dtype=torch.float64, device=self.index.device)
-        open_ = torch.ones_like(value, dtype=torch.bool)
-        for attempt in range(8):
-            number = copy + 2 * attempt
-            x = self.normal(purpose, number)
-            v = (1.0 + x / torch.sqrt(9.0 * d)) ** 3
-            chance = torch.log(self.uniform(purpose, number + 1))
-            good = (v > 0) & (chance < 0.5 * x**2 + d - d * v + d * torch.log(v.clamp(min=1e-300)))
-            value = torch.where(open_ & (good | (attempt == 7)), d * v.clamp(min=1e-300), value)
-            open_ = open_ & ~good
-        return value * self.uniform(purpose, copy + 100) ** (1.0 / shape)
+        x = _box_muller(radius, angle)
+        v = (1.0 + x / torch.sqrt(9.0 * d)) ** 3
+        positive = v.clamp(min=1e-300)
+        bound = 0.5 * x**2 + d - d * v + d * torch.log(positive)
+        good = (v > 0) & (torch.log(chance) < bound)
+        first_good = torch.where(good.any(1), good.long().argmax(1), tries - 1)
+        value = (d * positive).gather(1, first_good[:, None])
+        first, second = (value * power ** (1.0 / shape))[:, 0]
+        return first / (first + second)
 
     def normal(self, purpose: str, copy: int = 0) -> Float64[Tensor, "*lead"]:
         """One standard normal number a sample."""

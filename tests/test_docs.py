@@ -6,7 +6,9 @@ that cannot be run is preceded by the line `<!-- not run: REASON -->`.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
+import inspect
 import io
 import os
 import re
@@ -341,6 +343,33 @@ def test_the_page_of_the_command_line_is_made_of_the_commands():
     page = module.on_page_markdown((DOCS / "reference" / "cli.md").read_text())
     for command in module.commands():
         assert f"## aba {command}\n" in page and f"Usage: aba {command}" in page
+
+
+def test_the_page_of_the_methods_is_made_of_their_table():
+    from aba_core.arms import METHODS
+    from aba_core.methods.base import method_of, stand_ins
+    from aba_core.methods.mixing import MIXES
+
+    page = hook("method_reference").on_page_markdown((DOCS / "methods.md").read_text())
+    for kind, info in METHODS.items():
+        assert f"`method: {kind}`" in page or f"| `{kind}` | {info.title} |" in page, kind
+        method = method_of({"kind": kind, **stand_ins(kind)})
+        assert inspect.getdoc(type(method)) in page, f"{kind} has no definition"
+        for entry in dataclasses.fields(method):
+            assert f"| `{entry.name}` | " in page, f"{kind}: {entry.name}"
+    assert all(mix.definition in page for mix in MIXES.values())
+    assert "<!-- methods -->" not in page
+
+
+def test_every_method_names_its_source_or_is_our_own():
+    from aba_core.arms import METHODS
+    from aba_core.methods.base import method_of, stand_ins
+
+    ours = {"aba", "challenger", "mendaba", "fastaba", "fastaba-ce", "uniform-noise", "rotation",
+            "guided-dropout", "guided-cutout", "random-cutout", "flip"}  # fmt: skip
+    for kind in METHODS.keys() - ours:
+        text = inspect.getdoc(type(method_of({"kind": kind, **stand_ins(kind)}))) or ""
+        assert "ource" in text, kind
 
 
 def test_bash_completes_commands():

@@ -29,7 +29,6 @@ from aba_core.methods.base import method_of, stand_ins
 from aba_core.methods.loop import rehearse
 from aba_core.methods.mixing import MIXES, Mixed
 from aba_core.randomness import batch_order, epoch_order
-from aba_core.threads import threads_restored
 
 SHORT = replace(CONFIG, epochs=1)
 DROPOUT = {"kind": "dropout", "p": 0.3}
@@ -168,13 +167,13 @@ SAME = ("vh-mixup", "jitter", "aba")
 
 
 def test_every_method_is_an_arm_of_a_yaml_study(tmp_path):
-    from analysis.runner import run
+    from analysis.plan import core_config, resolve
     from analysis.study import study_from_yaml
 
     study = study_from_yaml(study_of_all(tmp_path))
     assert len(study.arms) == len(METHODS) - len(SAME)  # less one without texts, and Vanilla
-    with threads_restored():
-        frame = run(study, tmp_path / "results").frame
+    resolve(study)  # all fit the data and the model
+    frame = train(core_config(study), study.arms, study.seeds).frame()
     assert set(frame["arm"]) == {arm.name for arm in study.arms}
     assert (frame["status"] == "finished").all()
     vanilla = frame[frame["arm"] == "Vanilla"]["validation_loss"].item()
@@ -188,6 +187,23 @@ def test_aba_at_a_layer_drawn_at_each_step_is_the_same_in_anybodys_loop(seeds):
     method = around.AnySite(aba, sites=("0", "2.0"))
     engine = train(SHORT, [Arm("a", method)], seeds, splits=SPLITS, build=chained)
     assert_same_model(engine.model("a", 4), own_loop(method, 4))
+
+
+LRM = ["vh-mixup", "label-smoothing", {"kind": "lrm", "iterations": 2}]
+
+
+@pytest.mark.parametrize("seeds", [[4], [0, 4, 7]], ids=["one by one", "together"])
+def test_a_chain_of_mixing_smoothing_and_attack_is_the_same_in_anybodys_loop(seeds):
+    """Logit regularisation as published: the attack meets mixed examples and soft labels."""
+    engine = train(SHORT, [Arm("a", LRM)], seeds, splits=SPLITS, build=chained)
+    assert_same_model(engine.model("a", 4), own_loop(LRM, 4))
+
+
+def test_what_a_chain_makes_is_tried_as_a_whole():
+    few = SPLITS.train.x[:5], SPLITS.train.y[:5]
+    rehearse(method_of(LRM), chained(), *few, cross_entropy)
+    with pytest.raises(ValueError, match="target 'true_class' needs one whole-number class"):
+        rehearse(method_of(["mixup", "reldrop-block"]), chained(), *few, cross_entropy)
 
 
 def test_early_stopping_ends_where_the_validation_loss_was_lowest():

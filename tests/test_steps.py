@@ -11,9 +11,20 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, selection, steps, train
+from aba_core import (
+    METHODS,
+    AdjustmentSet,
+    Arm,
+    Augmentation,
+    TrainConfig,
+    method_of,
+    selection,
+    steps,
+    train,
+)
 from aba_core.architecture import initial_model
 from aba_core.attribution import cross_entropy
+from aba_core.methods.base import stand_ins
 from aba_core.models import build_model
 from aba_core.randomness import PURPOSES, Draws, batch_order, epoch_order, normal, uniform
 from aba_core.replicas import Replicas
@@ -54,23 +65,23 @@ CASES = {
 
 def step_of(config, augmentation, splits, seeds=(3, 4)):
     """A step as `train` makes it, and what `set` needs."""
-    models = [
-        initial_model(
-            lambda: build_model("small_cnn", splits.input_shape, splits.classes, config.batch_norm),
-            seed,
-            torch.float32,
-        )
-        for seed in seeds
-    ]
+
+    def build():
+        model = build_model("small_cnn", splits.input_shape, splits.classes, config.batch_norm)
+        return augmentation.architecture(model) if augmentation else model
+
+    models = [initial_model(build, seed, torch.float32) for seed in seeds]
     replicas = Replicas.stack(models)
     replicas.together = True  # as on a GPU
     method = site = None
     if augmentation is not None:
-        untrained = replicas.copy() if augmentation.placebo == "untrained" else None
-        both = [augmentation, replace(augmentation, strength=0.1)]
-        method = Augmentation.stack(both, "cpu", torch.float32)
-        site = StackedSite(replicas, "input", cross_entropy, 10, untrained)
-    by_purpose = {name: torch.tensor([[seed] for seed in seeds]) for name in PURPOSES}
+        untrained = replicas.copy() if augmentation.needs_untrained else None
+        other = {"strength": 0.1} if isinstance(augmentation, Augmentation) else {}
+        both = [augmentation, replace(augmentation, **other)]
+        method = type(both[0]).stack(both, "cpu", torch.float32).fitted(replicas.template)
+        site = StackedSite(replicas, method.site, cross_entropy, splits.classes, untrained)
+    purposes = (*PURPOSES, *(method.names_of_purposes() if method else ()))
+    by_purpose = {name: torch.tensor([[seed] for seed in seeds]) for name in purposes}
     rate = torch.full((len(seeds), 1), config.learning_rate)
     step = Step(config, replicas, method, site, cross_entropy, splits.train, by_purpose, rate)
 
@@ -119,6 +130,40 @@ def test_a_recorded_step_replays_as_it_runs(case, tiny_splits, like_a_gpu):
         for value, other in zip(state(called), state(recorded), strict=True):
             assert torch.equal(value, other), number
     assert bool((called.replicas.parameters[0] != called.replicas.parameters[1]).any())
+
+
+# A kind of each family in every run of the tests; the others with the slow ones.
+OFTEN = {"vh-mixup", "random-square", "aicd", "crop"}
+# What changes from step to step is no recording; the data are pictures.
+NEVER = {"during", "any-site", "word-dropout", "aba", "challenger", "mendaba", "fastaba"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        k if k in OFTEN else pytest.param(k, marks=pytest.mark.slow)
+        for k in METHODS
+        if k not in NEVER
+    ],
+)
+def test_a_step_of_any_method_is_recorded(kind, tiny_splits, like_a_gpu):
+    config = replace(CONFIG, batch_norm=True, epochs=1)
+    given = {"size": 2} if kind == "ghost-batch-norm" else stand_ins(kind)
+    method = method_of({"kind": kind, **given})
+    called, rows = step_of(config, method, tiny_splits)
+    recorded, _ = step_of(config, method, tiny_splits)
+    recorded.set(0, rows(0))
+    before = [value.clone() for value in state(recorded)]
+    replay = make_fx(lambda: recorded())()
+    for value, kept in zip(state(recorded), before, strict=True):
+        value.copy_(kept)
+    for number in range(2):
+        for one in (called, recorded):
+            one.set(number, rows(number))
+        called()
+        replay()
+        for value, other in zip(state(called), state(recorded), strict=True):
+            assert torch.equal(value, other), number
 
 
 def test_a_step_that_asks_for_a_value_cannot_be_recorded(tiny_splits):

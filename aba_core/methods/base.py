@@ -187,7 +187,9 @@ def soft(y: Tensor, classes: int, dtype: torch.dtype) -> Float[Tensor, "*lead cl
     """Labels as weights of classes: true classes become one-hot; soft ones stay."""
     if y.is_floating_point():
         return y.to(dtype)
-    return torch.nn.functional.one_hot(y, classes).to(dtype)
+    # PyTorch's one_hot asks the device for the labels' range.
+    zeros = torch.zeros(*y.shape, classes, dtype=dtype, device=y.device)
+    return zeros.scatter_(-1, y[..., None], 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Weight decay of some of the parameters, and training that ends with its best ones."""
+"""Parameters: weight decay of some of them, and training that ends with its best ones."""
 
 from __future__ import annotations
 

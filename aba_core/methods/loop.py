@@ -169,11 +169,11 @@ def rehearse(
     model = method.architecture(model).eval()
     method.fitted(model)
     outputs = int(model(x[:2]).shape[-1])
-    for part in method.parts():
+    purposes = method.names_of_purposes()
+    draws = Draws.single(0, 0, len(x), x.device, purposes, 1)
+    for part in method.parts() if method.varies else (method,):
         for place in {*part.places(), *method.places()} if has_own(part, "batch") else ():
             stands = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), outputs)).to(x)
             run_by = model if place != INPUT else stands
             site = SingleSite(run_by, place, loss, outputs, run_by)
-            h = site.activations(x).detach()
-            purposes = method.names_of_purposes()
-            part.batch(site.tail, h, y, Draws.single(0, 0, len(x), x.device, purposes, 1))
+            part.batch(site.tail, site.activations(x).detach(), y, draws)
