@@ -22,14 +22,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from aba_core.installation import CHECKOUT, HOME, commit
 from aba_core.threads import usable_cores
 
-ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCK = HOME / "requirements.lock"
 PYTHON = (3, 11)
 # Beyond letters and digits, what our figures and tables write.
 GLYPHS = "−×±²η→·†"
-INSTALL = "python -m pip install -r requirements.lock"
+INSTALL = f"python -m pip install -r {'' if CHECKOUT else f'{HOME}/'}requirements.lock"
 
 State = Literal["ok", "note", "missing"]
 
@@ -52,7 +52,7 @@ def examine(results: Path, out: Path) -> list[Finding]:
         findings = [
             *_looked_at("python", _python),
             *_looked_at("packages", _packages),
-            *_looked_at("checkout", _checkout),
+            *_looked_at("toolkit", _toolkit),
             *_looked_at("device", _device),
             *_looked_at("kernels", _kernels),
             *_looked_at("data", _data),
@@ -141,17 +141,18 @@ def _packages() -> Iterator[Finding]:
         yield Finding("ok", "packages", f"the {len(pinned)} of requirements.lock")
 
 
-def _checkout() -> Iterator[Finding]:
+def _toolkit() -> Iterator[Finding]:
     parts = ("notebooks", "data/reference/published_isolation.csv")
-    absent = [part for part in parts if not (ROOT / part).exists()]
+    absent = [part for part in parts if not (HOME / part).exists()]
     if absent:
-        detail = f"{', '.join(absent)} not beside the code"
-        yield Finding("missing", "checkout", detail, "install from a clone: pip install -e .")
+        detail = f"{', '.join(absent)} not in {HOME}"
+        yield Finding("missing", "toolkit", detail, "install it anew, or restore them from git")
     else:
-        yield Finding("ok", "checkout", "notebooks and published tables")
-    if shutil.which("git") is None:
+        where = "checkout" if CHECKOUT else "wheel"
+        yield Finding("ok", "toolkit", f"{where}, commit {commit()}")
+    if CHECKOUT and shutil.which("git") is None:
         todo = "install git, if results shall say which commit they come from"
-        yield Finding("note", "checkout", "no git", todo)
+        yield Finding("note", "toolkit", "no git", todo)
 
 
 def _device() -> Iterator[Finding]:
@@ -213,7 +214,7 @@ def _data() -> Iterator[Finding]:
 
 
 def _folders(results: Path, out: Path) -> Iterator[Finding]:
-    usual = ROOT / "data" / "cache" if (ROOT / "pyproject.toml").is_file() else "~/.cache/aba"
+    usual = CHECKOUT / "data" / "cache" if CHECKOUT else "~/.cache/aba"
     cache = Path(os.environ.get("ABA_DATA_CACHE") or usual).expanduser()
     for what, folder, option in (
         ("results", results, "--results"),

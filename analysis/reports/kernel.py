@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aba_core.installation import CHECKOUT
 from analysis.reports import pages
-from analysis.reports.parameters import ROOT
 
 
 class Processes:
@@ -63,7 +63,7 @@ class Processes:
 def environment(runtime: str) -> dict[str, str]:
     """One thread, inline figures, this `analysis`, code of one's own in the current folder, and
     nothing of the user's IPython profile."""
-    paths = (str(ROOT), os.environ.get("PYTHONPATH"), os.getcwd())
+    paths = (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"), os.getcwd())
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         **os.environ,
