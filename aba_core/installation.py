@@ -14,7 +14,13 @@ from pathlib import Path
 
 CODE = Path(__file__).resolve().parents[1]  # the folder that aba_core and analysis lie in
 IN_WHEEL = Path("analysis", "shipped")
-PARTS = ("notebooks", "data/reference", "data/results", "requirements.lock")
+PARTS = (
+    "notebooks",
+    "data/reference",
+    "data/results",
+    "requirements.lock",
+    "requirements-torch.lock",
+)
 STAMP = "COMMIT"  # file of a wheel or a source archive
 
 

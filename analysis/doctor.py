@@ -25,11 +25,14 @@ from typing import Literal
 from aba_core.installation import CHECKOUT, HOME, commit
 from aba_core.threads import usable_cores
 
-LOCK = HOME / "requirements.lock"
+LOCK, TORCH = HOME / "requirements.lock", HOME / "requirements-torch.lock"
+_PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)(?: *; *([^\\\n]+))?", re.MULTILINE)
 PYTHON = (3, 11)
 # Beyond letters and digits, what our figures and tables write.
 GLYPHS = "−×±²η→·†"
-INSTALL = f"python -m pip install -r {'' if CHECKOUT else f'{HOME}/'}requirements.lock"
+_FOLDER = "" if CHECKOUT else f"{HOME}/"
+INSTALL = f"python -m pip install -r {_FOLDER}requirements.lock"
+INSTALL_TORCH = f"python -m pip install -r {_FOLDER}requirements-torch.lock"
 
 State = Literal["ok", "note", "missing"]
 
@@ -106,6 +109,19 @@ def _installed() -> dict[str, str]:
     return versions
 
 
+def _pinned(lock: str) -> dict[str, str]:
+    """{name: version} of what a lock pins for this machine."""
+    pinned = {}
+    for name, version, marker in _PIN.findall(lock):
+        if marker:
+            from packaging.markers import Marker  # here where anything is locked
+
+            if not Marker(marker).evaluate():
+                continue
+        pinned[_name(name)] = version
+    return pinned
+
+
 def _packages() -> Iterator[Finding]:
     here = _installed()
     if "aba-toolkit" not in here:
@@ -119,9 +135,9 @@ def _packages() -> Iterator[Finding]:
         pinned = dict.fromkeys(needed, "")
         yield Finding("note", "packages", "no requirements.lock beside the code to compare with")
     else:
-        lines = LOCK.read_text(encoding="utf-8").splitlines()
-        pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-        pinned = {_name(name): version.strip() for name, version in pairs}
+        pinned = _pinned(LOCK.read_text(encoding="utf-8"))
+        if TORCH.is_file():
+            pinned |= _pinned(TORCH.read_text(encoding="utf-8"))
     absent = sorted(needed - set(here))
     for name in absent:
         yield Finding("missing", "packages", f"{name} is not installed", INSTALL)
@@ -162,7 +178,7 @@ def _device() -> Iterator[Finding]:
         device = plan.choose_device("auto")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        yield Finding("missing", "device", f"torch cannot be loaded: {reason}", INSTALL)
+        yield Finding("missing", "device", f"torch cannot be loaded: {reason}", INSTALL_TORCH)
         return
     torch = metadata.version("torch")
     if device == "cuda":

@@ -67,6 +67,7 @@ def place(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     assert done.returncode == 0, done.stderr
     (top / "work").mkdir()
     (top / "work" / "own.yaml").write_text(STUDY)
+    aba(top / "work", *RUN)
     return top / "work"
 
 
@@ -101,7 +102,6 @@ def test_a_wheel_records_its_own_commit_and_never_somebody_elses(archives, place
         stamp = packed.read("analysis/shipped/COMMIT").decode().strip()
     assert stamp == installation.commit()
     assert stamp.startswith(git(ROOT, "rev-parse", "--short=12", "HEAD"))
-    aba(place, *RUN)
     (commit,) = {
         commit
         for file in (place / "results" / "runs").glob("*.parquet")
@@ -158,6 +158,41 @@ def test_every_command_works_from_a_wheel(place):
     assert len(list((place / "reports").glob("13_any_study*.html"))) == 1
     assert list((place / "reports" / "figures").glob("*.svg"))
     assert aba(place, "verify").startswith("results: ")
+
+
+LIGHT = """
+import sys
+
+class WithoutNotebooks:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("jupyterlab", "papermill", "ipywidgets", "IPython", "ipykernel",
+                                  "nbconvert", "nbformat", "jupyter_client"):
+            raise ModuleNotFoundError(f"{name} is not here")
+
+sys.meta_path.insert(0, WithoutNotebooks())
+import torch
+from aba_core import ABA
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+print(ABA("mendaba")(model, torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])).shape)
+sys.argv = ["aba", *sys.argv[1:]]
+from analysis.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["figures", "own", "--format", "svg"], 0, "own on digits"),
+        (["report", "13_any_study"], 2, "run: python -m pip install 'aba-toolkit[notebooks]'"),
+    ],
+)
+def test_without_the_extra_for_notebooks_all_else_works(place, command, code, said):
+    top = str(place.parent)
+    done = call([PYTHON, "-P", "-c", LIGHT, *command, "--out", "light"], place, PYTHONPATH=top)
+    assert done.returncode == code, done.stderr
+    assert "torch.Size([2, 1, 8, 8])" in done.stdout and "Traceback" not in done.stderr
+    assert said in done.stdout + done.stderr
 
 
 @pytest.mark.slow
