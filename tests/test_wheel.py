@@ -142,7 +142,12 @@ def test_every_command_works_from_a_wheel(place):
         "verify": ["--results", str(place.parent / "analysis/shipped/data/results")],
         "report": ["13_any_study", "-p", "study=own"],
         "figures": ["own", "--format", "svg"],
-        "compare": ["--results", str(place.parent / "analysis/shipped/data/results")],
+        "compare": [
+            "--dataset",
+            "digits",
+            "--results",
+            str(place.parent / "analysis/shipped/data/results"),
+        ],
         "doctor": [],
     }
     # A command that is new must be tried here too.
@@ -180,19 +185,12 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    ("command", "code", "said"),
-    [
-        (["figures", "own", "--format", "svg"], 0, "own on digits"),
-        (["report", "13_any_study"], 2, "run: python -m pip install 'aba-toolkit[notebooks]'"),
-    ],
-)
-def test_without_the_extra_for_notebooks_all_else_works(place, command, code, said):
+def test_without_the_extra_for_notebooks_all_but_reports_works(place):
     top = str(place.parent)
-    done = call([PYTHON, "-P", "-c", LIGHT, *command, "--out", "light"], place, PYTHONPATH=top)
-    assert done.returncode == code, done.stderr
-    assert "torch.Size([2, 1, 8, 8])" in done.stdout and "Traceback" not in done.stderr
-    assert said in done.stdout + done.stderr
+    done = call([PYTHON, "-P", "-c", LIGHT, "report", "13_any_study"], place, PYTHONPATH=top)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "torch.Size([2, 1, 8, 8])" in done.stdout
+    assert "run: python -m pip install 'aba-toolkit[notebooks]'" in done.stderr
 
 
 @pytest.mark.slow
