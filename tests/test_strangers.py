@@ -14,8 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from oracles.made_results import make_study
 from typer.testing import CliRunner
 
@@ -403,3 +405,31 @@ def test_sigterm_is_as_ctrl_c(tmp_path, to_all):
     assert said.splitlines()[-1].startswith("aba: stopped; finished runs are kept")
     assert not psutil.wait_procs(workers, timeout=30)[1]
     assert not [path for path in tmp_path.rglob(".*")]
+
+
+NOTEBOOK = """
+from pathlib import Path
+import os, time
+Path({said!r}).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_report_ends_with_its_kernel_however_its_command_ends(tmp_path, number):
+    said, out = tmp_path / "pid", tmp_path / "out"
+    cells = [new_code_cell("steps = 1"), new_code_cell(NOTEBOOK.format(said=str(said)))]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "sleeps.ipynb")
+    command = [sys.executable, "-m", "analysis.cli", "report", str(tmp_path / "sleeps.ipynb")]
+    temporary = {**os.environ, "TMPDIR": str(tmp_path)}
+    started = subprocess.Popen([*command, "--out", str(out)], env=temporary)
+    while not (said.is_file() and said.read_text()):
+        assert started.poll() is None
+        time.sleep(0.1)
+    below = psutil.Process(started.pid).children(recursive=True)
+    assert int(said.read_text()) in {process.pid for process in below} and len(below) >= 2
+    started.send_signal(number)
+    assert started.wait(60) == (-number if number == signal.SIGKILL else 130)
+    assert not psutil.wait_procs(below, timeout=30)[1]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "pid", "sleeps.ipynb"]
