@@ -153,7 +153,8 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
         damaged |= set(result.damaged)
         runs = result.frame.drop_duplicates("key")
         study, config = declaration.study, declaration.study.config
-        strengths = sorted({s for arm in study.arms if (s := arm.setting("strength"))})
+        said = [arm.setting("strength") for arm in study.arms]
+        strengths = sorted({s for s in said if isinstance(s, int | float) and s})
         rows.append(
             (
                 study.name,

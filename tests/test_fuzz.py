@@ -420,7 +420,7 @@ def harm(folder: Path, kind: str, which: int, how: Any) -> None:
         chunk = sorted(folder.glob("runs/*.parquet"))[which % 2]
         table = pd.read_parquet(chunk)
         column, value = how
-        table[column] = table[column].astype(object)
+        table[column] = table.get(column, pd.Series(index=table.index)).astype(object)
         table.loc[0, column] = value
         with contextlib.suppress(Exception):  # what Parquet itself cannot hold
             changed_file = folder.parent / "changed.parquet"
@@ -460,7 +460,9 @@ def harm(folder: Path, kind: str, which: int, how: Any) -> None:
         target.write_bytes(damaged(target.read_bytes(), how))
 
 
-def try_stored(room: Path, sound: Path, harmed: list[tuple[str, int, Any]]) -> None:
+def try_stored(
+    room: Path, sound: Path, harmed: list[tuple[str, int, Any]], beside: str = "run"
+) -> None:
     tried = Room(room)
     folder = tried.work / "results"
     shutil.copytree(sound, folder)
@@ -468,29 +470,36 @@ def try_stored(room: Path, sound: Path, harmed: list[tuple[str, int, Any]]) -> N
         with contextlib.suppress(FileNotFoundError, IsADirectoryError, IndexError):
             harm(folder, kind, which, how)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
-    for command in ("status", "verify", "plan own.yaml", "compare"):
+    for command in ("status", "verify", beside if beside != "run" else "status"):
         tried.call(*command.split())
     # Reading changes nothing.
     assert before == {
         p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()
     }
-    tried.call("run", "own.yaml", "--device", "cpu")
+    if beside == "run":
+        tried.call("run", "own.yaml", "--device", "cpu")
     for path, content in before.items():
         if re.search(r"\.(parquet|json)$", path.name):
             assert path.read_bytes() == content, "a file was edited"
 
 
+HARMED = st.lists(harms(), min_size=1, max_size=2)
+# After status and verify, one of these. Figures take a second each, and are left to the slow form.
+BESIDE = st.sampled_from(["run", "run", "compare", "plan own.yaml"])
+ALL_BESIDE = st.sampled_from(["run", "plan own.yaml", "figures own --format svg", "figures other"])
+
+
 @cases(QUICK)
-@given(harmed=st.lists(harms(), min_size=1, max_size=2))
-def test_any_stored_files_are_read_or_named(room, sound, harmed):
-    try_stored(room, sound, harmed)
+@given(harmed=HARMED, beside=BESIDE)
+def test_any_stored_files_are_read_or_named(room, sound, harmed, beside):
+    try_stored(room, sound, harmed, beside)
 
 
 @pytest.mark.slow
 @cases(SLOW)
-@given(harmed=st.lists(harms(), min_size=1, max_size=2))
-def test_any_of_many_stored_files(room, sound, harmed):
-    try_stored(room, sound, harmed)
+@given(harmed=HARMED, beside=ALL_BESIDE)
+def test_any_of_many_stored_files(room, sound, harmed, beside):
+    try_stored(room, sound, harmed, beside)
 
 
 def test_the_checks_find_what_they_look_for(room, monkeypatch):
