@@ -215,12 +215,13 @@ def cached(name: str, build: Callable[[], dict[str, Any]], places: Places) -> di
                 if str(stored[_SEAL]) == content_hash(kept):
                     return kept
     arrays = build()
+    sealed: dict[str, Any] = {**arrays, _SEAL: np.array(content_hash(arrays))}
     temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     with suppress(OSError):
         try:
             places.cache.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as stream:
-                np.savez_compressed(stream, **arrays, **{_SEAL: np.array(content_hash(arrays))})
+                np.savez_compressed(stream, **sealed)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
