@@ -370,7 +370,7 @@ def study_from_yaml(path: Path) -> Study:
         if use is not None:
             content["dataset"] = name or use.where.partition(":")[0].rpartition(".")[2]
     try:
-        return Study(**content)
+        return Study.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{path}: {first_problem(error)}") from error
 

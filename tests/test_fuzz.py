@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from oracles.made_results import make_study
 
 from aba_core.arms import Arm
@@ -336,6 +336,12 @@ def try_study_file(room: Path, content: bytes) -> None:
         assert tried.call("status")[0] == tried.call("verify")[0] == 0
 
 
+ODD = "name: own\ndataset: digits\narms: [{{name: a, method: {{kind: {}}}}}]\nseeds: 1\n{}\n"
+
+
+@example(content=ODD.format("[]", "").encode())
+@example(content=ODD.format("{a: 1}", "").encode())
+@example(content=ODD.format("mixup", "1: 2").encode())
 @cases(QUICK)
 @given(content=study_files())
 def test_any_study_file_runs_or_is_one_clear_line(room, content):
