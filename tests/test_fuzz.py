@@ -473,7 +473,7 @@ def try_stored(
     folder = tried.work / "results"
     shutil.copytree(sound, folder)
     for kind, which, how in harmed:
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError, IndexError):
+        with contextlib.suppress(OSError, ValueError, TypeError, IndexError):
             harm(folder, kind, which, how)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
     for command in ("status", "verify", beside if beside != "run" else "status"):
