@@ -318,6 +318,8 @@ class Arm:
             return cls(**values)
         except ValueError as error:
             raise ValueError(f"arm {values['name']!r}: {error}") from error
+        except (TypeError, AttributeError, OverflowError) as error:  # other things than were meant
+            raise ValueError(f"arm {values['name']!r} cannot be read: {error}") from error
 
     @classmethod
     def of(cls, name: str, **given: Any) -> Arm:
@@ -390,7 +392,7 @@ def _normal(method: Any) -> Any:
         return None
     if "use" not in given:
         kind = "aba" if kind is None else kind
-        if kind not in METHODS and kind != "chain":
+        if not isinstance(kind, str) or (kind not in METHODS and kind != "chain"):
             raise ValueError(f"unknown method {kind!r}; known: vanilla, {', '.join(METHODS)}")
         if kind == "aba" and "adjustments" not in given:
             names = ", ".join(given) or "kind: aba"

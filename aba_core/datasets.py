@@ -221,7 +221,8 @@ class Splits:
     `mean` and `std` broadcast against one input: x * std + mean is in the source's units (pixel
     values; for text the embedding's own units, padding and words without a vector aside).
     `fingerprint` is a sha256 over the selected samples, labels and units: equal fingerprints mean
-    equal data. For text it covers the token ids and the embedding's recipe, not its last bits.
+    equal data. For text it covers the token ids and the embedding: GloVe's vectors bit by bit, of
+    those made here the recipe, since the last bits of a decomposition are the machine's.
     """
 
     train: Split

@@ -1,8 +1,9 @@
 """Where the files of data sets come from: mirror, cache or official source; and their hashes.
 
-Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`, by
-default data/cache of the checkout), then downloaded from the official source into the cache.
-Every file is checked against a known hash before it is parsed; nothing unchecked is kept.
+Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`; by
+default data/cache of the checkout, ~/.cache/aba without one), then downloaded from the official
+source into the cache. Every file is checked against a known hash before it is parsed; nothing
+unchecked is kept.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import tarfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+
+from aba_core.installation import CHECKOUT
 
 REPLACE = "remove it or replace it by the official file"
 # More than any file of the data sets holds (CIFAR-10: 186 MB): what unpacks to more is a bomb.
@@ -62,10 +65,7 @@ def data_places(cache: str | Path | None, mirror: str | Path | None) -> Places:
 
 
 def _default_cache() -> Path:
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data" / "cache"
-    return Path("~/.cache/aba")  # an installed copy has no checkout beside it
+    return CHECKOUT / "data" / "cache" if CHECKOUT else Path("~/.cache/aba")
 
 
 def find_file(path: str, places: Places) -> tuple[str, Path]:
@@ -187,24 +187,41 @@ def short_hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
 
 
+_SEAL = "sha256"
+
+
+def content_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and every bit of the arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def cached(name: str, build: Callable[[], dict[str, Any]], places: Places) -> dict[str, np.ndarray]:
     """Arrays of `build()`, kept in the cache under a name that holds the hash of their making.
 
-    A damaged file is made anew: it holds nothing that cannot be. Where the cache cannot be
-    written, the arrays are made each time.
+    The file holds a hash of the arrays too. One that is damaged, or whose arrays are others than
+    were written, is made anew: it holds nothing that cannot be. Where the cache cannot be written,
+    the arrays are made each time.
     """
     path = places.cache / f"{name}.npz"
     if path.is_file():
         with suppress(OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored.files}
+                kept = {key: stored[key] for key in stored.files if key != _SEAL}
+                if str(stored[_SEAL]) == content_hash(kept):
+                    return kept
     arrays = build()
+    sealed: dict[str, Any] = {**arrays, _SEAL: np.array(content_hash(arrays))}
     temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     with suppress(OSError):
         try:
             places.cache.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as stream:
-                np.savez_compressed(stream, **arrays)
+                np.savez_compressed(stream, **sealed)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from aba_core.sources import (
     Places,
     SourceFile,
     cached,
+    content_hash,
     fetch,
     find_file,
     read_checked,
@@ -94,7 +95,7 @@ class Texts:
     embedding: np.ndarray  # float32 [word, dim] in standard units, row 0 is padding
     mean: np.ndarray  # float32 [dim]
     std: np.ndarray  # float32, one for all
-    recipe: str  # how the word vectors were made
+    recipe: str  # how the word vectors were made; GloVe's with their hash
     notes: tuple[str, ...]
 
 
@@ -187,6 +188,8 @@ def _word_vectors(
             }
 
     arrays = cached(f"news-embedding-{short_hash(tokens.key, recipe)}", build, places)
+    if recipe.startswith("glove"):  # the same bits everywhere, unlike a decomposition
+        recipe += f" {content_hash(arrays)}"
     return arrays["vectors"], arrays["has_vector"], recipe, note
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from aba_core.identity import Use
+from aba_core.installation import HOME
 from analysis.store.chunks import check_listed, read_rows, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
@@ -37,8 +38,8 @@ __all__ = [
     "write_chunk",
 ]
 
-# The results that come with the repository.
-SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"
+# The results that come with the toolkit.
+SHIPPED = HOME / "data" / "results"
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
         damaged |= set(result.damaged)
         runs = result.frame.drop_duplicates("key")
         study, config = declaration.study, declaration.study.config
-        strengths = sorted({s for arm in study.arms if (s := arm.setting("strength"))})
+        said = [arm.setting("strength") for arm in study.arms]
+        strengths = sorted({s for s in said if isinstance(s, int | float) and s})
         rows.append(
             (
                 study.name,

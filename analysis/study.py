@@ -29,7 +29,15 @@ from pydantic import (
 )
 
 from aba_core.arms import Arm
-from aba_core.identity import Use, load, plain, short_hash, version_of
+from aba_core.identity import (
+    Use,
+    load,
+    load_for_results,
+    plain,
+    short_hash,
+    trust,
+    version_of,
+)
 from analysis.yaml_text import read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
@@ -59,7 +67,7 @@ class StudyError(ValueError):
 def rule_at(where: str) -> Callable[..., Any]:
     """A rule of one's own, "module:function". Raises ValueError, one line, where there is none."""
     try:
-        rule = load(where)
+        rule = load_for_results(where)
     except ValueError as error:
         raise ValueError(
             f"unknown rule {where!r}; known: all, any, at least K, or your own ({error})"
@@ -228,6 +236,7 @@ class Hypothesis(_Declared):
         # A declaration is read wherever its results are, also without the module of its rule.
         needed = needed_of(value, m := len(info.data.get("comparisons", ())))
         if needed is None and not (info.context or {}).get("declared"):
+            trust(value)
             rule_at(value)
         if needed is not None and m and needed > m:
             raise ValueError(f"rule {value!r} of {m} comparisons; allowed: up to at least {m}")
@@ -370,6 +379,13 @@ class Study(_Plain):
                 )
         return value
 
+    @field_validator("room")
+    @classmethod
+    def _named_here(cls, value: str, info: ValidationInfo) -> str:
+        if value and not (info.context or {}).get("declared"):
+            trust(value)
+        return value
+
     @property
     def hypotheses_hash(self) -> str:
         """Short hash of what the runs are to decide, "" where nothing is declared."""
@@ -484,7 +500,7 @@ def study_from_yaml(path: Path) -> Study:
         if use is not None:
             content["dataset"] = name or use.where.partition(":")[0].rpartition(".")[2]
     try:
-        return Study(**content)
+        return Study.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{path}: {first_problem(error)}") from error
 
@@ -504,6 +520,7 @@ def _study_from_python(path: Path, settings: Settings) -> Study:
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from error
     shows = hasattr(sys.modules[path.stem], "exhibits") and not study.room
+    trust(path.stem)
     return study.model_copy(update={"room": f"{path.stem}:exhibits"}) if shows else study
 
 

@@ -633,6 +633,45 @@ def test_words_and_vectors_are_cached_and_mended(small_news: Path, tmp_path: Pat
         assert torch.equal(other.train.batch(torch.arange(5)), first.train.batch(torch.arange(5)))
 
 
+def repack(path: Path, **changes: np.ndarray) -> None:
+    """Other arrays in a cached file, which is sound in itself."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez_compressed(path, **(arrays | changes))
+
+
+def test_cached_vectors_that_were_exchanged_are_made_anew(small_news: Path, tmp_path: Path) -> None:
+    first = load_dataset("news", mirror=small_news)
+    (path,) = (tmp_path / "cache").glob("news-embedding-*.npz")
+    with np.load(path) as stored:
+        others = {"vectors": stored["vectors"][:, ::-1].copy()}
+    repack(path, **others)
+    again = load_dataset("news", mirror=small_news)
+    assert again.fingerprint == first.fingerprint
+    assert torch.equal(again.train.batch(torch.arange(5)), first.train.batch(torch.arange(5)))
+    repack(path, sha256=np.array("0" * 64))
+    assert torch.equal(load_dataset("news", mirror=small_news).test.embedding, first.test.embedding)
+
+
+def test_other_glove_vectors_under_a_good_seal_are_other_data(
+    small_news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = glove_text(200)
+    monkeypatch.setitem(texts._GLOVE_SHA256, "full", hashlib.sha256(text).hexdigest())
+    (small_news / "glove").mkdir(exist_ok=True)
+    (small_news / "glove" / "glove.6B.100d.txt").write_bytes(text)
+    first = load_dataset("news", mirror=small_news)
+    assert first.embedding == "glove"
+    (path,) = (tmp_path / "cache").glob("news-embedding-*.npz")
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files if name != "sha256"}
+    # One bit that changes neither mean nor deviation as they are printed.
+    arrays["vectors"] = arrays["vectors"].copy()
+    arrays["vectors"][1, 0] = np.nextafter(arrays["vectors"][1, 0], np.float32(9))
+    repack(path, **arrays, sha256=np.array(sources.content_hash(arrays)))
+    assert load_dataset("news", mirror=small_news).fingerprint != first.fingerprint
+
+
 def test_without_a_writable_cache_texts_still_load(small_news: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     splits = load_dataset("news", mirror=small_news, cache=tmp_path / "file" / "cache")

@@ -13,7 +13,6 @@ from analysis.reports.notebook import Page, page
 from analysis.reports.pages import find_chromium, to_html, write_index
 from analysis.reports.parameters import (
     NOTEBOOKS,
-    ROOT,
     Parameter,
     ReportError,
     Scalar,
@@ -30,7 +29,6 @@ from analysis.reports.processes import Processes
 __all__ = [
     "FORMATS",
     "NOTEBOOKS",
-    "ROOT",
     "Outcome",
     "Page",
     "Parameter",

@@ -5,13 +5,41 @@ task.json → papermill in a kernel of this interpreter → executed.ipynb, page
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import sys
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.reports import pages
+
+
+def _end_with_parent(parent: int, kernels: Sequence[Any], folders: Sequence[str | Path]) -> None:
+    """End this process, its kernels and what it wrote, on SIGTERM and when the parent is gone."""
+
+    def end(*_: object) -> None:
+        for kernel in kernels:
+            pid = getattr(kernel.provisioner, "pid", None)
+            if pid is not None:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        end()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def execute_task(folder: Path, forked: bool = False) -> None:
@@ -33,6 +61,8 @@ def execute_task(folder: Path, forked: bool = False) -> None:
     from jupyter_client.manager import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
 
+    started: list[ThisInterpreter] = []
+
     class ThisInterpreter(AsyncKernelManager):
         """A kernel of this very Python, whatever kernels the user has installed."""
 
@@ -47,6 +77,7 @@ def execute_task(folder: Path, forked: bool = False) -> None:
 
         def __init__(self, **traits: Any) -> None:
             super().__init__(**traits)
+            started.append(self)
             self.connection_file = str(Path(task["runtime"]) / "kernel.json")
             if os.name == "posix":  # sockets in a folder of our own: no race for free ports
                 self.transport = "ipc"
@@ -55,6 +86,8 @@ def execute_task(folder: Path, forked: bool = False) -> None:
     for name in ("papermill", "nbclient", "nbconvert", "traitlets"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    parent = os.getppid() if forked else task["parent"]
+    _end_with_parent(parent, started, (folder.absolute(), task["runtime"]))
     source = Path(task["notebook"])
     notebook = nbformat.read(source, as_version=4)
     os.chdir(folder)  # papermill takes braces in an absolute path for placeholders

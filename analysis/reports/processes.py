@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from analysis.reports.parameters import ROOT
+from aba_core.installation import CHECKOUT
 
 # Elsewhere system libraries may not survive a fork (macOS), or there is none (Windows).
 FORKS = sys.platform == "linux"
@@ -52,7 +52,7 @@ OWN = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")
 def environment(runtime: str) -> dict[str, str]:
     """One thread, inline figures, this `analysis`, code of one's own in the current folder, and
     nothing of the user's IPython profile."""
-    paths = (str(ROOT), os.environ.get("PYTHONPATH"), os.getcwd())
+    paths = (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"), os.getcwd())
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         **os.environ,

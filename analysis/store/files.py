@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISREG
 
 # The folders whose files are results, and what these are called.
 FOLDERS = {
@@ -49,8 +50,13 @@ def names(folder: Path, suffix: str) -> list[str]:
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file does, so that it is read again: size, time, inode."""
+    """What changes when a file does, so that it is read again: size, time, inode.
+
+    Raises OSError for what is no file, as a device without end that a link leads to.
+    """
     status = os.stat(path)
+    if not S_ISREG(status.st_mode):
+        raise OSError(f"{path.name} is no regular file")
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
