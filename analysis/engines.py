@@ -345,7 +345,8 @@ def choose_engine(
     "processes". Raises StudyError.
     """
     if not isinstance(name, str):
-        return name, choose_device(device)
+        # An engine that trains elsewhere knows itself what devices there are.
+        return name, getattr(name, "choose_device", choose_device)(device)
     if name not in ("auto", "processes") and workers is not None:
         raise StudyError(f"{workers} processes are asked for; engine {name!r} does not take them")
     if name == "auto":

@@ -1,0 +1,318 @@
+"""Where a cluster is: a scheduler's address, processes of this machine, or jobs of SLURM.
+
+Whatever is started here listens on loopback unless an option or Dask's own configuration says
+otherwise, and speaks TLS with certificates of its own. Workers have one thread each. They neither
+spill nor pause: a task holds no data that could be moved away, so both would only stop a training.
+A worker that takes 95 % of its limit is ended and started again. The limit is the memory of the
+machine, since a share of it would end chunks that fit; in a job of SLURM it is a share of the
+job's, which SLURM would otherwise end as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aba_core.threads import usable_cores
+from analysis.engines import EngineError
+from analysis.study import StudyError, first_problem
+
+if TYPE_CHECKING:
+    from distributed import Client, Security
+
+# Seconds that a scheduler has to answer a new client.
+ANSWER_WITHIN = 10
+_ADDRESS = re.compile(r"(tcp|tls)://[^/\s:]+:\d{1,5}|(tcp|tls)://\[[0-9a-fA-F:.]+\]:\d{1,5}")
+# The options that mean something with each kind of scheduler.
+_TLS = ("tls_ca", "tls_cert", "tls_key")
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "local": ("workers", "minimum", "memory", "dashboard", "timeout", "shared"),
+    "slurm": ("workers", "minimum", "lifetime", "stagger", "timeout", "shared", *_TLS),
+    "tcp": ("timeout", "shared"),
+    "tls": ("timeout", "shared", *_TLS),
+}
+# Nothing is spilled and nobody pauses; a chunk is a task that takes long, so each is worth a worker
+# to those who scale, and none waits at a worker that is busy.
+SETTINGS = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.allowed-failures": 1,
+    "distributed.scheduler.default-task-durations": {"chunk": "60s"},
+}
+
+
+class Place(BaseModel):
+    """Where to train, and how. As options: "name=value".
+
+    scheduler: "tcp://HOST:PORT", "tls://HOST:PORT", "local" or "slurm". workers: processes (local;
+    by default one per usable core) or at most (slurm; by default 10). minimum: of workers kept
+    without work; fewer than `workers` means that they are started when there is work. timeout:
+    seconds to wait while there is no worker. memory: limit of a local worker. dashboard: HOST:PORT
+    to listen on. shared: the results folder, where workers can read it under this path. lifetime,
+    stagger: of a worker, in Dask's words ("55 minutes"). tls_ca, tls_cert, tls_key: files.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheduler: str
+    workers: Annotated[int, Field(ge=1)] | None = None
+    minimum: Annotated[int, Field(ge=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    memory: str = ""
+    dashboard: Annotated[str, Field(pattern=r"^[^/\s]+:\d{1,5}$")] = "127.0.0.1:0"
+    shared: Path | None = None
+    lifetime: str = ""
+    stagger: str = ""
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @field_validator(*_TLS)
+    @classmethod
+    def _is_a_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is no file; needed: a PEM file")
+        return path
+
+    @property
+    def kind(self) -> str:
+        """ "tcp", "tls", "local" or "slurm"."""
+        return self.scheduler.partition("://")[0]
+
+    @property
+    def hint(self) -> str:
+        """Where workers are to come from."""
+        if self.kind == "local":
+            return "of this machine"
+        if self.kind == "slurm":
+            return "in a job of SLURM (squeue --me shows the queue)"
+        return f"at {self.scheduler} (dask worker {self.scheduler} --nthreads 1)"
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a worker. Jobs of SLURM stand in a queue for as long as it takes."""
+        return self.timeout or (math.inf if self.kind == "slurm" else 300.0)
+
+
+def place(scheduler: str, options: Sequence[str] = ()) -> Place:
+    """The place that a command line names. Raises StudyError, naming the option."""
+    if scheduler not in ("local", "slurm") and not _ADDRESS.fullmatch(scheduler):
+        raise StudyError(
+            f"unknown scheduler {scheduler!r}; known: local, slurm, tcp://HOST:PORT, tls://HOST:PORT"
+        )
+    allowed = _OPTIONS[scheduler.partition("://")[0]]
+    given: dict[str, str] = {}
+    for option in options:
+        name, separator, value = option.partition("=")
+        if name not in allowed or not separator or not value:
+            raise StudyError(
+                f"cluster option {option!r} with scheduler {scheduler!r}; "
+                f"allowed: {', '.join(f'{name}=...' for name in allowed)}"
+            )
+        given[name] = value
+    try:
+        return Place(scheduler=scheduler, **given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise StudyError(f"cluster option {first_problem(error)}") from error
+
+
+@contextmanager
+def connected(place: Place, device: str, chunks: int) -> Iterator[Client]:
+    """A client of the scheduler; what was started for it ends with it. device: of the chunks.
+
+    Raises StudyError where Dask is not installed or an option cannot be, EngineError where no
+    scheduler answers.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise StudyError(
+            "--scheduler needs Dask, which is not installed: pip install 'aba-toolkit[dask]'"
+        ) from error
+    # Its losses are told in one line each by those who wait for the workers.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        if place.kind in ("local", "slurm"):
+            stack.enter_context(dask.config.set(SETTINGS))
+            start = _local if place.kind == "local" else _slurm
+            cluster = stack.enter_context(start(place, device, chunks))
+            yield stack.enter_context(Client(cluster, set_as_default=False))
+            return
+        try:
+            client = Client(
+                place.scheduler,
+                security=_security(place),
+                timeout=ANSWER_WITHIN,
+                set_as_default=False,
+            )
+        except OSError as error:
+            raise EngineError(_unreachable(place, error)) from error
+        yield stack.enter_context(client)
+
+
+def _unreachable(place: Place, error: OSError) -> str:
+    """Why no connection came about, in one line."""
+    reasons = []
+    cause: BaseException | None = error
+    while cause is not None:
+        reasons.append(" ".join(str(cause).split()))
+        cause = cause.__cause__ or cause.__context__
+    said = next((reason for reason in reversed(reasons) if reason), "")[:160]
+    if any(re.search("certificate|ssl|tls", reason, re.IGNORECASE) for reason in reasons[1:]):
+        return f"{place.scheduler}: certificates do not go together: {said}"
+    return f"no scheduler answers at {place.scheduler} within {ANSWER_WITHIN} s: {said}"
+
+
+def _security(place: Place) -> Security | None:
+    """Certificates from the options, else from Dask's configuration. Raises StudyError where TLS
+    lacks one."""
+    from distributed import Security
+
+    if place.kind == "tcp":
+        return None
+    files = {name: str(path) for name in _TLS if (path := getattr(place, name))}
+    given = {"tls_ca_file": files.get("tls_ca")}
+    for role in ("client", "scheduler", "worker"):
+        given |= {f"tls_{role}_{part}": files.get(f"tls_{part}") for part in ("cert", "key")}
+    security = Security(
+        require_encryption=True, **{name: value for name, value in given.items() if value}
+    )
+    there = security.get_tls_config_for_role("client")
+    lacking = [
+        f"tls_{part}"
+        for part in ("ca", "cert", "key")
+        if not there.get("ca_file" if part == "ca" else part)
+    ]
+    if len(lacking) == 3 and place.kind == "slurm":
+        return None
+    if lacking:
+        raise StudyError(
+            f"scheduler {place.scheduler!r} needs {', '.join(lacking)}: --cluster "
+            f"{lacking[0]}=FILE, or Dask's own configuration of TLS"
+        )
+    return security
+
+
+@contextmanager
+def _local(place: Place, device: str, chunks: int) -> Iterator[Any]:
+    """Processes of this machine, on loopback."""
+    from distributed import LocalCluster
+    from distributed.system import MEMORY_LIMIT
+
+    if device == "cuda" and (place.workers or 1) > 1:
+        raise StudyError(
+            f"{place.workers} workers on device 'cuda' with scheduler 'local'; allowed: 1; start "
+            "one for each GPU yourself, and give their scheduler's address"
+        )
+    most = place.workers or (1 if device == "cuda" else usable_cores(math.ceil))
+    most = min(most, max(1, chunks))
+    with LocalCluster(
+        n_workers=0,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=place.dashboard,
+        security=True,  # on loopback too: whoever else is on this machine cannot send it code
+        memory_limit=place.memory or MEMORY_LIMIT,
+        resources=_resources(device),
+        silence_logs=logging.CRITICAL,
+    ) as cluster:
+        _scale(cluster, place.minimum, most)
+        yield cluster
+
+
+@contextmanager
+def _slurm(place: Place, device: str, chunks: int) -> Iterator[Any]:
+    """Jobs of SLURM, as many as there is work for."""
+    if shutil.which("sbatch") is None:
+        raise StudyError("scheduler 'slurm' needs sbatch, which is not here")
+    with slurm_cluster(place, device) as cluster:
+        _scale(cluster, place.minimum or 0, min(place.workers or 10, chunks))
+        yield cluster
+
+
+def _scale(cluster: Any, minimum: int | None, most: int) -> None:
+    """So many workers; with a lower minimum as many as there is work for."""
+    if minimum is None or minimum >= most:
+        cluster.scale(most)
+    else:
+        cluster.adapt(minimum=minimum, maximum=most, interval="500ms")
+
+
+def _resources(device: str) -> dict[str, float]:
+    return {"GPU": 1} if device == "cuda" else {}
+
+
+def slurm_cluster(place: Place, device: str) -> Any:
+    """A cluster of no jobs yet, from Dask's own configuration of SLURM (`jobqueue.slurm`).
+
+    A worker for each core of a job, or one for its GPU; each ends before its job does, some sooner
+    than others. Raises StudyError where the configuration lacks something.
+    """
+    import dask
+    from dask_jobqueue import SLURMCluster
+
+    given = dask.config.get("jobqueue.slurm")
+    reached = given["interface"] or {"host", "interface"} & set(given["scheduler-options"])
+    for name, there in (
+        ("cores", given["cores"]),
+        ("memory", given["memory"]),
+        ("interface", reached),
+    ):
+        if not there:
+            raise StudyError(
+                f"scheduler 'slurm' needs jobqueue.slurm.{name} in ~/.config/dask/jobqueue.yaml, "
+                f"or DASK_JOBQUEUE__SLURM__{name.upper()} in the environment"
+            )
+    seconds = walltime_seconds(str(given["walltime"]))
+    lifetime = place.lifetime or f"{0.9 * seconds:.0f}s"
+    stagger = place.stagger or f"{0.05 * seconds:.0f}s"
+    arguments = [*given["worker-extra-args"], "--lifetime", lifetime, "--lifetime-stagger", stagger]
+    if device == "cuda":
+        arguments += ["--resources", "GPU=1"]
+    prologue = [
+        f"export DASK_{name.upper().replace('.', '__')}={value}"
+        for name, value in SETTINGS.items()
+        if name.startswith("distributed.worker.")
+    ]
+    security = _security(place)
+    return SLURMCluster(
+        cores=1 if device == "cuda" else given["cores"],
+        processes=1 if device == "cuda" else given["cores"],
+        job_cpu=given["job-cpu"] or given["cores"],
+        worker_extra_args=[shlex.quote(argument) for argument in arguments],
+        job_script_prologue=[*given["job-script-prologue"], *prologue],
+        security=security or True,
+        # Where nodes find the certificates that are made for this call.
+        shared_temp_directory=given["shared-temp-directory"] or str(Path.cwd()),
+        scheduler_options={"dashboard_address": place.dashboard, **given["scheduler-options"]},
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def walltime_seconds(text: str) -> float:
+    """A time limit as SLURM writes it: "30", "30:00", "1:30:00", "2-12", "2-12:30:00"."""
+    days, dash, rest = text.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        if dash:
+            hours, minutes, seconds = [*parts, 0, 0][:3]
+        else:
+            hours, minutes, seconds = {1: [0, *parts, 0], 2: [0, *parts], 3: parts}[len(parts)]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    except (ValueError, KeyError) as error:
+        raise StudyError(
+            f"jobqueue.slurm.walltime is {text!r}; needed: as 30, 1:30:00 or 2-12:00:00"
+        ) from error
