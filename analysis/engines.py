@@ -54,8 +54,17 @@ class EngineError(ValueError):
 def train_chunk(chunk: Chunk, count: Callable[[int], None] | None = None) -> ChunkRows:
     """Train a chunk; its rows. count: called with the number of model-steps just done.
 
-    On a CPU with one thread, so that a chunk has the same bits wherever it is trained.
+    On a CPU with one thread, so that a chunk has the same bits wherever it is trained. Threads of
+    one process wait for one another: models start from PyTorch's generator, which they share.
     """
+    with _one_at_a_time:
+        return _train_alone(chunk, count)
+
+
+_one_at_a_time = threading.Lock()
+
+
+def _train_alone(chunk: Chunk, count: Callable[[int], None] | None) -> ChunkRows:
     from aba_core import train
 
     splits = load_splits(chunk.config)

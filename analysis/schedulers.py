@@ -123,25 +123,50 @@ def place(scheduler: str, options: Sequence[str] = ()) -> Place:
             )
         given[name] = value
     try:
-        return Place(scheduler=scheduler, **given)  # type: ignore[arg-type]
+        chosen = Place(scheduler=scheduler, **given)  # type: ignore[arg-type]
     except ValidationError as error:
         raise StudyError(f"cluster option {first_problem(error)}") from error
+    _check(chosen)
+    return chosen
+
+
+def _check(place: Place) -> None:
+    """What Dask needs to be here, and what it can read. Raises StudyError."""
+    try:
+        import distributed  # noqa: F401
+        from dask.utils import parse_bytes, parse_timedelta
+    except ImportError as error:
+        raise StudyError(
+            "--scheduler needs Dask, which is not installed: pip install 'aba-toolkit[dask]'"
+        ) from error
+    for name, parse in (
+        ("memory", parse_bytes),
+        ("lifetime", parse_timedelta),
+        ("stagger", parse_timedelta),
+    ):
+        try:
+            parse(getattr(place, name) or "1")
+        except (ValueError, KeyError) as error:
+            needed = "a size, as 4GiB" if name == "memory" else "a time, as 55m"
+            raise StudyError(
+                f"cluster option {name} is {getattr(place, name)!r}; needed: {needed}"
+            ) from error
+    if place.kind == "slurm":
+        if shutil.which("sbatch") is None:
+            raise StudyError("scheduler 'slurm' needs sbatch, which is not here")
+        _slurm_settings()
+    _security(place)
 
 
 @contextmanager
 def connected(place: Place, device: str, chunks: int) -> Iterator[Client]:
     """A client of the scheduler; what was started for it ends with it. device: of the chunks.
 
-    Raises StudyError where Dask is not installed or an option cannot be, EngineError where no
-    scheduler answers.
+    Raises EngineError where no scheduler answers.
     """
-    try:
-        import dask
-        from distributed import Client
-    except ImportError as error:
-        raise StudyError(
-            "--scheduler needs Dask, which is not installed: pip install 'aba-toolkit[dask]'"
-        ) from error
+    import dask
+    from distributed import Client
+
     # Its losses are told in one line each by those who wait for the workers.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
@@ -236,8 +261,6 @@ def _local(place: Place, device: str, chunks: int) -> Iterator[Any]:
 @contextmanager
 def _slurm(place: Place, device: str, chunks: int) -> Iterator[Any]:
     """Jobs of SLURM, as many as there is work for."""
-    if shutil.which("sbatch") is None:
-        raise StudyError("scheduler 'slurm' needs sbatch, which is not here")
     with slurm_cluster(place, device) as cluster:
         _scale(cluster, place.minimum or 0, min(place.workers or 10, chunks))
         yield cluster
@@ -255,16 +278,17 @@ def _resources(device: str) -> dict[str, float]:
     return {"GPU": 1} if device == "cuda" else {}
 
 
-def slurm_cluster(place: Place, device: str) -> Any:
-    """A cluster of no jobs yet, from Dask's own configuration of SLURM (`jobqueue.slurm`).
-
-    A worker for each core of a job, or one for its GPU; each ends before its job does, some sooner
-    than others. Raises StudyError where the configuration lacks something.
-    """
-    import dask
-    from dask_jobqueue import SLURMCluster
-
-    given = dask.config.get("jobqueue.slurm")
+def _slurm_settings() -> dict[str, Any]:
+    """Dask's own configuration of SLURM. Raises StudyError where something needed is not in it."""
+    try:
+        import dask_jobqueue  # noqa: F401  it brings defaults
+        from dask import config
+    except ImportError as error:
+        raise StudyError(
+            "scheduler 'slurm' needs dask-jobqueue, which is not installed: "
+            "pip install 'aba-toolkit[dask]'"
+        ) from error
+    given = dict(config.get("jobqueue.slurm"))
     reached = given["interface"] or {"host", "interface"} & set(given["scheduler-options"])
     for name, there in (
         ("cores", given["cores"]),
@@ -276,7 +300,19 @@ def slurm_cluster(place: Place, device: str) -> Any:
                 f"scheduler 'slurm' needs jobqueue.slurm.{name} in ~/.config/dask/jobqueue.yaml, "
                 f"or DASK_JOBQUEUE__SLURM__{name.upper()} in the environment"
             )
-    seconds = walltime_seconds(str(given["walltime"]))
+    return given | {"seconds": walltime_seconds(str(given["walltime"]))}
+
+
+def slurm_cluster(place: Place, device: str) -> Any:
+    """A cluster of no jobs yet, as Dask's own configuration has it.
+
+    A worker for each core of a job, or one for its GPU; each ends before its job does, some sooner
+    than others.
+    """
+    from dask_jobqueue import SLURMCluster
+
+    given = _slurm_settings()
+    seconds = given["seconds"]
     lifetime = place.lifetime or f"{0.9 * seconds:.0f}s"
     stagger = place.stagger or f"{0.05 * seconds:.0f}s"
     arguments = [*given["worker-extra-args"], "--lifetime", lifetime, "--lifetime-stagger", stagger]
