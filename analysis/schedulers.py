@@ -15,6 +15,7 @@ import math
 import re
 import shlex
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -196,9 +197,14 @@ def _unreachable(place: Place, error: OSError) -> str:
         reasons.append(" ".join(str(cause).split()))
         cause = cause.__cause__ or cause.__context__
     said = next((reason for reason in reversed(reasons) if reason), "")[:160]
-    if any(re.search("certificate|ssl|tls", reason, re.IGNORECASE) for reason in reasons[1:]):
+    host, _, port = place.scheduler.partition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return f"no scheduler answers at {place.scheduler} within {ANSWER_WITHIN} s: {said}"
+    if place.kind == "tls":
         return f"{place.scheduler}: certificates do not go together: {said}"
-    return f"no scheduler answers at {place.scheduler} within {ANSWER_WITHIN} s: {said}"
+    return f"{place.scheduler} speaks no Dask, or wants certificates (tls://): {said}"
 
 
 def _security(place: Place) -> Security | None:
@@ -206,7 +212,7 @@ def _security(place: Place) -> Security | None:
     lacks one."""
     from distributed import Security
 
-    if place.kind == "tcp":
+    if place.kind in ("tcp", "local"):
         return None
     files = {name: str(path) for name in _TLS if (path := getattr(place, name))}
     given = {"tls_ca_file": files.get("tls_ca")}

@@ -1,35 +1,48 @@
+# ruff: noqa: E402  what needs Dask is imported where it is there
 """Chunks on a cluster of Dask: the same bits, trained once, and nothing lost when something dies.
 
 Schedulers, workers and clients are real and listen on loopback. Where one must be killed it is a
 process of its own; elsewhere they are threads of this one.
 """
 
+import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
+dask = pytest.importorskip("dask", reason="the extra dask is not installed")
 pytest.importorskip("distributed", reason="the extra dask is not installed")
+pytest.importorskip("dask_jobqueue", reason="the extra dask is not installed")
 
 from distributed import (
     Client,
     LocalCluster,
     Scheduler,
+    Security,
     SpecCluster,
     Worker,
     get_worker,
-)  # noqa: E402
+)
+from distributed.system import MEMORY_LIMIT
 
-from aba_core.arms import Arm  # noqa: E402
-from analysis import cluster, plan, runner, schedulers  # noqa: E402
-from analysis import results as store  # noqa: E402
-from analysis.engines import EngineError  # noqa: E402
-from analysis.study import Study, StudyError  # noqa: E402
+from aba_core.arms import Arm
+from analysis import cluster, plan, runner, schedulers
+from analysis import results as store
+from analysis.engines import EngineError
+from analysis.study import Study, StudyError
+
+# A cluster for all tests of this file: they stay in one process.
+pytestmark = pytest.mark.xdist_group("cluster")
 
 ROOT = Path(__file__).parents[1]
 ARMS = (
@@ -37,7 +50,8 @@ ARMS = (
     Arm.of("both", adjustments="3,4", strength=0.3, target="loss"),
 )
 # A chunk of this takes a second or so, long enough to be killed in the middle.
-LONG = {"epochs": 40}
+LONG = {"epochs": 15}
+LONGER = {"epochs": 100}  # in a process of its own, whose shapes nobody checks
 
 
 def study(**changes):
@@ -264,11 +278,382 @@ def test_other_versions_on_a_worker_are_refused(tmp_path, address, monkeypatch):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_without_the_extra_one_line_says_what_to_install(tmp_path):
-    code = "import sys\nsys.modules['distributed'] = None\nfrom analysis.cli import main\nmain()"
-    command = [sys.executable, "-c", code, "run", "tension", "--results", str(tmp_path)]
-    done = subprocess.run([*command, "--scheduler", "local"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "aba: --scheduler needs Dask, which is not installed: pip install 'aba-toolkit[dask]'"
-    ]
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(StudyError) as error:
+        cluster.choose("local")
+    assert str(error.value) == (
+        "--scheduler needs Dask, which is not installed: pip install 'aba-toolkit[dask]'"
+    )
+
+
+# --- certificates and listeners ------------------------------------------------------------------
+
+
+def pem_files(security, folder):
+    """The options that name a certificate's files."""
+    folder.mkdir()
+    parts = {"ca": "ca_file", "cert": "client_cert", "key": "client_key"}
+    for name, field in parts.items():
+        (folder / f"{name}.pem").write_text(getattr(security, f"tls_{field}"))
+    return [f"tls_{name}={folder / name}.pem" for name in parts]
+
+
+def test_a_certificate_is_needed_and_a_wrong_one_is_refused_in_one_line(tmp_path):
+    own, other = Security.temporary(), Security.temporary()
+    right, wrong = pem_files(own, tmp_path / "own"), pem_files(other, tmp_path / "other")
+    mixed = [right[0], *wrong[1:]]  # it trusts the scheduler, which does not trust it
+    with threads(n_workers=1, protocol="tls", security=own) as here:
+        tls = here.scheduler_address
+        for address, options, message in (
+            (tls, wrong, "certificates do not go together: "),
+            (tls, mixed, "certificates do not go together: "),
+            (tls.replace("tls", "tcp"), [], "speaks no Dask, or wants certificates"),
+        ):
+            with pytest.raises(EngineError, match=message) as error:
+                run(study(seeds=1), tmp_path / "results", address, *options)
+            assert "\n" not in str(error.value)
+        assert not run(study(seeds=1), tmp_path / "results", tls, *right).result.missing
+
+
+def test_what_is_started_here_listens_on_loopback_alone_and_wants_a_certificate():
+    me = psutil.Process()
+    before = {connection.laddr for connection in listening(me)}
+    with schedulers.connected(schedulers.place("local", ["workers=1"]), "cpu", 1) as client:
+        client.wait_for_workers(1)
+        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        children = me.children(recursive=True)
+        addresses = [c.laddr for process in (me, *children) for c in listening(process)]
+        started = [address for address in addresses if address not in before]
+        assert len(started) >= 3 and {address.ip for address in started} == {"127.0.0.1"}
+        (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert worker["nthreads"] == 1 and worker["memory_limit"] == MEMORY_LIMIT
+        memory = client.run(lambda: dask.config.get("distributed.worker.memory"))
+        (limits,) = memory.values()
+        assert not (limits["target"] or limits["spill"] or limits["pause"])
+    assert not [c for child in me.children() for c in listening(child)]
+
+
+def listening(process):
+    return [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+
+
+def test_workers_come_with_work_and_go_without():
+    options = ["workers=2", "minimum=0"]
+    with schedulers.connected(schedulers.place("local", options), "cpu", 9) as client:
+        assert not client.nthreads()
+        futures = client.map(time.sleep, [0.4] * 6, key=[f"chunk-{i}" for i in range(6)])
+        most = 0
+        while not all(future.done() for future in futures):
+            most = max(most, len(client.nthreads()))
+            time.sleep(0.05)
+        client.cancel(futures)
+        deadline = time.monotonic() + 30
+        while client.nthreads() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert most == 2 and not client.nthreads()
+
+
+# --- jobs of SLURM -------------------------------------------------------------------------------
+
+SLURM = {
+    "cores": 4,
+    "memory": "8GiB",
+    "interface": "lo",
+    "queue": "short",
+    "account": "maps",
+    "walltime": "01:00:00",
+    "worker-extra-args": ["--preload", "site file.py"],
+    "job-script-prologue": ["module load python"],
+    "job-extra-directives": ["--constraint=skylake"],
+}
+
+JOB = """\
+#!/usr/bin/env bash
+
+#SBATCH -J dask-worker
+#SBATCH -p short
+#SBATCH -A maps
+#SBATCH -n 1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=8G
+#SBATCH -t 01:00:00
+#SBATCH --constraint=skylake
+module load python
+export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False
+export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False
+export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False
+export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=0.95
+PYTHON -m distributed.cli.dask_worker tls://127.0.0.1:PORT --name dummy-name --nthreads 1 \
+--memory-limit 2.00GiB --nworkers 4 --nanny --death-timeout 60 --preload 'site file.py' \
+--lifetime 3240s --lifetime-stagger 180s --interface lo --protocol tls:// \
+--tls-ca-file CA --tls-cert CERT --tls-key KEY
+"""
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A queue that starts each job at once, as a process of this machine, in place of SLURM."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "sbatch").write_text(
+        "#!/bin/sh\n"
+        'cp "$1" "$1.job"\n'
+        f'setsid sh "$1.job" > {tmp_path}/job.log 2>&1 &\n'
+        "echo Submitted batch job $!\n"
+    )
+    (commands / "scancel").write_text("#!/bin/sh\nkill -TERM -- -$1\n")
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_job_of_slurm_is_the_configured_one_with_lifetimes_and_tls(sbatch):
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in SLURM.items()}):
+        place = schedulers.place("slurm")
+        with schedulers.slurm_cluster(place, "cpu") as here:
+            script = here.job_script()
+            assert here.scheduler_address.startswith("tls://127.0.0.1:")
+            for name in ("CA-FILE", "CERT", "KEY"):
+                (file,) = re.findall(rf"--tls-{name.lower()} (\S+)", script)
+                assert Path(file).stat().st_mode & 0o077 == 0
+                script = script.replace(file, name.removesuffix("-FILE"))
+            script = script.replace(sys.executable, "PYTHON")
+            assert re.sub(r"(tls://127.0.0.1:)\d+", r"\1PORT", script) == JOB
+        place = schedulers.place("slurm", ["lifetime=20m", "stagger=1m"])
+        with schedulers.slurm_cluster(place, "cuda") as here:
+            script = here.job_script()
+    for part in (
+        "#SBATCH --cpus-per-task=4",
+        "--nthreads 1 --memory-limit 8.00GiB --nanny",
+        "--lifetime 20m --lifetime-stagger 1m --resources GPU=1",
+    ):
+        assert part in script
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("cores", "needs jobqueue.slurm.cores in .*, or DASK_JOBQUEUE__SLURM__CORES"),
+        ("interface", "needs jobqueue.slurm.interface"),
+        ("walltime", "walltime is 'None'; needed: as 30, 1:30:00 or 2-12:00:00"),
+    ],
+)
+def test_what_slurm_lacks_is_named(sbatch, missing, message):
+    settings = {**SLURM, missing: None}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
+        with pytest.raises(StudyError, match=message):
+            schedulers.place("slurm")
+
+
+def test_slurm_without_sbatch_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StudyError, match="needs sbatch, which is not here"):
+        schedulers.place("slurm")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 1800), ("30:05", 1805), ("1:30:00", 5400), ("2-12", 216000), ("1-00:30:01", 88201)],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(text, seconds):
+    assert schedulers.walltime_seconds(text) == seconds
+
+
+@pytest.mark.slow
+def test_jobs_come_with_work_and_end_with_it(sbatch):
+    settings = SLURM | {"worker-extra-args": [], "job-script-prologue": [], "cores": 1}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
+        done = run(study(seeds=2), sbatch / "results", "slurm", "workers=2")
+    assert done.computed == 4 and not done.result.missing
+    log = (sbatch / "job.log").read_text()
+    assert "Start worker at" in log, log
+    deadline = time.monotonic() + 60
+    while workers_of(sbatch) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not workers_of(sbatch)
+
+
+def workers_of(folder):
+    """Processes that were started in a folder."""
+    found = []
+    for process in psutil.process_iter(["cwd", "cmdline"]):
+        if process.info["cwd"] == str(folder) and "dask_worker" in str(process.info["cmdline"]):
+            found.append(process)
+    return found
+
+
+# --- a chunk that fails --------------------------------------------------------------------------
+
+
+def test_a_chunk_that_fails_is_tried_once_more_alone_and_named(
+    tmp_path, address, monkeypatch, capsys
+):
+    tried, under_way, real = [], [], cluster.train_chunk
+    bad = plan.resolve(study()).chunks[0].name
+
+    def train_chunk(chunk, count):
+        under_way.append(chunk.name)
+        tried.append((chunk.name, len(under_way)))
+        try:
+            if chunk.name == bad:
+                raise RuntimeError("the map\nis empty")
+            return real(chunk, count)
+        finally:
+            under_way.remove(chunk.name)
+
+    monkeypatch.setattr(cluster, "train_chunk", train_chunk)
+    with pytest.raises(EngineError) as error:
+        run(study(), tmp_path, address)
+    named = f"chunk {bad} ('vanilla' and 1 more arms, seed 0)"
+    assert str(error.value).startswith(f"{named} failed twice: RuntimeError: the map is empty;")
+    assert capsys.readouterr().err.count(named) == 2
+    assert [name for name, _ in tried].count(bad) == 2 and len(tried) == 4
+    assert tried[-1] == (bad, 1)
+    assert len(store.read_rows(tmp_path, "runs")[0]) == 4
+    monkeypatch.setattr(cluster, "train_chunk", real)
+    assert run(study(), tmp_path, address).computed == 2
+
+
+@pytest.mark.slow
+def test_a_chunk_that_kills_its_workers_ends_in_one_line_beside_good_ones(tmp_path, monkeypatch):
+    (tmp_path / "poison.py").write_text(POISON)
+    (tmp_path / "study.yaml").write_text(POISONED)
+    command = [sys.executable, "-m", "analysis.cli", "run", "study.yaml", "--scheduler", "local"]
+    done = subprocess.run(
+        [*command, "--cluster", "workers=2"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert all(line.startswith(("aba: ", "mine on digits: ")) for line in lines), done.stderr
+    assert "failed twice: 2 workers died of it, the last of them tls://127.0.0.1:" in lines[-1]
+    kept = store.read_rows(tmp_path / "results", "runs")[0]
+    assert sorted(kept["arm"]) == ["good", "good", "vanilla", "vanilla"]
+
+
+POISON = """\
+import multiprocessing
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aba_core.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Poison(Method):
+    kind: ClassVar[str] = "poison"
+    version: ClassVar[int] = 1
+
+    def batch(self, tail, h, y, draws):
+        if multiprocessing.parent_process() is not None:  # not where it is tried before the study
+            os._exit(9)
+        return h, y
+"""
+
+# An arm with samples of its own is a chunk of its own.
+POISONED = """\
+name: mine
+dataset: digits
+config: {epochs: 1, batch_size: 20, model: mlp}
+seeds: 2
+arms:
+  - {name: vanilla}
+  - {name: good, adjustments: "3,4", strength: 0.3, target: loss}
+  - {name: bad, method: {use: "poison:Poison"}, subset_per_run: true}
+"""
+
+
+# --- something dies ------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(folder, workers):
+    """A scheduler and workers as processes of their own: (address, scheduler, workers)."""
+    file = folder / "scheduler.json"
+    base = [sys.executable, "-m"]
+    here = ["--host", "127.0.0.1", "--scheduler-file", str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    quiet = dict(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = []
+
+    def start(*command):
+        started.append(subprocess.Popen([*base, *command], cwd=folder, **quiet))
+        return started[-1]
+
+    try:
+        scheduler = start("distributed.cli.dask_scheduler", *here, "--port", "0", "--no-dashboard")
+        plainly = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+        others = [start("distributed.cli.dask_worker", *here, *plainly) for _ in range(workers)]
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield json.loads(file.read_text())["address"], scheduler, others
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_killed_worker_costs_its_chunk_and_a_killed_scheduler_the_call(tmp_path):
+    spec, results, trained = study(config=LONGER, seeds=6), tmp_path / "results", []
+    with running(tmp_path, workers=2) as (address, scheduler, workers):
+
+        def progress(label, steps, total):
+            saved = 6 * steps // total
+            if saved == 1 and workers[0].poll() is None:
+                workers[0].kill()
+                workers[0].wait()
+            if saved == 4 and scheduler.poll() is None:
+                trained[:] = trained_chunks(address)
+                scheduler.kill()
+                scheduler.wait()
+
+        with pytest.raises(EngineError) as error:
+            runner.run(spec, results, engine=cluster.choose(address), progress=progress)
+        workers[1].wait(timeout=60)  # it does not outlive its scheduler for long
+    assert f"scheduler at {address} is gone" in str(error.value) and "\n" not in str(error.value)
+    assert 4 <= len(trained) <= 6 and len(set(trained)) >= len(trained) - 1
+    kept = len(store.read_rows(results, "runs")[0])
+    assert 8 <= kept < 12
+    again = runner.run(spec, results, device="cpu", processes=1)
+    assert (again.reused, again.computed) == (kept, 12 - kept) and not again.result.missing
+
+
+def trained_chunks(address):
+    """The keys of all chunks that came out of a training, as often as they did."""
+    with Client(address, set_as_default=False) as client:
+        return client.run_on_scheduler(
+            lambda dask_scheduler: [
+                entry.key for entry in dask_scheduler.transition_log if entry.finish == "memory"
+            ]
+        )
+
+
+def test_workers_stop_when_their_client_is_killed(tmp_path):
+    command = [sys.executable, "-m", "analysis.cli", "run", "tension", "--seeds", "6"]
+    command += ["--set", "epochs=300", "--results", str(tmp_path)]
+    with threads() as here:
+        client = subprocess.Popen(
+            [*command, "--scheduler", here.scheduler_address],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        workers = [worker.state for worker in here.workers.values()]
+        while not any(state.executing for state in workers) and client.poll() is None:
+            time.sleep(0.05)
+        assert client.poll() is None
+        client.kill()
+        client.wait()
+        deadline = time.monotonic() + 30
+        while any(state.executing for state in workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(state.executing for state in workers)
+        assert not here.scheduler.tasks
