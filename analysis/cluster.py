@@ -99,7 +99,7 @@ def train_task(expected: dict[str, str], chunk: bytes, shared: Path | None) -> b
 
     def count(model_steps: int) -> None:
         state = worker.state.tasks.get(key)
-        if state is None or state.state == "cancelled":
+        if state is None or state.state == "cancelled" or worker.status.name.startswith("clos"):
             raise Unwanted(f"{key} is not wanted any more")
 
     return pickle.dumps(_parts(pickle.loads(chunk), shared, count))
@@ -293,6 +293,8 @@ class _Tasks:
         """
         if future.status == "cancelled":
             raise self._gone()
+        if future.status not in ("finished", "error"):
+            return None
         try:
             if future.status == "error":
                 error = future.exception(timeout=10)
