@@ -192,7 +192,7 @@ def run(
       aba run my_study.py
       aba run tension --scheduler tcp://10.0.0.1:8786
     """
-    from analysis.cluster import choose
+    from analysis.cluster.engine import choose
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())

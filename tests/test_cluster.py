@@ -36,8 +36,9 @@ from distributed import (
 from distributed.system import MEMORY_LIMIT
 
 from aba_core.arms import Arm
-from analysis import cluster, plan, runner, schedulers
+from analysis import plan, runner
 from analysis import results as store
+from analysis.cluster import engine, schedulers, slurm, worker
 from analysis.engines import EngineError
 from analysis.study import Study, StudyError
 
@@ -73,8 +74,8 @@ def numbers(frame: pd.DataFrame, *within: str) -> pd.DataFrame:
 
 
 def run(spec, folder, address, *options, device="auto"):
-    engine = cluster.choose(address, options)
-    return runner.run(spec, folder, device=device, engine=engine)
+    chosen = engine.choose(address, options)
+    return runner.run(spec, folder, device=device, engine=chosen)
 
 
 def threads(**changes):
@@ -101,13 +102,13 @@ def usual(tmp_path_factory):
 @pytest.fixture
 def trained(monkeypatch):
     """The names of the chunks that workers of this process train, as they train them."""
-    names, real = [], cluster.train_chunk
+    names, real = [], worker.train_chunk
 
     def counted(chunk, count):
         names.append(chunk.name)
         return real(chunk, count)
 
-    monkeypatch.setattr(cluster, "train_chunk", counted)
+    monkeypatch.setattr(worker, "train_chunk", counted)
     return names
 
 
@@ -130,7 +131,7 @@ def test_two_clients_that_want_the_same_chunks_have_them_trained_once(address, t
     came: list[list] = [[], []]
 
     def client(place: list) -> None:
-        place += cluster.choose(address)(chunks, lambda done: None)
+        place += engine.choose(address)(chunks, lambda done: None)
 
     clients = [threading.Thread(target=client, args=(place,)) for place in came]
     for thread in clients:
@@ -159,8 +160,8 @@ def test_a_worker_looks_into_a_shared_folder_before_it_trains(tmp_path, address,
 def test_nothing_is_kept_on_workers_once_it_is_here(tmp_path, address):
     chunks = plan.resolve(study()).chunks
     with Client(address, set_as_default=False) as client:
-        engine = cluster.choose(address)
-        for back, _ in enumerate(engine(chunks, lambda done: None), 1):
+        trained = engine.choose(address)(chunks, lambda done: None)
+        for back, _ in enumerate(trained, 1):
             deadline = time.monotonic() + 30
             while held(client) > len(chunks) - back and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -202,10 +203,10 @@ def test_a_wrong_option_is_named(tmp_path, scheduler, options, message):
 
 def test_engine_or_processes_beside_a_scheduler_are_refused():
     with pytest.raises(StudyError, match="--processes 2 with --scheduler local; give one"):
-        cluster.choose("local", (), engine="auto", processes=2)
+        engine.choose("local", (), engine="auto", processes=2)
     with pytest.raises(StudyError, match="--engine gpu with --scheduler local; give one"):
-        cluster.choose("local", (), engine="gpu", processes=None)
-    assert cluster.choose(None, (), engine="gpu", processes=None) == "gpu"
+        engine.choose("local", (), engine="gpu", processes=None)
+    assert engine.choose(None, (), engine="gpu", processes=None) == "gpu"
 
 
 def test_a_missing_resource_is_said_at_once(tmp_path, address):
@@ -215,13 +216,13 @@ def test_a_missing_resource_is_said_at_once(tmp_path, address):
 
 def test_chunks_for_a_gpu_go_to_workers_that_have_one(tmp_path, monkeypatch):
     """Without the device itself, which the worker with the resource then says."""
-    where, real = [], cluster.gpu_memory
+    where, real = [], worker.gpu_memory
 
     def measured(chunk):
         where.append((get_worker().name, len(chunk.seeds)))
         return real(chunk)
 
-    monkeypatch.setattr(cluster, "gpu_memory", measured)
+    monkeypatch.setattr(worker, "gpu_memory", measured)
     options = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, "memory_limit": 0}
     on_gpu = {"cls": Worker, "options": {**options, "resources": {"GPU": 1}}}
     workers = {"plain": {"cls": Worker, "options": options}, "one": on_gpu, "two": on_gpu}
@@ -261,17 +262,36 @@ def test_a_worker_with_several_threads_is_refused(tmp_path):
             run(study(), tmp_path, here.scheduler_address)
 
 
+def test_a_shared_folder_that_a_worker_does_not_see_is_refused(tmp_path, address):
+    elsewhere = f"shared={tmp_path / 'elsewhere'}"
+    with pytest.raises(EngineError, match="worker tcp://.* has no folder /.*elsewhere; give"):
+        run(study(), tmp_path / "results", address, elsewhere)
+
+
+def test_rows_of_other_data_than_here_are_refused(tmp_path, address, monkeypatch):
+    real = worker.train_chunk
+
+    def on_other_data(chunk, count):
+        tables = real(chunk, count)
+        for row in tables["runs"]:
+            row["data"] = "0123456789ab"
+        return tables
+
+    monkeypatch.setattr(worker, "train_chunk", on_other_data)
+    with pytest.raises(EngineError, match="other data digits: fingerprint 0123456789ab, here"):
+        run(study(), tmp_path, address)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_several_workers_on_one_gpu_are_refused():
+    with pytest.raises(StudyError, match="2 workers with scheduler 'local' and device 'cuda'"):
+        engine.choose("local", ["workers=2"]).choose_device("cuda")
+    assert engine.choose("local").choose_device("auto") == "cpu"
+
+
 def test_other_versions_on_a_worker_are_refused(tmp_path, address, monkeypatch):
-    real = cluster.versions
-
-    def versions():
-        try:
-            get_worker()
-        except ValueError:
-            return real()
-        return real() | {"torch": "1.13.1", "numerics": "0"}
-
-    monkeypatch.setattr(cluster, "versions", versions)
+    other = worker.versions() | {"torch": "1.13.1", "numerics": "0"}
+    monkeypatch.setattr(worker, "versions", lambda: other)
     with pytest.raises(EngineError) as error:
         run(study(), tmp_path, address)
     assert "has numerics 0 (here 1), torch 1.13.1 (here 2." in str(error.value)
@@ -281,7 +301,7 @@ def test_other_versions_on_a_worker_are_refused(tmp_path, address, monkeypatch):
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(StudyError) as error:
-        cluster.choose("local")
+        engine.choose("local")
     assert str(error.value) == (
         "--scheduler needs Dask, which is not installed: pip install 'aba-toolkit[dask]'"
     )
@@ -326,8 +346,8 @@ def test_what_is_started_here_listens_on_loopback_alone_and_wants_a_certificate(
         addresses = [c.laddr for process in (me, *children) for c in listening(process)]
         started = [address for address in addresses if address not in before]
         assert len(started) >= 3 and {address.ip for address in started} == {"127.0.0.1"}
-        (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
-        assert worker["nthreads"] == 1 and worker["memory_limit"] == MEMORY_LIMIT
+        (one,) = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert one["nthreads"] == 1 and one["memory_limit"] == MEMORY_LIMIT
         memory = client.run(lambda: dask.config.get("distributed.worker.memory"))
         (limits,) = memory.values()
         assert not (limits["target"] or limits["spill"] or limits["pause"])
@@ -414,7 +434,7 @@ def sbatch(tmp_path, monkeypatch):
 def test_the_job_of_slurm_is_the_configured_one_with_lifetimes_and_tls(sbatch):
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in SLURM.items()}):
         place = schedulers.place("slurm")
-        with schedulers.slurm_cluster(place, "cpu") as here:
+        with slurm.jobs(place, "cpu") as here:
             script = here.job_script()
             assert here.scheduler_address.startswith("tls://127.0.0.1:")
             for name in ("CA-FILE", "CERT", "KEY"):
@@ -424,7 +444,7 @@ def test_the_job_of_slurm_is_the_configured_one_with_lifetimes_and_tls(sbatch):
             script = script.replace(sys.executable, "PYTHON")
             assert re.sub(r"(tls://127.0.0.1:)\d+", r"\1PORT", script) == JOB
         place = schedulers.place("slurm", ["lifetime=20m", "stagger=1m"])
-        with schedulers.slurm_cluster(place, "cuda") as here:
+        with slurm.jobs(place, "cuda") as here:
             script = here.job_script()
     for part in (
         "#SBATCH --cpus-per-task=4",
@@ -460,7 +480,7 @@ def test_slurm_without_sbatch_is_refused(monkeypatch, tmp_path):
     [("30", 1800), ("30:05", 1805), ("1:30:00", 5400), ("2-12", 216000), ("1-00:30:01", 88201)],
 )
 def test_a_time_limit_is_read_as_slurm_reads_it(text, seconds):
-    assert schedulers.walltime_seconds(text) == seconds
+    assert slurm.walltime_seconds(text) == seconds
 
 
 @pytest.mark.slow
@@ -492,7 +512,7 @@ def workers_of(folder):
 def test_a_chunk_that_fails_is_tried_once_more_alone_and_named(
     tmp_path, address, monkeypatch, capsys
 ):
-    tried, under_way, real = [], [], cluster.train_chunk
+    tried, under_way, real = [], [], worker.train_chunk
     bad = plan.resolve(study()).chunks[0].name
 
     def train_chunk(chunk, count):
@@ -505,7 +525,7 @@ def test_a_chunk_that_fails_is_tried_once_more_alone_and_named(
         finally:
             under_way.remove(chunk.name)
 
-    monkeypatch.setattr(cluster, "train_chunk", train_chunk)
+    monkeypatch.setattr(worker, "train_chunk", train_chunk)
     with pytest.raises(EngineError) as error:
         run(study(), tmp_path, address)
     named = f"chunk {bad} ('vanilla' and 1 more arms, seed 0)"
@@ -514,7 +534,7 @@ def test_a_chunk_that_fails_is_tried_once_more_alone_and_named(
     assert [name for name, _ in tried].count(bad) == 2 and len(tried) == 4
     assert tried[-1] == (bad, 1)
     assert len(store.read_rows(tmp_path, "runs")[0]) == 4
-    monkeypatch.setattr(cluster, "train_chunk", real)
+    monkeypatch.setattr(worker, "train_chunk", real)
     assert run(study(), tmp_path, address).computed == 2
 
 
@@ -617,7 +637,7 @@ def test_a_killed_worker_costs_its_chunk_and_a_killed_scheduler_the_call(tmp_pat
                 scheduler.wait()
 
         with pytest.raises(EngineError) as error:
-            runner.run(spec, results, engine=cluster.choose(address), progress=progress)
+            runner.run(spec, results, engine=engine.choose(address), progress=progress)
         workers[1].wait(timeout=60)  # it does not outlive its scheduler for long
     assert f"scheduler at {address} is gone" in str(error.value) and "\n" not in str(error.value)
     assert 4 <= len(trained) <= 6 and len(set(trained)) >= len(trained) - 1
@@ -646,7 +666,7 @@ def test_workers_stop_when_their_client_is_killed(tmp_path):
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
-        workers = [worker.state for worker in here.workers.values()]
+        workers = [one.state for one in here.workers.values()]
         while not any(state.executing for state in workers) and client.poll() is None:
             time.sleep(0.05)
         assert client.poll() is None

@@ -13,8 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import shlex
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -49,7 +47,6 @@ SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
     "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.allowed-failures": 1,
     "distributed.scheduler.default-task-durations": {"chunk": "60s"},
 }
 
@@ -153,10 +150,10 @@ def _check(place: Place) -> None:
                 f"cluster option {name} is {getattr(place, name)!r}; needed: {needed}"
             ) from error
     if place.kind == "slurm":
-        if shutil.which("sbatch") is None:
-            raise StudyError("scheduler 'slurm' needs sbatch, which is not here")
-        _slurm_settings()
-    _security(place)
+        from analysis.cluster import slurm
+
+        slurm.settings()
+    security(place)
 
 
 @contextmanager
@@ -173,14 +170,13 @@ def connected(place: Place, device: str, chunks: int) -> Iterator[Client]:
     with ExitStack() as stack:
         if place.kind in ("local", "slurm"):
             stack.enter_context(dask.config.set(SETTINGS))
-            start = _local if place.kind == "local" else _slurm
-            cluster = stack.enter_context(start(place, device, chunks))
+            cluster = stack.enter_context(_started(place, device, chunks))
             yield stack.enter_context(Client(cluster, set_as_default=False))
             return
         try:
             client = Client(
                 place.scheduler,
-                security=_security(place),
+                security=security(place),
                 timeout=ANSWER_WITHIN,
                 set_as_default=False,
             )
@@ -207,7 +203,7 @@ def _unreachable(place: Place, error: OSError) -> str:
     return f"{place.scheduler} speaks no Dask, or wants certificates (tls://): {said}"
 
 
-def _security(place: Place) -> Security | None:
+def security(place: Place) -> Security | None:
     """Certificates from the options, else from Dask's configuration. Raises StudyError where TLS
     lacks one."""
     from distributed import Security
@@ -218,10 +214,10 @@ def _security(place: Place) -> Security | None:
     given = {"tls_ca_file": files.get("tls_ca")}
     for role in ("client", "scheduler", "worker"):
         given |= {f"tls_{role}_{part}": files.get(f"tls_{part}") for part in ("cert", "key")}
-    security = Security(
+    chosen = Security(
         require_encryption=True, **{name: value for name, value in given.items() if value}
     )
-    there = security.get_tls_config_for_role("client")
+    there = chosen.get_tls_config_for_role("client")
     lacking = [
         f"tls_{part}"
         for part in ("ca", "cert", "key")
@@ -234,7 +230,21 @@ def _security(place: Place) -> Security | None:
             f"scheduler {place.scheduler!r} needs {', '.join(lacking)}: --cluster "
             f"{lacking[0]}=FILE, or Dask's own configuration of TLS"
         )
-    return security
+    return chosen
+
+
+@contextmanager
+def _started(place: Place, device: str, chunks: int) -> Iterator[Any]:
+    """A cluster for this call: no more workers than chunks."""
+    if place.kind == "slurm":
+        from analysis.cluster import slurm
+
+        with slurm.jobs(place, device) as cluster:
+            scale(cluster, place.minimum or 0, min(place.workers or 10, chunks))
+            yield cluster
+    else:
+        with _local(place, device, chunks) as cluster:
+            yield cluster
 
 
 @contextmanager
@@ -243,11 +253,6 @@ def _local(place: Place, device: str, chunks: int) -> Iterator[Any]:
     from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT
 
-    if device == "cuda" and (place.workers or 1) > 1:
-        raise StudyError(
-            f"{place.workers} workers on device 'cuda' with scheduler 'local'; allowed: 1; start "
-            "one for each GPU yourself, and give their scheduler's address"
-        )
     most = place.workers or (1 if device == "cuda" else usable_cores(math.ceil))
     most = min(most, max(1, chunks))
     with LocalCluster(
@@ -257,104 +262,17 @@ def _local(place: Place, device: str, chunks: int) -> Iterator[Any]:
         dashboard_address=place.dashboard,
         security=True,  # on loopback too: whoever else is on this machine cannot send it code
         memory_limit=place.memory or MEMORY_LIMIT,
-        resources=_resources(device),
+        resources={"GPU": 1} if device == "cuda" else {},
         silence_logs=logging.CRITICAL,
+        scheduler_kwargs={"allowed_failures": 1},  # no worker is lost here but by its chunk
     ) as cluster:
-        _scale(cluster, place.minimum, most)
+        scale(cluster, place.minimum, most)
         yield cluster
 
 
-@contextmanager
-def _slurm(place: Place, device: str, chunks: int) -> Iterator[Any]:
-    """Jobs of SLURM, as many as there is work for."""
-    with slurm_cluster(place, device) as cluster:
-        _scale(cluster, place.minimum or 0, min(place.workers or 10, chunks))
-        yield cluster
-
-
-def _scale(cluster: Any, minimum: int | None, most: int) -> None:
+def scale(cluster: Any, minimum: int | None, most: int) -> None:
     """So many workers; with a lower minimum as many as there is work for."""
     if minimum is None or minimum >= most:
         cluster.scale(most)
     else:
         cluster.adapt(minimum=minimum, maximum=most, interval="500ms")
-
-
-def _resources(device: str) -> dict[str, float]:
-    return {"GPU": 1} if device == "cuda" else {}
-
-
-def _slurm_settings() -> dict[str, Any]:
-    """Dask's own configuration of SLURM. Raises StudyError where something needed is not in it."""
-    try:
-        import dask_jobqueue  # noqa: F401  it brings defaults
-        from dask import config
-    except ImportError as error:
-        raise StudyError(
-            "scheduler 'slurm' needs dask-jobqueue, which is not installed: "
-            "pip install 'aba-toolkit[dask]'"
-        ) from error
-    given = dict(config.get("jobqueue.slurm"))
-    reached = given["interface"] or {"host", "interface"} & set(given["scheduler-options"])
-    for name, there in (
-        ("cores", given["cores"]),
-        ("memory", given["memory"]),
-        ("interface", reached),
-    ):
-        if not there:
-            raise StudyError(
-                f"scheduler 'slurm' needs jobqueue.slurm.{name} in ~/.config/dask/jobqueue.yaml, "
-                f"or DASK_JOBQUEUE__SLURM__{name.upper()} in the environment"
-            )
-    return given | {"seconds": walltime_seconds(str(given["walltime"]))}
-
-
-def slurm_cluster(place: Place, device: str) -> Any:
-    """A cluster of no jobs yet, as Dask's own configuration has it.
-
-    A worker for each core of a job, or one for its GPU; each ends before its job does, some sooner
-    than others.
-    """
-    from dask_jobqueue import SLURMCluster
-
-    given = _slurm_settings()
-    seconds = given["seconds"]
-    lifetime = place.lifetime or f"{0.9 * seconds:.0f}s"
-    stagger = place.stagger or f"{0.05 * seconds:.0f}s"
-    arguments = [*given["worker-extra-args"], "--lifetime", lifetime, "--lifetime-stagger", stagger]
-    if device == "cuda":
-        arguments += ["--resources", "GPU=1"]
-    prologue = [
-        f"export DASK_{name.upper().replace('.', '__')}={value}"
-        for name, value in SETTINGS.items()
-        if name.startswith("distributed.worker.")
-    ]
-    security = _security(place)
-    return SLURMCluster(
-        cores=1 if device == "cuda" else given["cores"],
-        processes=1 if device == "cuda" else given["cores"],
-        job_cpu=given["job-cpu"] or given["cores"],
-        worker_extra_args=[shlex.quote(argument) for argument in arguments],
-        job_script_prologue=[*given["job-script-prologue"], *prologue],
-        security=security or True,
-        # Where nodes find the certificates that are made for this call.
-        shared_temp_directory=given["shared-temp-directory"] or str(Path.cwd()),
-        scheduler_options={"dashboard_address": place.dashboard, **given["scheduler-options"]},
-        silence_logs=logging.CRITICAL,
-    )
-
-
-def walltime_seconds(text: str) -> float:
-    """A time limit as SLURM writes it: "30", "30:00", "1:30:00", "2-12", "2-12:30:00"."""
-    days, dash, rest = text.rpartition("-")
-    try:
-        parts = [int(part) for part in rest.split(":")]
-        if dash:
-            hours, minutes, seconds = [*parts, 0, 0][:3]
-        else:
-            hours, minutes, seconds = {1: [0, *parts, 0], 2: [0, *parts], 3: parts}[len(parts)]
-        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-    except (ValueError, KeyError) as error:
-        raise StudyError(
-            f"jobqueue.slurm.walltime is {text!r}; needed: as 30, 1:30:00 or 2-12:00:00"
-        ) from error

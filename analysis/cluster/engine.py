@@ -1,37 +1,26 @@
 """The engine past one machine: chunks as tasks of Dask. `aba run STUDY --scheduler ADDRESS`.
 
 A task is a chunk and its key the chunk's hash, so two clients of one scheduler that want the same
-chunk have it trained once. A worker looks into the results folder first, where it can read it, and
-stops in the middle where nobody wants the chunk any more. It returns rows and writes nothing. A
-result is released as soon as it is here: what a worker keeps is lost with it, and trained again. A
-chunk that fails is tried once more when all others are done, alone, and then named.
+chunk have it trained once. A result is released as soon as it is here: what a worker keeps is lost
+with it, and trained again. A chunk that fails is tried once more when all others are done, alone,
+and then named.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from aba_core.identity import NUMERICS
-from analysis import toolkit_version
-from analysis.engines import (
-    ChunkRows,
-    Engine,
-    EngineError,
-    gpu_memory,
-    provenance,
-    sized_for_memory,
-    train_chunk,
-    train_within_memory,
-)
+from analysis.cluster.schedulers import Place, connected, place
+from analysis.cluster.worker import Refused, train_task, versions
+from analysis.engines import ChunkRows, Engine, EngineError
 from analysis.plan import Chunk, load_splits
-from analysis.schedulers import Place, connected, place
 from analysis.study import StudyError
 
 if TYPE_CHECKING:
@@ -57,89 +46,6 @@ def choose(scheduler: str | None, options: Sequence[str] = (), **others: Any) ->
     return Cluster(place(scheduler, options))
 
 
-# --- on a worker ---------------------------------------------------------------------------------
-
-
-class Refused(Exception):
-    """A worker that must not train: other versions, or several threads."""
-
-
-class Unwanted(Exception):
-    """Nobody waits for this chunk any more."""
-
-
-def versions() -> dict[str, str]:
-    """What must be equal here and on the workers, for equal numbers."""
-    return {
-        "toolkit": toolkit_version(),
-        "numerics": str(NUMERICS),
-        # Builds for a GPU and for a CPU go together: rows tell which one it was.
-        "torch": provenance()["torch"].partition("+")[0],
-    }
-
-
-def train_task(expected: dict[str, str], chunk: bytes, shared: Path | None) -> bytes:
-    """A pickled chunk trained on a worker of Dask: pickled [(runs, rows)], its parts.
-
-    shared: a results folder to look into first. Raises Refused, Unwanted and whatever training
-    raises.
-    """
-    from distributed import get_worker
-
-    worker = get_worker()
-    where = f"worker {worker.address}"
-    if worker.state.nthreads != 1:
-        raise Refused(f"{where} has {worker.state.nthreads} threads; needed: --nthreads 1")
-    here = versions()
-    differing = [name for name in expected if here[name] != expected[name]]
-    if differing:
-        told = ", ".join(f"{name} {here[name]} (here {expected[name]})" for name in differing)
-        raise Refused(f"{where} has {told}; install the same there")
-    key = worker.get_current_task()
-
-    def count(model_steps: int) -> None:
-        state = worker.state.tasks.get(key)
-        if state is None or state.state == "cancelled" or worker.status.name.startswith("clos"):
-            raise Unwanted(f"{key} is not wanted any more")
-
-    return pickle.dumps(_parts(pickle.loads(chunk), shared, count))
-
-
-def _parts(
-    chunk: Chunk, shared: Path | None, count: Callable[[int], None]
-) -> list[tuple[tuple[tuple[str, int, str], ...], ChunkRows]]:
-    """(runs, rows) of a chunk, from the results folder or by training."""
-    stored = None if shared is None else stored_rows(chunk, shared)
-    if stored is not None:
-        return [(chunk.runs, stored)]
-    if chunk.device != "cuda":
-        return [(chunk.runs, train_chunk(chunk, count))]
-    return [
-        (trained.runs, rows)
-        for part in sized_for_memory(chunk, *gpu_memory(chunk))
-        for trained, rows in train_within_memory(part, count)
-    ]
-
-
-def stored_rows(chunk: Chunk, results: Path) -> ChunkRows | None:
-    """The rows of a chunk that is in a results folder already, sound and whole."""
-    from analysis.store.chunks import Problem, checked
-    from analysis.store.files import read_manifest
-
-    manifest = read_manifest(results)
-    rows: ChunkRows = {}
-    for kind in (*["mechanism"] * bool(chunk.config.mechanism), chunk.kind):
-        table = checked(results / kind / f"{chunk.name}.parquet", manifest)
-        if isinstance(table, Problem):
-            return None
-        rows[kind] = table.to_pylist()
-    there = {row["key"] for row in rows[chunk.kind]}
-    return rows if there >= {key for _, _, key in chunk.runs} else None
-
-
-# --- at the client -------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cluster:
     """An engine that trains on a cluster, which knows itself what devices there are."""
@@ -150,6 +56,11 @@ class Cluster:
         """cpu, or cuda where it is asked for: workers then need the resource GPU."""
         if device not in ("auto", "cpu", "cuda"):
             raise StudyError(f"unknown device {device!r}; known: auto, cpu, cuda")
+        if device == "cuda" and self.place.kind == "local" and (self.place.workers or 1) > 1:
+            raise StudyError(
+                f"{self.place.workers} workers with scheduler 'local' and device 'cuda'; allowed: "
+                "1; start one for each GPU yourself, and give the address of their scheduler"
+            )
         return "cpu" if device == "auto" else device
 
     def __call__(
@@ -235,7 +146,8 @@ class _Tasks:
             self.without = now
             waits = self.place.patience
             self._say(
-                f"no worker {self.place.hint}; waiting" + f" up to {waits:g} s" * (waits < 1e9)
+                f"no worker {self.place.hint}; waiting"
+                + f" up to {waits:g} s" * math.isfinite(waits)
             )
         elif now - self.without > self.place.patience:
             raise EngineError(
