@@ -165,9 +165,8 @@ def connected(place: Place, device: str, chunks: int) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    # Its losses are told in one line each by those who wait for the workers.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
+        stack.enter_context(_silence())
         if place.kind in ("local", "slurm"):
             stack.enter_context(dask.config.set(SETTINGS))
             cluster = stack.enter_context(_started(place, device, chunks))
@@ -183,6 +182,24 @@ def connected(place: Place, device: str, chunks: int) -> Iterator[Client]:
         except OSError as error:
             raise EngineError(_unreachable(place, error)) from error
         yield stack.enter_context(client)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Dask logs nothing: what is lost is told in one line by those who wait for it."""
+    loggers = [
+        logging.getLogger(name)
+        for name in [*logging.root.manager.loggerDict]
+        if name.partition(".")[0] == "distributed"
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _unreachable(place: Place, error: OSError) -> str:
@@ -264,6 +281,7 @@ def _local(place: Place, device: str, chunks: int) -> Iterator[Any]:
         memory_limit=place.memory or MEMORY_LIMIT,
         resources={"GPU": 1} if device == "cuda" else {},
         silence_logs=logging.CRITICAL,
+        preload=["analysis.cluster.worker"],
         scheduler_kwargs={"allowed_failures": 1},  # no worker is lost here but by its chunk
     ) as cluster:
         scale(cluster, place.minimum, most)

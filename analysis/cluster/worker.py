@@ -7,6 +7,7 @@ wants the chunk any more. It returns rows and writes nothing.
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,13 @@ class Refused(Exception):
 
 class Unwanted(Exception):
     """Nobody waits for this chunk any more."""
+
+
+def dask_setup(_: object) -> None:
+    """Called in a worker of this machine when it starts: Ctrl-C and SIGTERM reach the whole process
+    group, and the parent alone decides what to do about them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def versions() -> dict[str, str]:
