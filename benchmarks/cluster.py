@@ -141,8 +141,9 @@ def report(rounds: int, count: int, epochs: int, workers: Sequence[int]) -> str:
             f"{load:.0f} at the end by other work; {versions}; medians of {rounds} turns.\n",
             f"A chunk of one step takes {each['processes']:.1f} ms by processes and "
             f"{each['Dask']:.1f} ms by Dask, one worker each: "
-            f"{each['Dask'] - each['processes']:.1f} ms more a task. A chunk of 28 runs goes out with {there / 1e3:.1f} kB and comes back "
-            f"with {back / 1e3:.1f} kB.\n",
+            f"{each['Dask'] - each['processes']:.1f} ms more a task. "
+            f"A chunk of 28 runs goes out with {there / 1e3:.1f} kB and comes back with "
+            f"{back / 1e3:.1f} kB.\n",
             f"Three of two workers killed, and started again, within {all_chunks} chunks: "
             f"{trained - all_chunks} trained to the end a second time, {missing} runs missing.\n",
             f"16 chunks of 3 runs, {epochs} epochs of the small CNN on digits:\n",
