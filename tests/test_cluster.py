@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -655,6 +656,33 @@ def trained_chunks(address):
                 entry.key for entry in dask_scheduler.transition_log if entry.finish == "memory"
             ]
         )
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_processes_of_this_machine_is_one_line_and_leaves_nobody(tmp_path):
+    code = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from analysis.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", code, "run", "tension", "--seeds", "6", "--scheduler", "local"]
+    command += ["--set", "epochs=60", "--cluster", "workers=2", "--results", str(tmp_path)]
+    stopped = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    while len(psutil.Process(stopped.pid).children()) < 3 and stopped.poll() is None:
+        time.sleep(0.05)
+    workers = psutil.Process(stopped.pid).children(recursive=True)
+    time.sleep(3)  # they are importing, or training by now
+    os.killpg(stopped.pid, signal.SIGINT)
+    message = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 130
+    assert message == "aba: stopped; finished runs are kept, the same command continues\n"
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(workers) >= 3 and not alive
 
 
 def test_workers_stop_when_their_client_is_killed(tmp_path):

@@ -122,6 +122,7 @@ class _Tasks:
     device: str
     report: Callable[[int], None]
     without: float | None = None  # since when there is no worker
+    told: bool = False  # whether that was said
     expected: dict[str, str] = field(default_factory=versions)
 
     def look(self) -> int:
@@ -143,16 +144,17 @@ class _Tasks:
         if usable:
             self.without = None
         elif self.without is None:
-            self.without = now
-            waits = self.place.patience
-            self._say(
-                f"no worker {self.place.hint}; waiting"
-                + f" up to {waits:g} s" * math.isfinite(waits)
-            )
+            self.without, self.told = now, False
         elif now - self.without > self.place.patience:
             raise EngineError(
                 f"no worker {self.place.hint} for {self.place.patience:g} s; {_CONTINUES}"
             )
+        # Those of this machine are on their way.
+        calm = 20.0 if self.place.kind == "local" else 0.0
+        if self.without is not None and not self.told and now - self.without >= calm:
+            self.told, waits = True, self.place.patience
+            limit = f" up to {waits:g} s" * math.isfinite(waits)
+            self._say(f"no worker {self.place.hint}; waiting{limit}")
         return len(usable)
 
     def trained(
