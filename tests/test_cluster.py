@@ -623,7 +623,8 @@ def running(folder, workers):
             process.wait()
 
 
-def test_a_killed_worker_costs_its_chunk_and_a_killed_scheduler_the_call(tmp_path):
+def test_a_killed_worker_costs_its_chunk_and_a_killed_scheduler_the_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(schedulers, "ANSWER_WITHIN", 5)  # so long it tries to come back, too
     spec, results, trained = study(config=LONGER, seeds=6), tmp_path / "results", []
     with running(tmp_path, workers=2) as (address, scheduler, workers):
 
