@@ -70,14 +70,23 @@ def in_turns(rounds: int, workers: int, work: Sequence[Chunk]) -> dict[str, list
     return turns
 
 
-def overhead(rounds: int, count: int) -> dict[str, float]:
-    """Milliseconds of a chunk of one step, by either engine, with one worker."""
+def overhead(rounds: int, count: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds of a chunk of one step by either engine with one worker: by the clock, and of
+    this process's processor time, which a busy machine does not lengthen."""
     work = chunks(count, 0.2, ARMS[:1])
-    turns = in_turns(rounds, 1, work)
-    return {
-        name: 1e3 * statistics.median(later for _, later in times) / (count - 1)
-        for name, times in turns.items()
-    }
+    results = {}
+    for name, engine in engines(1).items():
+        turns = []
+        for _ in range(rounds):
+            came = engine(work, lambda done: None)
+            next(iter(came))  # the start of the worker
+            clock, processor = time.perf_counter(), time.process_time()
+            rest = len(list(came))
+            spent = time.perf_counter() - clock, time.process_time() - processor
+            turns.append([1e3 * seconds / rest for seconds in spent])
+        clocks, processors = zip(*turns, strict=True)
+        results[name] = statistics.median(clocks), statistics.median(processors)
+    return results
 
 
 def sizes() -> tuple[int, int]:
@@ -119,6 +128,15 @@ def lost_to_kills(kills: int, count: int) -> tuple[int, int, int]:
     return len(trained), sum(trained.values()), len(done.result.missing)
 
 
+def overhead_sentence(each: dict[str, tuple[float, float]]) -> str:
+    (by_processes, parent), (by_dask, client) = each["processes"], each["Dask"]
+    return (
+        f"A chunk of one step takes {by_processes:.1f} ms by processes and {by_dask:.1f} ms by "
+        f"Dask with one worker each; the process that sends it off spends {parent:.1f} and "
+        f"{client:.1f} ms of processor time on it, with Dask's scheduler in the second.\n"
+    )
+
+
 def report(rounds: int, count: int, epochs: int, workers: Sequence[int]) -> str:
     each = overhead(rounds, count)
     there, back = sizes()
@@ -139,9 +157,7 @@ def report(rounds: int, count: int, epochs: int, workers: Sequence[int]) -> str:
         [
             f"Measured on {time.strftime('%Y-%m-%d')}: {_cpu_name()}, {os.cpu_count()} cores, load "
             f"{load:.0f} at the end by other work; {versions}; medians of {rounds} turns.\n",
-            f"A chunk of one step takes {each['processes']:.1f} ms by processes and "
-            f"{each['Dask']:.1f} ms by Dask, one worker each: "
-            f"{each['Dask'] - each['processes']:.1f} ms more a task. "
+            overhead_sentence(each),
             f"A chunk of 28 runs goes out with {there / 1e3:.1f} kB and comes back with "
             f"{back / 1e3:.1f} kB.\n",
             f"Three of two workers killed, and started again, within {all_chunks} chunks: "
