@@ -160,7 +160,7 @@ def report(rounds: int, count: int, epochs: int, workers: Sequence[int]) -> str:
             overhead_sentence(each),
             f"A chunk of 28 runs goes out with {there / 1e3:.1f} kB and comes back with "
             f"{back / 1e3:.1f} kB.\n",
-            f"Three of two workers killed, and started again, within {all_chunks} chunks: "
+            f"One of two workers killed three times within {all_chunks} chunks: "
             f"{trained - all_chunks} trained to the end a second time, {missing} runs missing.\n",
             f"16 chunks of 3 runs, {epochs} epochs of the small CNN on digits:\n",
             "| workers | engine | seconds in all | runs a second | from the first chunk on |",
