@@ -176,6 +176,13 @@ def run(
         str,
         typer.Option(metavar="NAME", help="auto, processes, gpu, or module:function of your own."),
     ] = "auto",
+    scheduler: Annotated[
+        str | None, typer.Option(help="Of Dask: local, slurm, tcp://HOST:PORT or tls://HOST:PORT.")
+    ] = None,
+    cluster: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION=VALUE", help="Of the scheduler, as workers=4; repeatable."),
+    ] = None,
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Record each step as a CUDA graph (GPU only).")
     ] = False,
@@ -194,12 +201,16 @@ def run(
       aba run tension --dataset mnist --preset standard --device cuda
       aba run isolation --set strength=0.5 --seeds 10
       aba run my_study.yaml
+      aba run my_study.py
       aba run hypotheses --until decided --max-seeds 100
+      aba run tension --scheduler tcp://10.0.0.1:8786
     """
+    from analysis.cluster.engine import choose
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
-    options: dict[str, Any] = dict(device=device, processes=processes, engine=engine, graphs=graphs)
+    trains = choose(scheduler, cluster or (), engine=engine, processes=processes)
+    options: dict[str, Any] = dict(device=device, processes=processes, engine=trains, graphs=graphs)
     if until is not None or max_seeds is not None:
         from analysis import additions
 

@@ -53,8 +53,17 @@ class EngineError(ValueError):
 def train_chunk(chunk: Chunk, count: Callable[[int], None] | None = None) -> ChunkRows:
     """Train a chunk; its rows. count: called with the number of model-steps just done.
 
-    On a CPU with one thread, so that a chunk has the same bits wherever it is trained.
+    On a CPU with one thread, so that a chunk has the same bits wherever it is trained. Threads of
+    one process wait for one another: models start from PyTorch's generator, which they share.
     """
+    with _one_at_a_time:
+        return _train_alone(chunk, count)
+
+
+_one_at_a_time = threading.Lock()
+
+
+def _train_alone(chunk: Chunk, count: Callable[[int], None] | None) -> ChunkRows:
     from aba_core import train
 
     splits = load_splits(chunk.config)
@@ -310,7 +319,8 @@ def choose_engine(
     "processes". Raises StudyError.
     """
     if not isinstance(name, str):
-        return name, choose_device(device)
+        # An engine that trains elsewhere knows itself what devices there are.
+        return name, getattr(name, "choose_device", choose_device)(device)
     if name not in ("auto", "processes") and workers is not None:
         raise StudyError(f"{workers} processes are asked for; engine {name!r} does not take them")
     if name == "auto":

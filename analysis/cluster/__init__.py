@@ -1,0 +1,1 @@
+"""Chunks trained past one machine, by Dask; `engine` is where it begins."""
