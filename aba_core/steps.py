@@ -198,7 +198,7 @@ def optimizer_step(
     if config.optimizer == "adam" and optimizer.applies(parameters, gradient, *moments):
         optimizer.adam(
             parameters, gradient, moments[0], moments[1], learning_rate / first_correction,
-            config.weight_decay, (1 - BETA_1, 1 - BETA_2), 1 / float(second_correction), EPSILON,
+            config.weight_decay, (1 - BETA_1, 1 - BETA_2), (1 / float(second_correction), EPSILON),
         )  # fmt: skip
         return
     if config.weight_decay:

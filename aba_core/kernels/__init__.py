@@ -1,10 +1,10 @@
-"""The fused block: convolution, bias, maximum pooling and ReLU of all replicas in one call of C.
+"""Fused operations in C: what replicas spend most of their time on, in one call each.
 
-The files in C are compiled for this machine's processor when they are first needed, by the system's C
-compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels), and used once the library has
-computed a few small blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a compiler,
-PyTorch does the same. Results differ in their last bits, and rows say which of the two made them.
-This file needs no torch; `blocks` and `optimizer` have what PyTorch sees.
+The files in C are compiled for this machine's processor when they are first needed, by the system's
+C compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels), and used once the
+library has computed a few small blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a
+compiler, PyTorch does the same. Results differ in their last bits, and rows say which of the two
+made them. This file needs no torch; `blocks`, `texts` and `optimizer` have what PyTorch sees.
 """
 
 from __future__ import annotations
