@@ -15,11 +15,12 @@ help:  ## list the targets
 
 venv: $(VENV)/.made  ## make .venv from requirements.lock
 
-$(VENV)/.made: requirements.lock pyproject.toml
+$(VENV)/.made: requirements.lock requirements-torch.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make venv PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python .ci/install_torch.py
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: venv  ## train the studies on digits and write reports/ (about 2 minutes on 2 cores)
@@ -54,11 +55,22 @@ docs: $(VENV)/.docs  ## build the documentation into site/, readable without a n
 	@echo "Open site/index.html; for its search: $(BIN)/python -m http.server -d site"
 
 $(VENV)/.docs: requirements-docs.lock $(VENV)/.made
-	$(BIN)/python -m pip install --quiet -c requirements.lock -r requirements-docs.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-docs.lock
 	@touch $@
 
-lock: venv  ## pin what is installed now
-	@{ head -n 1 requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | grep -vxFf requirements-docs.lock | grep -vE '^(playwright|pyee|greenlet)==' | sed 's/+cpu//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
+# Pins stay as they are where they can; make lock UPGRADE=--upgrade takes the newest.
+LOCKED := --extra test --extra mixed --extra notebooks
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header $(UPGRADE)
+
+lock: venv  ## pin what pyproject.toml asks for, with the hashes of all published files
+	$(COMPILE) pyproject.toml $(LOCKED) -c requirements-torch.lock --no-emit-package torch -o requirements.lock
+	$(COMPILE) --group docs -c requirements.lock -o requirements-docs.lock
+	@{ echo "# Every package of the environment, pinned, with the hashes of all its files; made by 'make lock'."; \
+	  echo "# torch is in requirements-torch.lock, without: its build, and what that needs, is the machine's."; \
+	  cat requirements.lock; } > .lock.new && mv .lock.new requirements.lock
+	@{ echo "# What 'make docs' installs, with the hashes of all files; made by 'make lock'."; \
+	  cat requirements-docs.lock; } > .lock.new && mv .lock.new requirements-docs.lock
 
 clean:  ## remove .venv and caches; results/ and reports/ stay
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -133,6 +134,34 @@ def load(where: str) -> Any:
             raise ValueError(f"{module!r} has no {name!r} (in {where!r})")
         value = getattr(value, part)
     return value
+
+
+# Modules whose code somebody here has named: in a study file, in Python, or by --trust, which sets
+# the variable for the processes of reports too.
+TRUST = "ABA_TRUST"
+_trusted: set[str] = set()
+
+
+def trust(*where: str) -> None:
+    """Let results import from these modules ("module" or "module:name")."""
+    _trusted.update(place.partition(":")[0] for place in where)
+
+
+def load_for_results(where: str) -> Any:
+    """`load`, for code that results name. Somebody else may have written them, and importing a
+    module runs it; so only modules are imported that somebody here has named.
+
+    Raises ValueError, which says how to name one.
+    """
+    module = where.partition(":")[0]
+    named = {*_trusted, *(name.strip() for name in os.environ.get(TRUST, "").split(","))}
+    parents = module.split(".")
+    if not named & {".".join(parents[:size]) for size in range(1, len(parents) + 1)}:
+        raise ValueError(
+            f"its results name the code {where!r}, which runs only where you say so: "
+            f"--trust {module} (or {TRUST}={module})"
+        )
+    return load(where)
 
 
 def version_of(value: Any) -> Any:

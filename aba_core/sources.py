@@ -1,8 +1,9 @@
 """Where the files of data sets come from: mirror, cache or official source; and their hashes.
 
-Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`, by
-default data/cache of the checkout), then downloaded from the official source into the cache.
-Every file is checked against a known hash before it is parsed; nothing unchecked is kept.
+Files are looked for in the mirror (`ABA_DATA_MIRROR`), then in the cache (`ABA_DATA_CACHE`; by
+default data/cache of the checkout, ~/.cache/aba without one), then downloaded from the official
+source into the cache. Every file is checked against a known hash before it is parsed; nothing
+unchecked is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+
+from aba_core.installation import CHECKOUT
 
 REPLACE = "remove it or replace it by the official file"
 # More than any file of the data sets holds (CIFAR-10: 186 MB): what unpacks to more is a bomb.
@@ -62,10 +65,7 @@ def data_places(cache: str | Path | None, mirror: str | Path | None) -> Places:
 
 
 def _default_cache() -> Path:
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data" / "cache"
-    return Path("~/.cache/aba")  # an installed copy has no checkout beside it
+    return CHECKOUT / "data" / "cache" if CHECKOUT else Path("~/.cache/aba")
 
 
 def find_file(path: str, places: Places) -> tuple[str, Path]:

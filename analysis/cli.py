@@ -59,6 +59,14 @@ Preset = Annotated[str | None, typer.Option(help="quick, standard or published. 
 Out = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
 
 
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE", callback=terminal.trust, help="Run its code where results name it."
+    ),
+]
+
+
 class Format(StrEnum):
     html = "html"
     pdf = "pdf"
@@ -328,6 +336,7 @@ def report(
     force: Annotated[
         bool, typer.Option("--force", help="Replace files in the way, as reports of other results.")
     ] = False,
+    trust: Trust = None,
 ) -> None:
     """Execute notebooks; write reports, figures, tables.
 
@@ -440,6 +449,7 @@ def figures_(
     preset: Annotated[
         str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
     ] = "",
+    trust: Trust = None,
 ) -> None:
     """Every standard figure and table, without a notebook.
 

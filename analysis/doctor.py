@@ -22,14 +22,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from aba_core.installation import CHECKOUT, HOME, commit
 from aba_core.threads import usable_cores
 
-ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCK, TORCH = HOME / "requirements.lock", HOME / "requirements-torch.lock"
+_PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)(?: *; *([^\\\n]+))?", re.MULTILINE)
 PYTHON = (3, 11)
 # Beyond letters and digits, what our figures and tables write.
 GLYPHS = "−×±²η→·†"
-INSTALL = "python -m pip install -r requirements.lock"
+_FOLDER = "" if CHECKOUT else f"{HOME}/"
+INSTALL = f"python -m pip install -r {_FOLDER}requirements.lock"
+INSTALL_TORCH = f"python -m pip install -r {_FOLDER}requirements-torch.lock"
 
 State = Literal["ok", "note", "missing"]
 
@@ -52,7 +55,7 @@ def examine(results: Path, out: Path) -> list[Finding]:
         findings = [
             *_looked_at("python", _python),
             *_looked_at("packages", _packages),
-            *_looked_at("checkout", _checkout),
+            *_looked_at("toolkit", _toolkit),
             *_looked_at("device", _device),
             *_looked_at("kernels", _kernels),
             *_looked_at("data", _data),
@@ -106,6 +109,19 @@ def _installed() -> dict[str, str]:
     return versions
 
 
+def _pinned(lock: str) -> dict[str, str]:
+    """{name: version} of what a lock pins for this machine."""
+    pinned = {}
+    for name, version, marker in _PIN.findall(lock):
+        if marker:
+            from packaging.markers import Marker  # here where anything is locked
+
+            if not Marker(marker).evaluate():
+                continue
+        pinned[_name(name)] = version
+    return pinned
+
+
 def _packages() -> Iterator[Finding]:
     here = _installed()
     if "aba-toolkit" not in here:
@@ -119,9 +135,9 @@ def _packages() -> Iterator[Finding]:
         pinned = dict.fromkeys(needed, "")
         yield Finding("note", "packages", "no requirements.lock beside the code to compare with")
     else:
-        lines = LOCK.read_text(encoding="utf-8").splitlines()
-        pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-        pinned = {_name(name): version.strip() for name, version in pairs}
+        pinned = _pinned(LOCK.read_text(encoding="utf-8"))
+        if TORCH.is_file():
+            pinned |= _pinned(TORCH.read_text(encoding="utf-8"))
     absent = sorted(needed - set(here))
     for name in absent:
         yield Finding("missing", "packages", f"{name} is not installed", INSTALL)
@@ -141,17 +157,18 @@ def _packages() -> Iterator[Finding]:
         yield Finding("ok", "packages", f"the {len(pinned)} of requirements.lock")
 
 
-def _checkout() -> Iterator[Finding]:
+def _toolkit() -> Iterator[Finding]:
     parts = ("notebooks", "data/reference/published_isolation.csv")
-    absent = [part for part in parts if not (ROOT / part).exists()]
+    absent = [part for part in parts if not (HOME / part).exists()]
     if absent:
-        detail = f"{', '.join(absent)} not beside the code"
-        yield Finding("missing", "checkout", detail, "install from a clone: pip install -e .")
+        detail = f"{', '.join(absent)} not in {HOME}"
+        yield Finding("missing", "toolkit", detail, "install it anew, or restore them from git")
     else:
-        yield Finding("ok", "checkout", "notebooks and published tables")
-    if shutil.which("git") is None:
+        where = "checkout" if CHECKOUT else "wheel"
+        yield Finding("ok", "toolkit", f"{where}, commit {commit()}")
+    if CHECKOUT and shutil.which("git") is None:
         todo = "install git, if results shall say which commit they come from"
-        yield Finding("note", "checkout", "no git", todo)
+        yield Finding("note", "toolkit", "no git", todo)
 
 
 def _device() -> Iterator[Finding]:
@@ -161,7 +178,7 @@ def _device() -> Iterator[Finding]:
         device = plan.choose_device("auto")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        yield Finding("missing", "device", f"torch cannot be loaded: {reason}", INSTALL)
+        yield Finding("missing", "device", f"torch cannot be loaded: {reason}", INSTALL_TORCH)
         return
     torch = metadata.version("torch")
     if device == "cuda":
@@ -213,7 +230,7 @@ def _data() -> Iterator[Finding]:
 
 
 def _folders(results: Path, out: Path) -> Iterator[Finding]:
-    usual = ROOT / "data" / "cache" if (ROOT / "pyproject.toml").is_file() else "~/.cache/aba"
+    usual = CHECKOUT / "data" / "cache" if CHECKOUT else "~/.cache/aba"
     cache = Path(os.environ.get("ABA_DATA_CACHE") or usual).expanduser()
     for what, folder, option in (
         ("results", results, "--results"),

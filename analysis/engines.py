@@ -15,7 +15,6 @@ import math
 import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +23,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aba_core import kernels
 from aba_core.identity import load
+from aba_core.installation import commit
 from aba_core.threads import usable_cores
 from analysis import toolkit_version
 from analysis.plan import Chunk, choose_device, load_splits
@@ -148,22 +147,12 @@ def _one_thread(device: str) -> Iterator[None]:
 
 @cache
 def provenance() -> dict[str, str]:
-    """Where numbers come from: versions and the commit of the toolkit's own checkout."""
+    """Where numbers come from: versions and the toolkit's own commit."""
     import torch
 
-    root = Path(__file__).parent.parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
     return {
         "toolkit": toolkit_version(),
-        "commit": commit or "unknown",
+        "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -31,8 +31,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from aba_core.identity import call_with
-from aba_core.identity import load as load_code
+from aba_core.identity import call_with, load_for_results
 from aba_core.quantities import metric_label, metrics_in
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
@@ -267,7 +266,7 @@ def of_study(
     if room:
         given = {"study": result, "look": look, "load": load}
         try:
-            return call_with(load_code(room), given, room)
+            return call_with(load_for_results(room), given, room)
         except ValueError as error:
             raise ExportError(f"{study} cannot be shown: {error}") from error
     shown = [_ROOMS[room](result, look, load) for room in _rooms_of(result.declaration.study)]

@@ -6,13 +6,13 @@ Accuracies are in percent. Source: the slides of the thesis, see data/reference.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pandas as pd
 
 from aba_core.adjustments import GROUP_SETS, members
+from aba_core.installation import HOME
 
-REFERENCE = Path(__file__).resolve().parents[1] / "data" / "reference"
+REFERENCE = HOME / "data" / "reference"
 REFERENCES = ("isolation", "hypothesis", "benchmark", "benchmark_large", "offset_form")
 
 # The published experiments on our data sets. Any other data set is held against all of them, and

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from aba_core.identity import Use
+from aba_core.installation import HOME
 from analysis.store.chunks import check_listed, read_rows, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
@@ -37,8 +38,8 @@ __all__ = [
     "write_chunk",
 ]
 
-# The results that come with the repository.
-SHIPPED = Path(__file__).resolve().parents[1] / "data" / "results"
+# The results that come with the toolkit.
+SHIPPED = HOME / "data" / "results"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,15 @@ from pydantic import (
 )
 
 from aba_core.arms import Arm
-from aba_core.identity import Use, load, plain, short_hash, version_of
+from aba_core.identity import (
+    Use,
+    load,
+    load_for_results,
+    plain,
+    short_hash,
+    trust,
+    version_of,
+)
 from analysis.yaml_text import read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
@@ -48,7 +56,7 @@ class StudyError(ValueError):
 def rule_at(where: str) -> Callable[..., Any]:
     """A rule of one's own, "module:function". Raises ValueError, one line, where there is none."""
     try:
-        rule = load(where)
+        rule = load_for_results(where)
     except ValueError as error:
         raise ValueError(
             f"unknown rule {where!r}; known: all, any, or your own ({error})"
@@ -150,6 +158,7 @@ class Hypothesis(_Plain):
     def _importable(cls, value: str, info: ValidationInfo) -> str:
         # A declaration is read wherever its results are, also without the module of its rule.
         if value not in ("all", "any") and not (info.context or {}).get("declared"):
+            trust(value)
             rule_at(value)
         return value
 
@@ -244,6 +253,13 @@ class Study(_Plain):
                     f"hypothesis {hypothesis.name!r} names the arm {unknown[0]!r}, which the "
                     "study does not have"
                 )
+        return value
+
+    @field_validator("room")
+    @classmethod
+    def _named_here(cls, value: str, info: ValidationInfo) -> str:
+        if value and not (info.context or {}).get("declared"):
+            trust(value)
         return value
 
     @property
@@ -374,6 +390,7 @@ def _study_from_python(path: Path, settings: Settings) -> Study:
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from error
     shows = hasattr(sys.modules[path.stem], "exhibits") and not study.room
+    trust(path.stem)
     return study.model_copy(update={"room": f"{path.stem}:exhibits"}) if shows else study
 
 

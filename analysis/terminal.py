@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import time
@@ -183,6 +184,16 @@ def once(origin: dict[str, str], name: str, where: str) -> None:
     if name in origin:
         raise typer.BadParameter(f"{name} is given by {origin[name]} and by {where}; choose one")
     origin[name] = where
+
+
+def trust(modules: list[str] | None) -> list[str] | None:
+    """What --trust says, here and in the processes of reports."""
+    from aba_core.identity import TRUST
+
+    if modules:
+        before = os.environ.get(TRUST, "").split(",")
+        os.environ[TRUST] = ",".join(name for name in [*before, *modules] if name)
+    return modules
 
 
 def stop_as_by_ctrl_c() -> None:

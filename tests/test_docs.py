@@ -373,9 +373,11 @@ def test_what_builds_the_documentation_is_pinned_and_not_in_the_default_environm
         lines = (ROOT / file).read_text().splitlines()
         return {line.split("==")[0].lower() for line in lines if "==" in line and line[0] != "#"}
 
+    # Each lock has all that its packages need, so some packages are in both.
+
     added = pins("requirements-docs.lock")
     assert {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python"} <= added
-    assert not added & pins("requirements.lock")
+    assert not {name for name in added if name.startswith("mkdocs")} & pins("requirements.lock")
 
 
 def test_the_site_needs_no_network():

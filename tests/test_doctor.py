@@ -50,12 +50,16 @@ def test_what_is_not_well_comes_with_what_to_do(here):
 
 def test_a_package_other_than_pinned_is_named_with_both_versions(monkeypatch, tmp_path):
     lock = tmp_path / "requirements.lock"
-    lock.write_text("# pins\nnumpy==0.0.1\nno-such-package==3\n")
+    hashes = f"    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{'1' * 64}\n"
+    elsewhere = f"not-for-here==1 ; sys_platform == 'nowhere' \\\n{hashes}"
+    here = f"no-such-package==3 ; python_full_version >= '3.11' \\\n{hashes}"
+    lock.write_text(f"# pins\nnumpy==0.0.1 \\\n{hashes}{elsewhere}{here}")
     monkeypatch.setattr(doctor, "LOCK", lock)
     notes = list(doctor._packages())
     assert {note.state for note in notes} == {"note"}
     text = doctor.text(notes)
     assert "numpy" in text and "(pinned: 0.0.1)" in text and "no-such-package (3)" in text
+    assert "not-for-here" not in text
 
 
 def test_a_required_package_that_is_not_installed_is_missing(monkeypatch):

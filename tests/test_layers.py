@@ -11,7 +11,16 @@ ROOT = Path(__file__).parents[1]
 ANALYSIS = sorted((ROOT / "analysis").rglob("*.py"))
 CORE = sorted((ROOT / "aba_core").rglob("*.py"))
 # What a run is, in plain data: files of the core that need no torch, for everybody.
-PLAIN = ("adjustments", "arms", "identity", "kernels", "legacy", "quantities", "threads")
+PLAIN = (
+    "adjustments",
+    "arms",
+    "identity",
+    "installation",
+    "kernels",
+    "legacy",
+    "quantities",
+    "threads",
+)
 # The modules that train, and import the rest of the core when something is to be trained.
 BRIDGE = {ROOT / "analysis" / f"{name}.py" for name in ("runner", "plan", "engines")}
 

@@ -261,7 +261,7 @@ def test_run_by_hand_on_a_users_empty_folder_the_shipped_results_are_shown(
     notebook = read(reports.find("08"))
     setup = notebook["cells"][2]["source"]
     place = next(number for number, line in enumerate(setup) if line.startswith("page = "))
-    aside = f"from pathlib import Path\nreports.notebook.ROOT = Path({str(tmp_path)!r})\n"
+    aside = f"from pathlib import Path\nreports.notebook.CHECKOUT = Path({str(tmp_path)!r})\n"
     setup.insert(place, aside)
     own = tmp_path / "08_variability.ipynb"
     own.write_text(json.dumps(notebook))

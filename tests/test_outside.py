@@ -375,14 +375,14 @@ def test_figures_show_any_metric_that_the_results_have(ran, tmp_path, study, met
 
 
 def test_a_study_that_brings_its_own_exhibits_shows_those(ran, tmp_path):
-    done = aba(ran, "figures", "half-data", "--out", str(tmp_path))
+    done = aba(ran, "figures", "half-data", "--trust", "half_data", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "tables/half-data-digits.csv")
     assert table["arm"].tolist() == ["Vanilla", "Swap"] and not (tmp_path / "figures").exists()
 
 
 def test_without_a_study_all_are_shown_and_what_has_other_metrics_is_said(ran, tmp_path):
-    done = aba(ran, "figures", "--format", "svg", "--out", str(tmp_path))
+    done = aba(ran, "figures", "--trust", "half_data", "--format", "svg", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "radii has no metric 'validation_accuracy'; known: " in done.stdout
     assert "mine on rings: 1 figure, 1 table" in done.stdout
@@ -410,7 +410,9 @@ def test_a_report_shows_any_study(ran, tmp_path, study, metric, shown):
     dataset = STUDIES[study][1]
     given = [f"study={study}", f"dataset={dataset}", f"metric={metric}"]
     options = [part for pair in given for part in ("-p", pair)]
-    done = aba(ran, "report", "13_any_study", *options, "--out", str(tmp_path))
+    done = aba(
+        ran, "report", "13_any_study", *options, "--trust", "half_data", "--out", str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     (page,) = tmp_path.glob("13_any_study*.html")
     text = page.read_text()
@@ -594,6 +596,7 @@ def test_a_study_in_python_that_cannot_be_is_one_line(folder, capsys, file, text
 
 def test_exhibits_that_are_not_to_be_had_are_said(ran, tmp_path, monkeypatch, capsys, alone):
     monkeypatch.chdir(tmp_path)  # the study's file is elsewhere
+    monkeypatch.setenv("ABA_TRUST", "half_data")
     assert call("figures", "half-data", "--results", str(ran / "results")) == 2
     said = capsys.readouterr().err
     assert said.startswith("aba: half-data cannot be shown: cannot import 'half_data'")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from aba_core.installation import CHECKOUT
 from analysis import reports
 from analysis.reports import ReportError, jobs, kernel, pages
 from analysis.results import SHIPPED, ResultsError
@@ -49,7 +50,7 @@ def test_without_a_notebooks_folder_the_error_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("analysis.reports.parameters.NOTEBOOKS", tmp_path / "notebooks")
-    with pytest.raises(ReportError, match="no notebooks in .*checkout"):
+    with pytest.raises(ReportError, match="no notebooks in .*restore them from git"):
         reports.notebooks()
 
 
@@ -430,7 +431,7 @@ def test_wrong_yaml_is_one_line(tmp_path: Path, text: str, message: str) -> None
 
 def test_a_page_checks_values_and_places_paths_in_the_repository() -> None:
     page = reports.page(results="data/results", dataset="digits", out="", seed=3, strength=0.5)
-    assert page.results == reports.ROOT / "data" / "results"
+    assert page.results == CHECKOUT / "data" / "results"
     assert page.out is None
     assert page.rng().random() == page.rng().random() == np.random.default_rng(3).random()
     for name, value in (("strength", -1.0), ("confidence", "0.9"), ("steps", 0)):
@@ -452,7 +453,7 @@ def test_results_given_are_relative_to_the_working_directory(
 @pytest.fixture
 def usual_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The repository's results folder, without a study."""
-    monkeypatch.setattr("analysis.reports.notebook.ROOT", tmp_path)
+    monkeypatch.setattr("analysis.reports.notebook.CHECKOUT", tmp_path)
     return tmp_path / "results"
 
 
@@ -499,7 +500,7 @@ def test_what_is_not_shipped_either_is_told_of_the_usual_folder(usual_folder: Pa
 def test_a_page_with_a_study_takes_no_other_from_the_shipped_results(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("analysis.reports.notebook.ROOT", tmp_path)
+    monkeypatch.setattr("analysis.reports.notebook.CHECKOUT", tmp_path)
     shutil.copytree(SHIPPED, tmp_path / "results")
     for declared in (tmp_path / "results" / "studies").glob("sets*digits*"):
         declared.unlink()

@@ -95,7 +95,9 @@ def test_the_rule_of_the_guide_is_the_one_it_says(tmp_path, monkeypatch):
         runs = runs_of({f"adjustment {i + 3}": m for i, m in enumerate(means)} | {"Vanilla": 90})
         guide = rules.test(session["one"], runs, RNG(0))
         counted = rules.test(
-            session["one"].model_copy(update={"rule": "outside.house_rules:majority"}), runs, RNG(0)
+            Hypothesis(**session["one"].model_dump() | {"rule": "outside.house_rules:majority"}),
+            runs,
+            RNG(0),
         )
         assert guide.verdict == counted.verdict
         pd.testing.assert_frame_equal(guide.table, counted.table)

@@ -14,8 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from oracles.made_results import make_study
 from typer.testing import CliRunner
 
@@ -119,6 +121,74 @@ def test_reports_of_the_shipped_results_have_no_scripts_either(tmp_path, name):
     (outcome,) = reports.report([name], {"results": str(SHIPPED)}, tmp_path)
     assert outcome.status == "finished", outcome.error
     check_harmless(next(tmp_path.glob(f"{name}*.html")).read_text(encoding="utf-8"))
+
+
+# --- code ----------------------------------------------------------------------------------------
+
+EVIL = "from pathlib import Path\nPath(__file__).with_name('ran').write_text('it ran')\n"
+EVIL += "def run(*given, **named): pass\nclass Method: pass\n"
+
+
+def results_that_name_code(folder: Path) -> Path:
+    """Finished studies whose declarations name the module `evil` wherever one can be named; it lies
+    beside them, where a command of that folder would find it."""
+    (folder / "evil.py").write_text(EVIL)
+    made, results = folder / "made", folder / "results"
+    arms = (Arm.of("vanilla"), Arm.of("a", adjustments="3", strength=0.3))
+    compared = Contrast(label="a", weights={"a": 1, "vanilla": -1})
+    claim = dict(statement="s", estimand="e", comparisons=(compared,), n=3)
+    plainly = Study(name="shown", dataset="digits", arms=arms, seeds=3)
+    judged = plainly.model_copy(
+        update={"name": "judged", "hypotheses": (Hypothesis(name="h", **claim),)}
+    )
+    for study in (plainly, judged):
+        make_study(made, study)
+    events = {d.study.name: json.loads(d.path.read_text()) for d in store.declarations(made)}
+    events["shown"]["study"]["room"] = "evil:run"
+    events["judged"]["study"]["hypotheses"][0]["rule"] = "evil:run"
+    used = {"use": "evil:run"}
+    events["used"] = json.loads(json.dumps(events["shown"]).replace("shown", "used"))
+    events["used"]["study"] |= {
+        "room": "",
+        "config": {"dataset": used, "model": used, "metrics": ["evil:run"]},
+        "arms": [
+            {"name": "vanilla", "method": {"use": "evil:Method"}},
+            {"name": "a", "method": {"kind": "aba", "adjustments": "3", "attribution": used}},
+        ],
+    }
+    (results / "studies").mkdir(parents=True)
+    for number, (name, event) in enumerate(events.items()):
+        text = json.dumps(event)
+        (results / "studies" / f"{name}-digits-{number:012x}.json").write_text(text)
+    rows = store.read_rows(made, "runs")[0].assign(finished_at="2999-01-01T00:00:00+00:00")
+    store.write_chunk(results, "runs", "c0", rows.to_dict("records"))
+    return results
+
+
+def test_code_that_results_name_does_not_run(tmp_path, monkeypatch, capsys):
+    results_that_name_code(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    said = {}
+    for command in ("status", "verify", "figures shown", "figures judged", "figures used",
+                    "figures", "compare", "plan isolation", "report 13_any_study -p study=shown",
+                    "report 13_any_study -p study=judged"):  # fmt: skip
+        terminal.exit_code(lambda c=command: app(c.split(), standalone_mode=False))
+        said[command] = "".join(capsys.readouterr())
+        assert not (tmp_path / "ran").exists(), command
+    assert "3/6" in said["status"] or "6/6" in said["status"]
+    refused = "shown cannot be shown: its results name the code 'evil:run', which runs only where "
+    assert refused in said["figures shown"] and "--trust evil" in said["figures shown"]
+    assert "its results name the code 'evil:run'" in said["report 13_any_study -p study=shown"]
+    (table,) = (tmp_path / "reports" / "tables").glob("*judged*.csv")
+    assert "not tested" in table.read_text()
+
+
+def test_code_that_results_name_runs_where_somebody_says_so(tmp_path):
+    results_that_name_code(tmp_path)
+    command = [sys.executable, "-m", "analysis.cli", "figures", "shown", "--trust", "evil"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert (tmp_path / "ran").exists()
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -335,3 +405,31 @@ def test_sigterm_is_as_ctrl_c(tmp_path, to_all):
     assert said.splitlines()[-1].startswith("aba: stopped; finished runs are kept")
     assert not psutil.wait_procs(workers, timeout=30)[1]
     assert not [path for path in tmp_path.rglob(".*")]
+
+
+NOTEBOOK = """
+from pathlib import Path
+import os, time
+Path({said!r}).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_report_ends_with_its_kernel_however_its_command_ends(tmp_path, number):
+    said, out = tmp_path / "pid", tmp_path / "out"
+    cells = [new_code_cell("steps = 1"), new_code_cell(NOTEBOOK.format(said=str(said)))]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "sleeps.ipynb")
+    command = [sys.executable, "-m", "analysis.cli", "report", str(tmp_path / "sleeps.ipynb")]
+    temporary = {**os.environ, "TMPDIR": str(tmp_path)}
+    started = subprocess.Popen([*command, "--out", str(out)], env=temporary)
+    while not (said.is_file() and said.read_text()):
+        assert started.poll() is None
+        time.sleep(0.1)
+    below = psutil.Process(started.pid).children(recursive=True)
+    assert int(said.read_text()) in {process.pid for process in below} and len(below) >= 2
+    started.send_signal(number)
+    assert started.wait(60) == (-number if number == signal.SIGKILL else 130)
+    assert not psutil.wait_procs(below, timeout=30)[1]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "pid", "sleeps.ipynb"]

@@ -13,7 +13,6 @@ from analysis.reports.notebook import Page, page
 from analysis.reports.pages import find_chromium, to_html, write_index
 from analysis.reports.parameters import (
     NOTEBOOKS,
-    ROOT,
     Parameter,
     ReportError,
     Scalar,
@@ -29,7 +28,6 @@ from analysis.reports.parameters import (
 __all__ = [
     "FORMATS",
     "NOTEBOOKS",
-    "ROOT",
     "Outcome",
     "Page",
     "Parameter",

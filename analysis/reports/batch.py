@@ -144,6 +144,7 @@ def _run(job: Job, processes: Processes) -> Outcome:
             "values": job.values,
             "formats": job.formats,
             "runtime": runtime,
+            "parent": os.getpid(),
         }
         (Path(work) / "task.json").write_text(json.dumps(task), encoding="utf-8")
         command = [sys.executable, "-m", "analysis.reports", work]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +194,24 @@ def make_folder(out: str | Path) -> Path:
     return folder
 
 
+def _is_here(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """Formats that can be written here, each once."""
     others = [name for name in formats if name not in FORMATS]
     if others or not formats:
         given = repr(others[0]) if others else "none"
         raise ReportError(f"unknown format {given}; known: {', '.join(FORMATS)}")
+    absent = [name for name in ("papermill", "ipykernel", "nbconvert") if not _is_here(name)]
+    if absent:
+        raise ReportError(
+            f"reports need {', '.join(absent)}; run: python -m pip install 'aba-toolkit[notebooks]'"
+        )
     if "pdf" in formats:
         find_chromium()
     return tuple(dict.fromkeys(formats))

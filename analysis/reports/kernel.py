@@ -5,21 +5,28 @@ task.json → papermill in a kernel of this interpreter → executed.ipynb, page
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aba_core.installation import CHECKOUT
 from analysis.reports import pages
-from analysis.reports.parameters import ROOT
 
 
 class Processes:
-    """The running notebooks, so that an interrupt can end them; their kernels end with them."""
+    """The running notebooks, so that an interrupt can end them; their kernels end with them.
+
+    A notebook's process also watches for the end of this one, which may be killed without a word.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,7 +70,7 @@ class Processes:
 def environment(runtime: str) -> dict[str, str]:
     """One thread, inline figures, this `analysis`, code of one's own in the current folder, and
     nothing of the user's IPython profile."""
-    paths = (str(ROOT), os.environ.get("PYTHONPATH"), os.getcwd())
+    paths = (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"), os.getcwd())
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         **os.environ,
@@ -74,6 +81,28 @@ def environment(runtime: str) -> dict[str, str]:
         "IPYTHONDIR": runtime,
         "JUPYTER_RUNTIME_DIR": runtime,
     }
+
+
+def _end_with_parent(parent: int, kernels: Sequence[Any], folders: Sequence[str | Path]) -> None:
+    """End this process, its kernels and what it wrote, on SIGTERM and when the parent is gone."""
+
+    def end(*_: object) -> None:
+        for kernel in kernels:
+            pid = getattr(kernel.provisioner, "pid", None)
+            if pid is not None:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        end()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def execute_task(folder: Path) -> None:
@@ -87,6 +116,8 @@ def execute_task(folder: Path) -> None:
     from jupyter_client.manager import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
 
+    started: list[ThisInterpreter] = []
+
     class ThisInterpreter(AsyncKernelManager):
         """A kernel of this very Python, whatever kernels the user has installed."""
 
@@ -97,6 +128,7 @@ def execute_task(folder: Path) -> None:
 
         def __init__(self, **traits: Any) -> None:
             super().__init__(**traits)
+            started.append(self)
             self.connection_file = str(Path(task["runtime"]) / "kernel.json")
             if os.name == "posix":  # sockets in a folder of our own: no race for free ports
                 self.transport = "ipc"
@@ -105,6 +137,7 @@ def execute_task(folder: Path) -> None:
     for name in ("papermill", "nbclient", "nbconvert", "traitlets"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    _end_with_parent(task["parent"], started, (folder.absolute(), task["runtime"]))
     source = Path(task["notebook"])
     notebook = nbformat.read(source, as_version=4)
     os.chdir(folder)  # papermill takes braces in an absolute path for placeholders

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aba_core.installation import CHECKOUT
 from aba_core.quantities import metric_label
 from analysis.reports.pages import shortened
-from analysis.reports.parameters import ROOT, check_value
+from analysis.reports.parameters import check_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,15 +223,17 @@ def _without_markup(text: str) -> str:
 def page(**parameters: Any) -> Page:
     """The one check of a notebook's parameters, at its top, also when somebody runs it by hand.
 
-    Paths are relative to the repository. Raises ReportError for a value that is not allowed.
-    Parameters that are not fields of `Page` are checked too.
+    Paths are relative to the checkout, or to the current folder where there is none. Raises
+    ReportError for a value that is not allowed. Parameters that are not fields of `Page` are
+    checked too.
     """
     for name, value in parameters.items():
         check_value(name, value)
     fields = {name: parameters[name] for name in Page.__dataclass_fields__ if name in parameters}
-    fields["results"] = ROOT / parameters.get("results", USUAL_RESULTS)
+    base = CHECKOUT or Path.cwd()
+    fields["results"] = base / parameters.get("results", USUAL_RESULTS)
     fields["or_shipped"] = parameters.get("results", USUAL_RESULTS) == USUAL_RESULTS
-    fields["out"] = ROOT / parameters["out"] if parameters.get("out") else None
+    fields["out"] = base / parameters["out"] if parameters.get("out") else None
     return Page(**fields)
 
 

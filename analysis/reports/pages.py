@@ -18,8 +18,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from aba_core.installation import HOME
 from analysis import toolkit_version
-from analysis.reports.parameters import ROOT, ReportError
+from analysis.reports.parameters import ReportError
 
 
 def template(name: str) -> str:
@@ -87,8 +88,8 @@ def to_html(notebook: Any, name: str, parameters: Mapping[str, Any], error: str 
 
 
 def shortened(value: Any) -> Any:
-    """A path inside the repository without what lies above it."""
-    return value.removeprefix(f"{ROOT}{os.sep}") if isinstance(value, str) else value
+    """A path inside the checkout or wheel without what lies above it."""
+    return value.removeprefix(f"{HOME}{os.sep}") if isinstance(value, str) else value
 
 
 def _title(notebook: Mapping[str, Any]) -> str:

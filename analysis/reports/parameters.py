@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aba_core.installation import HOME
 from aba_core.quantities import metric_label
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS = HOME / "notebooks"
 Scalar = str | int | float | bool
 
 
@@ -46,8 +46,7 @@ def notebooks() -> tuple[str, ...]:
     names = tuple(sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb")))
     if not names:
         raise ReportError(
-            f"no notebooks in {NOTEBOOKS}; reports need a checkout of the repository, installed "
-            "with pip install -e ."
+            f"no notebooks in {NOTEBOOKS}; install the toolkit anew, or restore them from git"
         )
     return names
 
