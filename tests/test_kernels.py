@@ -2,6 +2,7 @@
 
 import copy
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from torch.nn import functional
 from aba_core import Arm, Augmentation, TrainConfig, build_model, chain, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.datasets import load_dataset
-from aba_core.kernels import blocks, optimizer
+from aba_core.kernels import blocks, compiling, optimizer
 from aba_core.kernels import texts as largest
 from aba_core.layers import for_single
 from aba_core.replicas import Replicas
@@ -27,7 +28,7 @@ from aba_core.steps import optimizer_step, schedule
 from aba_core.training import train
 
 ROOT = Path(__file__).parents[1]
-COMPILER = any(map(shutil.which, kernels.COMPILERS))
+COMPILER = any(map(shutil.which, compiling.COMPILERS))
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C compiler")
 CLOSE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
@@ -201,7 +202,7 @@ def test_bits_do_not_depend_on_how_wide_vectors_are(tmp_path):
     code = """
 import torch
 from aba_core import kernels
-from aba_core.kernels import blocks, optimizer
+from aba_core.kernels import blocks, compiling, optimizer
 from aba_core.kernels import texts as largest
 from hashlib import sha256
 torch.set_num_threads(1)
@@ -219,12 +220,20 @@ for channels, outputs, side in (1, 16, 8), (3, 17, 10), (16, 32, 14), (20, 33, 9
         seen.update(made.detach().contiguous().numpy().tobytes())
 print(seen.hexdigest(), kernels.path_taken())
 """
-    compiler = shlex.join(kernels._compiler()[0])
+    compiler = shlex.join(compiling.compiler()[0])
     flags = "-mno-avx512f", "-mno-fma"
-    probe = [*kernels._compiler()[0], *kernels._compiler()[1], *flags, "-E", "-x", "c", os.devnull]
+    probe = [
+        *compiling.compiler()[0],
+        *compiling.compiler()[1],
+        *flags,
+        "-E",
+        "-x",
+        "c",
+        os.devnull,
+    ]
     if subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("no x86 compiler")
-    if b"__AVX512F__" not in kernels._compiler()[2]:
+    if b"__AVX512F__" not in compiling.compiler()[2]:
         pytest.skip("a processor without AVX-512")
     told = {
         flag: python(code, CC=f"{compiler} {flag}", ABA_KERNELS_CACHE=str(tmp_path))
@@ -596,13 +605,13 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
 @needs_compiler
 def test_a_library_that_is_wrong_is_not_used(tmp_path):
     compiler = tmp_path / "cc"
-    real = kernels._compiler()[0][0]
+    real = compiling.compiler()[0][0]
     # As a compiler would be that takes a maximum for a minimum.
     compiler.write_text(
         "#!/bin/sh\n"
-        f"cp {kernels.SOURCES[0].parent}/vectors.h {tmp_path}\n"
-        f"""sed 's/best > zero/best < zero/' {kernels.SOURCES[0]} > {tmp_path}/fused.c\n"""
-        f"""for word; do shift; [ "$word" = {kernels.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
+        f"cp {compiling.SOURCES[0].parent}/vectors.h {tmp_path}\n"
+        f"""sed 's/best > zero/best < zero/' {compiling.SOURCES[0]} > {tmp_path}/fused.c\n"""
+        f"""for word; do shift; [ "$word" = {compiling.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
         f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
     )
     compiler.chmod(0o755)
@@ -615,6 +624,38 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
     (tmp_path / "file").write_text("")
     told = python(STATUS, ABA_KERNELS_CACHE=str(tmp_path / "file" / "cache"))
     assert told.startswith("True|") and "for this process alone" in told
+
+
+@needs_compiler
+def test_a_library_built_with_the_package_is_taken_where_processor_and_files_fit(
+    tmp_path, monkeypatch
+):
+    kind = next((k for k in KINDS if k.features <= compiling.features()), None)
+    if kind is None:
+        pytest.skip("a processor that no library is built for")
+    assert compiling.prebuilt(tmp_path) is None
+    monkeypatch.setitem(compiling.KINDS, platform.machine(), (kind, ELSEWHERE))
+    made = compiling.build(tmp_path)
+    assert [path.name for path in made] == [f"{kind.name}-{compiling.sources_key()}.so"]
+    assert compiling.prebuilt(tmp_path) == (made[0], kind.name)
+    code = f"""
+from pathlib import Path
+from aba_core import kernels
+from aba_core.kernels import compiling
+compiling.prebuilt.__defaults__ = Path({str(tmp_path)!r}),
+{STATUS}"""
+    told = python(code, PATH="/nowhere")
+    assert told == f"True|built with the package for {kind.name}|{made[0]}"
+    monkeypatch.setattr(compiling, "features", lambda: frozenset({"sse2"}))
+    expected = (made[0], kind.name) if not kind.features else None
+    assert compiling.prebuilt(tmp_path) == expected
+    monkeypatch.setattr(compiling, "sources_key", lambda: "of other files")
+    assert compiling.prebuilt(tmp_path) is None
+
+
+KINDS = compiling.KINDS.get(platform.machine(), ())
+# What no compiler knows costs its library and nothing else.
+ELSEWHERE = compiling.Kind("elsewhere", ("-march=elsewhere",), frozenset({"elsewhere"}))
 
 
 @needs_compiler
@@ -637,13 +678,13 @@ def test_many_processes_at_once_compile_one_library(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [["-march=native"], []], ids=["native", "plain"])
 def test_sanitizers_find_nothing(tmp_path, flags):
-    compiler, _, _ = kernels._compiler()
+    compiler, _, _ = compiling.compiler()
     driver = tmp_path / "driver"
     build = [
         *compiler, "-std=gnu11", "-g", "-O1", *flags, "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCES[0].parent),
+        "-fno-sanitize-recover=all", "-I", str(compiling.SOURCES[0].parent),
         str(Path(__file__).with_name("kernels_driver.c")),
-        *(str(source) for source in kernels.SOURCES[1:] if source.suffix == ".c"),
+        *(str(source) for source in compiling.SOURCES[1:] if source.suffix == ".c"),
         "-o", str(driver), "-lm",
     ]  # fmt: skip
     done = subprocess.run(build, capture_output=True, text=True)
