@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
@@ -61,12 +61,15 @@ def with_kernels():
     return os.environ.get("ABA_BUILD_KERNELS") != "off"
 
 
+class WithLibraries(Distribution):
+    """What setuptools asks to know whether a wheel is for one system."""
+
+    def has_ext_modules(self):
+        return with_kernels()
+
+
 class ForProcessors(bdist_wheel):
     """With libraries inside a wheel is for one system, but for any Python: they know none."""
-
-    def finalize_options(self):
-        super().finalize_options()
-        self.root_is_pure = not with_kernels()
 
     def get_tag(self):
         python, abi, system = super().get_tag()
@@ -83,4 +86,7 @@ class WithStamp(sdist):
         stamp.write_text(installation.commit() + "\n", encoding="utf-8")
 
 
-setup(cmdclass={"build_py": WithParts, "bdist_wheel": ForProcessors, "sdist": WithStamp})
+setup(
+    distclass=WithLibraries,
+    cmdclass={"build_py": WithParts, "bdist_wheel": ForProcessors, "sdist": WithStamp},
+)

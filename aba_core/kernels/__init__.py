@@ -4,8 +4,8 @@ The files in C are compiled when the package is built, for several kinds of proc
 very one when they are first needed, into a cache (`ABA_KERNELS_CACHE`, otherwise
 ~/.cache/aba/kernels); both take a C compiler. A library is used once it has computed a few small
 blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a library, PyTorch does the same.
-Results differ in their last bits, and rows say which of the two made them. This file needs no torch;
-`blocks`, `texts` and `optimizer` have what PyTorch sees.
+Results differ in their last bits, and rows say which of the two made them. This file needs no
+torch; `blocks`, `texts` and `optimizer` have what PyTorch sees.
 """
 
 from __future__ import annotations
