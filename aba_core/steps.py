@@ -67,6 +67,7 @@ class Step:
         moments = 1 if self.config.optimizer == "sgd" else 2
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
         self._steps = self.config.steps(len(self.train))
+        self._last: Tensor | None = None  # each sample's last gradient: replica, sample, features
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
 
@@ -87,7 +88,10 @@ class Step:
         self.replicas.begin(self.number)
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
         with products_in(self.config.precision, parameters.device):
-            losses, gradient = self._losses_and_gradient(x, labels)
+            if self.method is not None and self.method.needs_last_gradient:
+                losses, gradient = self._remembering(x, labels)
+            else:
+                losses, gradient = self._losses_and_gradient(x, labels)
         with torch.no_grad():
             self.finite &= torch.isfinite(losses)
             now = self._schedule.index_select(0, self.number)[0]
@@ -95,10 +99,27 @@ class Step:
                 self.config, parameters, gradient, self._moments, self.learning_rate, now
             )
 
-    def _losses_and_gradient(
+    def _remembering(
         self, x: Tensor, labels: Tensor
     ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
-        """What the method makes of a batch and of its gradient."""
+        """The step of a method that takes each sample's last gradient for its map: the loss's
+        gradient to the inputs that were trained on is kept."""
+        assert self.site is not None
+        if self._last is None:
+            shape = len(x), len(self.train), *x.shape[2:]
+            self._last = x.new_full(shape, float("nan"))
+        place = torch.arange(len(x), device=x.device)[:, None], self.rows
+        self.site.tail.last_gradient = self._last[place]
+        to_x = torch.empty_like(x)
+        results = self._losses_and_gradient(x, labels, to_x)
+        self._last[place] = to_x
+        return results
+
+    def _losses_and_gradient(
+        self, x: Tensor, labels: Tensor, to_x: Tensor | None = None
+    ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
+        """What the method makes of a batch and of its gradient. to_x: filled with the gradient to
+        the inputs that the method made, where it is asked for."""
         replicas, method, site = self.replicas, self.method, self.site
         if method is None or site is None:
             return losses_and_gradient(replicas, x, labels, self.loss)
@@ -112,8 +133,9 @@ class Step:
             moved = None if point is replicas.parameters else point
             if hidden:
                 return _through_site(site, method, x, labels, draws, self.loss, moved)
-            here = replicas if moved is None else replicas.moved(moved)
-            return losses_and_gradient(here, x, labels, self.loss, method)
+            if moved is None:
+                return losses_and_gradient(replicas, x, labels, self.loss, method, to_x)
+            return losses_and_gradient(replicas.moved(moved), x, labels, self.loss, method)
 
         return method.gradient(at, replicas.parameters)
 
@@ -145,20 +167,27 @@ def losses_and_gradient(
     labels: Tensor,
     loss: Loss,
     method: Method | None = None,
+    to_x: Float[Tensor, "replica batch *feature"] | None = None,
 ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
     """Each replica's mean loss on its batch, in train mode, and its gradient. method: whose own
-    loss it is."""
+    loss it is. to_x: filled with the gradient to the inputs, where it is asked for."""
     losses, gradients = [], []
     changed = method is not None and type(method).loss is not Method.loss
     with replicas.mode(training=True):
         for rows, parameters, forward in replicas.passes(x, differentiable=True):
-            logits = forward(x[rows]).to(parameters[0].dtype)
+            inputs = x[rows]
+            if to_x is not None:
+                inputs = inputs.detach().requires_grad_()
+            logits = forward(inputs).to(parameters[0].dtype)
             objective = partial(method.of(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
             losses.append(objective(logits, labels[rows]).mean(1))
             # A parameter without influence has gradient 0.
             pieces = torch.autograd.grad(
-                losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True
-            )
+                losses[-1].sum(), parameters if to_x is None else [*parameters, inputs],
+                allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
+            if to_x is not None:
+                *pieces, to_x[rows] = pieces  # type: ignore[assignment]
             gradients.append(_joined([p.reshape(len(logits), -1) for p in pieces], 1))
     return _joined(losses, 0).detach(), _joined(gradients, 0)
 

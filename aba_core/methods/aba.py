@@ -40,7 +40,9 @@ class Augmentation(Method):
     split: how a map falls into categories. draw_per: whether adjustment and magnitude are drawn
     for each sample or once for the batch. placebo: what stands in for the model's own map, to see
     whether attribution matters (`placebos.selecting_map`). site: "input", or a layer whose output
-    is attributed and changed. The other fields are those of `Attribution`.
+    is attributed and changed. lagged: the map is the loss's gradient from the step in which the
+    sample was trained on last, which that step's own way back gives at almost no cost; in its first
+    epoch a sample stays as it is. The other fields are those of `Attribution`.
     """
 
     kind: ClassVar[str] = "aba"
@@ -62,6 +64,7 @@ class Augmentation(Method):
     attribution_samples: int = 16
     attribution_noise: float = 0.15
     placebo: Placebo = ""
+    lagged: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
@@ -79,6 +82,10 @@ class Augmentation(Method):
         if self.placebo not in get_args(Placebo):
             known = ", ".join(name for name in get_args(Placebo) if name)
             raise ValueError(f"unknown placebo {self.placebo!r}; known: {known}, or '' for none")
+        usual = {"target": "loss", "attribution": "gradient", "placebo": "", "site": INPUT}
+        for name, needed in usual.items() if self.lagged else ():
+            if getattr(self, name) != needed:
+                raise ValueError(f"lagged with {name} {getattr(self, name)!r}; allowed: {needed!r}")
         self.adjustments.table(self.split.categories)  # refuses what the split cannot express
         _ = self.maps
 
@@ -93,7 +100,9 @@ class Augmentation(Method):
             names |= {"top_k", "target_per"}
         if self.top_k == 4:  # what None means, wherever 4 is allowed
             names |= {"top_k"}
-        if self.attribution_mode == "eval":
+        if self.lagged:  # a map by the training pass itself
+            names |= {"attribution_mode"}
+        if self.attribution_mode == "eval" or self.lagged:
             names |= {"update_statistics"}
         if no_map or self.attribution in ("gradient", "gradient_x_input"):
             names |= {"attribution_samples"}
@@ -116,16 +125,27 @@ class Augmentation(Method):
         )
 
     def passes(self) -> float:
-        return 1.0 if self.placebo in ("random", "gaussian") else 1.0 + self.maps.passes()
+        return (
+            1.0
+            if self.lagged or self.placebo in ("random", "gaussian")
+            else 1.0 + self.maps.passes()
+        )
 
     @property
     def needs_untrained(self) -> bool:
         return self.placebo == "untrained"
 
+    @property
+    def needs_last_gradient(self) -> bool:
+        return self.lagged
+
     def columns(self) -> dict[str, Any]:
         drawn = self.target == "class_score"
+        columns = super().columns()
+        if not self.lagged:  # as rows were before there was such a field
+            del columns["lagged"]
         return {
-            **super().columns(),
+            **columns,
             "adjustments": self.adjustments.text,
             "top_k": (self.top_k or 4) if drawn else 0,
         }
@@ -150,13 +170,17 @@ class Augmentation(Method):
         lead = draws.index.dim()
         changes, magnitude = self.changes(draws, h)
         features = h.shape[lead:]
-        attribution = selecting_map(
-            self.placebo,
-            lambda: tail.map(h, y, self.maps, draws),
-            lambda: tail.map(h, y, self.maps, draws, untrained=True),
-            draws,
-            h.shape,
-        )
+        if self.lagged:
+            attribution, known = _last(tail)
+            magnitude = magnitude * known.flatten(lead).all(lead)
+        else:
+            attribution = selecting_map(
+                self.placebo,
+                lambda: tail.map(h, y, self.maps, draws),
+                lambda: tail.map(h, y, self.maps, draws, untrained=True),
+                draws,
+                h.shape,
+            )
         masks = self.split.masks(attribution.flatten(0, lead - 1).flatten(1))
         changed = adjust(
             h.flatten(0, lead - 1),
@@ -178,6 +202,17 @@ class Augmentation(Method):
         if isinstance(members, AdjustmentSet):
             members = _Members.stacked([(members, self.split)], like.device, like.dtype).single()
         return draw_changes(self, members.table, members.weights, draws)
+
+
+def _last(tail: Tail) -> tuple[Tensor, Bool[Tensor, "*lead_and_feature"]]:
+    """The lagged maps, and which of their values are known."""
+    if tail.last_gradient is None:
+        raise ValueError(
+            "lagged is True; needed: training by `train` or `aba run`, which keep each sample's "
+            "last gradient"
+        )
+    known = tail.last_gradient.isfinite()
+    return tail.last_gradient.nan_to_num(0, 0, 0), known
 
 
 def _split(given: Any) -> Selection:
@@ -321,6 +356,10 @@ class ABA:
             raise ValueError(
                 f"site is {augmentation.site!r}; ABA changes inputs: for hidden layers take "
                 "Regularizer(...).backward(model, x, y)"
+            )
+        if augmentation.lagged:
+            raise ValueError(
+                "lagged is True; ABA sees no training steps; allowed: False, or `train` and `aba run`"
             )
         if (augmentation.placebo == "untrained") != (untrained is not None):
             raise ValueError(
