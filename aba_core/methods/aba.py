@@ -359,7 +359,7 @@ class ABA:
             )
         if augmentation.lagged:
             raise ValueError(
-                "lagged is True; ABA sees no training steps; allowed: False, or `train` and `aba run`"
+                "lagged is True; ABA sees no training steps; allowed: False, or training by `train`"
             )
         if (augmentation.placebo == "untrained") != (untrained is not None):
             raise ValueError(
