@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from oracles.plain_loop import flat_parameters, plain_train
 from oracles.tiny_data import as_splits, make_splits
 from torch import nn
 
-from aba_core import replicas
+from aba_core import replicas, training
 from aba_core.adjustments import AdjustmentSet
 from aba_core.architecture import flip_bit, initial_model
 from aba_core.arms import Arm, TrainConfig
@@ -369,6 +370,17 @@ def test_half_precision_moves_little_and_leaves_parameters_whole(tiny_splits):
     assert (whole - rough).abs().max() < 0.05 * whole.abs().max()
     assert {p.dtype for p in half.model("aba", 0).parameters()} == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_precision_that_a_processor_emulates_is_warned_of(tiny_splits, monkeypatch):
+    config = TrainConfig(model="mlp", epochs=0.1, batch_size=5, precision="bf16")
+    for names, warned in (({"sse2"}, True), ({"sse2", "avx512_bf16"}, False), ((), False)):
+        monkeypatch.setattr(training, "features", lambda names=names: frozenset(names))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(config, [Arm("a")], [0], splits=tiny_splits)
+        told = [m for w in caught if (m := str(w.message)).startswith("precision is 'bf16'")]
+        assert len(told) == warned
 
 
 def test_a_precision_that_a_device_lacks_is_refused(tiny_splits):
