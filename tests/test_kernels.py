@@ -20,10 +20,12 @@ from torch.nn import functional
 from aba_core import Arm, Augmentation, TrainConfig, build_model, chain, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.datasets import load_dataset
-from aba_core.kernels import blocks, compiling, optimizer
+from aba_core.kernels import adjusting, blocks, compiling, optimizer
 from aba_core.kernels import texts as largest
 from aba_core.layers import for_single
+from aba_core.methods import aba
 from aba_core.replicas import Replicas
+from aba_core.selection import Percentiles
 from aba_core.steps import optimizer_step, schedule
 from aba_core.training import train
 
@@ -242,6 +244,43 @@ print(seen.hexdigest(), kernels.path_taken())
     wide, narrow, rounded = told.values()
     assert wide == narrow and wide.endswith(" fused")
     assert rounded.split()[0] != wide.split()[0] and rounded.endswith(" fused without fma")
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(0, 5),
+    features=st.integers(1, 40),
+    quantiles=st.sampled_from([(0.1, 0.9), (0.5,), (0.2, 0.4, 0.9), (0.01, 0.99)]),
+    kind=st.sampled_from(["numbers", "few values", "nan", "sliced"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_inputs_are_adjusted_as_by_masks(samples, features, quantiles, kind, dtype):
+    x, attribution = ramp(samples, features, dtype=dtype), ramp(samples, features, seed=1).to(dtype)
+    if kind == "few values":
+        attribution = attribution.round()
+    elif kind == "nan":
+        attribution[:1, ::3] = float("nan")
+    elif kind == "sliced":
+        x, attribution = ramp(features, samples).to(dtype).T, attribution.flip(1)
+    changes = ramp(samples, len(quantiles) + 1, seed=2, dtype=dtype).sign()
+    factor = ramp(samples, seed=3)
+    split = Percentiles(*quantiles)
+    values = x, attribution, changes, factor, split
+    with pytest.MonkeyPatch.context() as patch:
+        taken = []
+        call = adjusting.adjusted
+        patch.setattr(adjusting, "adjusted", lambda *a: (taken.append(1), call(*a))[1])
+        mine = aba._adjusted(*values)
+        if (
+            kind == "numbers"
+            and samples
+            and len(set((0, *split.boundaries(features), features))) == (2 + len(quantiles))
+        ):
+            assert taken
+    with kernels.unfused():
+        expected = aba._adjusted(*values)
+    assert torch.equal(mine, expected)
 
 
 @needs_compiler

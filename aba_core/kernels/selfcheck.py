@@ -23,6 +23,7 @@ def check(library: ctypes.CDLL) -> None:
             _check_block(library, name, number, shape)
         _check_tokens(library, name, number)
         _check_adam(library, name, number)
+        _check_adjust(library, name, number)
 
 
 def _whole(count: int, start: int) -> list[int]:
@@ -136,3 +137,16 @@ def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
     getattr(library, f"adam_{name}")(sizes, values, gradient, moments, second, rates, given)
     if [*values, *moments] != [2.5, 6, 1, -2, 1, 4]:
         raise Wrong(f"the compiled optimiser is wrong: {[*values, *moments]}, {name}")
+
+
+def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
+    for cuts in ([4], [4, 6], [2, 4, 6]):
+        changes = [10 * (n + 1) for n in range(len(cuts) + 1)]
+        x, map_, to = (number * 9)(*_whole(9, 1)), (number * 9)(*range(9)), (number * 9)()
+        given = (number * len(cuts))(*cuts), (number * len(changes))(*changes)
+        getattr(library, f"adjust_{name}")(
+            (ctypes.c_int64 * 3)(1, 9, len(cuts)), x, map_, *given, to
+        )
+        expected = [x[n] + changes[sum(n > cut for cut in cuts)] for n in range(9)]
+        if [*to] != expected:
+            raise Wrong(f"the compiled adjustment is wrong: {[*to]}, {name}")

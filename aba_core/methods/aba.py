@@ -24,6 +24,7 @@ from aba_core.attribution import (
     cross_entropy,
 )
 from aba_core.identity import Use
+from aba_core.kernels import adjusting
 from aba_core.methods.base import Method
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed, choice
@@ -169,7 +170,6 @@ class Augmentation(Method):
         stays in its own row."""
         lead = draws.index.dim()
         changes, magnitude = self.changes(draws, h)
-        features = h.shape[lead:]
         if self.lagged:
             attribution, known = _last(tail)
             magnitude = magnitude * known.flatten(lead).all(lead)
@@ -181,13 +181,12 @@ class Augmentation(Method):
                 draws,
                 h.shape,
             )
-        masks = self.split.masks(attribution.flatten(0, lead - 1).flatten(1))
-        changed = adjust(
+        changed = _adjusted(
             h.flatten(0, lead - 1),
-            masks.unflatten(2, features),
+            attribution.flatten(0, lead - 1),
             changes.flatten(0, lead - 1),
-            1.0,
             (self.strength * magnitude).flatten(),
+            self.split,
         ).reshape(h.shape)
         if self.placebo == "gaussian":
             changed = in_random_direction(h, changed, draws)
@@ -299,6 +298,24 @@ def adjust(
     for category, selected in enumerate(categories):
         augmented.addcmul_(selected.to(x.dtype), factors[:, category])
     return augmented
+
+
+def _adjusted(
+    x: Float[Tensor, "batch *feature"],
+    attribution: Float[Tensor, "batch *feature"],
+    adjustments: Float[Tensor, "batch category"],
+    factor: Float[Tensor, "batch"],
+    split: Selection,
+) -> Float[Tensor, "batch *feature"]:
+    """`adjust` by the categories of a map, without making masks where C can do without."""
+    flat = attribution.flatten(1)
+    if isinstance(split, Percentiles) and adjusting.applies(x, flat):
+        cuts = split.cuts(flat)
+        if cuts is not None:
+            changes = factor[:, None] * adjustments
+            return adjusting.adjusted(x.flatten(1), flat, cuts, changes).reshape(x.shape)
+    masks = split.masks(flat).unflatten(2, x.shape[1:])
+    return adjust(x, masks, adjustments, 1.0, factor)
 
 
 def draw_changes(
