@@ -67,7 +67,8 @@ class Step:
         moments = 1 if self.config.optimizer == "sgd" else 2
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
         self._steps = self.config.steps(len(self.train))
-        self._last: Tensor | None = None  # each sample's last gradient: replica, sample, features
+        # Each sample's last gradient [replica · sample, *feature], and whether it has one.
+        self._last: tuple[Tensor, Tensor] | None = None
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
 
@@ -105,14 +106,18 @@ class Step:
         """The step of a method that takes each sample's last gradient for its map: the loss's
         gradient to the inputs that were trained on is kept."""
         assert self.site is not None
+        samples = len(self.train)
         if self._last is None:
-            shape = len(x), len(self.train), *x.shape[2:]
-            self._last = x.new_full(shape, float("nan"))
-        place = torch.arange(len(x), device=x.device)[:, None], self.rows
-        self.site.tail.last_gradient = self._last[place]
+            known = torch.zeros(len(x), samples, dtype=torch.bool, device=x.device)
+            self._last = x.new_zeros(len(x) * samples, *x.shape[2:]), known
+        last, known = self._last
+        rows = (self.rows + samples * torch.arange(len(x), device=x.device)[:, None]).flatten()
+        kept = last.index_select(0, rows).reshape(x.shape)
+        self.site.tail.last_gradient = kept, known.gather(1, self.rows)
         to_x = torch.empty_like(x)
         results = self._losses_and_gradient(x, labels, to_x)
-        self._last[place] = to_x
+        last.index_copy_(0, rows, to_x.flatten(0, 1))
+        known.scatter_(1, self.rows, True)
         return results
 
     def _losses_and_gradient(

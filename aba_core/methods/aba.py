@@ -172,7 +172,7 @@ class Augmentation(Method):
         changes, magnitude = self.changes(draws, h)
         if self.lagged:
             attribution, known = _last(tail)
-            magnitude = magnitude * known.flatten(lead).all(lead)
+            magnitude = magnitude * known
         else:
             attribution = selecting_map(
                 self.placebo,
@@ -203,15 +203,14 @@ class Augmentation(Method):
         return draw_changes(self, members.table, members.weights, draws)
 
 
-def _last(tail: Tail) -> tuple[Tensor, Bool[Tensor, "*lead_and_feature"]]:
-    """The lagged maps, and which of their values are known."""
+def _last(tail: Tail) -> tuple[Tensor, Bool[Tensor, "*lead"]]:
+    """The lagged maps, and which samples have one."""
     if tail.last_gradient is None:
         raise ValueError(
             "lagged is True; needed: training by `train` or `aba run`, which keep each sample's "
             "last gradient"
         )
-    known = tail.last_gradient.isfinite()
-    return tail.last_gradient.nan_to_num(0, 0, 0), known
+    return tail.last_gradient
 
 
 def _split(given: Any) -> Selection:
