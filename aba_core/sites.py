@@ -140,6 +140,9 @@ class Tail:
     loss: Loss
     outputs: int
     maps: Callable[[Tensor, Tensor, Attribution, Draws, bool], Tensor]
+    # The loss's gradient to each sample when it was trained on last, shaped like h, and whether it
+    # ever was, [*lead]. Only for methods whose `needs_last_gradient` asks for it.
+    last_gradient: tuple[Tensor, Tensor] | None = None
 
     def map(
         self,

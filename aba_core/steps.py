@@ -69,6 +69,8 @@ class Step:
         moments = 1 if self.config.optimizer == "sgd" else 2
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
         self._steps = self.config.steps(len(self.train))
+        # Each sample's last gradient [replica · sample, *feature], and whether it has one.
+        self._last: tuple[Tensor, Tensor] | None = None
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
         self._acting = self.method
@@ -91,7 +93,10 @@ class Step:
         self.replicas.begin(self.number)
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
         with products_in(self.config.precision, parameters.device):
-            losses, gradient = self._losses_and_gradient(x, labels)
+            if self.method is not None and self.method.needs_last_gradient:
+                losses, gradient = self._remembering(x, labels)
+            else:
+                losses, gradient = self._losses_and_gradient(x, labels)
         with torch.no_grad():
             self.finite &= torch.isfinite(losses)
             now = self._schedule.index_select(0, self.number)[0]
@@ -99,10 +104,31 @@ class Step:
                 self.config, parameters, gradient, self._moments, self.learning_rate, now
             )
 
-    def _losses_and_gradient(
+    def _remembering(
         self, x: Tensor, labels: Tensor
     ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
-        """What the method makes of a batch and of its gradient."""
+        """The step of a method that takes each sample's last gradient for its map: the loss's
+        gradient to the inputs that were trained on is kept."""
+        assert self.site is not None
+        samples = len(self.train)
+        if self._last is None:
+            known = torch.zeros(len(x), samples, dtype=torch.bool, device=x.device)
+            self._last = x.new_zeros(len(x) * samples, *x.shape[2:]), known
+        last, known = self._last
+        rows = (self.rows + samples * torch.arange(len(x), device=x.device)[:, None]).flatten()
+        kept = last.index_select(0, rows).reshape(x.shape)
+        self.site.tail.last_gradient = kept, known.gather(1, self.rows)
+        to_x = torch.empty_like(x)
+        results = self._losses_and_gradient(x, labels, to_x)
+        last.index_copy_(0, rows, to_x.flatten(0, 1))
+        known.scatter_(1, self.rows, True)
+        return results
+
+    def _losses_and_gradient(
+        self, x: Tensor, labels: Tensor, to_x: Tensor | None = None
+    ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
+        """What the method makes of a batch and of its gradient. to_x: filled with the gradient to
+        the inputs that the method made, where it is asked for."""
         replicas, method, site = self.replicas, self._acting, self.site
         if method is None or site is None:
             return losses_and_gradient(replicas, x, labels, self.loss)
@@ -117,8 +143,9 @@ class Step:
             moved = None if point is replicas.parameters else point
             if hidden:
                 return _through_site(site, method, x, labels, draws, self.loss, moved)
-            here = replicas if moved is None else replicas.moved(moved)
-            return losses_and_gradient(here, x, labels, self.loss, method)
+            if moved is None:
+                return losses_and_gradient(replicas, x, labels, self.loss, method, to_x)
+            return losses_and_gradient(replicas.moved(moved), x, labels, self.loss, method)
 
         return method.gradient(at, replicas.parameters)
 
@@ -150,20 +177,27 @@ def losses_and_gradient(
     labels: Tensor,
     loss: Loss,
     method: Method | None = None,
+    to_x: Float[Tensor, "replica batch *feature"] | None = None,
 ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
     """Each replica's mean loss on its batch, in train mode, and its gradient. method: whose own
-    loss it is."""
+    loss it is. to_x: filled with the gradient to the inputs, where it is asked for."""
     losses, gradients = [], []
     changed = method is not None and type(method).loss is not Method.loss
     with replicas.mode(training=True):
         for rows, parameters, forward in replicas.passes(x, differentiable=True):
-            logits = forward(x[rows]).to(parameters[0].dtype)
+            inputs = x[rows]
+            if to_x is not None:
+                inputs = inputs.detach().requires_grad_()
+            logits = forward(inputs).to(parameters[0].dtype)
             objective = partial(method.part(rows).loss, loss=loss) if changed else loss  # type: ignore[union-attr]
             losses.append(objective(logits, labels[rows]).mean(1))
             # A parameter without influence has gradient 0.
             pieces = torch.autograd.grad(
-                losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True
-            )
+                losses[-1].sum(), parameters if to_x is None else [*parameters, inputs],
+                allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
+            if to_x is not None:
+                *pieces, to_x[rows] = pieces  # type: ignore[assignment]
             gradients.append(_joined([p.reshape(len(logits), -1) for p in pieces], 1))
     return _joined(losses, 0).detach(), _joined(gradients, 0)
 
@@ -203,7 +237,7 @@ def optimizer_step(
     if config.optimizer == "adam" and optimizer.applies(parameters, gradient, *moments):
         optimizer.adam(
             parameters, gradient, moments[0], moments[1], learning_rate / first_correction,
-            config.weight_decay, (1 - BETA_1, 1 - BETA_2), 1 / float(second_correction), EPSILON,
+            config.weight_decay, (1 - BETA_1, 1 - BETA_2), (1 / float(second_correction), EPSILON),
         )  # fmt: skip
         return
     if config.weight_decay:

@@ -1,4 +1,4 @@
-/* The fused block against loops that anybody can read, for sanitizers: tests/test_kernels.py builds
+/* The fused block against loops that anybody can read, and the other kernels, for sanitizers: tests/test_kernels.py builds
  * and runs it. Every tensor has memory of its own and of its exact size. */
 #include "fused.c"
 
@@ -95,6 +95,40 @@ static int64_t drawn(int64_t low, int64_t high)
 CHECK(float, float, 1e-4)
 CHECK(double, double, 1e-11)
 
+#define OTHERS(REAL, TYPE)                                                                         \
+    int tokens_forward_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *, REAL *,   \
+                              int32_t *, int32_t *);                                               \
+    int tokens_backward_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *,          \
+                               const REAL *, const REAL *, const int32_t *, const int32_t *,       \
+                               REAL *, REAL *, REAL *);                                            \
+    void adam_##TYPE(const int64_t *, REAL *, const REAL *, REAL *, REAL *, const REAL *,          \
+                     const double *);                                                              \
+    static int TYPE##_others(void)                                                                 \
+    {                                                                                              \
+        const int64_t s[5] = {drawn(0, 3), drawn(5, 20), drawn(1, 9), drawn(1, 70), drawn(1, 5)};  \
+        const int64_t many = s[0] * s[3];                                                          \
+        REAL *x = TYPE##_numbers(s[0] * s[1] * s[2]), *gx = TYPE##_numbers(s[0] * s[1] * s[2]);    \
+        REAL *w = TYPE##_numbers(s[3] * s[2] * s[4]), *gw = TYPE##_numbers(s[3] * s[2] * s[4]);    \
+        REAL *bias = TYPE##_numbers(s[3]), *gb = TYPE##_numbers(s[3]);                             \
+        REAL *g = TYPE##_numbers(many), *y = TYPE##_numbers(many);                                 \
+        int32_t *winners = malloc((size_t)many * 4 + 1), *ties = malloc((size_t)many * 4 + 1);     \
+        memset(x, 0, (size_t)(s[0] * s[1] * s[2] / 2) * sizeof(REAL)); /* windows that tie */      \
+        int wrong = tokens_forward_##TYPE(s, x, w, bias, y, winners, ties);                        \
+        wrong += tokens_backward_##TYPE(s, x, w, bias, g, y, winners, ties, gx, gw, gb);           \
+        wrong += tokens_forward_##TYPE(s, x, w, NULL, y, NULL, NULL);                              \
+        const int64_t sizes[2] = {s[3], s[2] * s[4]};                                              \
+        REAL *first = calloc((size_t)(sizes[0] * sizes[1]), sizeof(REAL));                         \
+        REAL *second = calloc((size_t)(sizes[0] * sizes[1]), sizeof(REAL));                        \
+        adam_##TYPE(sizes, w, gw, first, second, bias, (double[]){0.01, 0.1, 0.001, 1.5, 1e-8});   \
+        for (int64_t n = 0; n < sizes[0] * sizes[1]; n++) wrong += !isfinite((double)w[n]);        \
+        free(x), free(gx), free(w), free(gw), free(bias), free(gb), free(g), free(y);              \
+        free(winners), free(ties), free(first), free(second);                                      \
+        return wrong;                                                                              \
+    }
+
+OTHERS(float, float)
+OTHERS(double, double)
+
 int main(void)
 {
     for (int shape = 0; shape < 400; shape++) {
@@ -104,6 +138,11 @@ int main(void)
             return 1;
         }
     }
-    puts("400 shapes agree");
+    for (int shape = 0; shape < 200; shape++)
+        if (shape % 2 ? float_others() : double_others()) {
+            printf("text %d: a number is not finite\n", shape);
+            return 1;
+        }
+    puts("400 shapes agree, 200 texts and optimisers ran");
     return 0;
 }

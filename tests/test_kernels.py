@@ -2,10 +2,12 @@
 
 import copy
 import os
+import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,17 +17,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from aba_core import Arm, Augmentation, TrainConfig, kernels
+from aba_core import Arm, Augmentation, TrainConfig, build_model, chain, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.datasets import load_dataset
-from aba_core.kernels import blocks, optimizer
+from aba_core.kernels import adjusting, blocks, compiling, optimizer
+from aba_core.kernels import texts as largest
 from aba_core.layers import for_single
+from aba_core.methods import aba
 from aba_core.replicas import Replicas
+from aba_core.selection import Percentiles
 from aba_core.steps import optimizer_step, schedule
 from aba_core.training import train
 
 ROOT = Path(__file__).parents[1]
-COMPILER = any(map(shutil.which, kernels.COMPILERS))
+COMPILER = any(map(shutil.which, compiling.COMPILERS))
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C compiler")
 CLOSE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
@@ -199,7 +204,8 @@ def test_bits_do_not_depend_on_how_wide_vectors_are(tmp_path):
     code = """
 import torch
 from aba_core import kernels
-from aba_core.kernels import blocks, optimizer
+from aba_core.kernels import blocks, compiling, optimizer
+from aba_core.kernels import texts as largest
 from hashlib import sha256
 torch.set_num_threads(1)
 seen = sha256()
@@ -211,17 +217,25 @@ for channels, outputs, side in (1, 16, 8), (3, 17, 10), (16, 32, 14), (20, 33, 9
     gradients = torch.autograd.grad(y, values, torch.randn(y.shape, generator=draw))
     moments = [torch.rand(2, 1003, generator=draw) for _ in range(4)]
     rates = torch.full((2, 1), 0.01)
-    optimizer.adam(*moments, rates, 0.01, (0.1, 0.001), 1.3, 1e-8)
+    optimizer.adam(*moments, rates, 0.01, (0.1, 0.001), (1.3, 1e-8))
     for made in (y, *gradients, *moments):
         seen.update(made.detach().contiguous().numpy().tobytes())
 print(seen.hexdigest(), kernels.path_taken())
 """
-    compiler = shlex.join(kernels._compiler()[0])
+    compiler = shlex.join(compiling.compiler()[0])
     flags = "-mno-avx512f", "-mno-fma"
-    probe = [*kernels._compiler()[0], *kernels._compiler()[1], *flags, "-E", "-x", "c", os.devnull]
+    probe = [
+        *compiling.compiler()[0],
+        *compiling.compiler()[1],
+        *flags,
+        "-E",
+        "-x",
+        "c",
+        os.devnull,
+    ]
     if subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("no x86 compiler")
-    if b"__AVX512F__" not in kernels._compiler()[2]:
+    if b"__AVX512F__" not in compiling.compiler()[2]:
         pytest.skip("a processor without AVX-512")
     told = {
         flag: python(code, CC=f"{compiler} {flag}", ABA_KERNELS_CACHE=str(tmp_path))
@@ -230,6 +244,117 @@ print(seen.hexdigest(), kernels.path_taken())
     wide, narrow, rounded = told.values()
     assert wide == narrow and wide.endswith(" fused")
     assert rounded.split()[0] != wide.split()[0] and rounded.endswith(" fused without fma")
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(0, 5),
+    features=st.integers(1, 40),
+    quantiles=st.sampled_from([(0.1, 0.9), (0.5,), (0.2, 0.4, 0.9), (0.01, 0.99)]),
+    kind=st.sampled_from(["numbers", "few values", "nan", "sliced"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_inputs_are_adjusted_as_by_masks(samples, features, quantiles, kind, dtype):
+    x, attribution = ramp(samples, features, dtype=dtype), ramp(samples, features, seed=1).to(dtype)
+    if kind == "few values":
+        attribution = attribution.round()
+    elif kind == "nan":
+        attribution[:1, ::3] = float("nan")
+    elif kind == "sliced":
+        x, attribution = ramp(features, samples).to(dtype).T, attribution.flip(1)
+    changes = ramp(samples, len(quantiles) + 1, seed=2, dtype=dtype).sign()
+    factor = ramp(samples, seed=3)
+    split = Percentiles(*quantiles)
+    values = x, attribution, changes, factor, split
+    with pytest.MonkeyPatch.context() as patch:
+        taken = []
+        call = adjusting.adjusted
+        patch.setattr(adjusting, "adjusted", lambda *a: (taken.append(1), call(*a))[1])
+        mine = aba._adjusted(*values)
+        if (
+            kind == "numbers"
+            and samples
+            and len(set((0, *split.boundaries(features), features))) == (2 + len(quantiles))
+        ):
+            assert taken
+    with kernels.unfused():
+        expected = aba._adjusted(*values)
+    assert torch.equal(mine, expected)
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.integers(0, 3),
+    tokens=st.integers(5, 20),
+    elements=st.integers(1, 9),
+    outputs=st.integers(1, 70),
+    taps=st.integers(1, 5),
+    biased=st.booleans(),
+    layout=st.sampled_from(["plain", "sliced", "padded", "shared", "repeated"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_largest_over_a_text_is_pytorchs(
+    texts, tokens, elements, outputs, taps, biased, layout, dtype
+):
+    x = ramp(texts, tokens, elements, dtype=dtype)
+    if layout == "sliced":
+        x = ramp(texts, elements, 2 * tokens, dtype=dtype).transpose(1, 2)[:, ::2]
+    elif layout == "padded":  # windows that are all alike share the gradient
+        x[:, tokens // 3 :] = 0
+    elif layout == "shared":
+        x = x[:1].expand_as(x)
+    elif layout == "repeated":  # whole numbers: PyTorch may round equal windows differently
+        x = x[:, :1].round().expand_as(x)
+    convolution = nn.Conv1d(elements, outputs, taps, bias=biased).to(dtype)
+    if layout == "repeated":
+        for value in convolution.parameters():
+            value.data.mul_(20).round_()
+    at = x.detach().requires_grad_()
+    pair = [
+        largest.largest(at, convolution),
+        convolution(at.transpose(1, 2)).relu().amax(2) if texts else at.sum() + ramp(0, outputs),
+    ]
+    for mine, other in zip(*(given_back(y, at, convolution) for y in pair), strict=True):
+        torch.testing.assert_close(mine, other, rtol=CLOSE[dtype], atol=CLOSE[dtype])
+
+
+def given_back(y, x, convolution):
+    """Outputs, and gradients to inputs and parameters."""
+    direction = ramp(*y.shape, seed=3, dtype=x.dtype)
+    parameters = list(convolution.parameters())
+    gradients = torch.autograd.grad(
+        y, [x, *parameters], direction.to(y.dtype), allow_unused=True, materialize_grads=True
+    )
+    return [y.to(x.dtype), *gradients]
+
+
+@needs_compiler
+def test_over_texts_nan_stays_and_twice_differentiated_it_is_pytorchs_own():
+    x, convolution = ramp(2, 7, 3).requires_grad_(), nn.Conv1d(3, 4, 2).double()
+    function = partial(largest.largest, convolution=convolution)
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(lambda x: function(x).square(), x)
+    with torch.no_grad():
+        x[1, 3, 0] = float("nan")
+        assert function(x)[1].isnan().all() and function(x)[0].isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_text_cnn_is_the_same_with_and_without(batch_norm, monkeypatch):
+    taken = []
+    call = largest._call
+    monkeypatch.setattr(largest, "_call", lambda *a: (taken.append(a[0]), call(*a))[1])
+    stack = stack_of(build_model("text_cnn", (9, 5), 3, batch_norm), together=False)
+    x = ramp(3, 4, 9, 5)
+    mine = outcome(stack, x)
+    assert len(taken) == (0 if batch_norm else 18)
+    with kernels.unfused():
+        expected = outcome(stack, x)
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def models():
@@ -247,7 +372,47 @@ def models():
         "dropout between": cnn(nn.Dropout(0.3)),
         "wrapped": Wrapped(cnn()),
         "layers that come twice": twice(),
+        "no bias": cnn_without_bias(),
     }
+
+
+def cnn_without_bias():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4 * 3 * 5, 6, bias=False), nn.ReLU(), nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("frozen", ["", "1", "3"])
+def test_a_chain_of_linear_layers_is_the_same_with_and_without(frozen, shared, monkeypatch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 4, bias=False))
+    if frozen:
+        model.get_submodule(frozen).requires_grad_(False)
+    taken = []
+    run = chain._Run.apply
+    monkeypatch.setattr(chain._Run, "apply", lambda *a: (taken.append(1), run(*a))[1])
+    stack, x = stack_of(model, together=True), ramp(3, 5, 3, 4)
+    if shared:
+        x = x[0].requires_grad_()
+        flat = stack.parameters.detach().requires_grad_()
+        function = stack.forward(flat, shared_inputs=True)
+
+    def results():
+        if not shared:
+            return outcome(stack, x)
+        y = function(x)
+        first = torch.autograd.grad(y.square().sum(), [x, flat], create_graph=True)
+        return [y, *first, *torch.autograd.grad(first[0].square().sum(), [x, flat])]
+
+    mine = results()
+    assert len(taken) == 1
+    with kernels.unfused():
+        expected = results()
+    assert len(taken) == 1
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def twice():
@@ -292,10 +457,11 @@ def test_replicas_are_the_same_with_and_without(name, together, calls):
     stack = stack_of(models()[name], together)
     x = ramp(3, 4, 3, 9, 13)
     mine = outcome(stack, x)
-    assert len(calls) == (4 if together else 12)
+    blocks = 1 if name == "no bias" else 2
+    assert len(calls) == 2 * blocks * (1 if together else 3)
     with kernels.unfused():
         expected = outcome(stack, x)
-    assert len(calls) == (4 if together else 12)
+    assert len(calls) == 2 * blocks * (1 if together else 3)
     for one, other in zip(mine, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
@@ -483,12 +649,13 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
 @needs_compiler
 def test_a_library_that_is_wrong_is_not_used(tmp_path):
     compiler = tmp_path / "cc"
-    real = kernels._compiler()[0][0]
+    real = compiling.compiler()[0][0]
     # As a compiler would be that takes a maximum for a minimum.
     compiler.write_text(
         "#!/bin/sh\n"
-        f"""sed 's/best > zero/best < zero/' {kernels.SOURCES[0]} > {tmp_path}/fused.c\n"""
-        f"""for word; do shift; [ "$word" = {kernels.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
+        f"cp {compiling.SOURCES[0].parent}/vectors.h {tmp_path}\n"
+        f"""sed 's/best > zero/best < zero/' {compiling.SOURCES[0]} > {tmp_path}/fused.c\n"""
+        f"""for word; do shift; [ "$word" = {compiling.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
         f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
     )
     compiler.chmod(0o755)
@@ -501,6 +668,38 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
     (tmp_path / "file").write_text("")
     told = python(STATUS, ABA_KERNELS_CACHE=str(tmp_path / "file" / "cache"))
     assert told.startswith("True|") and "for this process alone" in told
+
+
+@needs_compiler
+def test_a_library_built_with_the_package_is_taken_where_processor_and_files_fit(
+    tmp_path, monkeypatch
+):
+    kind = next((k for k in KINDS if k.features <= compiling.features()), None)
+    if kind is None:
+        pytest.skip("a processor that no library is built for")
+    assert compiling.prebuilt(tmp_path) is None
+    monkeypatch.setitem(compiling.KINDS, platform.machine(), (kind, ELSEWHERE))
+    made = compiling.build(tmp_path)
+    assert [path.name for path in made] == [f"{kind.name}-{compiling.sources_key()}.so"]
+    assert compiling.prebuilt(tmp_path) == (made[0], kind.name)
+    code = f"""
+from pathlib import Path
+from aba_core import kernels
+from aba_core.kernels import compiling
+compiling.prebuilt.__defaults__ = Path({str(tmp_path)!r}),
+{STATUS}"""
+    told = python(code, PATH="/nowhere")
+    assert told == f"True|built with the package for {kind.name}|{made[0]}"
+    monkeypatch.setattr(compiling, "features", lambda: frozenset({"sse2"}))
+    expected = (made[0], kind.name) if not kind.features else None
+    assert compiling.prebuilt(tmp_path) == expected
+    monkeypatch.setattr(compiling, "sources_key", lambda: "of other files")
+    assert compiling.prebuilt(tmp_path) is None
+
+
+KINDS = compiling.KINDS.get(platform.machine(), ())
+# What no compiler knows costs its library and nothing else.
+ELSEWHERE = compiling.Kind("elsewhere", ("-march=elsewhere",), frozenset({"elsewhere"}))
 
 
 @needs_compiler
@@ -523,12 +722,14 @@ def test_many_processes_at_once_compile_one_library(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [["-march=native"], []], ids=["native", "plain"])
 def test_sanitizers_find_nothing(tmp_path, flags):
-    compiler, _, _ = kernels._compiler()
+    compiler, _, _ = compiling.compiler()
     driver = tmp_path / "driver"
     build = [
         *compiler, "-std=gnu11", "-g", "-O1", *flags, "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all", "-I", str(kernels.SOURCES[0].parent),
-        str(Path(__file__).with_name("kernels_driver.c")), "-o", str(driver), "-lm",
+        "-fno-sanitize-recover=all", "-I", str(compiling.SOURCES[0].parent),
+        str(Path(__file__).with_name("kernels_driver.c")),
+        *(str(source) for source in compiling.SOURCES[1:] if source.suffix == ".c"),
+        "-o", str(driver), "-lm",
     ]  # fmt: skip
     done = subprocess.run(build, capture_output=True, text=True)
     if done.returncode and "san" in done.stderr:
@@ -536,4 +737,4 @@ def test_sanitizers_find_nothing(tmp_path, flags):
     assert done.returncode == 0, done.stderr
     done = subprocess.run([str(driver)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == "400 shapes agree"
+    assert done.stdout.strip() == "400 shapes agree, 200 texts and optimisers ran"

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,12 +17,14 @@ from oracles.plain_loop import flat_parameters, plain_train
 from oracles.tiny_data import as_splits, make_splits
 from torch import nn
 
-from aba_core import replicas
+from aba_core import replicas, training
 from aba_core.adjustments import AdjustmentSet
 from aba_core.architecture import flip_bit, initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.datasets import Split, Splits
-from aba_core.methods.aba import CHALLENGER, FASTABA, FASTABA_CE, MENDABA, Augmentation
+from aba_core.identity import plain
+from aba_core.methods.aba import ABA, CHALLENGER, FASTABA, FASTABA_CE, MENDABA, Augmentation
+from aba_core.methods.loop import Regularizer
 from aba_core.models import MODELS, build_model
 from aba_core.selection import Percentiles, SignSplit
 from aba_core.training import Runs, train
@@ -232,6 +235,55 @@ def test_parameters_agree_after_so_many_steps(model, optimizer, count):
         close(flat_parameters(runs.model(arm.name, seed)), plain.parameters[count - 1])
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("model", ["small_cnn", "mlp"])
+def test_lagged_maps_equal_a_model_trained_alone(model, together, tiny_splits, monkeypatch):
+    """Each sample's map is the gradient of its last training step; three epochs."""
+    monkeypatch.setattr(replicas, "STACKED_FROM", 1 if together else 99)
+    method = Augmentation(AdjustmentSet.parse("all"), strength=0.7, target="loss", lagged=True)
+    arms = [Arm("lagged", method), Arm("less", replace(method, strength=0.1))]
+    config = TrainConfig(
+        model=model, batch_norm=model == "mlp", dtype="float64", batch_size=5, epochs=3,
+        optimizer="adam", learning_rate=0.02,
+    )  # fmt: skip
+    runs = assert_equals_the_plain_loop(config, arms, [0, 3], tiny_splits)
+    exact_maps = Arm("exact", replace(method, lagged=False))
+    other = train(config, [exact_maps], [0], splits=tiny_splits).frame()
+    frame = runs.frame().set_index(["arm", "seed"])
+    assert frame.loc[("lagged", 0), "test_loss"] != other["test_loss"][0]
+    assert frame.loc[("lagged", 0), "passes"] * 2 == other["passes"][0]
+    assert frame.loc[("lagged", 0), "lagged"] and "lagged" not in other
+
+
+def test_lagged_is_part_of_the_identity_only_where_it_is_asked_for():
+    method = Augmentation(AdjustmentSet.parse("all"), target="loss")
+    assert "lagged" not in str(plain(method))
+    assert plain(replace(method, lagged=True)) == {**plain(method), "lagged": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "class_score"}, "lagged with target 'class_score'; allowed: 'loss'"),
+        ({"attribution": "smoothgrad"}, "lagged with attribution 'smoothgrad'; allowed: 'grad"),
+        ({"placebo": "random"}, "lagged with placebo 'random'; allowed: ''"),
+        ({"site": "0"}, "lagged with site '0'; allowed: 'input'"),
+    ],
+)
+def test_lagged_maps_of_another_kind_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(AdjustmentSet.parse("all"), **{"target": "loss", **change}, lagged=True)
+
+
+def test_loops_that_keep_no_gradients_refuse_lagged_maps():
+    method = Augmentation(AdjustmentSet.parse("all"), target="loss", lagged=True)
+    with pytest.raises(ValueError, match="lagged is True; ABA sees no training steps"):
+        ABA(method)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="lagged is True; needed: training by `train`"):
+        Regularizer(method)(model, torch.randn(3, 4), torch.tensor([0, 1, 1]))
+
+
 def test_arms_of_different_structure_each_equal_a_model_trained_alone(tiny_splits):
     arms = [
         Arm("sign", replace(FASTABA, strength=0.4, top_k=3)),
@@ -318,6 +370,17 @@ def test_half_precision_moves_little_and_leaves_parameters_whole(tiny_splits):
     assert (whole - rough).abs().max() < 0.05 * whole.abs().max()
     assert {p.dtype for p in half.model("aba", 0).parameters()} == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_precision_that_a_processor_emulates_is_warned_of(tiny_splits, monkeypatch):
+    config = TrainConfig(model="mlp", epochs=0.1, batch_size=5, precision="bf16")
+    for names, warned in (({"sse2"}, True), ({"sse2", "avx512_bf16"}, False), ((), False)):
+        monkeypatch.setattr(training, "features", lambda names=names: frozenset(names))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(config, [Arm("a")], [0], splits=tiny_splits)
+        told = [m for w in caught if (m := str(w.message)).startswith("precision is 'bf16'")]
+        assert len(told) == warned
 
 
 def test_a_precision_that_a_device_lacks_is_refused(tiny_splits):

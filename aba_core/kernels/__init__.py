@@ -1,10 +1,11 @@
-"""The fused block: convolution, bias, maximum pooling and ReLU of all replicas in one call of C.
+"""Fused operations in C: what replicas spend most of their time on, in one call each.
 
-The files in C are compiled for this machine's processor when they are first needed, by the system's C
-compiler, into a cache (`ABA_KERNELS_CACHE`, otherwise ~/.cache/aba/kernels), and used once the library has
-computed a few small blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a compiler,
-PyTorch does the same. Results differ in their last bits, and rows say which of the two made them.
-This file needs no torch; `blocks` and `optimizer` have what PyTorch sees.
+The files in C are compiled when the package is built, for several kinds of processors, or for this
+very one when they are first needed, into a cache (`ABA_KERNELS_CACHE`, otherwise
+~/.cache/aba/kernels); both take a C compiler. A library is used once it has computed a few small
+blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a library, PyTorch does the same.
+Results differ in their last bits, and rows say which of the two made them. This file needs no
+torch; `blocks`, `texts` and `optimizer` have what PyTorch sees.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -24,18 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from aba_core.kernels import compiling
+from aba_core.kernels.compiling import SOURCES, NoKernels, compile_library
 from aba_core.kernels.selfcheck import Wrong, check
 
 DEFAULT = True  # where ABA_KERNELS says nothing
-
-SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("fused.c", "tokens.c", "adam.c", "vectors.h")
-)
-COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
-# How to ask for this machine's processor: x86 compilers know the first, those for ARM the second.
-_PROCESSOR = ("-march=native", "-mcpu=native", "")
-_PATIENCE = 300  # seconds for a compiler, many times what it takes
 
 _unfused: ContextVar[bool] = ContextVar("unfused", default=False)
 
@@ -46,10 +38,6 @@ class Status(NamedTuple):
     used: bool
     why: str
     path: str = ""
-
-
-class NoKernels(Exception):
-    """Why there is no compiled library."""
 
 
 def asked_for() -> bool:
@@ -101,6 +89,12 @@ def loaded() -> ctypes.CDLL | None:
 @cache
 def _found() -> tuple[ctypes.CDLL | None, Status]:
     """The library of this process and what came of looking for it, decided once."""
+    made = compiling.prebuilt()
+    with suppress(Wrong, OSError, AttributeError):  # then one is compiled
+        if made is not None:
+            loaded = _load(made[0])
+            check(loaded)
+            return loaded, Status(True, f"built with the package for {made[1]}", str(made[0]))
     try:
         with tempfile.TemporaryDirectory(prefix="aba-kernels-") as aside:
             path, how = _built(Path(aside))
@@ -121,6 +115,9 @@ def _load(path: Path) -> ctypes.CDLL:
         for way, tensors in (("forward", 6), ("backward", 10)):
             tokens = getattr(loaded, f"tokens_{way}_{number_type}")
             tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
+        adjust = getattr(loaded, f"adjust_{number_type}")
+        adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
+        adjust.restype = None
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None
@@ -137,9 +134,9 @@ def cache_folder() -> Path:
 
 def _built(aside: Path) -> tuple[Path, str]:
     """A compiled library and how it came to be. aside: used where the cache cannot be written."""
-    compiler, flags, macros = _compiler()
+    compiler, flags, macros = compiling.compiler()
     text = b"\0".join(source.read_bytes() for source in SOURCES)
-    words = " ".join([*compiler[1:], *flags, *_FLAGS])
+    words = " ".join([*compiler[1:], *flags, *compiling.FLAGS])
     parts = (text, macros, words.encode(), platform.platform().encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     by = f"{Path(compiler[0]).name} {' '.join(flags)}".strip()
@@ -151,62 +148,16 @@ def _built(aside: Path) -> tuple[Path, str]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(folder / f"fused-{key}.lock"):
             if not _whole(path):
-                _compile([*compiler, *flags], path)
+                compile_library([*compiler, *flags], path)
     except OSError:
         path = aside / path.name
-        _compile([*compiler, *flags], path)
+        compile_library([*compiler, *flags], path)
         return path, f"compiled by {by}, for this process alone: {folder} cannot be written"
     return path, f"compiled by {by}"
 
 
 def _whole(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-def _compiler() -> tuple[list[str], list[str], bytes]:
-    """Command and flags for this processor, and the macros that tell versions and processors."""
-    chosen = os.environ.get("CC", "")
-    named = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS]
-    reason = f"no C compiler ({chosen or ', '.join(COMPILERS)}) on the path"
-    for command in named:
-        program = shutil.which(command[0]) if command else None
-        if program is None:
-            continue
-        command = [program, *command[1:]]
-        for processor in _PROCESSOR:
-            flags = [processor] if processor else []
-            done = _run([*command, *flags, "-dM", "-E", "-x", "c", os.devnull])
-            if done.returncode == 0:
-                return command, flags, done.stdout
-            reason = f"{program} does not work: {_last_line(done)}"
-    raise NoKernels(reason)
-
-
-def _compile(command: list[str], path: Path) -> None:
-    """Under another name first: whoever finds the library finds it whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
-    os.close(handle)
-    try:
-        files = [str(source) for source in SOURCES if source.suffix == ".c"]
-        done = _run([*command, *_FLAGS, *files, "-o", name, "-lm"])
-        if done.returncode:
-            raise NoKernels(f"{command[0]} could not compile the kernels: {_last_line(done)}")
-        os.replace(name, path)
-    finally:
-        with suppress(OSError):
-            os.unlink(name)
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
-    )
-
-
-def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
-    lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line]
-    return (errors or lines or [f"exit status {done.returncode}"])[0].strip()
 
 
 @contextmanager

@@ -24,16 +24,15 @@ def adam(
     rates: Float[Tensor, "replica 1"],
     decay: float,
     shares: tuple[float, float],
-    correction: float,
-    tiny: float,
+    root: tuple[float, float],
 ) -> None:
     """One step in place. rates: with the first moment's correction. decay: of the weights. shares:
-    of the gradient and of its square in the moments. correction: what the second moment's root is
-    multiplied by. tiny: what is added to it."""
+    of the gradient and of its square in the moments. root: what the second moment's root is
+    multiplied by, and what is added to it."""
     library = loaded()
     assert library is not None
     sizes = (ctypes.c_int64 * 2)(*parameters.shape)
-    numbers = (ctypes.c_double * 5)(decay, *shares, correction, tiny)
+    numbers = (ctypes.c_double * 5)(decay, *shares, *root)
     rates = rates.to(parameters.dtype).contiguous()
     tensors = (value.data_ptr() for value in (parameters, gradient, first, second, rates))
     getattr(library, f"adam_{NUMBERS[parameters.dtype]}")(sizes, *tensors, numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from itertools import product
+from typing import Any
 
 # channels, outputs, height, width: each way back that the C code has; vectors are not full
 _SHAPES = (1, 3, 4, 6), (5, 17, 4, 4)
@@ -20,7 +21,9 @@ def check(library: ctypes.CDLL) -> None:
     for name, number in (("float", ctypes.c_float), ("double", ctypes.c_double)):
         for shape in _SHAPES:
             _check_block(library, name, number, shape)
+        _check_tokens(library, name, number)
         _check_adam(library, name, number)
+        _check_adjust(library, name, number)
 
 
 def _whole(count: int, start: int) -> list[int]:
@@ -28,7 +31,7 @@ def _whole(count: int, start: int) -> list[int]:
     return [(7 * n * n + 3 * n + start) % 11 % 7 - 3 for n in range(count)]
 
 
-def _check_block(library: ctypes.CDLL, name: str, number: type, shape: tuple[int, ...]) -> None:
+def _check_block(library: ctypes.CDLL, name: str, number: Any, shape: tuple[int, ...]) -> None:
     channels, outputs, height, width = shape
     rows, columns, taps = height // 2, width // 2, _KERNEL * _KERNEL
     picture, seen = height * width, channels * taps
@@ -90,7 +93,43 @@ def _block(
     return y, to_x, to_weight, to_bias
 
 
-def _check_adam(library: ctypes.CDLL, name: str, number: type) -> None:
+def _check_tokens(library: ctypes.CDLL, name: str, number: Any) -> None:
+    """One text of nine tokens and two elements, whose last windows are all alike."""
+    tokens, elements, outputs, taps = 9, 2, 17, 2
+    terms = taps * elements
+    x, weight = _whole(tokens * elements, 1), _whole(outputs * terms, 2)
+    x[elements * 5 :] = [0] * (elements * 4)
+    bias, gradient = [6 * n for n in _whole(outputs, 3)], [6 * n for n in _whole(outputs, 4)]
+    y, to_x, to_bias = [], [0.0] * len(x), [0.0] * outputs
+    for output in range(outputs):
+        own = [weight[output * terms + e * taps + k] for k in range(taps) for e in range(elements)]
+        sums = [
+            bias[output] + sum(a * b for a, b in zip(own, x[first:], strict=False))
+            for first in range(0, (tokens - taps + 1) * elements, elements)
+        ]
+        y.append(max(0, *sums))
+        where = [place for place, value in enumerate(sums) if value == y[-1] > 0]
+        to_bias[output] = gradient[output] if where else 0
+        for place in where:
+            for n, value in enumerate(own, place * elements):
+                to_x[n] += gradient[output] * value / len(where)
+
+    def numbers(values: list[int]) -> Any:
+        return (number * len(values))(*values)
+
+    sizes = (ctypes.c_int64 * 5)(1, tokens, elements, outputs, taps)
+    made, winners, ties = numbers(y), *((ctypes.c_int32 * outputs)() for _ in "12")
+    to = numbers([0] * len(x)), numbers([0] * len(weight)), numbers([0] * outputs)
+    given = numbers(x), numbers(weight), numbers(bias)
+    failed = getattr(library, f"tokens_forward_{name}")(sizes, *given, made, winners, ties)
+    ways = numbers(gradient), made, winners, ties, *to
+    failed = failed or getattr(library, f"tokens_backward_{name}")(sizes, *given, *ways)
+    near = all(abs(a - b) < 1e-3 for a, b in zip(to[0], to_x, strict=True))  # of thirds
+    if failed or [*made] != y or not near or [*to[2]] != to_bias:
+        raise Wrong(f"the compiled convolution over tokens is wrong, {name}")
+
+
+def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
     values, moments, rates = (number * 2)(3, 5), (number * 4)(), (number * 2)(1, 2)
     sizes, given = (ctypes.c_int64 * 2)(2, 1), (ctypes.c_double * 5)(0, 0.5, 0.25, 2, 0)
     second = ctypes.byref(moments, 2 * ctypes.sizeof(number))
@@ -98,3 +137,16 @@ def _check_adam(library: ctypes.CDLL, name: str, number: type) -> None:
     getattr(library, f"adam_{name}")(sizes, values, gradient, moments, second, rates, given)
     if [*values, *moments] != [2.5, 6, 1, -2, 1, 4]:
         raise Wrong(f"the compiled optimiser is wrong: {[*values, *moments]}, {name}")
+
+
+def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
+    for cuts in ([4], [4, 6], [2, 4, 6]):
+        changes = [10 * (n + 1) for n in range(len(cuts) + 1)]
+        x, map_, to = (number * 9)(*_whole(9, 1)), (number * 9)(*range(9)), (number * 9)()
+        given = (number * len(cuts))(*cuts), (number * len(changes))(*changes)
+        getattr(library, f"adjust_{name}")(
+            (ctypes.c_int64 * 3)(1, 9, len(cuts)), x, map_, *given, to
+        )
+        expected = [x[n] + changes[sum(n > cut for cut in cuts)] for n in range(9)]
+        if [*to] != expected:
+            raise Wrong(f"the compiled adjustment is wrong: {[*to]}, {name}")

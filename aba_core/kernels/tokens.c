@@ -179,14 +179,22 @@ int NAME(tokens_backward)(const int64_t *s, const REAL *x, const REAL *weight, c
                              sum);
                 continue;
             }
-            /* Windows that tie are sought again: the same sum in the same order is the same number. */
-            const REAL share = gradient[at] / (REAL)ties[at];
-            for (int64_t begin = winners[at] * elements; begin < windows * elements; begin += elements) {
-                REAL value = bias ? bias[o] : 0;
-                for (int64_t j = 0; j < terms; j++) value += text[begin + j] * own[j];
-                if (value == y[at])
-                    NAME(window)(terms, share, text + begin, own, changed ? changed + begin : NULL, sum);
-            }
+            /* Windows that tie are sought again: compared with the winner by one and the same loop, as
+             * compilers may round another one differently. */
+            REAL largest = 0, share = 0;
+            int64_t found = 0;
+            for (int pass = 0; pass < 2; pass++, share = gradient[at] / (REAL)found)
+                for (int64_t begin = winners[at] * elements; begin < windows * elements; begin += elements) {
+                    REAL value = bias ? bias[o] : 0;
+                    for (int64_t j = 0; j < terms; j++) value += text[begin + j] * own[j];
+                    if (begin == winners[at] * elements) largest = value;
+                    if (value != largest) continue;
+                    if (pass)
+                        NAME(window)(terms, share, text + begin, own, changed ? changed + begin : NULL,
+                                     sum);
+                    else
+                        found++;
+                }
         }
     for (int64_t o = 0; to_weight && o < outputs; o++)
         for (int64_t e = 0; e < elements; e++)

@@ -24,6 +24,7 @@ from aba_core.attribution import (
     cross_entropy,
 )
 from aba_core.identity import Use
+from aba_core.kernels import adjusting
 from aba_core.methods.base import Method
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed, choice
@@ -45,7 +46,9 @@ class Augmentation(Method):
     whether attribution matters (`placebos.selecting_map`). member_per: what keeps one member of the
     set (see `_choosing`), to see where the members act on one another. signed: N(0, 1) in place of
     |N(0, 1)|, so that an adjustment stands for its opposite as well. site: "input", or a layer
-    whose output is attributed and changed. The other fields are those of `Attribution`.
+    whose output is attributed and changed. lagged: the map is the loss's gradient from the step in
+    which the sample was trained on last, which that step's own way back gives at almost no cost; in
+    its first epoch a sample stays as it is. The other fields are those of `Attribution`.
     """
 
     kind: ClassVar[str] = "aba"
@@ -69,6 +72,7 @@ class Augmentation(Method):
     placebo: Placebo = ""
     member_per: MemberPer = "draw"
     signed: bool = False
+    lagged: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
@@ -97,6 +101,10 @@ class Augmentation(Method):
             raise ValueError(f"member_per is {self.member_per!r}, but the set has one member")
         if self.signed and not self.randomize:
             raise ValueError("signed is True, but magnitudes are fixed; needed: randomize: true")
+        usual = {"target": "loss", "attribution": "gradient", "placebo": "", "site": INPUT}
+        for name, needed in usual.items() if self.lagged else ():
+            if getattr(self, name) != needed:
+                raise ValueError(f"lagged with {name} {getattr(self, name)!r}; allowed: {needed!r}")
         self.adjustments.table(self.split.categories)  # refuses what the split cannot express
         _ = self.maps
 
@@ -111,7 +119,9 @@ class Augmentation(Method):
             names |= {"top_k", "target_per"}
         if self.top_k == 4:  # what None means, wherever 4 is allowed
             names |= {"top_k"}
-        if self.attribution_mode == "eval":
+        if self.lagged:  # a map by the training pass itself
+            names |= {"attribution_mode"}
+        if self.attribution_mode == "eval" or self.lagged:
             names |= {"update_statistics"}
         if no_map or self.attribution in ("gradient", "gradient_x_input"):
             names |= {"attribution_samples"}
@@ -134,16 +144,27 @@ class Augmentation(Method):
         )
 
     def passes(self) -> float:
-        return 1.0 if self.placebo in ("random", "gaussian") else 1.0 + self.maps.passes()
+        return (
+            1.0
+            if self.lagged or self.placebo in ("random", "gaussian")
+            else 1.0 + self.maps.passes()
+        )
 
     @property
     def needs_untrained(self) -> bool:
         return self.placebo == "untrained"
 
+    @property
+    def needs_last_gradient(self) -> bool:
+        return self.lagged
+
     def columns(self) -> dict[str, Any]:
         drawn = self.target == "class_score"
+        columns = super().columns()
+        if not self.lagged:  # as rows were before there was such a field
+            del columns["lagged"]
         return {
-            **super().columns(),
+            **columns,
             "adjustments": self.adjustments.text,
             "top_k": (self.top_k or 4) if drawn else 0,
         }
@@ -167,21 +188,23 @@ class Augmentation(Method):
         stays in its own row."""
         lead = draws.index.dim()
         changes, magnitude = self.changes(draws, h)
-        features = h.shape[lead:]
-        attribution = selecting_map(
-            self.placebo,
-            lambda: tail.map(h, y, self.maps, draws),
-            lambda: tail.map(h, y, self.maps, draws, untrained=True),
-            draws,
-            h.shape,
-        )
-        masks = self.split.masks(attribution.flatten(0, lead - 1).flatten(1))
-        changed = adjust(
+        if self.lagged:
+            attribution, known = _last(tail)
+            magnitude = magnitude * known
+        else:
+            attribution = selecting_map(
+                self.placebo,
+                lambda: tail.map(h, y, self.maps, draws),
+                lambda: tail.map(h, y, self.maps, draws, untrained=True),
+                draws,
+                h.shape,
+            )
+        changed = _adjusted(
             h.flatten(0, lead - 1),
-            masks.unflatten(2, features),
+            attribution.flatten(0, lead - 1),
             changes.flatten(0, lead - 1),
-            1.0,
             (self.strength * magnitude).flatten(),
+            self.split,
         ).reshape(h.shape)
         if self.placebo == "gaussian":
             changed = in_random_direction(h, changed, draws)
@@ -196,6 +219,16 @@ class Augmentation(Method):
         if isinstance(members, AdjustmentSet):
             members = _Members.stacked([(members, self.split)], like.device, like.dtype).single()
         return draw_changes(self, members.table, members.weights, draws)
+
+
+def _last(tail: Tail) -> tuple[Tensor, Bool[Tensor, "*lead"]]:
+    """The lagged maps, and which samples have one."""
+    if tail.last_gradient is None:
+        raise ValueError(
+            "lagged is True; needed: training by `train` or `aba run`, which keep each sample's "
+            "last gradient"
+        )
+    return tail.last_gradient
 
 
 def _split(given: Any) -> Selection:
@@ -284,6 +317,24 @@ def adjust(
     return augmented
 
 
+def _adjusted(
+    x: Float[Tensor, "batch *feature"],
+    attribution: Float[Tensor, "batch *feature"],
+    adjustments: Float[Tensor, "batch category"],
+    factor: Float[Tensor, "batch"],
+    split: Selection,
+) -> Float[Tensor, "batch *feature"]:
+    """`adjust` by the categories of a map, without making masks where C can do without."""
+    flat = attribution.flatten(1)
+    if isinstance(split, Percentiles) and adjusting.applies(x, flat):
+        cuts = split.cuts(flat)
+        if cuts is not None:
+            changes = factor[:, None] * adjustments
+            return adjusting.adjusted(x.flatten(1), flat, cuts, changes).reshape(x.shape)
+    masks = split.masks(flat).unflatten(2, x.shape[1:])
+    return adjust(x, masks, adjustments, 1.0, factor)
+
+
 def draw_changes(
     augmentation: Augmentation,
     table: Float[Tensor, "*replica member category"],
@@ -366,6 +417,10 @@ class ABA:
             raise ValueError(
                 f"site is {augmentation.site!r}; ABA changes inputs: for hidden layers take "
                 "Regularizer(...).backward(model, x, y)"
+            )
+        if augmentation.lagged:
+            raise ValueError(
+                "lagged is True; ABA sees no training steps; allowed: False, or training by `train`"
             )
         if (augmentation.placebo == "untrained") != (untrained is not None):
             raise ValueError(

@@ -109,6 +109,11 @@ class Method:
         """Whether the tail must know the model as it was initialised."""
         return False
 
+    @property
+    def needs_last_gradient(self) -> bool:
+        """Whether the tail must hold `last_gradient`, as training by replicas does."""
+        return False
+
     def columns(self) -> dict[str, Any]:
         """What a table of runs says of it: each field, as a number, a truth value or text."""
         return {
@@ -274,6 +279,10 @@ class Chain(Method):
     @property
     def needs_untrained(self) -> bool:
         return any(method.needs_untrained for method in self.methods)
+
+    @property
+    def needs_last_gradient(self) -> bool:
+        return any(method.needs_last_gradient for method in self.methods)
 
     def columns(self) -> dict[str, Any]:
         return {"methods": " + ".join(method.kind for method in self.methods), "site": self.site}

@@ -110,11 +110,19 @@ def plain_train(
 
     run = PlainRun(model)
     inputs = splits.train.x.to(dtype)
+    last: dict[int, Tensor] = {}  # of a lagged method: each sample's last gradient
     for step in range(steps):
         rows = counter_hash.batch(purposes["order"], step, config.batch_size, samples)
         x, y = inputs[rows], splits.train.y[rows]
         dropout.step = step
-        if arm.method is not None:
+        lagged = arm.method is not None and arm.method.lagged
+        if lagged:
+            maps = torch.stack([last.get(row, torch.zeros_like(x[0])) for row in rows])
+            changed = slow_aba(model, x, y, arm.method, purposes, step, loss, maps=maps)
+            known = [row in last for row in rows]
+            x = torch.stack([changed[i] if known[i] else x[i] for i in range(len(x))])
+            x.requires_grad_()
+        elif arm.method is not None:
             x = slow_aba(
                 model, x, y, arm.method, purposes, step, loss, untrained, rows=rows, steps=steps
             )
@@ -122,6 +130,8 @@ def plain_train(
         for value in model.parameters():  # without influence is gradient 0, and not none
             value.grad = torch.zeros_like(value) if value.requires_grad else None
         loss(model(x), y).mean().backward()
+        if lagged:
+            last |= dict(zip(rows, x.grad, strict=True))
         optimizer.step()
         if schedule is not None:
             schedule.step()

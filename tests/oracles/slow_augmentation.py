@@ -91,12 +91,14 @@ def slow_aba(
     step: int,
     loss: Loss = torch_cross_entropy,
     untrained: nn.Module | None = None,
+    maps: Tensor | None = None,
     *,
     rows: list[int] | None = None,
     steps: int = 0,
 ) -> Tensor:
-    """The augmented batch; the model is put into the mode of the attribution and back. rows: the
-    samples' places in the training set; steps: of the whole training."""
+    """The augmented batch; the model is put into the mode of the attribution and back. maps: in
+    place of the model's own. rows: the samples' places in the training set; steps: of the whole
+    training."""
     if seeds["target"] != seeds["smoothing"]:
         raise ValueError("this oracle draws classes and noise with one seed")
     if aug.placebo == "untrained":
@@ -104,7 +106,9 @@ def slow_aba(
         model = untrained
     before = model.training
     model.train(aug.attribution_mode == "train")
-    if aug.placebo in ("random", "gaussian"):  # no pass through the model
+    if maps is not None:
+        pass
+    elif aug.placebo in ("random", "gaussian"):  # no pass through the model
         maps = torch.zeros_like(x)
     else:
         maps = slow_maps(model, x, y, aug.maps, seeds["target"], step, loss)
