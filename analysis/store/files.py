@@ -26,7 +26,9 @@ FOLDERS = {
     "mechanism": ".parquet",
 }
 _LINE = re.compile(rf"([0-9a-f]{{64}})  ((?:{'|'.join(FOLDERS)})/[^/\\\0]+)")
-_PART = ".part"
+PART = ".part"
+# Files that are known by their names, which hold the start of their hash: events, packs.
+_NAMED = re.compile(r"studies/.+\.([0-9a-f]{16})\.json|[a-z]+/pack-([0-9a-f]{32})\.parquet")
 # A writer needs seconds: what is older was left by one that was killed.
 _LEFT_BEHIND = 3600.0
 
@@ -57,6 +59,12 @@ def stamp(path: Path) -> tuple[int, int, int]:
 def digest(content: bytes) -> str:
     """SHA-256 as hexadecimal digits."""
     return sha256(content).hexdigest()
+
+
+def names_its_content(path: str, sha: str) -> bool:
+    """Whether a file is known by its name: such a file is what it was, in the manifest or not."""
+    named = _NAMED.fullmatch(path)
+    return bool(named) and sha.startswith(str(named[1] or named[2]))
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -104,7 +112,7 @@ def _manifest_file(results: Path, lines: bytes) -> Path:
 def _stage(path: Path, content: bytes) -> Path:
     """The content under a temporary name beside its place, safe from a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_PART)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=PART)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -140,8 +148,8 @@ def _set_aside(path: Path, content: bytes) -> None:
 def sweep(results: Path) -> None:
     """Remove what writers that were killed left behind."""
     now = time.time()
-    for folder in ("manifest", *FOLDERS):
-        for path in (Path(results) / folder).glob(f".*{_PART}"):
+    for folder in ("manifest", "index", *FOLDERS):
+        for path in (Path(results) / folder).glob(f".*{PART}"):
             try:
                 if now - path.stat().st_mtime > _LEFT_BEHIND:
                     path.unlink()
@@ -163,7 +171,7 @@ class Manifest:
         """What is wrong with a file of that hash at that path; empty where nothing is."""
         expected = self.hashes.get(path)
         if expected is None:
-            return "is not in the manifest"
+            return "" if names_its_content(path, sha) else "is not in the manifest"
         return "" if sha in expected else "has changed since it was written"
 
 

@@ -41,7 +41,7 @@ def verify(results: Path) -> Findings:
     notes: list[str] = []
     rows: dict[str, pd.DataFrame] = {}
     for kind in KINDS:
-        rows[kind], passed_over = chunks.examine_rows(results, kind)
+        rows[kind], passed_over = chunks.examine_rows(results, kind, anew=True)
         problems += passed_over
         notes += [
             f"{results / kind}: run {key} has other numbers in {', '.join(sorted(names))}; "
