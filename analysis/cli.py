@@ -198,7 +198,7 @@ def _run(study: Study, results: Path, **options: Any) -> bool:
 
     done = runner.run(study, results, progress=terminal.bars(), **options)
     print(done.result.summary())
-    print(f"{done.computed} runs computed now, {done.reused} found finished, in {results}/")
+    print(f"{done}, in {results}/")
     return not done.result.missing
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from aba_core.identity import Use
-from analysis.store.chunks import check_listed, read_rows, write_chunk
+from analysis.store.chunks import check_listed, read_rows, runs_in_short, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
 
@@ -33,6 +33,7 @@ __all__ = [
     "measured",
     "overview",
     "read_rows",
+    "runs_in_short",
     "sweep",
     "write_chunk",
 ]
@@ -127,7 +128,8 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
             f"there: {', '.join(names) or 'nothing'}; run: aba run {study} --dataset {dataset}"
             f"{f' --preset {preset}' * bool(preset)} --results {results}"
         )
-    rows, damaged = read_rows(results, matching[0].kind)
+    wanted = {key for declaration in matching for key in declaration.keys}
+    rows, damaged = read_rows(results, matching[0].kind, wanted)
     collected = [collect(declaration, rows, damaged) for declaration in matching]
     best = max(collected, key=lambda result: result.frame["key"].nunique())
     others = tuple(r.declaration for r in collected if r is not best)
@@ -146,7 +148,7 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
     head = ("study", "dataset", "model", "epochs", "strength", "preset", "arms", "seeds", "runs")
     rows: list[tuple] = []
     damaged: set[Path] = set()
-    tables = {kind: read_rows(results, kind) for kind in ("runs", "frozen")}
+    tables = {kind: runs_in_short(results, kind) for kind in ("runs", "frozen")}
     for declaration in declarations(results):
         result = collect(declaration, *tables[declaration.kind])
         damaged |= set(result.damaged)
@@ -189,7 +191,7 @@ def measured(result: StudyResult) -> StudyResult:
             f"{study.name} on {study.dataset} measured nothing on the way; give its config "
             "mechanism: 5, or run: aba run mechanism"
         )
-    rows, damaged = read_rows(path.parent.parent, "mechanism")
+    rows, damaged = read_rows(path.parent.parent, "mechanism", list(result.declaration.keys))
     measurements = collect(result.declaration, rows, damaged)
     if not len(measurements.frame):
         raise ResultsError(f"{study.name} on {study.dataset} has runs but no measurements")

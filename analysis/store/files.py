@@ -64,7 +64,7 @@ def digest(content: bytes) -> str:
 def names_its_content(path: str, sha: str) -> bool:
     """Whether a file is known by its name: such a file is what it was, in the manifest or not."""
     named = _NAMED.fullmatch(path)
-    return bool(named) and sha.startswith(str(named[1] or named[2]))
+    return named is not None and sha.startswith(named[1] or named[2])
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -103,6 +103,29 @@ def enlist(results: Path, contents: Mapping[str, bytes]) -> Path:
     entry = _manifest_file(Path(results), lines.encode())
     move(_stage(entry, lines.encode()), entry)
     return entry
+
+
+def strike(results: Path, path: str, sha: str) -> None:
+    """Remove the manifest file of a file that is no longer needed; a list of several stays."""
+    line = f"{sha}  {path}\n".encode()
+    _manifest_file(Path(results), line).unlink(missing_ok=True)
+
+
+def _complete(results: Path) -> None:
+    """Give their lines to files that are known by their names, where a writer was killed between
+    the two."""
+    unlisted = {}
+    listed = read_manifest(results).hashes
+    for folder, suffix in FOLDERS.items():
+        for name in names(Path(results) / folder, suffix):
+            path = f"{folder}/{name}"
+            if path in listed or not _NAMED.fullmatch(path):
+                continue
+            content = (Path(results) / path).read_bytes()
+            if names_its_content(path, digest(content)):
+                unlisted[path] = content
+    if unlisted:
+        enlist(results, unlisted)
 
 
 def _manifest_file(results: Path, lines: bytes) -> Path:
@@ -146,7 +169,8 @@ def _set_aside(path: Path, content: bytes) -> None:
 
 
 def sweep(results: Path) -> None:
-    """Remove what writers that were killed left behind."""
+    """Remove what writers that were killed left behind, and finish what they had all but done."""
+    _complete(results)
     now = time.time()
     for folder in ("manifest", "index", *FOLDERS):
         for path in (Path(results) / folder).glob(f".*{PART}"):

@@ -211,7 +211,9 @@ def _loaded(results: Path, kind: str) -> _Kind:
 
 def _save(results: Path, kind: str, state: _Kind, present: Mapping[str, object]) -> None:
     """Write the index where it is worth it. A folder that cannot be written to goes without."""
-    worth = len(present) >= _FROM_FILES and state.unsaved >= max(_FROM_FILES // 2, len(present) // 99)
+    worth = len(present) >= _FROM_FILES and state.unsaved >= max(
+        _FROM_FILES // 2, len(present) // 99
+    )
     if not worth:
         return
     path = _path(results, kind)

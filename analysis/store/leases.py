@@ -85,9 +85,7 @@ class Leases:
     two touches of those held here.
     """
 
-    def __init__(
-        self, results: Path, expiry: float = EXPIRY, heartbeat: float = HEARTBEAT
-    ) -> None:
+    def __init__(self, results: Path, expiry: float = EXPIRY, heartbeat: float = HEARTBEAT) -> None:
         self.folder = Path(results) / "leases"
         self.expiry, self.heartbeat = expiry, heartbeat
         self.owner = Owner(_this_host(), os.getpid(), _start_of(os.getpid()), uuid4().hex)
