@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis import terminal, toolkit_version
+from analysis.store.commands import pack
 
 if TYPE_CHECKING:
     from analysis.reports import Outcome
@@ -292,6 +293,9 @@ def verify(
     terminal.print_findings(results, findings, taken_in)
     if findings.problems:
         raise typer.Exit(1)
+
+
+app.command()(pack)
 
 
 @app.command()

@@ -55,7 +55,7 @@ class _Loose:
     table: pa.Table
 
 
-def pack(results: Path, leases: Leases, more_than: int = 1) -> Packed:
+def pack(results: Path, leases: Leases, more_than: int = 0) -> Packed:
     """Merge the chunk files of every kind of which there are more than so many.
 
     Raises ResultsError where another process is packing.
