@@ -180,7 +180,8 @@ def _read(path: Path, known: index.Known) -> pa.Table:
     """The rows of a file that was hashed before."""
     try:
         if files.stamp(path) == known.stamp:
-            return pq.read_table(path, partitioning=None, page_checksum_verification=True)
+            with pq.ParquetFile(path, page_checksum_verification=True) as source:
+                return source.read(use_threads=False)
     except FileNotFoundError as error:
         raise _MovedOn from error
     raise _MovedOn

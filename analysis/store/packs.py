@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analysis.store import files, rows
@@ -107,6 +108,7 @@ def _alike(results: Path, kind: str) -> Iterator[list[_Loose]]:
     """Sound chunk files with the same columns, which lack the same values: what rows may say is
     then the same of all of them together. Tables of many chunks stay as they are."""
     groups: dict[object, list[_Loose]] = {}
+    sizes: dict[object, int] = {}
     manifest = files.read_manifest(results)
     packed = _in_sound_packs(Path(results) / kind, manifest)
     for name in _loose_names(Path(results) / kind):
@@ -116,17 +118,24 @@ def _alike(results: Path, kind: str) -> Iterator[list[_Loose]]:
         if packed.get(name) == one.sha:  # a packing was killed, or the file copied back
             _drop(results, one)
             continue
-        empty = tuple(
-            column
-            for column in one.table.column_names
-            if one.table[column].to_pandas().isna().all()
-        )
-        group = groups.setdefault((str(one.table.schema.remove_metadata()), empty), [])
+        alike = (str(one.table.schema.remove_metadata()), _empty(one.table))
+        group = groups.setdefault(alike, [])
         group.append(one)
-        if len(group) == MEMBERS or sum(member.table.nbytes for member in group) > _BYTES:
+        sizes[alike] = sizes.get(alike, 0) + one.stamp[0]
+        if len(group) == MEMBERS or sizes[alike] > _BYTES:
             yield group[:]
             group.clear()
+            sizes[alike] = 0
     yield from (members for members in groups.values() if len(members) > 1)
+
+
+def _empty(table: pa.Table) -> tuple[bool, ...]:
+    """Of each column, whether it has no value at all."""
+    return tuple(
+        column.null_count == len(column)
+        or (pa.types.is_floating(column.type) and pc.all(pc.is_nan(column)).as_py() is True)
+        for column in table.columns
+    )
 
 
 def _loose(path: Path, manifest: files.Manifest) -> _Loose | None:
