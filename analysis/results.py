@@ -148,11 +148,18 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
     head = ("study", "dataset", "model", "epochs", "strength", "preset", "arms", "seeds", "runs")
     rows: list[tuple] = []
     damaged: set[Path] = set()
-    tables = {kind: runs_in_short(results, kind) for kind in ("runs", "frozen")}
+    known: dict[str, dict[str, tuple[int, str, float]]] = {}
+    for kind in ("runs", "frozen"):
+        short, passed_over = runs_in_short(results, kind)
+        damaged |= set(passed_over)
+        said = zip(short["seed"], short["status"], short["seconds"], strict=True)
+        known[kind] = dict(zip(short["key"], said, strict=True))
     for declaration in declarations(results):
-        result = collect(declaration, *tables[declaration.kind])
-        damaged |= set(result.damaged)
-        runs = result.frame.drop_duplicates("key")
+        runs: dict[tuple[str, int], tuple[int, str, float]] = {}
+        for key, run in declaration.keys.items():
+            row = known[declaration.kind].get(key)
+            if row is not None and row[0] == run[1]:
+                runs.setdefault(run, row)
         study, config = declaration.study, declaration.study.config
         strengths = sorted({s for arm in study.arms if (s := arm.setting("strength"))})
         rows.append(
@@ -166,8 +173,8 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
                 len(study.arms),
                 len(study.seeds),
                 f"{len(runs)}/{len(declaration.runs)}",
-                int((runs["status"] != "finished").sum()) if len(runs) else 0,
-                f"{runs['seconds'].sum():.0f}" if len(runs) else "0",
+                sum(status != "finished" for _, status, _ in runs.values()),
+                f"{sum(seconds for _, _, seconds in runs.values()):.0f}",
                 declaration.declared[0]["at"][:10] if declaration.declared else "",
             )
         )

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+import torch._dynamo  # victims would each load it
 
 from aba_core.arms import Arm
 from analysis import engines, plan, runner

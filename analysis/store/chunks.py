@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from analysis.store import files, index, rows
 from analysis.store.files import ResultsError
-from analysis.store.index import Problem
+from analysis.store.index import MovedOn, Problem
 
 KINDS = ("runs", "frozen", "mechanism")
 # What two computations of one run may differ in.
@@ -103,7 +103,7 @@ def examine_rows(
             if keys is not None:
                 runs = runs[runs["key"].isin(list(keys))]
             return _rows_of(Path(results) / kind, scan, runs, problems), problems
-        except _MovedOn:
+        except MovedOn:
             continue
     raise ResultsError(f"{results} is being changed all the time; try again when it is not")
 
@@ -115,13 +115,9 @@ def runs_in_short(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
         try:
             runs, problems = _chosen(results, kind, index.scan(results, kind))
             return runs.drop(columns="file"), sorted({problem.path for problem in problems})
-        except _MovedOn:
+        except MovedOn:
             continue
     raise ResultsError(f"{results} is being changed all the time; try again when it is not")
-
-
-class _MovedOn(Exception):
-    """A file was merged into a pack, or replaced, while we looked."""
 
 
 def _chosen(results: Path, kind: str, scan: index.Scan) -> tuple[pd.DataFrame, list[Problem]]:
@@ -151,7 +147,7 @@ def _rows_of(
 ) -> pd.DataFrame:
     """The rows of these runs, each of its file. Files that cannot be read are added to problems.
 
-    Raises _MovedOn where a file is no longer the one that was hashed."""
+    Raises MovedOn where a file is no longer the one that was hashed."""
     tables = []
     for name, of_file in runs.groupby("file", sort=False):
         table = scan.tables.get(str(name))
@@ -183,8 +179,8 @@ def _read(path: Path, known: index.Known) -> pa.Table:
             with pq.ParquetFile(path, page_checksum_verification=True) as source:
                 return source.read(use_threads=False)
     except FileNotFoundError as error:
-        raise _MovedOn from error
-    raise _MovedOn
+        raise MovedOn from error
+    raise MovedOn
 
 
 def differing(together: pd.DataFrame, alike: list[str]) -> dict[str, set[str]]:

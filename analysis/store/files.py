@@ -13,7 +13,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -50,10 +51,26 @@ def names(folder: Path, suffix: str) -> list[str]:
     return sorted(name for name in present if name.endswith(suffix) and not name.startswith("."))
 
 
-def stamp(path: Path) -> tuple[int, int, int]:
+Stamp = tuple[int, int, int]
+
+
+def stamp(path: Path | os.DirEntry[str]) -> Stamp:
     """What changes when a file does, so that it is read again: size, time, inode."""
-    status = os.stat(path)
+    status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def stamps(folder: Path, suffix: str) -> dict[str, Stamp]:
+    """The finished files in a folder, by name, each with its stamp."""
+    finished = set(names(folder, suffix))
+    found = {}
+    if finished:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name in finished:
+                    with suppress(FileNotFoundError):  # gone since
+                        found[entry.name] = stamp(entry)
+    return dict(sorted(found.items()))
 
 
 def digest(content: bytes) -> str:
@@ -199,37 +216,34 @@ class Manifest:
         return "" if sha in expected else "has changed since it was written"
 
 
-# {manifest file: (its stamp, its lines)}: they are never rewritten.
-_read: dict[Path, tuple[tuple[int, int, int], tuple[tuple[str, str], ...]]] = {}
+# {folder: {manifest file: (its stamp, its lines)}}: they are never rewritten.
+_read: dict[Path, dict[str, tuple[Stamp, tuple[tuple[str, str], ...]]]] = {}
 
 
 def read_manifest(results: Path) -> Manifest:
     """The lines of all manifest files of a results folder."""
     folder = Path(results) / "manifest"
-    hashes: dict[str, set[str]] = {}
+    known = _read.setdefault(folder, {})
+    hashes: dict[str, frozenset[str]] = {}
     damaged = []
-    for name in names(folder, ".sha256"):
-        lines = _lines(folder / name)
-        if not lines:
+    for name, now in stamps(folder, ".sha256").items():
+        if name not in known or known[name][0] != now:
+            known[name] = now, _lines(folder / name)
+        lines = known[name][1]
+        if not lines and (folder / name).exists():  # not struck while we looked
             damaged.append(folder / name)
         for sha, path in lines:
-            hashes.setdefault(path, set()).add(sha)
-    return Manifest({path: frozenset(shas) for path, shas in hashes.items()}, tuple(damaged))
+            hashes[path] = hashes.get(path, frozenset()) | {sha}
+    return Manifest(hashes, tuple(damaged))
 
 
 def _lines(path: Path) -> tuple[tuple[str, str], ...]:
     """(SHA-256, path) of every line; none where the file is not what its name says."""
     try:
-        now = stamp(path)
-        known = _read.get(path)
-        if known and known[0] == now:
-            return known[1]
         content = path.read_bytes()
     except OSError:
         return ()
-    matches: Iterable[re.Match[str] | None] = ()
-    if digest(content)[:32] == path.stem:
-        matches = [_LINE.fullmatch(line) for line in content.decode().splitlines()]
-    lines = tuple((match[1], match[2]) for match in matches if match)
-    _read[path] = now, lines
-    return lines
+    if digest(content)[:32] != path.stem:
+        return ()
+    matches = [_LINE.fullmatch(line) for line in content.decode().splitlines()]
+    return tuple((match[1], match[2]) for match in matches if match)

@@ -50,11 +50,15 @@ class Problem:
         return f"{self.path}: {self.reason}"
 
 
+class MovedOn(Exception):
+    """A file was merged into a pack, or replaced, while we looked: look again."""
+
+
 @dataclass(frozen=True)
 class Known:
     """A file as it was when it was hashed. wrong: what is wrong with its rows, or nothing."""
 
-    stamp: tuple[int, int, int]
+    stamp: files.Stamp
     sha: str
     wrong: str
 
@@ -86,12 +90,14 @@ _kinds: dict[Path, _Kind] = {}
 
 
 def scan(results: Path, kind: str, *, anew: bool = False) -> Scan:
-    """The runs of a kind ("runs", "frozen", "mechanism"). anew: hash every file again."""
+    """The runs of a kind ("runs", "frozen", "mechanism"). anew: hash every file again.
+
+    Raises MovedOn where a file has gone since it was listed."""
     folder = Path(results) / kind
     state = _kinds.get(folder)
     if state is None or anew:
         state = _kinds[folder] = _Kind() if anew else _loaded(results, kind)
-    present = _present(folder)
+    present = files.stamps(folder, ".parquet")
     tables: dict[str, pa.Table] = {}
     room = _KEPT_BYTES
     for name, stamp in present.items():
@@ -100,30 +106,21 @@ def scan(results: Path, kind: str, *, anew: bool = False) -> Scan:
             table = _take_in(state, folder / name)
             if table is not None and table.nbytes < room:
                 tables[name], room = table, room - table.nbytes
-    manifest = files.read_manifest(results)
+    manifest = files.read_manifest(results) if present else files.Manifest({})
     problems, sound = [], {}
     for name in present:
         known = state.files.get(name)
-        if known is None:  # gone since it was listed: packed, or removed
-            continue
+        if known is None:
+            raise MovedOn
         wrong = manifest.problem(f"{kind}/{name}", known.sha) or known.wrong
+        if wrong and not (folder / name).exists():
+            raise MovedOn
         if wrong:
             problems.append(Problem(folder / name, wrong))
         else:
             sound[state.numbers[name]] = name
     _save(results, kind, state, present)
     return Scan(_runs_of(state, sound), problems, state.files, tables)
-
-
-def _present(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """{name: its stamp} of the files there, by name."""
-    present = {}
-    for name in files.names(folder, ".parquet"):
-        try:
-            present[name] = files.stamp(folder / name)
-        except FileNotFoundError:
-            continue
-    return present
 
 
 def _take_in(state: _Kind, path: Path) -> pa.Table | None:

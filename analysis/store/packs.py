@@ -51,7 +51,7 @@ class _Loose:
     """A chunk file that is sound, as it was when it was hashed."""
 
     path: Path
-    stamp: tuple[int, int, int]
+    stamp: files.Stamp
     sha: str
     table: pa.Table
 
