@@ -67,22 +67,23 @@ def make(folder: Path, chunks: int) -> None:
         store.write_chunk(folder, "runs", name, rows)
 
 
-def timed(arguments: tuple[str, ...], folder: Path, runs: int) -> tuple[float, float]:
-    """Seconds and the peak memory (MB) of a Python process."""
+def timed(arguments: tuple[str, ...], folder: Path, runs: int) -> tuple[float, float, float]:
+    """Of a Python process: seconds, those of a core, and peak memory in MB."""
     code = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], "
         "stdout=subprocess.DEVNULL); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, done.returncode)"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+        "print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime, done.returncode)"
     )
     command = [sys.executable, *arguments, str(folder)]
     command += [str(runs)] if arguments[0] == "-c" else []
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    peak, returned = map(int, done.stdout.split())
+    peak, of_cpu, returned = map(float, done.stdout.split())
     if returned:
         raise SystemExit(f"{' '.join(command)} failed: {done.stderr}")
-    return seconds, peak / 1024
+    return seconds, of_cpu, peak
 
 
 def main() -> None:
@@ -110,8 +111,8 @@ def main() -> None:
             ("packs", "aba verify"),
         ]
         for state, what in steps:
-            seconds, peak = timed(MEASURED[what], folder, runs)
-            table.append(f"| {state} | {what} | {seconds:.1f} | {peak:.0f} |")
+            seconds, of_cpu, peak = timed(MEASURED[what], folder, runs)
+            table.append(f"| {state} | {what} | {of_cpu:.1f} | {seconds:.1f} | {peak:.0f} |")
             print(table[-1], flush=True)
         number = len(files.names(folder / "runs", ".parquet"))
     finally:
@@ -124,11 +125,11 @@ def said(runs: int, packs: int, table: list[str]) -> list[str]:
     return [
         f"`python -m benchmarks.store` on {datetime.now(UTC):%Y-%m-%d}: {runs} runs in {CHUNKS} "
         f"chunks, {packs} packs; Python {platform.python_version()}, {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.0f}. Time and peak memory of a process, its start included "
-        "(about 1 s).",
+        f"{os.getloadavg()[0]:.0f}. Time of a core, time by the clock (which other work on the "
+        "machine lengthens) and peak memory of a process, its start included.",
         "",
-        "| files | what | s | MB |",
-        "|---|---|---|---|",
+        "| files | what | core s | s | MB |",
+        "|---|---|---|---|---|",
         *table,
     ]
 

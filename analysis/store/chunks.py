@@ -120,6 +120,15 @@ def runs_in_short(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
     raise ResultsError(f"{results} is being changed all the time; try again when it is not")
 
 
+def computed_twice(results: Path, kind: str) -> dict[str, set[str]]:
+    """{key: files} of runs with different numbers in different chunks."""
+    scan = index.scan(results, kind)
+    twice = scan.runs[scan.runs.duplicated("key", keep=False)]
+    if twice.empty:
+        return {}
+    return differing(_rows_of(Path(results) / kind, scan, twice, [], with_files=True), ["key"])
+
+
 def _chosen(results: Path, kind: str, scan: index.Scan) -> tuple[pd.DataFrame, list[Problem]]:
     """The file of each run, and the files passed over."""
     runs, problems = scan.runs, list(scan.problems)

@@ -46,7 +46,7 @@ def verify(results: Path) -> Findings:
         notes += [
             f"{results / kind}: run {key} has other numbers in {', '.join(sorted(names))}; "
             "computed twice, in different chunks; the first counts"
-            for key, names in _computed_twice(results, kind).items()
+            for key, names in chunks.computed_twice(results, kind).items()
         ]
     if not problems:
         for declaration in of_studies:
@@ -110,11 +110,6 @@ def _of_declarations(
         if manifest.problem(f"studies/{name}", sha) == "is not in the manifest":
             problems.append(Problem(path, "is not in the manifest"))
     return problems, [] if problems else declarations(results)
-
-
-def _computed_twice(results: Path, kind: str) -> dict[str, set[str]]:
-    """{key: files} of runs with different numbers in different chunks."""
-    return chunks.differing(_with_files(results, kind), ["key"])
 
 
 def _with_files(results: Path, kind: str) -> pd.DataFrame:
