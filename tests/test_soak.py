@@ -1,4 +1,4 @@
-"""Kills at random points lose nothing; `make soak` is the long form, docs/reliability.md its table."""
+"""Kills at random points lose nothing; `make soak` is the long form."""
 
 import re
 import subprocess
