@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from aba_core.identity import Use
-from analysis.store.chunks import check_listed, read_rows, runs_in_short, write_chunk
+from analysis.store.chunks import check_listed, keys_in, read_rows, runs_in_short, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
 
@@ -29,6 +29,7 @@ __all__ = [
     "collect",
     "declarations",
     "declare",
+    "keys_in",
     "load",
     "measured",
     "overview",

@@ -97,7 +97,7 @@ def _train(
         with closing(_trained(train, share, report)) as trained:
             for part in trained:
                 kept = _keep(results, part)
-                computed += len(kept)
+                computed += len(kept.runs)
                 share.keep(kept)
                 report(0)
         finished = (computed + share.elsewhere) * plan.steps
@@ -114,9 +114,9 @@ def _trained(
     yield from train(share, report)
 
 
-def _keep(results: Path, part: object) -> list[str]:
-    """Write what came back; the keys of its runs. Raises EngineError where it is not what is
-    needed, or lacks runs."""
+def _keep(results: Path, part: object) -> Chunk:
+    """Write what came back; the chunk, or the part of one. Raises EngineError where it is
+    something else, or lacks runs."""
     match part:
         case (Chunk() as chunk, dict() as tables):
             keys = {row["key"] for row in tables.get(chunk.kind, ())}
@@ -134,7 +134,7 @@ def _keep(results: Path, part: object) -> list[str]:
     for kind, rows in tables.items():
         if rows:
             store.write_chunk(results, kind, chunk.name, rows)
-    return [key for _, _, key in chunk.runs]
+    return chunk
 
 
 def _tuned(study: Study, complete: Callable[[Study], Completion]) -> Study:

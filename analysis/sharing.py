@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import overload
@@ -28,11 +28,11 @@ class Share(Sequence[Chunk]):
     def __init__(self, plan: Plan, results: Path, leases: Leases, look: float = _LOOK) -> None:
         self._plan, self._results, self._leases, self._look = plan, results, leases, look
         self._kind = plan.chunks[0].kind if plan.chunks else "runs"
-        self._files: set[str] = set()
         self._claimed: dict[str, set[str]] = {}  # of chunks held: keys that are to come
         self._mine: set[tuple[str, int]] = set()
-        self.finished: set[tuple[str, int]] = set()
-        self._refresh()
+        self._files = set(files.names(results / self._kind, ".parquet"))
+        known, _ = store.runs_in_short(results, self._kind)
+        self.finished = {plan.keys[key] for key in set(known["key"]) & set(plan.keys)}
         self.reused = len(self.finished)
         self._open = [chunk for chunk in plan.chunks if self._rest(chunk).runs]
         self._said: set[str] = set()
@@ -47,9 +47,11 @@ class Share(Sequence[Chunk]):
         """Runs that nobody has finished."""
         return sum(len(self._rest(chunk).runs) for chunk in self._open)
 
-    def keep(self, kept: Iterable[str]) -> None:
-        """Runs of these keys are written: a chunk that is whole goes out of our hands."""
-        keys = set(kept)
+    def keep(self, written: Chunk) -> None:
+        """The runs of a chunk, or of a part of it, are written; one that is whole goes out of our
+        hands."""
+        keys = {key for _, _, key in written.runs}
+        self._files.add(f"{written.name}.parquet")
         runs = {self._plan.keys[key] for key in keys if key in self._plan.keys}
         self._mine |= runs
         self.finished |= runs
@@ -72,17 +74,25 @@ class Share(Sequence[Chunk]):
                 for chunk in self._open
                 if chunk.name not in forgotten and self._rest(chunk).runs
             ]
-            holders = [self._leases.holder(chunk.name) for chunk in self._open]
-            if not self._open or not all(holders):
+            holders = list(self._holders())
+            if len(holders) < len(self._open) or not self._open:
                 self._passed_on = False
                 return bool(self._open)
-            for owner in {str(holder) for holder in holders} - self._said:
-                held = sum(str(holder) == owner for holder in holders)
+            for owner in set(holders) - self._said:
+                held = holders.count(owner)
                 what = f"{held} chunk{'s' * (held > 1)} of {owner}"
                 print(f"waiting for {what}", file=sys.stderr, flush=True)
                 self._said.add(owner)
             time.sleep(self._look)
         return False  # the engine did not want them all
+
+    def _holders(self) -> Iterator[str]:
+        """Who holds each of the chunks, up to the first that is free."""
+        for chunk in self._open:
+            holder = self._leases.holder(chunk.name)
+            if holder is None:
+                return
+            yield str(holder)
 
     # Engines see a sequence of chunks.
 
@@ -123,10 +133,10 @@ class Share(Sequence[Chunk]):
         return replace(chunk, runs=tuple(r for r in chunk.runs if r[:2] not in self.finished))
 
     def _refresh(self) -> None:
-        """Look at the store again, where there are files that were not there before."""
+        """Look at the store again: at files that were not there before, and are not ours."""
         present = set(files.names(self._results / self._kind, ".parquet"))
-        if present - self._files or not self._files:
-            runs, _ = store.runs_in_short(self._results, self._kind)
-            keys = self._plan.keys
-            self.finished |= {keys[key] for key in set(runs["key"]) & set(keys)}
+        keys = self._plan.keys
+        for name in present - self._files:
+            new = store.keys_in(self._results, self._kind, name) & set(keys)
+            self.finished |= {keys[key] for key in new}
         self._files |= present

@@ -184,7 +184,7 @@ def test_what_is_taken_is_passed_over_by_others_and_what_was_finished_is_left_ou
         first = next(iter(mine))
         assert [chunk.seeds for chunk in theirs] == [(1,), (2,)]
         store.write_chunk(tmp_path, "runs", first.name, rows_of(first))
-        mine.keep([key for _, _, key in first.runs])
+        mine.keep(first)
         assert [chunk.seeds for chunk in mine] == [] and theirs.elsewhere == 0
         for chunk in list(theirs):
             assert chunk.seeds in ((1,), (2,))

@@ -32,6 +32,7 @@ _OF_THE_OCCASION = frozenset(
 )
 # Readers start over where files are merged under their hands: each time there are fewer of them.
 _ATTEMPTS = 100
+_AT_ONCE = 256
 
 
 def write_chunk(results: Path, kind: str, name: str, content: Sequence[Mapping[str, Any]]) -> Path:
@@ -69,6 +70,17 @@ def checked(path: Path, manifest: files.Manifest) -> pa.Table | Problem:
     # Damage first: a file that is no table at all is no foreign one.
     wrong = manifest.problem(f"{path.parent.name}/{path.name}", files.digest(content)) or wrong
     return Problem(path, wrong) if wrong or table is None else table
+
+
+def keys_in(results: Path, kind: str, name: str) -> set[str]:
+    """Keys of the runs in one file, which is hashed for it; none where it is not sound, or gone."""
+    try:
+        content = (Path(results) / kind / name).read_bytes()
+    except FileNotFoundError:
+        return set()
+    table, wrong = rows.examined(content, kind)
+    listed = files.is_listed(results, f"{kind}/{name}", files.digest(content))
+    return set() if wrong or table is None or not listed else set(table["key"].to_pylist())
 
 
 def check_listed(results: Path) -> None:
@@ -176,6 +188,8 @@ def _rows_of(
         if with_files:
             table = table.append_column("_file", pa.array([name] * len(table), pa.string()))
         tables.append(table.replace_schema_metadata(None))
+        if len(tables) == _AT_ONCE:  # many small tables take many times their rows' memory
+            tables = [pa.concat_tables(tables, promote_options="permissive").combine_chunks()]
     if not tables:
         return pd.DataFrame({"key": pd.Series(dtype=str)})
     return pa.concat_tables(tables, promote_options="permissive").to_pandas()

@@ -237,6 +237,13 @@ def read_manifest(results: Path) -> Manifest:
     return Manifest(hashes, tuple(damaged))
 
 
+def is_listed(results: Path, path: str, sha: str) -> bool:
+    """Whether a file of that hash is in the manifest, or known by its name; where its line has a
+    file of its own, without reading the others."""
+    alone = _manifest_file(Path(results), f"{sha}  {path}\n".encode())
+    return alone.exists() or not read_manifest(results).problem(path, sha)
+
+
 def _lines(path: Path) -> tuple[tuple[str, str], ...]:
     """(SHA-256, path) of every line; none where the file is not what its name says."""
     try:

@@ -31,7 +31,7 @@ _FROM_FILES = 64
 # A file may change within one tick of a clock and keep its stamp: what is younger is hashed again.
 _SETTLED_NS = 2_000_000_000
 # Of freshly read files, kept in memory so that they are not read twice.
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES = 32 << 20
 RUN = pa.schema(
     [("key", pa.string()), ("chunk", pa.string()), ("seed", pa.int64())]
     + [("status", pa.string()), ("seconds", pa.float64())]
