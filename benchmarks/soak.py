@@ -43,7 +43,7 @@ KILLS, SEEDS = 1000, 12
 packs.LOOSE, packs.MEMBERS = 3, 4
 # How long a victim lives at most: about three chunks.
 LIFE = 0.5
-STEPS = ("open", "replace", "unlink", "fsync", "mkdir")
+STEPS = ("open", "replace", "link", "unlink", "fsync", "mkdir")
 
 
 def study() -> Study:

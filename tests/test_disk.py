@@ -55,7 +55,7 @@ def whole(folder: Path, runs: int) -> None:
     assert len(store.read_rows(folder, "runs")[0]) == runs
     findings = verify(folder)
     assert findings.problems == findings.notes == ()
-    assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".clock", ".aside")]
+    assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".owner", ".aside")]
     assert not list((folder / "leases").iterdir())
 
 

@@ -28,7 +28,7 @@ def study(seeds: int = 3) -> Study:
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder / "leases"))
+    return sorted(path.name for path in (folder / "leases").glob("*.json"))
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen:
@@ -101,15 +101,16 @@ def test_the_chunk_of_a_killed_runner_is_free_at_once_and_its_leases_are_swept(t
         while leases.holder("c"):
             time.sleep(0.01)
         assert leases.claim("c")
-        assert [name for name in files_of(tmp_path) if "json" in name] == ["c.0.json", "c.1.json"]
-    assert [name for name in files_of(tmp_path) if "json" in name] == []
+        assert files_of(tmp_path) == ["c.0.json", "c.1.json"]
+    assert files_of(tmp_path) == []
     killed.communicate()
     again = python(HOLD, tmp_path)
     assert again.stdout.readline() == "True\n"
     again.kill()
     again.communicate()
     with Leases(tmp_path):
-        assert [name for name in files_of(tmp_path) if "json" in name] == []
+        assert files_of(tmp_path) == []
+    assert list((tmp_path / "leases").iterdir()) == []
 
 
 def test_a_process_of_the_same_number_is_another(tmp_path, monkeypatch):
@@ -167,6 +168,16 @@ def test_an_unreadable_lease_counts_until_it_runs_out(tmp_path):
         assert not leases.claim("c")
         os.utime(path, (1, 1))
         assert leases.claim("c")
+
+
+def test_without_links_a_lease_is_made_exclusively_all_the_same(tmp_path, monkeypatch):
+    def no_links(*paths):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with Leases(tmp_path) as one, Leases(tmp_path) as other:
+        assert one.claim("c") and not other.claim("c") and other.holder("c") == one.owner
+    assert files_of(tmp_path) == []
 
 
 # --- a study in several hands --------------------------------------------------------------------

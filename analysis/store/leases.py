@@ -2,8 +2,9 @@
 
     results/leases/<chunk>.<n>.json     who holds the chunk; touched again and again while held
 
-The lease of a chunk is its file with the highest number. Only one runner can make that file
-(O_CREAT | O_EXCL, atomic on local disks and NFS 3 and later). A lease whose owner is gone is taken
+The lease of a chunk is its file with the highest number. Only one runner can make that file: by a
+link that must not exist, or O_CREAT | O_EXCL where there are no links; both are atomic on local
+disks and NFS. A lease whose owner is gone is taken
 over by making the next number, so nobody ever removes a file that another may just have made.
 
 A lease has run out when its owner was a process of this host that has ended, or when nobody has
@@ -91,10 +92,12 @@ class Leases:
         self.owner = Owner(_this_host(), os.getpid(), _start_of(os.getpid()), uuid4().hex)
         self._held: dict[str, Path] = {}
         self._over = threading.Event()
-        self._probe = self.folder / f".{self.owner.token}.clock"
+        # What leases are links to; touched, it tells the time as well.
+        self._card = self.folder / f".{self.owner.token}.owner"
 
     def __enter__(self) -> Leases:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._card.write_text(json.dumps(asdict(self.owner)), encoding="utf-8")
         self._sweep()
         threading.Thread(target=self._touch, daemon=True, name="leases").start()
         return self
@@ -108,7 +111,7 @@ class Leases:
         self._over.set()
         for name in list(self._held):
             self.release(name)
-        self._probe.unlink(missing_ok=True)
+        self._card.unlink(missing_ok=True)
 
     def claim(self, name: str) -> bool:
         """Take the lease of a chunk; False where another runner holds it."""
@@ -119,17 +122,24 @@ class Leases:
             return False
         path = self._file(name, numbers[-1] + 1 if numbers else 0)
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            self._make(path)
         except FileExistsError:
             return False
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(asdict(self.owner), file)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
         self._held[name] = path
         return True
+
+    def _make(self, path: Path) -> None:
+        """A lease with its owner in it, at once: one that were empty for a moment would be nobody's
+        if its maker were killed then. Raises FileExistsError where another was faster."""
+        try:
+            os.link(self._card, path)
+        except FileExistsError:
+            if _owner(path) != self.owner:  # as NFS says where only the answer was lost
+                raise
+        except OSError:  # a file system without links
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(asdict(self.owner), file)
 
     def release(self, name: str) -> None:
         """Give back a lease, and remove those before it that had run out."""
@@ -172,8 +182,8 @@ class Leases:
 
     def _now(self) -> float:
         """The time by the clock of the file system."""
-        self._probe.touch()
-        return self._probe.stat().st_mtime
+        self._card.touch()
+        return self._card.stat().st_mtime
 
     def _touch(self) -> None:
         while not self._over.wait(self.heartbeat):
@@ -189,12 +199,9 @@ class Leases:
         for name in {name for name, _ in self._listed()}:
             if self.claim(name):
                 self.release(name)
-        for probe in self.folder.glob(".*.clock"):
-            try:
-                if probe != self._probe and self._now() - probe.stat().st_mtime > self.expiry:
-                    probe.unlink(missing_ok=True)
-            except FileNotFoundError:
-                continue
+        for card in self.folder.glob(".*.owner"):
+            if card != self._card and not self._alive(card):
+                card.unlink(missing_ok=True)
 
 
 def _owner(path: Path) -> Owner | None:
