@@ -8,7 +8,7 @@ DEMO_REPORTS := reports
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-browser lint lab bench calibrate docs lock clean
+.PHONY: help venv demo test test-slow test-browser soak lint lab bench calibrate docs lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-slow: venv  ## the slow tests too: coverage simulations, published sizes
 test-browser: venv  ## the notebooks in JupyterLab, in a headless Chromium; pictures in build/browser
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c requirements.lock 'playwright>=1.45' || true
 	$(BIN)/python -m pytest -m browser tests/browser
+
+soak: venv  ## kill runners 1,000 times and look what is lost; rewrites a table of docs/reliability.md
+	$(BIN)/python -m benchmarks.soak
 
 lint: venv  ## format and check the code
 	$(BIN)/ruff format .

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis import terminal, toolkit_version
+from analysis.store.commands import pack
 
 if TYPE_CHECKING:
     from analysis.study import Study
@@ -228,7 +229,7 @@ def _run(study: Study, results: Path, **options: Any) -> bool:
 
     done = runner.run(study, results, progress=terminal.bars(), **options)
     print(done.result.summary())
-    print(f"{done.computed} runs computed now, {done.reused} found finished, in {results}/")
+    print(f"{done}, in {results}/")
     return not done.result.missing
 
 
@@ -322,6 +323,9 @@ def verify(
     terminal.print_findings(results, findings, taken_in)
     if findings.problems:
         raise typer.Exit(1)
+
+
+app.command()(pack)
 
 
 @app.command()

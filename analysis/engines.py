@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,10 +204,17 @@ def processes(
     pool = ProcessPoolExecutor(workers, context, initializer=worker.begin, initargs=begin)
     pending: dict[Future[ChunkRows], Chunk] = {}
     try:
-        pending = {pool.submit(_train_counted, chunk): chunk for chunk in chunks}
-        while pending:
-            for future in wait(pending, timeout=0.3, return_when=FIRST_COMPLETED).done:
-                yield pending.pop(future), future.result()
+        waiting = iter(chunks)  # each is claimed when it is taken: no more than are trained at once
+        done: set[Future[ChunkRows]] = set()
+        while True:
+            back = [(pending.pop(future), future) for future in done]
+            for chunk in islice(waiting, workers - len(pending)):
+                pending[pool.submit(_train_counted, chunk)] = chunk
+            for chunk, future in back:
+                yield chunk, future.result()
+            if not pending:
+                break
+            done = wait(pending, timeout=0.3, return_when=FIRST_COMPLETED).done
             report(counter.value)
     except BaseException:
         for future in pending:

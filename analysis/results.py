@@ -17,7 +17,7 @@ import pandas as pd
 
 from aba_core.identity import Use
 from aba_core.installation import HOME
-from analysis.store.chunks import check_listed, read_rows, write_chunk
+from analysis.store.chunks import check_listed, keys_in, read_rows, runs_in_short, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
 
@@ -30,10 +30,12 @@ __all__ = [
     "collect",
     "declarations",
     "declare",
+    "keys_in",
     "load",
     "measured",
     "overview",
     "read_rows",
+    "runs_in_short",
     "sweep",
     "write_chunk",
 ]
@@ -128,7 +130,8 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
             f"there: {', '.join(names) or 'nothing'}; run: aba run {study} --dataset {dataset}"
             f"{f' --preset {preset}' * bool(preset)} --results {results}"
         )
-    rows, damaged = read_rows(results, matching[0].kind)
+    wanted = {key for declaration in matching for key in declaration.keys}
+    rows, damaged = read_rows(results, matching[0].kind, wanted)
     collected = [collect(declaration, rows, damaged) for declaration in matching]
     best = max(collected, key=lambda result: result.frame["key"].nunique())
     others = tuple(r.declaration for r in collected if r is not best)
@@ -147,11 +150,18 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
     head = ("study", "dataset", "model", "epochs", "strength", "preset", "arms", "seeds", "runs")
     rows: list[tuple] = []
     damaged: set[Path] = set()
-    tables = {kind: read_rows(results, kind) for kind in ("runs", "frozen")}
+    known: dict[str, dict[str, tuple[int, str, float]]] = {}
+    for kind in ("runs", "frozen"):
+        short, passed_over = runs_in_short(results, kind)
+        damaged |= set(passed_over)
+        said = zip(short["seed"], short["status"], short["seconds"], strict=True)
+        known[kind] = dict(zip(short["key"], said, strict=True))
     for declaration in declarations(results):
-        result = collect(declaration, *tables[declaration.kind])
-        damaged |= set(result.damaged)
-        runs = result.frame.drop_duplicates("key")
+        runs: dict[tuple[str, int], tuple[int, str, float]] = {}
+        for key, run in declaration.keys.items():
+            row = known[declaration.kind].get(key)
+            if row is not None and row[0] == run[1]:
+                runs.setdefault(run, row)
         study, config = declaration.study, declaration.study.config
         said = [arm.setting("strength") for arm in study.arms]
         strengths = sorted({s for s in said if isinstance(s, int | float) and s})
@@ -166,8 +176,8 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
                 len(study.arms),
                 len(study.seeds),
                 f"{len(runs)}/{len(declaration.runs)}",
-                int((runs["status"] != "finished").sum()) if len(runs) else 0,
-                f"{runs['seconds'].sum():.0f}" if len(runs) else "0",
+                sum(status != "finished" for _, status, _ in runs.values()),
+                f"{sum(seconds for _, _, seconds in runs.values()):.0f}",
                 declaration.declared[0]["at"][:10] if declaration.declared else "",
             )
         )
@@ -191,7 +201,7 @@ def measured(result: StudyResult) -> StudyResult:
             f"{study.name} on {study.dataset} measured nothing on the way; give its config "
             "mechanism: 5, or run: aba run mechanism"
         )
-    rows, damaged = read_rows(path.parent.parent, "mechanism")
+    rows, damaged = read_rows(path.parent.parent, "mechanism", list(result.declaration.keys))
     measurements = collect(result.declaration, rows, damaged)
     if not len(measurements.frame):
         raise ResultsError(f"{study.name} on {study.dataset} has runs but no measurements")

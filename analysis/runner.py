@@ -5,7 +5,7 @@ Only this process writes, a chunk's file as soon as its rows are back, whole or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,9 @@ from analysis import results as store
 from analysis import tuning
 from analysis.engines import Engine, EngineError, choose_engine
 from analysis.plan import Chunk, Plan, resolve
+from analysis.sharing import Share
+from analysis.store import packs
+from analysis.store.leases import Leases
 from analysis.study import Study, StudyError
 
 Progress = Callable[[str, int, int], None]
@@ -21,13 +24,19 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a call of `run` did: runs computed now, runs that were finished before, and the study's
-    results. primary: the column that runs are judged by."""
+    """What a call of `run` did: runs computed now, runs that were finished before, those that other
+    runners finished meanwhile, and the study's results. primary: the column that runs are judged
+    by."""
 
     computed: int
     reused: int
+    elsewhere: int
     result: store.StudyResult
     primary: str
+
+    def __str__(self) -> str:
+        other = f"{self.elsewhere} by other runners meanwhile, " * bool(self.elsewhere)
+        return f"{self.computed} runs computed now, {other}{self.reused} found finished"
 
 
 def run(
@@ -61,39 +70,56 @@ def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | Non
     store.check_listed(results)
     store.sweep(results)
     declaration = store.declare(results, plan.study, plan.keys)
-    rows, _ = store.read_rows(results, declaration.kind)
-    finished = {plan.keys[key] for key in set(rows["key"]) & set(plan.keys)}
-    chunks = plan.unfinished(finished)
-    computed = sum(len(chunk.runs) for chunk in chunks)
-    total = sum(map(plan.steps, chunks))
-    kept = 0
+    with Leases(results) as leases:
+        share = Share(plan, results, leases)
+        computed = _train(plan, results, train, share, progress)
+        if computed:
+            packs.pack_when_many(results, leases)
+    rows, damaged = store.read_rows(results, declaration.kind, list(declaration.keys))
+    result = store.collect(declaration, rows, damaged)
+    return Completion(computed, share.reused, share.elsewhere, result, plan.primary)
 
-    def report(done: int) -> None:
+
+def _train(
+    plan: Plan, results: Path, train: Engine, share: Share, progress: Progress | None
+) -> int:
+    """Have an engine compute what is missing and no other runner computes; the number of runs."""
+    lacking, total = share.lacking, sum(map(plan.steps, share[:]))
+    computed = finished = 0
+
+    def done() -> int:
+        """Model-steps of the runs that are there by now."""
+        return round((computed + share.elsewhere) * total / lacking) if lacking else 0
+
+    def report(steps: int) -> None:
         if progress is not None:
             label = f"{plan.study.name} on {plan.study.dataset}"
-            progress(label, min(max(done, kept), total), total)
+            progress(label, min(max(finished + steps, done()), total), total)
 
-    with closing(_trained(train, chunks, report)) as trained:
-        for part in trained:
-            kept += plan.steps(_keep(results, part))
-            report(0)
-    rows, damaged = store.read_rows(results, declaration.kind)
-    result = store.collect(declaration, rows, damaged)
-    return Completion(computed, len(finished), result, plan.primary)
+    while share.wait():
+        with closing(_trained(train, share, report)) as trained:
+            for part in trained:
+                kept = _keep(results, part)
+                computed += len(kept.runs)
+                share.keep(kept)
+                report(0)
+        finished = done()
+    if total:
+        report(0)
+    return computed
 
 
 def _trained(
-    train: Engine, chunks: Sequence[Chunk], report: Callable[[int], None]
+    train: Engine, share: Share, report: Callable[[int], None]
 ) -> Generator[object, None, None]:
     """What an engine gives back. Closed where Ctrl-C comes while a file is written, it closes the
     engine too."""
-    if chunks:
-        yield from train(chunks, report)
+    yield from train(share, report)
 
 
 def _keep(results: Path, part: object) -> Chunk:
-    """Write what came back; the chunk that it is of. Raises EngineError where it is not what is
-    needed, or lacks runs."""
+    """Write what came back; the chunk, or the part of one. Raises EngineError where it is
+    something else, or lacks runs."""
     match part:
         case (Chunk() as chunk, dict() as tables):
             keys = {row["key"] for row in tables.get(chunk.kind, ())}

@@ -279,6 +279,7 @@ REMEDIES = {
     errno.EROFS: "choose a folder that can be written to",
     errno.ENOTDIR: "a file is where a folder is needed; choose another folder",
     errno.EEXIST: "a file is where a folder is needed; choose another folder",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f); finished runs are kept",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
 }
 

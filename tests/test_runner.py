@@ -18,7 +18,8 @@ import torch
 from aba_core.arms import Arm
 from analysis import engines, plan, runner, worker
 from analysis import results as store
-from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning
+from analysis.store.leases import Leases
+from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning, find_study
 
 SHIPPED = store.SHIPPED
 ARMS = (
@@ -311,14 +312,18 @@ def command(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_study_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path, stop):
-    stopped = subprocess.Popen(
-        command(tmp_path / "stopped"), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    runs = tmp_path / "stopped" / "runs"
-    while not (runs.is_dir() and list(runs.glob("*.parquet"))) and stopped.poll() is None:
-        time.sleep(0.01)
-    os.killpg(stopped.pid, stop)
-    message = stopped.communicate()[1]
+    folder = tmp_path / "stopped"
+    last = plan.resolve(find_study("tension", None, None, 4, ["epochs=10"])).chunks[-1]
+    # However slowly we look, it is not over before we do: nobody else may train the last chunk.
+    with Leases(folder) as leases:
+        assert leases.claim(last.name)
+        stopped = subprocess.Popen(
+            command(folder), stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while not list(folder.glob("runs/*.parquet")) and stopped.poll() is None:
+            time.sleep(0.01)
+        os.killpg(stopped.pid, stop)
+        message = stopped.communicate()[1]
     assert stopped.returncode == (-signal.SIGKILL if stop == signal.SIGKILL else 130), message
     if stop == signal.SIGINT:
         assert message.strip().splitlines()[-1].startswith("aba: stopped; finished runs are kept")

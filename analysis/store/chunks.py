@@ -3,6 +3,7 @@
     results/runs/<chunk>.parquet        finished runs, one row a run
     results/frozen/<chunk>.parquet      frozen evaluations, many rows a run
     results/mechanism/<chunk>.parquet   measured on the way, one row a run and step
+    results/<kind>/pack-<hash>.parquet  many of these in one (`packs`)
 
 A file is read where its hash is in the manifest and its rows are what rows may be. Any other is
 named and left alone; its runs count as missing.
@@ -10,17 +11,18 @@ named and left alone; its runs count as missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.store import files, rows
+from analysis.store import files, index, rows
 from analysis.store.files import ResultsError
+from analysis.store.index import MovedOn, Problem
 
 KINDS = ("runs", "frozen", "mechanism")
 # What two computations of one run may differ in.
@@ -28,17 +30,9 @@ _OF_THE_OCCASION = frozenset(
     "study arm seconds finished_at hypotheses chunk commit toolkit torch python device "
     "_file".split()
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that is not read, and why."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+# Readers start over where files are merged under their hands: each time there are fewer of them.
+_ATTEMPTS = 100
+_AT_ONCE = 256
 
 
 def write_chunk(results: Path, kind: str, name: str, content: Sequence[Mapping[str, Any]]) -> Path:
@@ -56,44 +50,37 @@ def write_chunk(results: Path, kind: str, name: str, content: Sequence[Mapping[s
     wrong = rows.problem(table, kind)
     if wrong:
         raise ResultsError(f"rows of chunk {name} cannot be kept: {wrong}")
+    return files.publish(results, f"{kind}/{path.name}", as_file(table))
+
+
+def as_file(table: pa.Table) -> bytes:
+    """Rows as a Parquet file, with a checksum of every page."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return files.publish(results, f"{kind}/{path.name}", sink.getvalue().to_pybytes())
-
-
-# {file: (its stamp, its hash, what is wrong with its rows)}: hashed once by a process.
-_known: dict[Path, tuple[tuple[int, int, int], str, str]] = {}
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
 
 
 def checked(path: Path, manifest: files.Manifest) -> pa.Table | Problem:
-    """The rows of a file, or why they are not read."""
+    """The rows of a file, which is hashed for it, or why they are not read."""
     try:
-        now = files.stamp(path)
-        known = _known.get(path)
-        if known and known[0] == now:
-            table = None
-        else:
-            content = path.read_bytes()
-            table, wrong = _table(pa.BufferReader(content), path.parent.name)
-            _known[path] = known = now, files.digest(content), wrong
-        _, sha, wrong = known
-        # Damage first: a file that is no table at all is no foreign one.
-        wrong = manifest.problem(f"{path.parent.name}/{path.name}", sha) or wrong
-        if wrong:
-            return Problem(path, wrong)
-        return pq.read_table(path) if table is None else table
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return Problem(path, f"cannot be read: {' '.join(str(error).split())[:200]}")
+        content = path.read_bytes()
+    except OSError as error:
+        return Problem(path, f"cannot be read: {error.strerror}")
+    table, wrong = rows.examined(content, path.parent.name)
+    # Damage first: a file that is no table at all is no foreign one.
+    wrong = manifest.problem(f"{path.parent.name}/{path.name}", files.digest(content)) or wrong
+    return Problem(path, wrong) if wrong or table is None else table
 
 
-def _table(source: pa.BufferReader, kind: str) -> tuple[pa.Table | None, str]:
-    """The rows of a file and what is wrong with them."""
+def keys_in(results: Path, kind: str, name: str) -> set[str]:
+    """Keys of the runs in one file, which is hashed for it; none where it is not sound, or gone."""
     try:
-        table = pq.read_table(source)
-        table.validate(full=True)
-        return table, rows.problem(table, kind)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return None, f"is no table of rows: {' '.join(str(error).split())[:200]}"
+        content = (Path(results) / kind / name).read_bytes()
+    except FileNotFoundError:
+        return set()
+    table, wrong = rows.examined(content, kind)
+    listed = files.is_listed(results, f"{kind}/{name}", files.digest(content))
+    return set() if wrong or table is None or not listed else set(table["key"].to_pylist())
 
 
 def check_listed(results: Path) -> None:
@@ -107,39 +94,116 @@ def check_listed(results: Path) -> None:
         )
 
 
-def read_rows(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
-    """All rows of a kind ("runs", "frozen", "mechanism"), and the files passed over."""
-    frame, problems = examine_rows(results, kind)
+def read_rows(
+    results: Path, kind: str, keys: Collection[str] | None = None
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Rows of a kind ("runs", "frozen", "mechanism"), and the files passed over.
+
+    keys: of the runs whose rows are wanted, by default all; only their files are read."""
+    frame, problems = examine_rows(results, kind, keys)
     return frame, sorted({problem.path for problem in problems})
 
 
-def examine_rows(results: Path, kind: str) -> tuple[pd.DataFrame, list[Problem]]:
-    """All rows of a kind, and the files passed over with the reasons."""
-    folder = Path(results) / kind
-    manifest = files.read_manifest(results)
-    frames, problems = [], []
-    for name in files.names(folder, ".parquet"):
-        table = checked(folder / name, manifest)
-        if isinstance(table, Problem):
-            problems.append(table)
-        else:
-            frames.append(table.to_pandas().assign(_file=name))
-    if not frames:
-        return pd.DataFrame({"key": pd.Series(dtype=str)}), problems
-    together = pd.concat(frames, ignore_index=True)
+def examine_rows(
+    results: Path, kind: str, keys: Collection[str] | None = None, *, anew: bool = False
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """Rows of a kind, and the files passed over with the reasons. anew: hash every file again."""
+    for _ in range(_ATTEMPTS):
+        try:
+            scan = index.scan(results, kind, anew=anew)
+            runs, problems = _chosen(results, kind, scan)
+            if keys is not None:
+                runs = runs[runs["key"].isin(list(keys))]
+            return _rows_of(Path(results) / kind, scan, runs, problems), problems
+        except MovedOn:
+            continue
+    raise ResultsError(f"{results} is being changed all the time; try again when it is not")
+
+
+def runs_in_short(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
+    """key, chunk, seed, status and seconds of every run of a kind, and the files passed over; of
+    files that are known, none is read."""
+    for _ in range(_ATTEMPTS):
+        try:
+            runs, problems = _chosen(results, kind, index.scan(results, kind))
+            return runs.drop(columns="file"), sorted({problem.path for problem in problems})
+        except MovedOn:
+            continue
+    raise ResultsError(f"{results} is being changed all the time; try again when it is not")
+
+
+def computed_twice(results: Path, kind: str) -> dict[str, set[str]]:
+    """{key: files} of runs with different numbers in different chunks."""
+    scan = index.scan(results, kind)
+    twice = scan.runs[scan.runs.duplicated("key", keep=False)]
+    if twice.empty:
+        return {}
+    return differing(_rows_of(Path(results) / kind, scan, twice, [], with_files=True), ["key"])
+
+
+def _chosen(results: Path, kind: str, scan: index.Scan) -> tuple[pd.DataFrame, list[Problem]]:
+    """The file of each run, and the files passed over."""
+    runs, problems = scan.runs, list(scan.problems)
     # A chunk has the same numbers wherever it is computed: one of its files is not what it says. In
     # different chunks the same run may differ in its last bits, and by and by in more.
-    shadowing = differing(together, ["key", "chunk"])
-    for key, names in shadowing.items():
-        reason = f"run {key} has other numbers in {' and '.join(sorted(names))}; move one away"
-        problems += [Problem(folder / name, reason) for name in sorted(names)]
-    together = together[~together["key"].isin(list(shadowing))]
+    twice = runs[runs.duplicated(["key", "chunk"], keep=False)]
+    if len(twice):
+        folder = Path(results) / kind
+        together = _rows_of(folder, scan, twice, problems, with_files=True)
+        shadowing = differing(together, ["key", "chunk"])
+        for key, names in shadowing.items():
+            reason = f"run {key} has other numbers in {' and '.join(sorted(names))}; move one away"
+            problems += [Problem(folder / name, reason) for name in sorted(names)]
+        runs = runs[~runs["key"].isin(list(shadowing))]
     # A run that two studies computed at the same time stands in two chunks: the first one counts.
-    by_key = together.groupby("key", sort=False)
-    first = (together["chunk"] == by_key["chunk"].transform("first")) & (
-        together["_file"] == by_key["_file"].transform("first")
-    )
-    return together[first].drop(columns="_file").reset_index(drop=True), problems
+    return runs.sort_values("chunk", kind="stable").drop_duplicates("key").sort_index(), problems
+
+
+def _rows_of(
+    folder: Path,
+    scan: index.Scan,
+    runs: pd.DataFrame,
+    problems: list[Problem],
+    with_files: bool = False,
+) -> pd.DataFrame:
+    """The rows of these runs, each of its file. Files that cannot be read are added to problems.
+
+    Raises MovedOn where a file is no longer the one that was hashed."""
+    tables = []
+    for name, of_file in runs.groupby("file", sort=False):
+        table = scan.tables.get(str(name))
+        if table is None:
+            try:
+                table = _read(folder / str(name), scan.known[str(name)])
+            except pa.ArrowException as error:
+                reason = f"cannot be read: {' '.join(str(error).split())[:200]}"
+                problems.append(Problem(folder / str(name), reason))
+                continue
+        keys = pa.array(of_file["key"].unique(), table["key"].type)
+        table = table.filter(pc.is_in(table["key"], keys))
+        if not with_files and pc.count_distinct(table["chunk"]).as_py() > 1:
+            chunk_of = dict(zip(of_file["key"], of_file["chunk"], strict=True))
+            wanted = [chunk_of[key] for key in table["key"].to_pylist()]
+            table = table.filter(pc.equal(table["chunk"], pa.array(wanted, table["chunk"].type)))
+        if with_files:
+            table = table.append_column("_file", pa.array([name] * len(table), pa.string()))
+        tables.append(table.replace_schema_metadata(None))
+        if len(tables) == _AT_ONCE:  # many small tables take many times their rows' memory
+            tables = [pa.concat_tables(tables, promote_options="permissive").combine_chunks()]
+    if not tables:
+        return pd.DataFrame({"key": pd.Series(dtype=str)})
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+
+
+def _read(path: Path, known: index.Known) -> pa.Table:
+    """The rows of a file that was hashed before."""
+    try:
+        if files.stamp(path) == known.stamp:
+            with pq.ParquetFile(path, page_checksum_verification=True) as source:
+                return source.read(use_threads=False)
+    except FileNotFoundError as error:
+        raise MovedOn from error
+    raise MovedOn
 
 
 def differing(together: pd.DataFrame, alike: list[str]) -> dict[str, set[str]]:
@@ -159,5 +223,5 @@ def differing(together: pd.DataFrame, alike: list[str]) -> dict[str, set[str]]:
 
 def sound_rows(path: Path) -> pd.DataFrame | str:
     """The rows of a file that no manifest lists, or what is wrong with them."""
-    table, wrong = _table(pa.BufferReader(path.read_bytes()), path.parent.name)
+    table, wrong = rows.examined(path.read_bytes(), path.parent.name)
     return wrong if table is None or wrong else table.to_pandas().assign(_file=path.name)

@@ -149,7 +149,7 @@ def _events(results: Path, start: str = "") -> list[Event]:
 
 
 # {file: (its stamp, its hash, what it says)}: files are written once, and read once by a process.
-_read: dict[Path, tuple[tuple[int, int, int], str, Event]] = {}
+_read: dict[Path, tuple[files.Stamp, str, Event]] = {}
 
 
 def read_event(path: Path, manifest: files.Manifest) -> Event:
@@ -185,12 +185,12 @@ def _parsed(path: Path, content: bytes) -> Event:
     """Raises ValueError, KeyError or TypeError for what no declaration says."""
     said = json.loads(content.decode())
     study = Study.model_validate(said["study"], context={"declared": True})
-    arms = {arm.name for arm in study.arms}
+    arms, seeds = {arm.name for arm in study.arms}, set(study.seeds)
     keys = {}
     for key, (arm, seed) in said["keys"].items():
         if not _KEY.fullmatch(key) or not isinstance(seed, int) or isinstance(seed, bool):
             raise ValueError(f"{key!r} is no key of a run")
-        if arm not in arms or seed not in study.seeds:
+        if arm not in arms or seed not in seeds:
             raise ValueError(f"key {key!r} is of arm {arm!r}, seed {seed}, which the study lacks")
         keys[key] = (arm, seed)
     for entry in said["declared"]:

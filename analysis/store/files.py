@@ -13,7 +13,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +28,9 @@ FOLDERS = {
     "mechanism": ".parquet",
 }
 _LINE = re.compile(rf"([0-9a-f]{{64}})  ((?:{'|'.join(FOLDERS)})/[^/\\\0]+)")
-_PART = ".part"
+PART = ".part"
+# Files that are known by their names, which hold the start of their hash: events, packs.
+_NAMED = re.compile(r"studies/.+\.([0-9a-f]{16})\.json|[a-z]+/pack-([0-9a-f]{32})\.parquet")
 # A writer needs seconds: what is older was left by one that was killed.
 _LEFT_BEHIND = 3600.0
 
@@ -49,20 +52,42 @@ def names(folder: Path, suffix: str) -> list[str]:
     return sorted(name for name in present if name.endswith(suffix) and not name.startswith("."))
 
 
-def stamp(path: Path) -> tuple[int, int, int]:
+Stamp = tuple[int, int, int]
+
+
+def stamp(path: Path | os.DirEntry[str]) -> Stamp:
     """What changes when a file does, so that it is read again: size, time, inode.
 
     Raises OSError for what is no file, as a device without end that a link leads to.
     """
-    status = os.stat(path)
+    status = path.stat()
     if not S_ISREG(status.st_mode):
         raise OSError(f"{path.name} is no regular file")
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
+def stamps(folder: Path, suffix: str) -> dict[str, Stamp]:
+    """The finished files in a folder, by name, each with its stamp."""
+    finished = set(names(folder, suffix))
+    found = {}
+    if finished:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name in finished:
+                    with suppress(FileNotFoundError):  # gone since
+                        found[entry.name] = stamp(entry)
+    return dict(sorted(found.items()))
+
+
 def digest(content: bytes) -> str:
     """SHA-256 as hexadecimal digits."""
     return sha256(content).hexdigest()
+
+
+def names_its_content(path: str, sha: str) -> bool:
+    """Whether a file is known by its name: such a file is what it was, in the manifest or not."""
+    named = _NAMED.fullmatch(path)
+    return named is not None and sha.startswith(named[1] or named[2])
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -103,6 +128,29 @@ def enlist(results: Path, contents: Mapping[str, bytes]) -> Path:
     return entry
 
 
+def strike(results: Path, path: str, sha: str) -> None:
+    """Remove the manifest file of a file that is no longer needed; a list of several stays."""
+    line = f"{sha}  {path}\n".encode()
+    _manifest_file(Path(results), line).unlink(missing_ok=True)
+
+
+def _complete(results: Path) -> None:
+    """Give their lines to files that are known by their names, where a writer was killed between
+    the two."""
+    unlisted = {}
+    listed = read_manifest(results).hashes
+    for folder, suffix in FOLDERS.items():
+        for name in names(Path(results) / folder, suffix):
+            path = f"{folder}/{name}"
+            if path in listed or not _NAMED.fullmatch(path):
+                continue
+            content = (Path(results) / path).read_bytes()
+            if names_its_content(path, digest(content)):
+                unlisted[path] = content
+    if unlisted:
+        enlist(results, unlisted)
+
+
 def _manifest_file(results: Path, lines: bytes) -> Path:
     return results / "manifest" / f"{digest(lines)[:32]}.sha256"
 
@@ -110,7 +158,7 @@ def _manifest_file(results: Path, lines: bytes) -> Path:
 def _stage(path: Path, content: bytes) -> Path:
     """The content under a temporary name beside its place, safe from a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_PART)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=PART)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -144,10 +192,11 @@ def _set_aside(path: Path, content: bytes) -> None:
 
 
 def sweep(results: Path) -> None:
-    """Remove what writers that were killed left behind."""
+    """Remove what writers that were killed left behind, and finish what they had all but done."""
+    _complete(results)
     now = time.time()
-    for folder in ("manifest", *FOLDERS):
-        for path in (Path(results) / folder).glob(f".*{_PART}"):
+    for folder in ("manifest", "index", *FOLDERS):
+        for path in (Path(results) / folder).glob(f".*{PART}"):
             try:
                 if now - path.stat().st_mtime > _LEFT_BEHIND:
                     path.unlink()
@@ -169,41 +218,45 @@ class Manifest:
         """What is wrong with a file of that hash at that path; empty where nothing is."""
         expected = self.hashes.get(path)
         if expected is None:
-            return "is not in the manifest"
+            return "" if names_its_content(path, sha) else "is not in the manifest"
         return "" if sha in expected else "has changed since it was written"
 
 
-# {manifest file: (its stamp, its lines)}: they are never rewritten.
-_read: dict[Path, tuple[tuple[int, int, int], tuple[tuple[str, str], ...]]] = {}
+# {folder: {manifest file: (its stamp, its lines)}}: they are never rewritten.
+_read: dict[Path, dict[str, tuple[Stamp, tuple[tuple[str, str], ...]]]] = {}
 
 
 def read_manifest(results: Path) -> Manifest:
     """The lines of all manifest files of a results folder."""
     folder = Path(results) / "manifest"
-    hashes: dict[str, set[str]] = {}
+    known = _read.setdefault(folder, {})
+    hashes: dict[str, frozenset[str]] = {}
     damaged = []
-    for name in names(folder, ".sha256"):
-        lines = _lines(folder / name)
-        if not lines:
+    for name, now in stamps(folder, ".sha256").items():
+        if name not in known or known[name][0] != now:
+            known[name] = now, _lines(folder / name)
+        lines = known[name][1]
+        if not lines and (folder / name).exists():  # not struck while we looked
             damaged.append(folder / name)
         for sha, path in lines:
-            hashes.setdefault(path, set()).add(sha)
-    return Manifest({path: frozenset(shas) for path, shas in hashes.items()}, tuple(damaged))
+            hashes[path] = hashes.get(path, frozenset()) | {sha}
+    return Manifest(hashes, tuple(damaged))
+
+
+def is_listed(results: Path, path: str, sha: str) -> bool:
+    """Whether a file of that hash is in the manifest, or known by its name; where its line has a
+    file of its own, without reading the others."""
+    alone = _manifest_file(Path(results), f"{sha}  {path}\n".encode())
+    return alone.exists() or not read_manifest(results).problem(path, sha)
 
 
 def _lines(path: Path) -> tuple[tuple[str, str], ...]:
     """(SHA-256, path) of every line; none where the file is not what its name says."""
     try:
-        now = stamp(path)
-        known = _read.get(path)
-        if known and known[0] == now:
-            return known[1]
         content = path.read_bytes()
     except OSError:
         return ()
-    matches: Iterable[re.Match[str] | None] = ()
-    if digest(content)[:32] == path.stem:
-        matches = [_LINE.fullmatch(line) for line in content.decode().splitlines()]
-    lines = tuple((match[1], match[2]) for match in matches if match)
-    _read[path] = now, lines
-    return lines
+    if digest(content)[:32] != path.stem:
+        return ()
+    matches = [_LINE.fullmatch(line) for line in content.decode().splitlines()]
+    return tuple((match[1], match[2]) for match in matches if match)

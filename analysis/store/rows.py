@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 TEXTS = frozenset(
     "study dataset subset model optimizer schedule dtype precision arm attribution target placebo "
@@ -31,6 +32,17 @@ UNITS = {"accuracy": "percent", "loss": "task", "seconds": "s"}
 def metadata() -> dict[str, str]:
     """What a file says of its rows."""
     return {"aba": json.dumps({"units": UNITS}, sort_keys=True)}
+
+
+def examined(content: bytes, kind: str) -> tuple[pa.Table | None, str]:
+    """The rows of a file of a kind, and what is wrong with them."""
+    try:
+        source = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        table = source.read(use_threads=False)  # small files: threads take longer to start
+        table.validate(full=True)
+        return table, problem(table, kind)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return None, f"is no table of rows: {' '.join(str(error).split())[:200]}"
 
 
 def problem(table: pa.Table, kind: str) -> str:

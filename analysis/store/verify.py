@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.store import chunks, files
+from analysis.store import chunks, files, packs
 from analysis.store.chunks import KINDS, Problem
 from analysis.store.declarations import Declaration, declarations, read_event
 from analysis.store.files import ResultsError
@@ -41,12 +41,12 @@ def verify(results: Path) -> Findings:
     notes: list[str] = []
     rows: dict[str, pd.DataFrame] = {}
     for kind in KINDS:
-        rows[kind], passed_over = chunks.examine_rows(results, kind)
+        rows[kind], passed_over = chunks.examine_rows(results, kind, anew=True)
         problems += passed_over
         notes += [
             f"{results / kind}: run {key} has other numbers in {', '.join(sorted(names))}; "
             "computed twice, in different chunks; the first counts"
-            for key, names in _computed_twice(results, kind).items()
+            for key, names in chunks.computed_twice(results, kind).items()
         ]
     if not problems:
         for declaration in of_studies:
@@ -71,8 +71,9 @@ def _present(results: Path) -> Iterator[Path]:
 
 def _of_listing(results: Path, manifest: files.Manifest) -> Iterator[Problem]:
     """Files that are listed and not there, and those that are no results."""
+    packed = _packed(results)
     for path in sorted(manifest.hashes):
-        if not (results / path).exists():
+        if path not in packed and not (results / path).exists():
             yield Problem(results / path, "is in the manifest but not there; run its study again")
     for folder, suffix in {**files.FOLDERS, "manifest": ".sha256"}.items():
         if not (results / folder).is_dir():
@@ -81,6 +82,17 @@ def _of_listing(results: Path, manifest: files.Manifest) -> Iterator[Problem]:
             expected = entry.name.endswith((suffix, ".aside")) or entry.name.startswith(".")
             if not expected or entry.is_symlink() or not entry.is_file():
                 yield Problem(Path(entry.path), "is no file of results")
+
+
+def _packed(results: Path) -> set[str]:
+    """Files whose rows are in packs: they are gone, and their lines may be there still."""
+    return {
+        f"{kind}/{member}"
+        for kind in KINDS
+        for name in files.names(results / kind, ".parquet")
+        if packs.is_pack(name)
+        for member in packs.members_of(results / kind / name)
+    }
 
 
 def _of_declarations(
@@ -94,14 +106,10 @@ def _of_declarations(
         except ResultsError as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
-        if f"studies/{name}" not in manifest.hashes:
+        sha = files.digest(path.read_bytes())
+        if manifest.problem(f"studies/{name}", sha) == "is not in the manifest":
             problems.append(Problem(path, "is not in the manifest"))
     return problems, [] if problems else declarations(results)
-
-
-def _computed_twice(results: Path, kind: str) -> dict[str, set[str]]:
-    """{key: files} of runs with different numbers in different chunks."""
-    return chunks.differing(_with_files(results, kind), ["key"])
 
 
 def _with_files(results: Path, kind: str) -> pd.DataFrame:
