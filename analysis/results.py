@@ -163,8 +163,8 @@ def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:
             if row is not None and row[0] == run[1]:
                 runs.setdefault(run, row)
         study, config = declaration.study, declaration.study.config
-        said = [arm.setting("strength") for arm in study.arms]
-        strengths = sorted({s for s in said if isinstance(s, int | float) and s})
+        settings = [arm.setting("strength") for arm in study.arms]
+        strengths = sorted({s for s in settings if isinstance(s, int | float) and s})
         rows.append(
             (
                 study.name,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aba_core.methods.base import At, Method
+from aba_core.methods.base import At, Method, column
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at the workers while nothing comes back.
 LOOK_EVERY = 1.0
+# Tasks sent off at a time: two for each worker, and at least so many, so that more workers are asked
+# for where they can be.
+LEAST_ROOM = 8
 _CONTINUES = "finished runs are kept, the same command continues"
 
 
@@ -123,6 +127,7 @@ class _Tasks:
     report: Callable[[int], None]
     without: float | None = None  # since when there is no worker
     told: bool = False  # whether that was said
+    room: int = LEAST_ROOM  # tasks at a time
     expected: dict[str, str] = field(default_factory=versions)
 
     def look(self) -> int:
@@ -155,6 +160,7 @@ class _Tasks:
             self.told, waits = True, self.place.patience
             limit = f" up to {waits:g} s" * math.isfinite(waits)
             self._say(f"no worker {self.place.hint}; waiting{limit}")
+        self.room = max(LEAST_ROOM, 2 * len(usable))
         return len(usable)
 
     def trained(
@@ -164,21 +170,14 @@ class _Tasks:
         done: SimpleQueue[Future] = SimpleQueue()
         pending: dict[str, tuple[Chunk, Future]] = {}
         failed: list[tuple[Chunk, str]] = []
-        for chunk in chunks:
-            key = f"chunk-{chunk.name}{again}"
-            pending[key] = (
-                chunk,
-                self.client.submit(
-                    train_task,
-                    self.expected,
-                    pickle.dumps(chunk),
-                    self.place.shared,
-                    key=key,
-                    resources={"GPU": 1} if self.device == "cuda" else None,
-                ),
-            )
-            pending[key][1].add_done_callback(done.put)
-        while pending:
+        waiting = iter(chunks)  # each is claimed when it is taken: other runners have the rest
+        while True:
+            for chunk in islice(waiting, max(0, self.room - len(pending))):
+                future = self._sent(chunk, again)
+                pending[str(future.key)] = chunk, future
+                future.add_done_callback(done.put)
+            if not pending:
+                return failed
             try:
                 future = done.get(timeout=LOOK_EVERY)
             except Empty:
@@ -198,7 +197,16 @@ class _Tasks:
             for runs, rows in parts:
                 self._check_data(chunk, rows)
                 yield replace(chunk, runs=runs), rows
-        return failed
+
+    def _sent(self, chunk: Chunk, again: str) -> Future:
+        return self.client.submit(
+            train_task,
+            self.expected,
+            pickle.dumps(chunk),
+            self.place.shared,
+            key=f"chunk-{chunk.name}{again}",
+            resources={"GPU": 1} if self.device == "cuda" else None,
+        )
 
     def _result(self, future: Future) -> Any:
         """What a task gave back; the reason where it failed, None where it is to come again.

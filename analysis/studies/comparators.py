@@ -319,8 +319,9 @@ def gain_table(
     Vanilla's), n; the largest gain first.
     """
     values = runs.pivot(index="seed", columns="arm", values=metric)
-    steps = runs.groupby("arm")[["passes", "step", "seconds"]].mean()
-    usual = steps.loc[VANILLA]
+    by_arm = runs.groupby("arm")
+    passes = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
+    seconds = by_arm["seconds"].mean().to_dict()
     names = [name for name in values if not str(name).endswith(with_all("")) and name != VANILLA]
     rows = []
     for name, stream in zip(names, rng.spawn(len(names)), strict=True):
@@ -330,10 +331,10 @@ def gain_table(
                 gained = (values[arm] - values[VANILLA]).dropna()
                 interval = statistics.mean_interval(gained, stream, confidence=confidence)
                 row |= tables.with_interval(column, interval)
-        passes = float(steps.loc[name, "passes"] / steps.loc[name, "step"])
-        row["passes"] = passes
-        row["gain_per_pass"] = row["gain"] / (passes - 1) if passes > 1 else np.nan
-        row["seconds"] = float(steps.loc[name, "seconds"] / usual["seconds"])
+        extra = passes[name] - 1
+        row["passes"] = passes[name]
+        row["gain_per_pass"] = row["gain"] / extra if extra > 0 else np.nan
+        row["seconds"] = seconds[name] / seconds[VANILLA]
         row["n"] = int(values[[name, VANILLA]].notna().all(axis=1).sum())
         rows.append(row)
     return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
