@@ -20,7 +20,7 @@ def modules(package: str) -> list[str]:
             names.append(".".join(path.parent.relative_to(ROOT).parts))
         elif not path.stem.startswith("_"):
             names.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    return sorted(set(names) - {package, "analysis.cli"})
+    return sorted(name for name in set(names) - {package} if not name.startswith("analysis.cli"))
 
 
 def entries(package: str) -> str:

@@ -280,7 +280,7 @@ def test_every_module_is_in_the_reference_and_in_the_architecture(package):
     page = (DOCS / "reference" / f"{package}.md").read_text()
     page = hook("module_reference").on_page_markdown(page)
     listed = re.findall(rf"^::: {package}\.([\w.]+)$", page, flags=re.M)
-    assert sorted(listed) == [m for m in MODULES[package] if m != "cli"]
+    assert sorted(listed) == [m for m in MODULES[package] if m.partition(".")[0] != "cli"]
     architecture = (DOCS / "architecture.md").read_text()
     for module in MODULES[package]:
         name = module.rpartition(".")[2]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at the workers while nothing comes back.
 LOOK_EVERY = 1.0
-# Tasks sent off at a time: two for each worker, and at least so many, so that more workers are asked
+# Tasks sent off at a time are two for each worker, at least so many, so that more workers are asked
 # for where they can be.
 LEAST_ROOM = 8
 _CONTINUES = "finished runs are kept, the same command continues"

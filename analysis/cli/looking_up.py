@@ -1,0 +1,104 @@
+"""What there is: adjustments, data sets, methods, and what is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis import terminal
+from analysis.cli.options import Out, Results, app
+
+
+@app.command("adjustments")
+def adjustments_(
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+    ] = False,
+) -> None:
+    """The 27 adjustments: changes, group, offset form.
+
+    \b
+    Examples:
+      aba adjustments
+      aba adjustments --csv > adjustments.csv
+    """
+    from aba_core.adjustments import ADJUSTMENTS
+
+    head = ("index", "low", "middle", "high", "group", "offset", "low−offset", "high−offset")
+    rows = [(a.index, *a, a.group.value, *a.offset_form) for a in ADJUSTMENTS]
+    if csv:
+        print(",".join(head).replace("−", "_minus_"))
+        for row in rows:
+            print(",".join(map(str, row)))
+    else:
+        terminal.print_table(head, rows)
+
+
+@app.command()
+def datasets() -> None:
+    """The data sets, their subsets, and whether they are here.
+
+    One that is not here is downloaded, and checked, when a study first needs it.
+
+    \b
+    Examples:
+      aba datasets
+      ABA_DATA_MIRROR=/data/aba aba datasets
+    """
+    from analysis.plan import dataset_status
+
+    rows = [
+        (
+            status.name,
+            "×".join(map(str, status.shape)),
+            status.classes,
+            ", ".join(f"{name} {size}" for name, size in status.subsets.items()),
+            status.present,
+        )
+        for status in dataset_status()
+    ]
+    terminal.print_table(("name", "input", "classes", "training subsets", "where"), rows)
+
+
+@app.command()
+def methods() -> None:
+    """The methods by name: passes a step, fields, defaults.
+
+    A study file names one as method: mixup, or with fields as method: {kind: mixup, alpha: 0.2}.
+    Of a preset, the fields are shown that it sets beside those of aba.
+
+    \b
+    Examples:
+      aba methods
+    """
+    from textwrap import wrap
+
+    from analysis.plan import method_table
+
+    rows: list[tuple[str, ...]] = []
+    for kind, title, passes, given in method_table():
+        first, *rest = wrap(given, 60, break_on_hyphens=False) or [""]
+        rows += [(kind, title, f"{passes:g}", first), *(("", "", "", line) for line in rest)]
+    terminal.print_table(("kind", "title", "passes", "fields and defaults"), rows)
+
+
+@app.command()
+def doctor(results: Results = Path("results"), out: Out = Path("reports")) -> None:
+    """What is installed here, what is missing, what to do.
+
+    Looks at Python, packages, device, data sets, folders, notebooks, PDF and fonts; changes
+    nothing. Exit code 1 where something is missing that `make demo` needs.
+
+    \b
+    Examples:
+      aba doctor
+      aba doctor --results other_results --out other_reports
+    """
+    from analysis import doctor as examination
+
+    findings = examination.examine(results, out)
+    print(examination.text(findings))
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)

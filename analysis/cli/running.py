@@ -1,0 +1,180 @@
+"""Training: a study, what it takes, the demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from analysis import terminal
+from analysis.cli.options import Device, Metric, OfDataset, Out, Preset, Results, app
+
+if TYPE_CHECKING:
+    from analysis.study import Study
+
+
+@app.command()
+def run(
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
+            "tuned, baselines, variance, mechanism, variability, variability-linear, or a YAML or "
+            "Python file.",
+        ),
+    ],
+    dataset: OfDataset = None,
+    preset: Preset = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs per arm.  [default: the preset's]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Change one setting, as epochs=20; repeatable."
+        ),
+    ] = None,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    processes: Annotated[
+        int | None, typer.Option(help="Processes on CPU.  [default: one per usable core]", min=1)
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="auto, processes, gpu, or module:function of your own."),
+    ] = "auto",
+    scheduler: Annotated[
+        str | None, typer.Option(help="Of Dask: local, slurm, tcp://HOST:PORT or tls://HOST:PORT.")
+    ] = None,
+    cluster: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION=VALUE", help="Of the scheduler, as workers=4; repeatable."),
+    ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Record each step as a CUDA graph (GPU only).")
+    ] = False,
+    until: Annotated[
+        str | None, typer.Option(help="decided: add subsets until every verdict is reached.")
+    ] = None,
+    max_seeds: Annotated[int | None, typer.Option(help="Subsets at most, with --until.")] = None,
+) -> None:
+    """Train what a study still lacks.
+
+    Finished runs are kept and never repeated: after Ctrl-C the same command continues.
+
+    \b
+    Examples:
+      aba run isolation --dataset digits
+      aba run tension --dataset mnist --preset standard --device cuda
+      aba run isolation --set strength=0.5 --seeds 10
+      aba run my_study.yaml
+      aba run my_study.py
+      aba run hypotheses --until decided --max-seeds 100
+      aba run tension --scheduler tcp://10.0.0.1:8786
+    """
+    from analysis.cluster.engine import choose
+    from analysis.study import find_study
+
+    declared = find_study(study, dataset, preset, seeds, set_ or ())
+    trains = choose(scheduler, cluster or (), engine=engine, processes=processes)
+    options: dict[str, Any] = dict(device=device, processes=processes, engine=trains, graphs=graphs)
+    if until is not None or max_seeds is not None:
+        from analysis import additions
+
+        options["progress"] = terminal.bars()
+        complete = additions.add(declared, results, until, max_seeds, **options)
+    else:
+        complete = _run(declared, results, **options)
+    if not complete:
+        raise typer.Exit(1)
+
+
+def _run(study: Study, results: Path, **options: Any) -> bool:
+    """Run a study and say what came of it; whether all of it is there."""
+    from analysis import runner
+
+    done = runner.run(study, results, progress=terminal.bars(), **options)
+    print(done.result.summary())
+    print(f"{done}, in {results}/")
+    return not done.result.missing
+
+
+@app.command("plan")
+def plan_(
+    study: Annotated[
+        str,
+        typer.Argument(metavar="STUDY", help="A standard study, or a YAML or Python file."),
+    ],
+    effect: Annotated[
+        float, typer.Option(help="True difference of two arms that is to be found, in points.")
+    ] = 1.0,
+    power: Annotated[float, typer.Option(help="How often it is to be found.")] = 0.8,
+    comparisons: Annotated[
+        int | None,
+        typer.Option(help="Comparisons that are corrected for.  [default: arms less one]"),
+    ] = None,
+    dataset: OfDataset = None,
+    preset: Preset = None,
+    metric: Metric = "validation_accuracy",
+    results: Results = Path("results"),
+) -> None:
+    """Seeds that an effect needs, and the time they take.
+
+    From the spread of pilot runs: those in the results folder, else the shipped ones. Nothing is
+    run. Exit code 2 where there is no pilot, with the command that makes one.
+
+    \b
+    Examples:
+      aba plan tension --effect 1.0 --power 0.8
+      aba plan isolation --dataset mnist --preset standard --effect 0.5
+    """
+    from analysis import design, exhibits
+    from analysis.study import find_study
+
+    label = exhibits.Look(metric).label
+    plan = design.plan(
+        find_study(study, dataset, preset),
+        results,
+        effect,
+        power=power,
+        comparisons=comparisons,
+        metric=metric,
+    )
+    terminal.print_plan(plan, label)
+
+
+# What these read takes far longer than the demo: their reports show the results that are shipped.
+OF_SHIPPED = ("00_claims", "06_hypotheses", "07_mechanism", "08_variability")
+
+
+@app.command()
+def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
+    """Three studies on digits, then every report: minutes.
+
+    Isolation, tension and frozen with preset quick; what is finished is not repeated. The reports
+    on hypotheses, mechanism and variability, whose studies take longer, show the shipped results.
+
+    \b
+    Examples:
+      aba demo
+      aba demo --results /tmp/results --out /tmp/reports
+    """
+    from analysis import reports
+    from analysis.results import SHIPPED
+    from analysis.studies import standard_study
+
+    names = [name for name in reports.notebooks() if name not in OF_SHIPPED]
+    with reports.Processes(warm=True) as processes:
+        processes.warm_up()  # while studies train
+        for name in ("isolation", "tension", "frozen"):
+            _run(standard_study(name, "digits", "quick"), results)
+        options = {"force": True, "processes": processes}
+        failed = terminal.report(names, results, out, {}, **options)
+        failed += terminal.report(list(OF_SHIPPED), SHIPPED, out, {}, **options)
+    if failed:
+        raise typer.Exit(1)
+    print(
+        f"Open {out / 'index.html'}; figures are in {out / 'figures'}, tables in {out / 'tables'}."
+    )
