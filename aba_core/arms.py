@@ -17,7 +17,31 @@ Schedule = Literal["constant", "step", "cosine"]
 Precision = Literal["full", "bf16", "tf32"]
 # What an attribution map explains, how it may be made, and how it is split (see `attribution`).
 Target = Literal["loss", "class_score", "true_class", "predicted_class"]
-MapKind = Literal["gradient", "gradient_x_input", "smoothgrad", "integrated_gradients"]
+# fmt: off
+MapKind = Literal[
+    "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients",
+    "absolute_gradient", "absolute_gradient_x_input", "absolute_smoothgrad",
+    "absolute_integrated_gradients", "smoothgrad_x_input", "vargrad", "expected_gradients",
+    "occlusion", "guided_backpropagation", "deconvnet", "lrp_epsilon", "lrp_gamma", "lrp_z_plus",
+    "lrp_alpha_beta", "lrp_composite", "grad_cam", "grad_cam_plus_plus",
+    "smooth_grad_cam_plus_plus", "layer_cam", "norm_grad",
+]
+# fmt: on
+# Maps that add noise to their inputs, and those besides that average over `samples` of anything.
+WITH_NOISE = frozenset(
+    {
+        "smoothgrad",
+        "absolute_smoothgrad",
+        "smoothgrad_x_input",
+        "vargrad",
+        "smooth_grad_cam_plus_plus",
+    }
+)
+WITH_SAMPLES = WITH_NOISE | {
+    "integrated_gradients",
+    "absolute_integrated_gradients",
+    "expected_gradients",
+}
 SplitKind = Literal["percentiles", "sign"]
 
 

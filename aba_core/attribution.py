@@ -2,8 +2,10 @@
 a positive attribution.
 
 A class score has the opposite sense: raising it lowers the loss. `objective` turns it round, and
-nothing else in the package knows of orientation. Every method below is linear in the objective, so
-the sense carries over to all of them.
+nothing else in the package knows of orientation. Most methods are linear in the objective, so the
+sense carries over to them. Those that are not explain minus the objective, as a score, and are
+turned round (`maps.backward`, `maps.layerwise`), or have no sense at all (absolute forms, variances
+and norms, which are high where the model is sensitive).
 
 All functions work on [*lead, *feature] inputs with logits [*lead, class], where lead is [batch]
 for one model and [replica, batch] for stacked ones.
@@ -11,8 +13,9 @@ for one model and [replica, batch] for stacked ones.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,14 +25,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core import maps
+from aba_core.architecture import mixes_samples
 from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
+from aba_core.making import Forward, Maker, ModuleMaker
 from aba_core.randomness import Draws
+from aba_core.rewriting import Transform
 
 Mode = Literal["eval", "train"]
 Per = Literal["sample", "batch"]
 
-Forward = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -45,19 +51,17 @@ def cross_entropy(logits: Float[Tensor, "*lead class_"], labels: Tensor) -> Floa
 class Attribution:
     """How maps are made. Each field is a choice that published code makes silently.
 
-    method: a name in `MAPS`: gradient (Simonyan et al. 2013), gradient_x_input (Shrikumar et al.
-        2016), smoothgrad (Smilkov et al. 2017), integrated_gradients (Sundararajan et al. 2017); or
-        "module:function" or {use: "module:function", option: value}, a function of one's own with
-        the arguments of `MapFunction`, and its options.
+    method: a name in `MAPS`, as gradient (docs/attributions.md has all); or "module:function" or
+        {use: "module:function", option: value}, a function of one's own with the arguments of
+        `MapFunction`, and its options; those of the toolkit are in `aba_core.maps`.
     target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
         highest-scoring classes drawn at random; "true_class"; "predicted_class".
     top_k: None is 4, or all classes where there are fewer.
     target_per: whether that class is drawn for each sample or its rank once for the batch.
     mode: whether batch norm and dropout act as in training while the map is made.
     update_statistics: whether that pass may move batch norm's running statistics (mode "train").
-    samples: noisy copies (smoothgrad) or steps (integrated gradients) averaged over.
-    noise: smoothgrad's noise, as a share of the range of each input.
-    Integrated gradients start from the zero input, the data set's mean in standardised units.
+    samples: noisy copies, steps of a path or baselines averaged over, of maps that have them.
+    noise: that of noisy copies, as a share of the range of each input.
     """
 
     method: str | Use = "gradient"
@@ -149,9 +153,15 @@ class Objective:
     """
 
     def __init__(
-        self, forward: Forward, labels: Tensor, attribution: Attribution, draws: Draws, loss: Loss
+        self,
+        forward: Forward,
+        labels: Tensor,
+        attribution: Attribution,
+        draws: Draws,
+        loss: Loss,
+        maker: Maker | None = None,
     ) -> None:
-        self._forward, self._labels, self._loss = forward, labels, loss
+        self._forward, self._labels, self._loss, self._maker = forward, labels, loss, maker
         self._attribution, self._draws = attribution, draws
         self._classes: Tensor | None = None
         self._chosen = False
@@ -171,48 +181,65 @@ class Objective:
             self._chosen = True
         return objective(logits, self._labels, self._classes, self._loss)
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """Its gradient with respect to the inputs, shaped like x."""
+    def gradient(self, x: Tensor, of_score: bool = False) -> Tensor:
+        """Its gradient with respect to the inputs, shaped like x. of_score: of minus the objective,
+        which methods tell from the gradient turned round that are not linear."""
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            (result,) = torch.autograd.grad(self(at).sum(), at)
+            total = self(at).sum()
+            (result,) = torch.autograd.grad(-total if of_score else total, at)
         return result
+
+    @property
+    def maker(self) -> Maker:
+        """The model, for maps that need more than its forward pass. ValueError without one."""
+        if self._maker is None:
+            name = self._attribution.method
+            raise ValueError(f"the map {str(name)!r} needs the model, but has its function alone")
+        return self._maker
+
+    @property
+    def samples_meet(self) -> bool:
+        """Whether a sample's number depends on the batch it is in, or may."""
+        if self._attribution.mode == "train" or self._maker is None:
+            return True
+        return mixes_samples(self._maker.architecture)
+
+    def of_copies(self, inputs: Sequence[Tensor]) -> Float[Tensor, "copy *lead"]:
+        """The numbers of several inputs shaped alike, in one pass."""
+        lead = self._draws.index.dim()
+        copies, batch = len(inputs), lead - 1
+        if not self._chosen or copies == 1:
+            return torch.stack([self(x) for x in inputs])
+        repeated = [
+            None if value is None else torch.cat([value] * copies, batch)
+            for value in (self._labels, self._classes)
+        ]
+        logits = self._forward(torch.cat(list(inputs), batch))
+        numbers = objective(logits, repeated[0], repeated[1], self._loss)  # type: ignore[arg-type]
+        return torch.stack(numbers.chunk(copies, batch))
+
+    def rewritten(self, transform: Transform) -> Objective:
+        """The same objective of the model with its way back changed."""
+        changed = copy.copy(self)
+        changed._forward = self.maker.rewritten(transform)
+        return changed
+
+    def at_layer(self, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+        """The layer's activations, [*lead, *activation], and the gradient to them of minus the
+        objective, which is the score."""
+        head, rest = self.maker.halves(layer)
+        with torch.no_grad():
+            h = head(x)
+        behind = copy.copy(self)
+        behind._forward = lambda at: rest(x, at)
+        gradient = behind.gradient(h, of_score=True)
+        self._classes, self._chosen = behind._classes, True
+        return h, gradient
 
 
 # A map's function: the objective, inputs [*lead, *feature], how maps are made, draws → the map.
 MapFunction = Callable[[Objective, Tensor, Attribution, Draws], Tensor]
-
-
-def gradient(objective: Objective, x: Tensor, attribution: Attribution, draws: Draws) -> Tensor:
-    return objective.gradient(x)
-
-
-def gradient_x_input(
-    objective: Objective, x: Tensor, attribution: Attribution, draws: Draws
-) -> Tensor:
-    return objective.gradient(x) * x
-
-
-def smoothgrad(objective: Objective, x: Tensor, attribution: Attribution, draws: Draws) -> Tensor:
-    objective.choose(x)
-    lead = draws.index.dim()
-    features, total = x.shape[lead:], torch.zeros_like(x)
-    inside = tuple(range(lead, x.dim()))
-    spread = x.amax(inside, keepdim=True) - x.amin(inside, keepdim=True)
-    for copy in range(attribution.samples):
-        noise = draws.noise("smoothing", copy, features.numel()).to(x.dtype)
-        total += objective.gradient(x + attribution.noise * spread * noise.unflatten(-1, features))
-    return total / attribution.samples
-
-
-def integrated_gradients(
-    objective: Objective, x: Tensor, attribution: Attribution, draws: Draws
-) -> Tensor:
-    objective.choose(x)
-    total = torch.zeros_like(x)
-    for step in range(attribution.samples):
-        total += objective.gradient(x * ((step + 0.5) / attribution.samples))
-    return x * total / attribution.samples
 
 
 class MapInfo(NamedTuple):
@@ -222,13 +249,36 @@ class MapInfo(NamedTuple):
     passes: Callable[[Attribution], float]
 
 
+def _map(function: MapFunction) -> MapInfo:
+    passes = getattr(function, "passes", 1.0)
+    return MapInfo(function, passes if callable(passes) else lambda attribution: passes)
+
+
 MAPS: dict[MapKind | str, MapInfo] = {
-    "gradient": MapInfo(gradient, lambda attribution: 1.0),
-    "gradient_x_input": MapInfo(gradient_x_input, lambda attribution: 1.0),
-    "smoothgrad": MapInfo(smoothgrad, lambda attribution: 1.0 + attribution.samples),
-    "integrated_gradients": MapInfo(
-        integrated_gradients, lambda attribution: 1.0 + attribution.samples
-    ),
+    "gradient": _map(maps.gradient),
+    "gradient_x_input": _map(maps.gradient_x_input),
+    "smoothgrad": _map(maps.smoothgrad),
+    "integrated_gradients": _map(maps.integrated_gradients),
+    "absolute_gradient": _map(maps.absolute_gradient),
+    "absolute_gradient_x_input": _map(maps.absolute_gradient_x_input),
+    "absolute_smoothgrad": _map(maps.absolute_smoothgrad),
+    "absolute_integrated_gradients": _map(maps.absolute_integrated_gradients),
+    "smoothgrad_x_input": _map(maps.smoothgrad_x_input),
+    "vargrad": _map(maps.vargrad),
+    "expected_gradients": _map(maps.expected_gradients),
+    "occlusion": _map(maps.occlusion),
+    "guided_backpropagation": _map(maps.guided_backpropagation),
+    "deconvnet": _map(maps.deconvnet),
+    "lrp_epsilon": _map(maps.lrp),
+    "lrp_gamma": _map(maps.lrp_gamma),
+    "lrp_z_plus": _map(maps.lrp_z_plus),
+    "lrp_alpha_beta": _map(maps.lrp_alpha_beta),
+    "lrp_composite": _map(maps.lrp_composite),
+    "grad_cam": _map(maps.grad_cam),
+    "grad_cam_plus_plus": _map(maps.grad_cam_plus_plus),
+    "smooth_grad_cam_plus_plus": _map(maps.smooth_grad_cam_plus_plus),
+    "layer_cam": _map(maps.layer_cam),
+    "norm_grad": _map(maps.norm_grad),
 }
 
 
@@ -239,16 +289,19 @@ def attribution_map(
     attribution: Attribution,
     draws: Draws,
     loss: Loss = cross_entropy,
+    maker: Maker | None = None,
 ) -> Float[Tensor, "*lead_and_feature"]:
     """The map of each sample, shaped like x, in the sense of the loss.
 
-    forward: inputs to logits. draws: where the class of target "class_score" and smoothgrad's
-    noise come from. Raises ValueError where a function of one's own gives another shape.
+    forward: inputs to logits. maker: the model behind it, which some maps need. draws: where the
+    class of target "class_score" and smoothgrad's noise come from.
+    Raises ValueError where a function of one's own gives another shape.
     """
     name = attribution.method
     function = name.function() if isinstance(name, Use) else MAPS[name].function
     x = x.detach()
-    made = function(Objective(forward, labels, attribution, draws, loss), x, attribution, draws)
+    explained = Objective(forward, labels, attribution, draws, loss, maker)
+    made = function(explained, x, attribution, draws)
     if not isinstance(made, Tensor) or made.shape != x.shape:
         shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
         raise ValueError(f"the map of {str(name)!r} has shape {shape}; needed: {tuple(x.shape)}")
@@ -309,7 +362,7 @@ def attribute(
     if draws is None:
         draws = Draws.single(0, 0, len(x), x.device)
     with undisturbed(model, attribution.mode, attribution.update_statistics):
-        return attribution_map(model, x, y, attribution, draws, loss)
+        return attribution_map(model, x, y, attribution, draws, loss, ModuleMaker(model))
 
 
 def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None) -> None:

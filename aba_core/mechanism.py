@@ -24,6 +24,7 @@ from aba_core import kernels
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet, Group
 from aba_core.attribution import Loss, attribution_map, cross_entropy
 from aba_core.datasets import Split
+from aba_core.making import ReplicasMaker
 from aba_core.methods.aba import Augmentation, adjust
 from aba_core.methods.base import Method
 from aba_core.randomness import PURPOSES, Draws, choice, random_bits, uniform
@@ -259,7 +260,8 @@ def _categories(
     if (aug.attribution, aug.target, aug.attribution_mode) != ("gradient", "loss", "eval"):
         with replicas.undisturbed(aug.attribution_mode) as quiet:
             forward = quiet.forward(quiet.parameters.detach())
-            attribution = attribution_map(forward, x, y, aug.maps, draws, loss)
+            made_with = ReplicasMaker(quiet)
+            attribution = attribution_map(forward, x, y, aug.maps, draws, loss, made_with)
     masks = aug.split.masks(attribution.flatten(0, 1).flatten(1))
     return masks.unflatten(2, x.shape[2:]).unflatten(1, x.shape[:2])
 

@@ -102,6 +102,7 @@ class Replicas:
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
+        self._remade: dict[Any, tuple[str, Replicas]] = {}
 
     @classmethod
     def stack(
@@ -313,6 +314,27 @@ class Replicas:
         moved = self.quieted()
         moved.parameters = parameters.detach()
         return moved
+
+    def remade(
+        self, how: Any, remake: Callable[[nn.Module, Any], nn.Module], rows: slice = slice(None)
+    ) -> Replicas:
+        """Some of the replicas by another architecture, remake(architecture, how), with the same
+        parameters in the same order, in the present mode. It is made once for each `how`."""
+        if how not in self._remade:
+            model = remake(copy.deepcopy(self.template), how)
+            same = next(iter(trained_parameters(model))) in self.trained
+            prefix = "" if same else "model."  # a part holds the whole model under this name
+            buffers = {prefix + name: buffer for name, buffer in self.buffers.items()}
+            made = Replicas(model, self.parameters, buffers, self.together, self.masks, self.habits)
+            self._remade[how] = prefix, made
+        prefix, made = self._remade[how]
+        made = copy.copy(made)
+        made.parameters = self.parameters.detach()[rows]
+        made.buffers = {prefix + name: buffer[rows] for name, buffer in self.buffers.items()}
+        made.masks = {name: mask[rows] for name, mask in self.masks.items()}
+        made._views = {}
+        made._train(self.template.training)
+        return made
 
     def copy(self) -> Replicas:
         """The same replicas with values of their own."""

@@ -1,10 +1,7 @@
 """Sites: a model cut in two at a named layer, and what follows the cut as a method sees it.
 
-A method acts at a site: "input", or the output of a layer named as in `model.named_modules()`. The
-two parts hold the whole model each, so their parameters and buffers are the model's own. Where the
-site lies on a chain of `nn.Sequential`s, each part runs its own layers alone. In any other model
-the first part stops at the site, and the second runs from the input again and puts the changed
-activations in place of the layer's output.
+A method acts at a site: "input", or the output of a layer named as in `model.named_modules()`;
+`cutting` has the two parts.
 """
 
 from __future__ import annotations
@@ -18,116 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aba_core.attribution import Attribution, Loss, attribution_map, undisturbed
+from aba_core.cutting import INPUT, halves
+from aba_core.making import ModuleMaker, ReplicasMaker
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
-
-INPUT = "input"
-
-
-class _Reached(Exception):
-    def __init__(self, output: Tensor) -> None:
-        self.output = output
-
-
-class _Layers(nn.Module):
-    """Some of the layers of a chain, one after the other."""
-
-    def __init__(self, model: nn.Module, path: tuple[str, ...], after: bool) -> None:
-        super().__init__()
-        self.model = model
-        self._path, self._after = path, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _run_chain(self.model, self._path, self._after, x)
-
-
-def _run_chain(model: nn.Module, path: tuple[str, ...], after: bool, x: Tensor) -> Tensor:
-    names = list(model._modules)
-    place = names.index(path[0])
-    if after:
-        if len(path) > 1:
-            x = _run_chain(model._modules[path[0]], path[1:], after, x)  # type: ignore[arg-type]
-        for name in names[place + 1 :]:
-            x = model._modules[name](x)  # type: ignore[misc]
-        return x
-    for name in names[:place]:
-        x = model._modules[name](x)  # type: ignore[misc]
-    layer = model._modules[path[0]]
-    assert layer is not None
-    return _run_chain(layer, path[1:], after, x) if len(path) > 1 else layer(x)
-
-
-class _UpTo(nn.Module):
-    """A model of any kind, stopped at the site."""
-
-    def __init__(self, model: nn.Module, site: str) -> None:
-        super().__init__()
-        self.model = model
-        self._site = site
-
-    def forward(self, x: Tensor) -> Tensor:
-        def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
-            raise _Reached(output)
-
-        handle = self.model.get_submodule(self._site).register_forward_hook(stop)
-        try:
-            self.model(x)
-        except _Reached as reached:
-            return reached.output
-        finally:
-            handle.remove()
-        raise ValueError(f"the model never runs its layer {self._site!r}")
-
-
-class _From(nn.Module):
-    """A model of any kind, from the site on. Input [batch, feature]: what `pack` makes of inputs
-    and activations."""
-
-    def __init__(self, model: nn.Module, site: str) -> None:
-        super().__init__()
-        self.model = model
-        self._site = site
-        self.shapes: tuple[torch.Size, torch.Size] | None = None
-
-    def forward(self, packed: Tensor) -> Tensor:
-        assert self.shapes is not None
-        features, activations = self.shapes
-        x, h = packed.split([features.numel(), activations.numel()], dim=1)
-
-        def put(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            return h.reshape(-1, *activations)
-
-        handle = self.model.get_submodule(self._site).register_forward_hook(put)
-        try:
-            return self.model(x.reshape(-1, *features))
-        finally:
-            handle.remove()
-
-
-def check_site(model: nn.Module, site: str) -> None:
-    """Raises ValueError for a site that the model does not have, naming those it has."""
-    names = [name for name, _ in model.named_modules() if name]
-    if site != INPUT and site not in names:
-        raise ValueError(f"unknown site {site!r}; known: {', '.join((INPUT, *names))}")
-
-
-def _chain(model: nn.Module, site: str) -> tuple[str, ...] | None:
-    """The path of the site where it lies on a chain of `nn.Sequential`s, otherwise None."""
-    path = tuple(site.split("."))
-    for name in path:
-        if type(model) is not nn.Sequential:
-            return None
-        model = model._modules[name]  # type: ignore[assignment]
-    return path
-
-
-def _halves(model: nn.Module, site: str) -> tuple[nn.Module, nn.Module, bool]:
-    """Both parts of the model, and whether the second runs from the input again."""
-    check_site(model, site)
-    path = _chain(model, site)
-    if path is not None:
-        return _Layers(model, path, False), _Layers(model, path, True), False
-    return _UpTo(model, site), _From(model, site), True
 
 
 @dataclass
@@ -180,10 +71,10 @@ class StackedSite:
         self._head, self._rest = replicas, replicas
         self._untrained = untrained
         if site != INPUT:
-            first, second, self._again = _halves(copy.deepcopy(replicas.template), site)
+            first, second, self._again = halves(copy.deepcopy(replicas.template), site)
             self._head, self._rest = _as_part(replicas, first), _as_part(replicas, second)
             if untrained is not None:
-                _, second, _ = _halves(copy.deepcopy(untrained.template), site)
+                _, second, _ = halves(copy.deepcopy(untrained.template), site)
                 self._untrained = _as_part(untrained, second)
         self.tail = Tail(loss, outputs, self._map)
 
@@ -231,8 +122,9 @@ class StackedSite:
             def from_site(at: Tensor) -> Tensor:
                 return forward(self._packed(maker, at, rows))
 
+            made_with = ReplicasMaker(quiet, rows, lambda at: self._packed(maker, at, rows))
             return attribution_map(
-                from_site, h[rows], y[rows], attribution, draws.of(rows), self.loss
+                from_site, h[rows], y[rows], attribution, draws.of(rows), self.loss, made_with
             )
 
         with maker.undisturbed(attribution.mode, attribution.update_statistics) as quiet:
@@ -266,9 +158,9 @@ class SingleSite:
         self._head: nn.Module | None = None
         self._rest, self._untrained = model, untrained
         if site != INPUT:
-            self._head, self._rest, self._again = _halves(model, site)
+            self._head, self._rest, self._again = halves(model, site)
             if untrained is not None:
-                self._untrained = _halves(untrained, site)[1]
+                self._untrained = halves(untrained, site)[1]
         self.tail = Tail(loss, outputs, self._map)
 
     def activations(self, x: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch *activation"]:
@@ -298,7 +190,14 @@ class SingleSite:
         maker = self._untrained if untrained else self._rest
         if maker is None:
             raise ValueError("no untrained model was given for this method")
+        made_with = ModuleMaker(maker, lambda at: self._packed(maker, at))
         with undisturbed(maker, attribution.mode, attribution.update_statistics):
             return attribution_map(
-                lambda at: maker(self._packed(maker, at)), h, y, attribution, draws, self.loss
+                lambda at: maker(self._packed(maker, at)),
+                h,
+                y,
+                attribution,
+                draws,
+                self.loss,
+                made_with,
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aba_core.adjustments import AdjustmentSet
 from aba_core.architecture import mixes_samples
+from aba_core.arms import WITH_NOISE, WITH_SAMPLES
 from aba_core.attribution import (
     Attribution,
     Loss,
@@ -123,9 +124,10 @@ class Augmentation(Method):
             names |= {"attribution_mode"}
         if self.attribution_mode == "eval" or self.lagged:
             names |= {"update_statistics"}
-        if no_map or self.attribution in ("gradient", "gradient_x_input"):
+        named = isinstance(self.attribution, str)  # another's function may use either
+        if no_map or (named and self.attribution not in WITH_SAMPLES):
             names |= {"attribution_samples"}
-        if no_map or self.attribution != "smoothgrad":
+        if no_map or (named and self.attribution not in WITH_NOISE):
             names |= {"attribution_noise"}
         return frozenset(names)
 

@@ -1,0 +1,119 @@
+"""What makes a map beside the forward pass: the architecture itself, rewritten or cut in two.
+
+One interface, for an ordinary module and for stacked replicas. `Objective` asks it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aba_core.cutting import From, halves
+from aba_core.rewriting import Transform
+
+if TYPE_CHECKING:
+    from aba_core.replicas import Replicas
+
+Forward = Callable[[Tensor], Tensor]
+Pack = Callable[
+    [Tensor], Tensor
+]  # what a part of a model takes in, from the activations attributed
+
+
+class Maker(Protocol):
+    """The model that a map is made with."""
+
+    architecture: nn.Module
+
+    def rewritten(self, transform: Transform) -> Forward:
+        """Inputs to logits by the rewritten model."""
+        ...
+
+    def halves(self, layer: str) -> tuple[Forward, Callable[[Tensor, Tensor], Tensor]]:
+        """Inputs to the layer's output; inputs and that output to logits."""
+        ...
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """A copy of the architecture with the model's own parameters and buffers."""
+    tensors = [
+        value
+        for module in model.modules()
+        for value in (*module._parameters.values(), *module._buffers.values())
+        if value is not None
+    ]
+    return copy.deepcopy(model, {id(value): value for value in tensors})
+
+
+def _packed(x: Tensor, h: Tensor, lead: int) -> Tensor:
+    return torch.cat([x.flatten(lead), h.flatten(lead)], dim=lead)
+
+
+class ModuleMaker:
+    """An ordinary module. pack: what it takes in, from what is attributed."""
+
+    def __init__(self, model: nn.Module, pack: Pack = _same) -> None:
+        self.architecture, self._pack = model, pack
+
+    def rewritten(self, transform: Transform) -> Forward:
+        model = sharing(self.architecture)
+        transform(model)
+        return lambda x: model(self._pack(x))
+
+    def halves(self, layer: str) -> tuple[Forward, Callable[[Tensor, Tensor], Tensor]]:
+        head, rest, again = halves(self.architecture, layer)
+
+        def logits(x: Tensor, h: Tensor) -> Tensor:
+            if not isinstance(rest, From):
+                return rest(h)
+            x = self._pack(x)
+            rest.shapes = x.shape[1:], h.shape[1:]
+            return rest(_packed(x, h, 1))
+
+        return lambda x: head(self._pack(x)), logits
+
+
+class ReplicasMaker:
+    """Some replicas of a stack. pack: what they take in, from what is attributed."""
+
+    def __init__(self, replicas: Replicas, rows: slice = slice(None), pack: Pack = _same) -> None:
+        self.architecture = replicas.template
+        self._replicas, self._rows, self._pack = replicas, rows, pack
+
+    def rewritten(self, transform: Transform) -> Forward:
+        made = self._replicas.remade(transform, _transformed, self._rows)
+        forward = made.forward(made.parameters)
+        return lambda x: forward(self._pack(x))
+
+    def halves(self, layer: str) -> tuple[Forward, Callable[[Tensor, Tensor], Tensor]]:
+        first = self._replicas.remade((layer, False), _half, self._rows)
+        second = self._replicas.remade((layer, True), _half, self._rows)
+        head, rest = first.forward(first.parameters), second.forward(second.parameters)
+
+        def logits(x: Tensor, h: Tensor) -> Tensor:
+            if not isinstance(second.template, From):
+                return rest(h)
+            x = self._pack(x)
+            for model in (second.template, second._stacked, second._single, second._whole):
+                model.shapes = x.shape[2:], h.shape[2:]  # type: ignore[assignment]
+            return rest(_packed(x, h, 2))
+
+        return lambda x: head(self._pack(x)), logits
+
+
+def _transformed(model: nn.Module, transform: Transform) -> nn.Module:
+    transform(model)
+    return model
+
+
+def _half(model: nn.Module, which: tuple[str, bool]) -> nn.Module:
+    layer, after = which
+    return halves(model, layer)[after]
