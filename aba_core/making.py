@@ -116,4 +116,5 @@ def _transformed(model: nn.Module, transform: Transform) -> nn.Module:
 
 def _half(model: nn.Module, which: tuple[str, bool]) -> nn.Module:
     layer, after = which
-    return halves(model, layer)[after]
+    head, rest, _ = halves(model, layer)
+    return rest if after else head

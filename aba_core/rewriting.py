@@ -176,7 +176,7 @@ class _Ruled:
         bias_up = None if bias is None else bias.clamp(min=0)
         bias_down = None if bias is None else bias.clamp(max=0)
         if self.rule == "gamma":
-            more = None if bias is None else bias + how.gamma * bias_up
+            more = None if bias is None else bias + how.gamma * bias.clamp(min=0)
             return _shared(z, (1.0, linear(x, weight + how.gamma * up, more)))
         above, below = x.clamp(min=0), x.clamp(max=0)
         alpha = 1.0 if self.rule == "z_plus" else how.alpha

@@ -190,6 +190,7 @@ class SingleSite:
         maker = self._untrained if untrained else self._rest
         if maker is None:
             raise ValueError("no untrained model was given for this method")
+        self._packed(maker, h)  # tells the model shapes, which copies of it need
         made_with = ModuleMaker(maker, lambda at: self._packed(maker, at))
         with undisturbed(maker, attribution.mode, attribution.update_statistics):
             return attribution_map(

@@ -49,7 +49,7 @@ def grad_cam_plus_plus(
     places (Chattopadhay et al. 2018)."""
 
     def combine(a: Tensor, g: Tensor) -> Tensor:
-        return _plus_plus(a, g, g**2, g**3, draws)
+        return _plus_plus(draws, a, g, g**2, g**3)
 
     return -_at_layer(objective, x, draws, layer, combine)
 
@@ -69,7 +69,7 @@ def smooth_grad_cam_plus_plus(
     means = [power / attribution.samples for power in powers]
 
     def combine(a: Tensor, g: Tensor) -> Tensor:
-        return _plus_plus(a, *means, draws)
+        return _plus_plus(draws, a, *means)
 
     return -_at_layer(objective, x, draws, name, combine)
 
@@ -110,7 +110,7 @@ def _places(a: Tensor, draws: Draws) -> tuple[int, ...]:
     return tuple(range(draws.index.dim() + 1, a.dim()))
 
 
-def _plus_plus(a: Tensor, first: Tensor, second: Tensor, third: Tensor, draws: Draws) -> Tensor:
+def _plus_plus(draws: Draws, a: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     inside = _places(a, draws)
     below = 2 * second + (a * third).sum(inside, keepdim=True)
     share = torch.where(below == 0, 0, second / torch.where(below == 0, 1, below))
