@@ -169,6 +169,13 @@ def method_table() -> list[tuple[str, str, float, str]]:
     return method_table()
 
 
+def axiom_table() -> dict[str, dict[str, float]]:
+    """How far each map breaks each axiom, for those who must not import torch."""
+    from aba_core.axioms import table
+
+    return table()
+
+
 @lru_cache(maxsize=4)  # a study of subsets goes through many
 def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: int) -> Splits:
     from aba_core.training import load_splits as load

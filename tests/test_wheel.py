@@ -136,6 +136,7 @@ def test_every_command_works_from_a_wheel(place):
         "adjustments": ["--csv"],
         "datasets": [],
         "methods": [],
+        "axioms": [],
         "run": RUN[1:],
         "plan": ["isolation", "--effect", "1"],
         "status": [],

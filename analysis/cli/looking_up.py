@@ -1,4 +1,4 @@
-"""What there is: adjustments, data sets, methods, and what is installed."""
+"""What there is: adjustments, data sets, methods, axioms of maps, and what is installed."""
 
 from __future__ import annotations
 
@@ -82,6 +82,70 @@ def methods() -> None:
         first, *rest = wrap(given, 60, break_on_hyphens=False) or [""]
         rows += [(kind, title, f"{passes:g}", first), *(("", "", "", line) for line in rest)]
     terminal.print_table(("kind", "title", "passes", "fields and defaults"), rows)
+
+
+AXIOMS_FROM, AXIOMS_TO = "<!-- axioms: from here on written by the command -->", "<!-- /axioms -->"
+
+
+@app.command()
+def axioms(
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, writable=True, help="Write it into this Markdown page."
+        ),
+    ] = None,
+) -> None:
+    """How far each attribution map breaks each axiom.
+
+    Measured on small networks in float64, in seconds. 0: it holds there, up to rounding. A dash:
+    it says nothing of the map.
+
+    \b
+    Examples:
+      aba axioms
+      aba axioms --csv > axioms.csv
+    """
+    from analysis.plan import axiom_table
+
+    before, after = _around_the_table(page) if page is not None else ("", "")
+    table = axiom_table()
+    head = ("map", *next(iter(table.values())))
+    rows = [
+        (name, *("–" if value != value else f"{value:.2g}" for value in values.values()))
+        for name, values in table.items()
+    ]
+    if page is not None:
+        lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        written = page.with_name(f"{page.name}.new")
+        written.write_text(
+            f"{before}{AXIOMS_FROM}\n\n{text}\n\n{AXIOMS_TO}{after}", encoding="utf-8"
+        )
+        written.replace(page)
+        print(f"{page}: {len(rows)} maps")
+    elif csv:
+        import csv as comma_separated
+        import sys
+
+        comma_separated.writer(sys.stdout, lineterminator="\n").writerows([head, *rows])
+    else:
+        terminal.print_table(head, rows)
+
+
+def _around_the_table(page: Path) -> tuple[str, str]:
+    """The page before the table of axioms and after it."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(AXIOMS_FROM)
+    _, end, after = rest.partition(AXIOMS_TO)
+    if not start or not end:
+        raise typer.BadParameter(
+            f"{page} has no place for the table; needed: the lines {AXIOMS_FROM!r} and "
+            f"{AXIOMS_TO!r}"
+        )
+    return before, after
 
 
 @app.command()

@@ -75,8 +75,8 @@ def blurred(x: Tensor) -> Tensor:
 
 
 def occlusion(model: nn.Module, x: Tensor, y: Tensor, size: int, stride: int) -> Tensor:
-    """How far the score of each picture falls, over the squares that hide a pixel; the last of a row
-    ends with it."""
+    """How far the score of each picture falls, over the squares that hide a pixel; the last of a
+    row ends with it."""
     height, width = x.shape[2:]
     total, hidden = torch.zeros_like(x), torch.zeros_like(x)
     rows = sorted({*range(0, height - size, stride), height - size})
