@@ -56,8 +56,8 @@ def _data(scale: float = 1.0) -> tuple[Tensor, Tensor]:
     return scale * x, torch.arange(_BATCH) % _CLASSES
 
 
-def _network(*layers: nn.Module, seed: int = 0, biases: bool = True) -> nn.Sequential:
-    """Layers with weights drawn from a seed, biases as well."""
+def _network(*layers: nn.Module, seed: int = 0, biases: bool = True) -> Any:
+    """An `nn.Sequential` of layers with weights drawn from a seed, biases as well."""
     model, generator = nn.Sequential(*layers).double(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.parameters():
@@ -67,7 +67,7 @@ def _network(*layers: nn.Module, seed: int = 0, biases: bool = True) -> nn.Seque
     return model.eval()
 
 
-def _deep(biases: bool = True, *between: nn.Module) -> nn.Sequential:
+def _deep(biases: bool = True, *between: nn.Module) -> Any:
     """A convolution, then two linear layers, with ReLU between them."""
     side = _SIDE - 2
     return _network(
@@ -77,7 +77,7 @@ def _deep(biases: bool = True, *between: nn.Module) -> nn.Sequential:
     )
 
 
-def _pixelwise(seed: int = 0) -> nn.Sequential:
+def _pixelwise(seed: int = 0) -> Any:
     """A convolution of single pixels, and one linear layer."""
     return _network(
         *(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * _SIDE**2, _CLASSES)),
@@ -189,7 +189,7 @@ def _same_function(one: nn.Module, other: nn.Module, x: Tensor, y: Tensor, how: 
 def linearity(how: How) -> float:
     """The map of f − g/2, and that of f less half that of g."""
     f, g, (x, y) = _pixelwise(5), _pixelwise(6), _data()
-    both = nn.Sequential(
+    both: Any = nn.Sequential(
         nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * _SIDE**2, _CLASSES)
     ).double()
     with torch.no_grad():

@@ -415,6 +415,7 @@ def test_a_module_that_cannot_be_rewritten_is_refused_by_name(method):
         ("mlp", "grad_cam", {"layer": "1"}, "layer '1' gives \\(64,\\) for an input"),
         ("small_cnn", "grad_cam", {"layer": "9"}, "unknown site '9'; known: "),
         ("small_cnn", "lrp", {"rule": "w2"}, "unknown rule 'w2'; known: zero, epsilon"),
+        ("small_cnn", "lrp", {"beta": 1}, "unknown option 'beta' of LRP; known: rule, dense"),
         ("small_cnn", "lrp", {"alpha": 0.5}, "alpha is 0.5; allowed: finite, not below 1"),
         ("mlp", "integrated_gradients", {"baseline": "grey"}, "unknown baseline 'grey'; known: "),
         ("small_cnn", "occlusion", {"size": -1}, "size is -1; allowed: whole numbers from 0"),

@@ -39,16 +39,19 @@ def lrp(
     draws: Draws,
     rule: Rule = "epsilon",
     dense: Rule | None = None,
-    epsilon: float = 1e-6,
-    gamma: float = 0.25,
-    alpha: float = 2.0,
+    **numbers: float,
 ) -> Tensor:
     """Layer-wise relevance propagation (Bach et al. 2015; Montavon et al. 2019).
 
     rule: of convolutions, "zero", "epsilon", "gamma", "z_plus" or "alpha_beta" (β = α − 1), see
-    `Relevance`. dense: of linear layers; by default the same.
+    `Relevance`. dense: of linear layers; by default the same. numbers: its epsilon, gamma, alpha.
     """
-    how = Relevance(rule, dense, float(epsilon), float(gamma), float(alpha))
+    unknown = sorted(set(numbers) - {"epsilon", "gamma", "alpha"})
+    if unknown:
+        raise ValueError(
+            f"unknown option {unknown[0]!r} of LRP; known: rule, dense, epsilon, gamma, alpha"
+        )
+    how = Relevance(rule, dense, **{name: float(value) for name, value in numbers.items()})
     return objective.rewritten(how).gradient(x) * x
 
 
