@@ -10,11 +10,16 @@ from oracles import slow_maps
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core import replicas as replicas_module
+from aba_core.arms import WITH_NOISE, WITH_SAMPLES, Arm, TrainConfig
 from aba_core.attribution import MAPS, Attribution, attribute, cross_entropy
+from aba_core.identity import plain
+from aba_core.methods.aba import Augmentation
 from aba_core.models import build_model
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
 from aba_core.sites import SingleSite, StackedSite
+from aba_core.training import train
 
 # name: (model, batch norm, shape of one input)
 ARCHITECTURES = {
@@ -351,6 +356,55 @@ def test_maps_at_a_hidden_layer_are_alike_for_a_module_and_for_replicas(name, si
             fast = stacked.tail.map(h, y.expand(2, 3), how, draws_for(2, 3))
             assert bool((fast != 0).any())
             torch.testing.assert_close(fast, torch.stack(alone), rtol=1e-9, atol=1e-12)
+
+
+TRAINED = ("lrp_composite", "guided_backpropagation", "grad_cam_plus_plus", "occlusion", "vargrad")
+
+
+@pytest.mark.parametrize("method", (*TRAINED, "expected_gradients"))
+def test_training_with_a_map_is_alike_stacked_and_one_by_one(method, tiny_splits, monkeypatch):
+    """From step to step: what is made once of an architecture must see the parameters move."""
+    config = TrainConfig(batch_norm=True, batch_size=5, epochs=1.5, dtype="float64")
+    given = {"adjustments": "epsilon", "strength": 0.5, "attribution_samples": 2}
+    arms = [Arm("Vanilla"), Arm.of("mapped", attribution=method, **given)]
+    arms.append(Arm.of("plain", attribution="gradient", **given))
+    trained = []
+    for stacked_from in (1, 99):
+        monkeypatch.setattr(replicas_module, "STACKED_FROM", stacked_from)
+        trained.append(train(config, arms, [0, 1], splits=tiny_splits))
+    for seed in (0, 1):
+        states = [runs.model("mapped", seed).state_dict() for runs in trained]
+        other = trained[0].model("plain", seed).state_dict()
+        for name, value in states[0].items():
+            torch.testing.assert_close(value, states[1][name], rtol=1e-8, atol=1e-10)
+        assert not torch.allclose(states[0]["0.weight"], other["0.weight"], rtol=1e-3)
+
+
+def test_samples_and_noise_are_part_of_a_run_where_its_map_uses_them():
+    def augmentation(attribution, **changed):
+        return plain(Augmentation("epsilon", attribution=attribution, **changed))
+
+    for name in MAPS:
+        for field, users in (
+            ("attribution_samples", WITH_SAMPLES),
+            ("attribution_noise", WITH_NOISE),
+        ):
+            same = augmentation(name) == augmentation(name, **{field: 3})
+            assert same == (name not in users), (name, field)
+    own = "aba_core.maps:vargrad"
+    assert augmentation(own) != augmentation(own, attribution_noise=3)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_the_tables_of_samples_and_noise_say_what_a_map_uses(name):
+    model, x, y = batch_for("small_cnn")
+
+    def made(**fields):
+        return attribute(model, x - 0.5, y, name, "true_class", **fields)
+
+    usual = made(samples=4, noise=0.2)
+    assert torch.equal(usual, made(samples=3, noise=0.2)) == (name not in WITH_SAMPLES)
+    assert torch.equal(usual, made(samples=4, noise=0.4)) == (name not in WITH_NOISE)
 
 
 @pytest.mark.parametrize("method", MAPS)

@@ -41,7 +41,7 @@ def occlusion(
         if type(value) is not int or value < low:
             raise ValueError(f"{name} is {value!r}; allowed: whole numbers from {low}")
     lead = draws.index.dim()
-    masks = _patches(x.shape[lead:], size, stride).to(x.device)
+    masks = _patches(x.shape[lead:], size, stride, x.device)
     filling = baseline_of(x, baseline, draws)
     total = torch.zeros_like(x)
     with torch.no_grad():
@@ -58,20 +58,20 @@ occlusion.passes = 17 / 3  # type: ignore[attr-defined]  # forward alone, 16 pat
 occlusion.version = 1  # type: ignore[attr-defined]
 
 
-def _patches(features: torch.Size, size: int, stride: int) -> Tensor:
+def _patches(features: torch.Size, size: int, stride: int, device: torch.device) -> Tensor:
     """Which features each patch hides: [patch, *feature]. The last one of a row begins where it
     must to end with it."""
     axes = range(1, 3) if len(features) == 3 else range(1)
-    rows = torch.ones(1, *features, dtype=torch.bool)
+    rows = torch.ones(1, *features, dtype=torch.bool, device=device)
     for axis in axes:
         side = features[axis]
         length = min(size or math.ceil(side / 4), side)
-        starts = list(range(0, side - length, stride or length)) + [side - length]
-        place = torch.arange(side)
+        if stride > length:
+            raise ValueError(f"stride is {stride}; allowed: up to the size, which is {length} here")
+        starts = [*range(0, side - length, stride or length), side - length]
+        place = torch.arange(side, device=device)
         inside = torch.stack([(place >= start) & (place < start + length) for start in starts])
         shape = [len(starts), *(1,) * len(features)]
         shape[1 + axis] = side
         rows = (rows[:, None] & inside.reshape(shape)[None]).flatten(0, 1)
-    if not bool(rows.any(0).all()):
-        raise ValueError(f"stride is {stride}; allowed: up to the patch's size, which hides all")
     return rows

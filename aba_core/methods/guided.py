@@ -91,7 +91,7 @@ class RelDropBlock(Guided):
     aspect, and what lies outside is cut.
 
     Relevance is minus the map in the sense of the loss, summed over channels: what speaks for the
-    class. Here it is gradient × input; the source has LRP ε-z⁺, which `attribution` may name, and
+    class. Here it is gradient × input; the source has LRP ε-z⁺, here `lrp_composite`, and
     decides for whole batches. Source: Gururaj et al. 2025, "Relevance-driven input dropout".
     """
 
