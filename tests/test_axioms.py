@@ -4,13 +4,14 @@ import csv
 import io
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from aba_core import axioms
-from aba_core.attribution import MAPS
+from aba_core.attribution import MAPS, Attribution
 from analysis.cli import app
 from analysis.cli.looking_up import AXIOMS_FROM, AXIOMS_TO
 
@@ -94,8 +95,14 @@ def test_the_page_shows_what_is_measured(table):
 
 def test_every_map_is_on_the_page_with_its_cost():
     text = PAGE.read_text(encoding="utf-8")
-    for name in MAPS:
-        assert re.search(rf"^\|.*`{name}`", text, flags=re.M), name
+    for name, info in MAPS.items():
+        row = re.search(rf"^\|[^|]*`{name}`[^|]*\|.*$", text, flags=re.M)
+        assert row, name
+        costs = re.findall(r"\| (?:.*: )?(n \+ \d|\d+(?:/\d)?|as that map) (?=\|)", row[0])
+        assert len(costs) == 1, name
+        if costs[0] != "as that map":
+            cost = sum(7 if part == "n" else Fraction(part) for part in costs[0].split(" + "))
+            assert float(cost) == pytest.approx(info.passes(Attribution(name, samples=7))), name
 
 
 def test_the_command_prints_the_table(table, monkeypatch):

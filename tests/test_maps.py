@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from aba_core import replicas as replicas_module
 from aba_core.arms import WITH_NOISE, WITH_SAMPLES, Arm, TrainConfig
-from aba_core.attribution import MAPS, Attribution, attribute, cross_entropy
+from aba_core.attribution import MAPS, Attribution, attribute, attribution_map, cross_entropy
 from aba_core.identity import plain
 from aba_core.methods.aba import Augmentation
 from aba_core.models import build_model
@@ -249,7 +249,8 @@ def test_relevance_flows_as_matrices_say(rule, name):
 
 
 def test_gradient_times_input_is_lrp_0_for_piecewise_linear_networks_without_biases():
-    """Exactly: by arithmetic, and so up to rounding of float64. With biases it is not."""
+    """Exactly: by arithmetic, and so up to rounding of float64, and by ε as it goes to 0. They sum
+    to the score; with biases, which then take their share, they no longer do."""
     for name in ("linear", "mlp", "small_cnn"):
         with_biases, x, y = batch_for(name)
         x = x - 0.5
@@ -266,10 +267,14 @@ def test_gradient_times_input_is_lrp_0_for_piecewise_linear_networks_without_bia
         torch.testing.assert_close(product, ours, rtol=1e-11, atol=1e-14)
         scores = model(x)[torch.arange(len(x)), y].detach()
         torch.testing.assert_close(product.flatten(1).sum(1), scores)
+        errors = [
+            float((attribute(model, x, y, lrp(epsilon=e), "true_class") + product).abs().max())
+            for e in (1e-2, 1e-4, 1e-6, 1e-8)
+        ]
+        assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6 < errors[0]
         if name != "linear":
             matrices = torch.stack([relevance(with_biases, each, label) for each, label in pairs])
             product = -attribute(with_biases, x, y, "gradient_x_input", "true_class")
-            # ReLU and shares leave the product as it is; only biases' relevance is lost on the way
             torch.testing.assert_close(product, matrices, rtol=1e-9, atol=1e-12)
             scores = with_biases(x)[torch.arange(len(x)), y].detach()
             assert float((product.flatten(1).sum(1) - scores).abs().min()) > 1e-4
@@ -408,6 +413,21 @@ def test_the_tables_of_samples_and_noise_say_what_a_map_uses(name):
 
 
 @pytest.mark.parametrize("method", MAPS)
+def test_a_map_keeps_the_type_and_does_not_depend_on_the_rest_of_the_batch(method):
+    model, x, y = batch_for("small_cnn_norm")
+    single = attribute(copy.deepcopy(model).float(), x.float(), y, method, samples=2)
+    assert single.dtype == torch.float32 and single.shape == x.shape
+    whole = attribute(model, x, y, method, samples=2)
+    draws = Draws.single(0, 0, len(x), "cpu")
+    if method == "expected_gradients":  # whose baselines are the rest of the batch
+        return
+    for sample in range(len(x)):
+        only = torch.arange(len(x)) == sample
+        alone = attribute(model, x[only], y[only], method, samples=2, draws=draws.subset(only))
+        torch.testing.assert_close(alone, whole[only], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", MAPS)
 def test_the_model_is_left_as_it_was(method):
     model, x, y = batch_for("small_cnn_norm")
     before, kinds = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
@@ -481,6 +501,14 @@ def test_options_that_cannot_be_are_refused_in_one_line(name, method, options, s
     with pytest.raises(ValueError, match=says) as refused:
         attribute(model, x, y, {"use": f"aba_core.maps:{method}", **options})
     assert "\n" not in str(refused.value)
+
+
+def test_a_map_that_needs_the_model_says_so_where_there_is_its_function_alone():
+    model, x, y = batch_for("small_cnn")
+    draws = Draws.single(0, 0, len(x), "cpu")
+    for method in ("lrp_gamma", "grad_cam", "deconvnet"):
+        with pytest.raises(ValueError, match=f"the map '{method}' needs the model"):
+            attribution_map(model, x, y, Attribution(method), draws)
 
 
 def test_one_sample_has_no_other_for_a_baseline():
