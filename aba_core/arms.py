@@ -27,6 +27,22 @@ MapKind = Literal[
     "smooth_grad_cam_plus_plus", "layer_cam", "norm_grad",
 ]
 # fmt: on
+# Maps that any model and batch have; the others ask for a convolution, known layers or two samples.
+OF_ANY_MODEL = frozenset(
+    {
+        "gradient",
+        "gradient_x_input",
+        "smoothgrad",
+        "integrated_gradients",
+        "absolute_gradient",
+        "absolute_gradient_x_input",
+        "absolute_smoothgrad",
+        "absolute_integrated_gradients",
+        "smoothgrad_x_input",
+        "vargrad",
+        "occlusion",
+    }
+)
 # Maps that add noise to their inputs, and those besides that average over `samples` of anything.
 WITH_NOISE = frozenset(
     {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from aba_core.arms import VANILLA, Arm, TrainConfig
+from aba_core.arms import OF_ANY_MODEL, VANILLA, Arm, TrainConfig
 from aba_core.identity import NUMERICS, Use, plain, short_hash
 from aba_core.legacy import legacy_key
 from aba_core.quantities import TASKS
@@ -256,7 +256,12 @@ def _fits(
     rows = torch.arange(config.batch_size)
     seen = set()
     for arm, method in zip(arms, methods, strict=True):
-        usual = method is None or (isinstance(method, Augmentation) and method.site == "input")
+        usual = method is None or (
+            isinstance(method, Augmentation)
+            and method.site == "input"
+            and not isinstance(method.attribution, Use)
+            and method.attribution in OF_ANY_MODEL
+        )
         if usual or _strange(method) or method.structure in seen:  # type: ignore[arg-type, union-attr]
             continue
         seen.add(method.structure)  # type: ignore[union-attr]

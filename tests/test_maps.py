@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aba_core import replicas as replicas_module
-from aba_core.arms import WITH_NOISE, WITH_SAMPLES, Arm, TrainConfig
+from aba_core.arms import OF_ANY_MODEL, WITH_NOISE, WITH_SAMPLES, Arm, TrainConfig
 from aba_core.attribution import MAPS, Attribution, attribute, attribution_map, cross_entropy
 from aba_core.identity import plain
 from aba_core.methods.aba import Augmentation
@@ -20,6 +20,8 @@ from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
 from aba_core.sites import SingleSite, StackedSite
 from aba_core.training import train
+from analysis.plan import resolve
+from analysis.study import Study, StudyError
 
 # name: (model, batch norm, shape of one input)
 ARCHITECTURES = {
@@ -509,6 +511,39 @@ def test_a_map_that_needs_the_model_says_so_where_there_is_its_function_alone():
     for method in ("lrp_gamma", "grad_cam", "deconvnet"):
         with pytest.raises(ValueError, match=f"the map '{method}' needs the model"):
             attribution_map(model, x, y, Attribution(method), draws)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("grad_cam", "the model has no convolution"), ("expected_gradients", "a batch of 1 sample")],
+)
+def test_a_study_refuses_a_map_that_its_model_or_batch_cannot_have(method, says):
+    arms = [{"name": "mapped", "adjustments": "epsilon", "attribution": method}]
+    config = {"model": "mlp", "epochs": 1, "batch_size": 1}
+    study = Study(name="maps", dataset="digits", config=config, seeds=1, arms=arms)
+    with pytest.raises(StudyError, match=f"arm 'mapped': {says}"):
+        resolve(study)
+
+
+@pytest.mark.parametrize("name", ("linear", "text_cnn"))
+def test_maps_of_any_model_are_those_that_need_nothing_of_it(name):
+    model, x, y = batch_for(name, 1)
+    model = nn.Sequential(Wrapped(model))
+    for method in MAPS:
+        if method in OF_ANY_MODEL:
+            assert attribute(model, x, y, method, samples=2).shape == x.shape
+        elif name == "linear":
+            with pytest.raises(ValueError, match="no convolution|cannot go through|no other one"):
+                attribute(model, x, y, method, samples=2)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x):
+        return self.inside(x).tanh()
 
 
 def test_one_sample_has_no_other_for_a_baseline():
