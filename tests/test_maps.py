@@ -14,10 +14,12 @@ from aba_core import replicas as replicas_module
 from aba_core.arms import OF_ANY_MODEL, WITH_NOISE, WITH_SAMPLES, Arm, TrainConfig
 from aba_core.attribution import MAPS, Attribution, attribute, attribution_map, cross_entropy
 from aba_core.identity import plain
+from aba_core.making import ReplicasMaker
 from aba_core.methods.aba import Augmentation
 from aba_core.models import build_model
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
+from aba_core.rewriting import GuidedReLU
 from aba_core.sites import SingleSite, StackedSite
 from aba_core.training import train
 from analysis.plan import resolve
@@ -363,6 +365,16 @@ def test_maps_at_a_hidden_layer_are_alike_for_a_module_and_for_replicas(name, si
             fast = stacked.tail.map(h, y.expand(2, 3), how, draws_for(2, 3))
             assert bool((fast != 0).any())
             torch.testing.assert_close(fast, torch.stack(alone), rtol=1e-9, atol=1e-12)
+
+
+def test_a_rewritten_architecture_follows_replicas_to_other_parameters():
+    replicas = Replicas.stack([copy.deepcopy(built("small_cnn", seed)) for seed in range(2)])
+    x = torch.randn(2, 3, *ARCHITECTURES["small_cnn"][2], dtype=torch.float64)
+    for at in (replicas, replicas.moved(2 * replicas.parameters)):
+        logits = ReplicasMaker(at).rewritten(GuidedReLU(both=True))(x)
+        torch.testing.assert_close(logits, at.forward(at.parameters)(x))
+        head, rest = ReplicasMaker(at).halves("3")
+        torch.testing.assert_close(rest(x, head(x)), logits)
 
 
 TRAINED = ("lrp_composite", "guided_backpropagation", "grad_cam_plus_plus", "occlusion", "vargrad")
