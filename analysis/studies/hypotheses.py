@@ -547,15 +547,9 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
         if limits[0] <= row["estimate"] <= limits[1]:
             ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
         else:
-            aside = (
-                {"ha": "left", "x": limits[0]}
-                if row["estimate"] < 0
-                else {"ha": "right", "x": limits[1]}
-            )
-            told = tables.interval_text(row["estimate"], *ends)
-            ax.text(
-                y=place, s=f"     {told}     ", va="center", size=0.9 * size, color=colour, **aside
-            )
+            side, at = ("left", limits[0]) if row["estimate"] < 0 else ("right", limits[1])
+            told = f"     {tables.interval_text(row['estimate'], *ends)}     "
+            ax.text(at, place, told, ha=side, va="center", size=0.9 * size, color=colour)
         beside = ax.get_yaxis_transform()
         ax.text(1.01, place, f"n = {int(row['n'])}", transform=beside, va="center", size=0.9 * size)
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
