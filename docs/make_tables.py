@@ -79,8 +79,10 @@ def every_verdict(judged: Judged) -> str:
         if entry is None:
             continue
         study, verdict, tested = entry
-        on_test = "–" if tested is None or not len(tested.table) else (
-            f"{tested.verdict}, {effect(tested)}"
+        on_test = (
+            "–"
+            if tested is None or not len(tested.table)
+            else (f"{tested.verdict}, {effect(tested)}")
         )
         row = verdict.decisive
         cells = (

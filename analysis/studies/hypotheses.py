@@ -469,10 +469,12 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
             rules.comparison_table(tested),
             [
                 *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
-                *("effect", "smallest_detectable"),
+                *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
             ],
             note=f"{look.label}, estimates in points; correlation: of the two sides, within blocks "
-            "or seeds; detectable: the smallest effect that would have been seen with 80 % power.",
+            "or seeds; chances: the second reading, by the region of practical equivalence, above "
+            "the margin, within it, or below it on the other side; detectable: the smallest effect "
+            "that would have been seen with 80 % power.",
             interval=ways,
         )
     nothing = rules.null_table(study, look.metric)
