@@ -462,31 +462,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         "over all: what survives Holm's correction over all hypotheses of the study.",
         interval=ways,
     )
-    if tested:
-        collector.table(
-            f"{prefix}comparisons",
-            "Every comparison of every hypothesis",
-            rules.comparison_table(tested),
-            [
-                *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
-                *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
-            ],
-            note=f"{look.label}, estimates in points; correlation: of the two sides, within blocks "
-            "or seeds; chances: the second reading, by the region of practical equivalence, above "
-            "the margin, within it, or below it on the other side; detectable: the smallest effect "
-            "that would have been seen with 80 % power.",
-            interval=ways,
-        )
-    nothing = rules.null_table(study, look.metric)
-    if len(nothing):
-        collector.table(
-            f"{prefix}null-arms",
-            "What arms that differ in nothing show",
-            nothing,
-            note=f"{look.label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
-            "changed. Arms equal in every run are left out.",
-            interval="95%, Welch's t",
-        )
+    _tables(collector, study, tested, prefix, ways)
     slopes = [
         comparison
         for verdict in tested
@@ -496,6 +472,37 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     if slopes:
         sets.show(collector, slopes[0], prefix)
     return collector.exhibits
+
+
+def _tables(
+    collector: Collector, study: StudyResult, tested: Sequence[Verdict], prefix: str, ways: str
+) -> None:
+    """Every comparison, and the differences of arms that differ in nothing."""
+    if tested:
+        collector.table(
+            f"{prefix}comparisons",
+            "Every comparison of every hypothesis",
+            rules.comparison_table(tested),
+            [
+                *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
+                *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
+            ],
+            note=f"{collector.look.label}, estimates in points; correlation: of the two sides, within blocks "
+            "or seeds; chances: the second reading, by the region of practical equivalence, above "
+            "the margin, within it, or below it on the other side; detectable: the smallest effect "
+            "that would have been seen with 80 % power.",
+            interval=ways,
+        )
+    nothing = rules.null_table(study, collector.look.metric)
+    if len(nothing):
+        collector.table(
+            f"{prefix}null-arms",
+            "What arms that differ in nothing show",
+            nothing,
+            note=f"{collector.look.label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
+            "changed. Arms equal in every run are left out.",
+            interval="95%, Welch's t",
+        )
 
 
 VERDICT_LOOKS = {
@@ -562,6 +569,12 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     ax.tick_params(axis="y", length=0, labelsize=size)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("Effect (points of accuracy)")
+    figures.legend_above(ax, _legend(table, ax), ncols=2)
+    return ax
+
+
+def _legend(table: pd.DataFrame, ax: Axes) -> list[Any]:
+    _, width, marker = figures.sizes(ax)
     handles: list[Any] = [
         Line2D(
             [],
@@ -576,8 +589,7 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
         if verdict in set(table["verdict"])
     ]
     handles.append(Rectangle((0, 0), 1, 1, color="0.9", label="not worth having"))
-    figures.legend_above(ax, handles, ncols=2)
-    return ax
+    return handles
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
