@@ -44,8 +44,9 @@ def verify(
 ) -> None:
     """Check that results are as they were written.
 
-    Checks files, rows and keys. Names every file that is damaged, changed or unknown. Such files are never read, and their runs
-    count as missing. Exit code 1 if there is any. No file is changed.
+    Checks files, rows and keys, and names every file that is damaged, changed or unknown. Such
+    files are never read, and their runs count as missing. Exit code 1 if there is any. No file is
+    changed.
 
     \b
     Examples:
