@@ -63,7 +63,7 @@ def paragraphs(markdown: str) -> Iterator[str]:
     """Each paragraph and each item of a list on one line, without what is no prose."""
     text = re.sub(GENERATED, "", markdown, flags=re.S)
     text = re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.M | re.S)
-    text = re.sub(r"^(?:\||#).*$", "", text, flags=re.M)
+    text = re.sub(r"^ *(?:\||#).*$", "", text, flags=re.M)
     text = re.sub(r"^ *(?:[-*>]|\d+\.) +", "\n", text, flags=re.M)
     for part in re.split(r"\n\s*\n", text):
         line = re.sub(r"\n\s*", " ", part).strip()
