@@ -478,6 +478,7 @@ def _tables(
     collector: Collector, study: StudyResult, tested: Sequence[Verdict], prefix: str, ways: str
 ) -> None:
     """Every comparison, and the differences of arms that differ in nothing."""
+    label = collector.look.label
     if tested:
         collector.table(
             f"{prefix}comparisons",
@@ -487,7 +488,7 @@ def _tables(
                 *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
                 *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
             ],
-            note=f"{collector.look.label}, estimates in points; correlation: of the two sides, within blocks "
+            note=f"{label}, estimates in points; correlation: of the two sides, within blocks "
             "or seeds; chances: the second reading, by the region of practical equivalence, above "
             "the margin, within it, or below it on the other side; detectable: the smallest effect "
             "that would have been seen with 80 % power.",
@@ -499,7 +500,7 @@ def _tables(
             f"{prefix}null-arms",
             "What arms that differ in nothing show",
             nothing,
-            note=f"{collector.look.label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
+            note=f"{label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
             "changed. Arms equal in every run are left out.",
             interval="95%, Welch's t",
         )
