@@ -14,9 +14,9 @@ SOURCES = [
 MANY_ARGUMENTS = {
     ("training", "train"),
     ("own_data", "splits_from"),
-    ("cli", "run"),
-    ("cli", "report"),
-    ("cli", "figures_"),
+    ("running", "run"),
+    ("showing", "report"),
+    ("showing", "figures_"),
     ("batch", "report"),
 }
 
