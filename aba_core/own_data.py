@@ -77,6 +77,31 @@ def splits_from(
     )
 
 
+def training_subset(splits: Splits, size: int, seed: int) -> Splits:
+    """The same splits, of the training samples so many, stratified by class and drawn from `seed`.
+
+    Raises DatasetError for a size that is not below the number of training samples, or below two a
+    class.
+    """
+    pool = splits.train
+    if type(size) is not int or not 2 * splits.classes <= size < len(pool):
+        raise DatasetError(
+            f"train_samples is {size!r}; allowed: {2 * splits.classes} (two a class) to "
+            f"{len(pool) - 1}, of {len(pool)} training samples a part"
+        )
+    drawn, _ = stratified(pool.y.numpy(), size, splits.name, "subset", seed)
+    at = torch.from_numpy(drawn)
+    index = pool.index[at] if pool.index is not None else None
+    part = replace(pool, data=pool.data[at], y=pool.y[at], index=index)
+    return replace(
+        splits,
+        train=part,
+        subset=f"{size} of {len(pool)}",
+        subset_seed=seed,
+        fingerprint=f"{splits.fingerprint}, {size} drawn from {seed}",
+    )
+
+
 def _given_arrays(
     x: Any, y: Any, shares: dict[str, Any], task: str
 ) -> dict[str, tuple[Tensor, np.ndarray]]:
