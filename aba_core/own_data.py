@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -175,6 +176,7 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
             )
         try:
             pairs = [x[number] for number in range(len(x))]
+            _warn_of_random_transforms(x, pairs)
             x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         except (TypeError, IndexError, KeyError) as error:
             raise DatasetError(
@@ -205,6 +207,22 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
             f"{int((~finite).nonzero()[0])}); fill or drop them"
         )
     return values, labels
+
+
+def _warn_of_random_transforms(dataset: Any, pairs: Sequence[Any]) -> None:
+    """A warning where a sample is another one when it is read again: here it is read once."""
+    if isinstance(dataset, list | tuple):
+        return
+    with torch.random.fork_rng():
+        again = [dataset[number][0] for number in range(min(8, len(pairs)))]
+    first = _own_stack([pair[0] for pair in pairs[: len(again)]])
+    if not torch.equal(first, _own_stack(again)) and bool(torch.isfinite(first).all()):
+        warnings.warn(
+            f"{type(dataset).__name__} gives another input each time a sample is read, and here "
+            "each is read once: its random transforms stay as first drawn. Pass the data without "
+            "them, and make random changes while training, as method='crop' or 'flip'",
+            stacklevel=2,
+        )
 
 
 def _own_stack(x: Any) -> Tensor:

@@ -30,7 +30,7 @@ from aba_core.arms import METHODS, PLACEBO_TITLES, PUBLISHED_METHODS, VANILLA, A
 from analysis import exhibits, figures, rules, runner, tables, tuning
 from analysis.comparisons import ComparisonError
 from analysis.rules import Verdict
-from analysis.studies.arms import arms_table
+from analysis.studies.arms import arms_table, difference_table
 from analysis.studies.hypotheses import verdict_height, verdict_plot
 from analysis.study import (
     FRESH_SEED,
@@ -62,11 +62,12 @@ FEW_FEATURES = 10  # below, the lowest and highest tenth hold no feature: quarte
 class Answer:
     """What `compare` found.
 
-    sentence: the answer. table: one row an arm, with strength, n, validation and test accuracy and
-    the difference to Vanilla on test, with intervals. verdicts: on the three declared hypotheses,
-    whether ABA helps, whether the map matters, whether ABA beats other regularisers. runs: one row
-    a run that is reported; tried: what each arm reached with each value on tuning subsets. study:
-    what was declared, at the chosen strengths. notes: what a reader must know of the data.
+    sentence: the answer. table: one row an arm, with its setting, n, validation and test accuracy,
+    and the difference to Vanilla on test, whose intervals hold together. verdicts: on the three
+    declared hypotheses, whether ABA helps, whether the map matters, whether ABA beats other
+    regularisers. runs: one row a run that is reported; tried: what each arm reached with each value
+    on tuning subsets. study: what was declared, at the chosen strengths. notes: what a reader must
+    know of the data.
     """
 
     sentence: str
@@ -97,8 +98,7 @@ class Answer:
     def _forest(self) -> pd.DataFrame:
         rows = self.table[self.table["arm"] != VANILLA]
         named = {f"difference{end}": f"estimate{end}" for end in ("", "_low", "_high")}
-        margin = self.study.hypotheses[0].margin
-        return rows.rename(columns=named).assign(margin=margin).reset_index(drop=True)
+        return rows.rename(columns=named).reset_index(drop=True)
 
     def save(self, out: str | Path, command: str = "") -> list[Path]:
         """Write the forest plot and the table with their data to out/figures and out/tables."""
@@ -211,8 +211,8 @@ def compare(
     settled = tuning.settled(study, validated, "validation_accuracy")
     runs = runner.train_in_memory(settled, splits, make, config, size, count)
     scope = (
-        f"training subsets of {size} of {len(splits.train)} samples, each with a new seed; the same "
-        f"{len(splits.test)} test samples"
+        f"training subsets of {size} of {len(splits.train)} samples, each with a new seed; the "
+        f"same {len(splits.test)} test samples"
     )
     responses = tuning.response_table(study, validated, "validation_accuracy")
     notes = [*_notes_on(splits, margin), *_notes_on_ceiling(runs, len(splits.test))]
@@ -337,8 +337,12 @@ def judged(
     table = arms_table(runs, rng, confidence=confidence)
     table = table.drop(columns=[n for n in table if str(n).endswith(("median", "_sd"))])
     table.columns = pd.Index([str(name).replace("_mean", "") for name in table])
-    difference = _differences(study, runs, confidence, rng)
-    table = table.merge(difference, on="arm", how="left")
+    others = [arm.name for arm in study.arms if not arm.vanilla]
+    margin = study.hypotheses[0].margin
+    compared = difference_table(
+        runs, others, VANILLA, rng, metric=METRIC, confidence=confidence, margin=margin
+    )
+    table = table.merge(compared.drop(columns=["n", "unit", "scope"]), on="arm", how="left")
     fields = {arm: "s" for arm in (*ABA_ARMS, *PLACEBOS.values())} | {
         METHODS[kind].title: field for kind, (field, _) in COMPARATORS.items()
     }
@@ -348,21 +352,6 @@ def judged(
     return Answer(
         sentence, table, verdicts, runs, tried, study, scope, confidence, tuple(notes)
     )  # fmt: skip
-
-
-def _differences(
-    study: Study, runs: pd.DataFrame, confidence: float, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Each arm's difference to Vanilla, with the bounds and the verdict of a comparison by itself:
-    what decides, corrected for their number, are the verdicts on the hypotheses."""
-    names = [arm.name for arm in study.arms if not arm.vanilla]
-    alone = study.hypotheses[0].model_copy(
-        update={"rule": "all", "comparisons": tuple(_minus(name, VANILLA) for name in names)}
-    )
-    found = rules.test(alone, runs, rng, metric=METRIC, confidence=confidence).table
-    named = {f"estimate{end}": f"difference{end}" for end in ("", "_low", "_high")}
-    kept = [*named, "verdict", "effect"]
-    return found[kept].rename(columns=named).assign(arm=names)
 
 
 # --- words ---------------------------------------------------------------------------------------

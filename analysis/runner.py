@@ -151,7 +151,7 @@ def _keep(results: Path, part: object) -> Chunk:
 
 
 def own_splits(x: Any, y: Any = None, **given: Any) -> Splits:
-    """Data of one's own as splits: as they are, or by `aba_core.splits_from`. Raises DatasetError."""
+    """Data of one's own as splits: as they are, or by `splits_from`. Raises DatasetError."""
     from aba_core import Splits, splits_from
 
     if isinstance(x, Splits):
@@ -180,7 +180,7 @@ def train_in_memory(
     """Every arm of a study with every seed, each seed on a training subset of its own: one row a
     run. Nothing is written. progress: called with the number of runs just done.
 
-    Raises ValueError for whatever the parts refuse.
+    Raises StudyError for whatever the parts refuse.
     """
     from aba_core import train
     from aba_core.own_data import training_subset
@@ -189,7 +189,11 @@ def train_in_memory(
     for seed in study.seeds:
         part = training_subset(splits, train_samples, seed)
         own = replace(config, subset_seed=seed)
-        frames.append(train(own, study.arms, [seed], splits=part, build=build).frame())
+        try:
+            runs = train(own, study.arms, [seed], splits=part, build=build)
+        except ValueError as error:
+            raise StudyError(" ".join(str(error).split())) from error
+        frames.append(runs.frame())
         if progress is not None:
             progress(len(study.arms))
     return pd.concat(frames, ignore_index=True)

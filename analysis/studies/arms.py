@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from aba_core.quantities import measured_as, quantity_of
-from analysis import figures, statistics, tables
+from analysis import figures, rules, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.rules import control_arm
 from analysis.statistics import CONFIDENCE
 from analysis.studies import STANDARD
+from analysis.study import Contrast, Hypothesis
 
 
 def arms_table(
@@ -53,6 +54,50 @@ def arms_table(
             row |= tables.with_interval(f"{name}_mean", interval)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def difference_table(
+    runs: pd.DataFrame,
+    arms: Sequence[str],
+    baseline: str,
+    rng: np.random.Generator,
+    *,
+    metric: str = "validation_accuracy",
+    confidence: float = CONFIDENCE,
+    margin: float = 0.5,
+) -> pd.DataFrame:
+    """Each arm's difference to a baseline, with a verdict on whether the arm is better.
+
+    One row an arm: arm, difference (points) with interval, n, unit, scope, margin, verdict and
+    effect, see `rules`. All intervals hold together with the confidence (Bonferroni), and a verdict
+    can be read off its interval. An arm without enough runs is "not tested". margin: the smallest
+    difference worth having, for metrics in percent; others have none.
+    """
+    quantity = quantity_of(metric)
+    sign, margin = (1 if quantity.more_is_better else -1), margin * (quantity.unit == "%")
+    level = 1 - (1 - confidence) / max(1, len(arms))
+    rows = []
+    for arm, stream in zip(arms, rng.spawn(len(arms)), strict=True):
+        better = Hypothesis(
+            name="better",
+            statement=f"{arm} is better than {baseline}.",
+            estimand=f"mean {quantity.label} of the arm less that of the baseline",
+            comparisons=(
+                Contrast(label=f"{arm} − {baseline}", weights={arm: 1.0, baseline: -1.0}),
+            ),
+            direction="greater" if sign > 0 else "less",
+            margin=margin,
+            n=max(2, len(runs)),
+        )
+        verdict = rules.test(better, runs, stream, metric=metric, confidence=level)
+        row: dict[str, object] = {"arm": arm, "margin": margin, "verdict": verdict.verdict}
+        one = verdict.decisive if len(verdict.table) else pd.Series(dtype=object)
+        for end in ("", "_low", "_high"):
+            row[f"difference{end}"] = one.get(f"estimate{end}", np.nan)
+        row |= {name: one.get(name, "") for name in ("effect", "unit", "scope")}
+        rows.append({**row, "n": one.get("n", 0)})
+    columns = ["arm", "difference", "difference_low", "difference_high", "n", "unit", "scope"]
+    return pd.DataFrame(rows, columns=[*columns, "margin", "verdict", "effect"])
 
 
 def arms_plot(
