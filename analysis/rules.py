@@ -326,7 +326,8 @@ def _row(
     label, n, unit, scope, left_out, correlation, p_permutation: see `Bounds`. estimate (points)
     with estimate_low and estimate_high: the bounds that decide, each at the level of what it
     decides, so that the verdict can be read off them. verdict: of this comparison. effect: see
-    `effect_of`. smallest_detectable: points, 80 % power. supports, refutes: either, for itself.
+    `effect_of`. chance_above, _within, _below: `comparisons.practical`. smallest_detectable:
+    points, 80 % power. supports, refutes: either, for itself.
     """
     margin, direction = hypothesis.margin, hypothesis.direction
 
@@ -360,6 +361,7 @@ def _row(
         "p_permutation": bounds.p_permutation,
         "verdict": verdict,
         "effect": effect_of(shown, margin, direction),
+        **comparisons.practical(bounds, margin),
         "smallest_detectable": smallest_detectable(at_support),
         "supports": held,
         "refutes": refutes,
@@ -581,7 +583,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             for name in _SHOWN:
                 row[name] = decisive[name]
         rows.append({**row, "declared": verdict.declared})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.astype({"n": "Int64"}) if "n" in table else table
 
 
 def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:

@@ -225,7 +225,11 @@ LABELS = {
     "there_strength": "Strength published",
     "published_mean": "Published mean (%)",
     "published_rating": "Published rating",
-    "effect": "Hedges' g",
+    "hedges_g": "Hedges' g",
+    "effect": "Effect is",
+    "chance_above": "Chance: worth having",
+    "chance_within": "Chance: negligible",
+    "chance_below": "Chance: reversed",
     "p_welch": "p (Welch)",
     "p_permutation": "p (permutation)",
     "p_holm": "p (Holm)",
@@ -298,7 +302,7 @@ def shown_columns(table: pd.DataFrame, columns: Sequence[str] | None) -> list[st
 
 def _digits(values: pd.Series, digits: int) -> int:
     """At least two decimals for correlations, gains, effect sizes and losses."""
-    if values.name in ("gain", "effect"):
+    if values.name in ("gain", "hedges_g"):
         return max(digits, 2)
     if values.name in ("logit_correlation", "loss_sd", "loss_sd_error"):
         return max(digits, 3)

@@ -27,7 +27,7 @@ from aba_core import (
     load_dataset,
     train,
 )
-from analysis import exhibits, figures, results
+from analysis import claims, exhibits, figures, results
 from analysis.studies.frozen import curve_table, frozen_curves
 from analysis.studies.isolation import isolation_plot, isolation_table
 from analysis.studies.tension import hypothesis_plot, hypothesis_table
@@ -111,7 +111,13 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
     drawn = {name: ax.figure for name, ax in axes.items()}
     verdicts = exhibits.of_study("hypotheses", folder, "digits").figures["verdicts"]
     assert verdicts.draw is not None
-    return {**drawn, "verdicts-digits": verdicts.draw("double")}  # type: ignore[dict-item]
+    shown, _, _ = claims.shown(claims.ledger(folder), exhibits.Look())
+    assert shown.draw is not None
+    return {  # type: ignore[dict-item]
+        **drawn,
+        "verdicts-digits": verdicts.draw("double"),
+        "claims": shown.draw("double"),
+    }
 
 
 def main() -> None:

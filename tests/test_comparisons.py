@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from oracles import slow_comparisons as slow
+from scipy import stats
 
 from analysis import comparisons, rules, scopes, sequential, slopes
 from analysis.comparisons import ComparisonError, Grid
@@ -341,3 +342,16 @@ def test_looks_keep_the_level_that_repeated_looking_loses():
     assert declared == "5 looks, declared"
     assert max(support, refuted) <= 0.025 + 3.1 * math.sqrt(0.025 * 0.975 / 100)
     assert max(loose) > max(support, refuted)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("estimate", [-1.0, 0.2, 3.0])
+def test_the_chances_of_an_effect_are_those_of_students_t(estimate, margin):
+    error, freedom = 0.7, 9
+    chances = comparisons.practical(
+        comparisons.student(estimate, error, freedom, 10, "block"), margin
+    )
+    posterior = stats.t(freedom, estimate, error)
+    assert chances["chance_above"] == pytest.approx(posterior.sf(margin), abs=1e-9)
+    assert chances["chance_below"] == pytest.approx(posterior.cdf(-margin), abs=1e-9)
+    assert sum(chances.values()) == pytest.approx(1)

@@ -124,7 +124,7 @@ def test_groups_take_the_adjustment_as_unit():
     assert groups.loc["Neutral", "n_adjustments"] == 9
     row = groups.loc["Epsilon − Delta"]
     assert row["estimate_low"] < 12 < row["estimate_high"]
-    assert row["effect"] > 3 and row["p_holm"] < 0.001
+    assert row["hedges_g"] > 3 and row["p_holm"] < 0.001
     assert groups["n_adjustments"].tolist() == [9, 9, 9, 18, 18, 18]
 
 

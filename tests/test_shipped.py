@@ -1,5 +1,6 @@
 """The results that come with the toolkit are whole, and say what the README says of them."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -8,16 +9,17 @@ import pytest
 
 from aba_core import kernels
 from aba_core.adjustments import GROUP_SETS
-from analysis import results
+from analysis import claims, results
 from analysis.exhibits import Look
 from analysis.results import declarations, load, read_rows
-from analysis.studies import STANDARD, hypotheses, tension
+from analysis.studies import STANDARD, tension
 from analysis.studies.isolation import group_table, isolation_table
 from analysis.studies.published.agreement import benchmark_agreement_table, order_agreement_table
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +42,14 @@ def test_every_declared_run_is_there_with_its_provenance():
         assert not frame["commit"].str.contains("dirty|unknown").any()
 
 
-def test_the_readme_states_the_group_contrasts_of_the_shipped_runs():
+def test_the_results_state_the_group_contrasts_of_the_shipped_runs():
     isolation = isolation_table(
         load(SHIPPED, "isolation", "digits").frame, np.random.default_rng(0)
     )
     groups = group_table(isolation, np.random.default_rng(0)).set_index("name")
     stated = re.search(
         r"Epsilon above\s+Neutral by ([\d.]+) points .*?Neutral above\s+Delta by ([\d.]+)",
-        README,
+        RESULTS,
         re.DOTALL,
     )
     assert stated is not None
@@ -58,8 +60,8 @@ def test_the_readme_states_the_group_contrasts_of_the_shipped_runs():
 
 
 @pytest.mark.parametrize("name", list(GROUP_SETS))
-def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
-    line = next(row for row in README.splitlines() if row.strip().startswith(f"| {name} |"))
+def test_the_page_of_results_table_follows_from_the_shipped_runs(name, hypothesis_table):
+    line = next(row for row in RESULTS.splitlines() if row.strip().startswith(f"| {name} |"))
     cells = [
         [float(number.replace("−", "-")) for number in re.findall(r"−?\d+\.\d+", cell)]
         for cell in line.strip(" |").split("|")[1:]
@@ -76,73 +78,58 @@ def test_the_readme_table_follows_from_the_shipped_runs(name, hypothesis_table):
             assert cell == pytest.approx(wanted, abs=0.11)
 
 
+def written():
+    """What `docs/make_tables.py` writes from the shipped results."""
+    place = ROOT / "docs" / "make_tables.py"
+    spec = importlib.util.spec_from_file_location("make_tables", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.blocks(SHIPPED)
+
+
 @pytest.fixture(scope="module")
-def verdicts():
-    frozen = load(SHIPPED, "frozen", "digits")
-    studies = [load(SHIPPED, name, "digits") for name in ("hypotheses", "sets")]
-    found = [v for s in studies for v in hypotheses.judge(s, Look(), frozen)]
-    assert all("before the data" in v.declared for v in found[:-2])  # sets share runs of pairs
-    return {verdict.hypothesis.name: verdict for verdict in found}
+def blocks():
+    return written()
 
 
-# What the README's table of verdicts calls them.
-CLAIMS = {
-    "All adjustments beat training without": "augmentation-helps",
-    "Alone, Epsilon > Neutral > Delta": "group-order",
-    "**Variety**": "variety",
-    "**Tension**": "tension",
-    "An adjustment with its opposite": "tension-of-one-best",
-    "Every joined set": "tension-best-group",
-    "All adjustments beat the best one": "set-beats-best-member",
-    "Gaussian noise": "noise-helps",
-    "All on real maps": "attribution-matters",
-    "Epsilon on real maps": "attribution-matters-epsilon",
-    "Class score": "class-score",
-    "Random magnitudes": "random-magnitude",
+@pytest.mark.parametrize(("page", "text"), [("readme", README), ("results", RESULTS)])
+def test_every_verdict_and_number_in_a_table_is_that_of_the_shipped_results(page, text, blocks):
+    assert blocks[page]
+    for marker, block in blocks[page].items():
+        begin, end = f"<!-- {marker}: begin -->\n", f"\n<!-- {marker}: end -->"
+        assert text.count(begin) == text.count(end) == 1, marker
+        assert text.partition(begin)[2].partition(end)[0] == block, marker
+
+
+def test_the_readme_answers_its_questions_on_digits_and_mnist(blocks):
+    rows = blocks["readme"]["verdicts"].splitlines()[2:]
+    assert len(rows) >= 12
+    answers = [row.strip("| ").split(" | ")[1:] for row in rows]
+    assert all(re.match(r"(supported|refuted|inconclusive), −?\d", one[0]) for one in answers)
+
+
+# Verdict words in prose: each claim that it makes, and the hypotheses that must say so.
+SAID = {
+    "digits": {
+        "supported": (
+            *("augmentation-helps", "noise-helps", "attribution-matters", "variety", "tension"),
+            *("tension-within-samples", "signs-are-pairs", "variety-published"),
+        ),
+        "refuted": (
+            *("noise-is-as-good", "matched-tension", "tension-within-batches"),
+            *("tension-between-batches", "tension-across-halves", "variety-best-member"),
+            *("tension-best-group", "middle-helps", "class-score", "random-magnitude"),
+        ),
+    },
 }
 
 
-def test_the_readme_table_of_verdicts_has_no_claim_of_its_own():
-    rows = re.findall(r"^\| (.*?) \| (?:supported|refuted|inconclusive) \|", README, re.MULTILINE)
-    assert len(rows) == len(CLAIMS)
-
-
-@pytest.mark.parametrize("claim", CLAIMS)
-def test_the_readme_states_the_verdicts_of_the_shipped_runs(claim, verdicts):
-    line = next(row for row in README.splitlines() if row.startswith(f"| {claim}"))
-    _, stated, numbers = line.strip(" |").split(" | ")
-    judged = verdicts[CLAIMS[claim]]
-    assert stated == judged.verdict
-    row = judged.decisive
-    wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
-    found = [float(n.replace("−", "-")) for n in re.findall(r"−?\d+\.\d+", numbers)]
-    assert found == pytest.approx(wanted, abs=0.11)
-
-
-@pytest.mark.parametrize(
-    "name",
-    (
-        "attribution-matters-epsilon",
-        "augmentation-helps",
-        "noise-helps",
-        "variety",
-        "tension",
-        "tension-of-one-best",
-    ),
-)
-def test_the_readme_states_what_the_shipped_runs_say_of_mnist(name):
-    found = {
-        verdict.hypothesis.name: verdict
-        for study in ("hypotheses", "sets")
-        for verdict in hypotheses.judge(load(SHIPPED, study, "mnist"), Look())
-    }
-    row = found[name].decisive
-    wanted = [row["estimate"], row["estimate_low"], row["estimate_high"]]
-    section = README[README.index("**MNIST says otherwise**") :]
-    number = r"(−?\d+\.\d)"
-    stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)
-    near = [[float(n.replace("−", "-")) for n in one] for one in stated]
-    assert any(one == pytest.approx(wanted, abs=0.11) for one in near)
+@pytest.mark.parametrize("dataset", SAID)
+def test_the_prose_of_the_results_says_what_they_say(dataset):
+    judged = claims.judged(SHIPPED, dataset, Look())
+    for verdict, names in SAID[dataset].items():
+        for name in names:
+            assert judged[name][0][1].verdict == verdict, name
 
 
 def epsilon_less_neutral(runs):
@@ -153,14 +140,14 @@ def epsilon_less_neutral(runs):
 
 
 def stated_beside_the_published_tables(place):
-    section = README[README.index("**Beside the published tables**") :]
+    section = RESULTS[RESULTS.index("**Beside the published tables**") :]
     number = r"(−?\d+\.\d)"
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
     return [float(n.replace("−", "-")) for n in stated]
 
 
 @pytest.mark.parametrize(("dataset", "place"), [("cifar10", 0), ("news", 1)])
-def test_the_readme_states_what_the_shipped_runs_say_beside_the_published_ones(dataset, place):
+def test_the_results_state_what_the_shipped_runs_say_beside_the_published_ones(dataset, place):
     found = epsilon_less_neutral(load(SHIPPED, "isolation", dataset).frame)
     assert stated_beside_the_published_tables(place) == pytest.approx(found, abs=0.11)
 
@@ -180,12 +167,12 @@ def shipped_with(study, dataset, epochs, strength):
     ("dataset", "epochs", "strength", "place"),
     [("news", 5, 0.1, 2), ("cifar10", 20, 0.1, 4), ("cifar10", 60, 0.5, 5)],
 )
-def test_the_readme_states_what_strength_and_length_change(dataset, epochs, strength, place):
+def test_the_results_state_what_strength_and_length_change(dataset, epochs, strength, place):
     found = epsilon_less_neutral(shipped_with("isolation", dataset, epochs, strength))
     assert stated_beside_the_published_tables(place) == pytest.approx(found, abs=0.11)
 
 
-def test_the_readme_states_how_small_a_sets_margin_is_on_news_at_the_weaker_strength():
+def test_the_results_state_how_small_a_sets_margin_is_on_news_at_the_weaker_strength():
     runs = (shipped_with(study, "news", 5, 0.1) for study in ("isolation", "tension"))
     row = tension.hypothesis_table(*runs, np.random.default_rng(0)).set_index("set").loc["All"]
     found = [row["difference"], row["difference_low"], row["difference_high"]]
@@ -202,8 +189,8 @@ def test_the_readme_states_how_small_a_sets_margin_is_on_news_at_the_weaker_stre
         ("cifar10", 20, 0.1, 4),
     ],
 )
-def test_the_readme_states_how_the_27_rank_beside_the_published(dataset, epochs, strength, place):
-    section = README[README.index("**Beside the published tables**") :]
+def test_the_results_state_how_the_27_rank_beside_the_published(dataset, epochs, strength, place):
+    section = RESULTS[RESULTS.index("**Beside the published tables**") :]
     number = r"(−?\.\d\d)"
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
     isolation = isolation_table(
@@ -226,13 +213,13 @@ def test_the_readme_states_how_the_27_rank_beside_the_published(dataset, epochs,
         ("mnist", "benchmark-bn", "and {}. Strengths"),
     ],
 )
-def test_the_readme_states_what_methods_gain_with_and_without_batch_norm(dataset, study, stated):
+def test_the_results_state_what_methods_gain_with_and_without_batch_norm(dataset, study, stated):
     table = benchmark_agreement_table(
         load(SHIPPED, study, dataset).frame, ["mnist-tiny"], np.random.default_rng(0)
     )
     gains = table[table["split"].str.startswith("test")]["here"].dropna()
     assert len(gains) == 4
-    assert stated.format(f"{gains.min():.1f} to {gains.max():.1f}") in " ".join(README.split())
+    assert stated.format(f"{gains.min():.1f} to {gains.max():.1f}") in " ".join(RESULTS.split())
 
 
 def test_the_readme_states_the_speed_that_was_measured_against_the_fastest_peer():

@@ -26,7 +26,7 @@ from aba_core.adjustments import (
     members,
 )
 from aba_core.arms import PLACEBO_TITLES, Arm
-from analysis import figures, rules
+from analysis import figures, rules, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.rules import Verdict
@@ -435,9 +435,9 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         f"{prefix}verdicts",
         "Verdict on each hypothesis, by the comparison that decided it",
         table,
-        partial(verdict_plot, table),
-        height=verdict_height(table),
-        note=f"{look.label}.",
+        partial(verdict_plot, table, names="statement"),
+        height=verdict_height(table, "statement"),
+        note=f"{look.label}. {READING}",
         interval=ways,
         width="double",
     )
@@ -469,10 +469,12 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
             rules.comparison_table(tested),
             [
                 *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
-                *("effect", "smallest_detectable"),
+                *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
             ],
             note=f"{look.label}, estimates in points; correlation: of the two sides, within blocks "
-            "or seeds; detectable: the smallest effect that would have been seen with 80 % power.",
+            "or seeds; chances: the second reading, by the region of practical equivalence, above "
+            "the margin, within it, or below it on the other side; detectable: the smallest effect "
+            "that would have been seen with 80 % power.",
             interval=ways,
         )
     nothing = rules.null_table(study, look.metric)
@@ -505,6 +507,11 @@ VERDICT_LOOKS = {
 
 
 VERDICT_WORDS = {"harm": "refuted: a harm"}
+READING = (
+    "Supported: the interval lies above 0 and does not end below the margin, the right edge of the "
+    "shaded band. Refuted: it ends below the margin. That two things are alike is supported where "
+    "the interval lies within the band. n counts blocks, runs, adjustments or sets."
+)
 
 
 def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "hypothesis") -> Axes:
@@ -519,11 +526,11 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     table = table.assign(verdict=table["verdict"].mask(reversed_, "harm"))
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, verdict_height(table, names))
     text, width, marker = figures.sizes(ax)
-    limits = figures.limits_of(table.assign(zero=0.0), ["estimate", "zero"]) or (-1.0, 1.0)
+    limits = _limits(table)
     lines = 2 if table[names].str.len().max() > 24 else 1
     room = 0.75 * figures.panel_size(ax)[1] / max(len(table), 3)
     size = min(0.875 * text, 0.8 * room / lines)
-    across = 0.4 * figures.panel_size(ax)[0]
+    across = 0.45 * figures.panel_size(ax)[0]
     for y, (_, row) in enumerate(table.iterrows()):
         place = len(table) - 1 - y
         ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
@@ -539,7 +546,14 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
         ax.add_patch(band)
         ends = row["estimate_low"], row["estimate_high"]
         figures.interval_line(ax, place, *ends, limits, color=colour, lw=1.3 * width)
-        ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
+        if limits[0] <= row["estimate"] <= limits[1]:
+            ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
+        else:
+            side, at = ("left", limits[0]) if row["estimate"] < 0 else ("right", limits[1])
+            told = f"     {tables.interval_text(row['estimate'], *ends)}     "
+            ax.text(at, place, told, ha=side, va="center", size=0.9 * size, color=colour)
+        beside = ax.get_yaxis_transform()
+        ax.text(1.01, place, f"n = {int(row['n'])}", transform=beside, va="center", size=0.9 * size)
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
     ax.set_xlim(limits)
     ax.set_ylim(-0.6, len(table) - 0.4)
@@ -564,6 +578,14 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     handles.append(Rectangle((0, 0), 1, 1, color="0.9", label="not worth having"))
     figures.legend_above(ax, handles, ncols=2)
     return ax
+
+
+def _limits(table: pd.DataFrame) -> tuple[float, float]:
+    """A range with all effects but those that would flatten the rest."""
+    known = table["estimate"].abs().dropna()
+    usual = known <= 2.5 * known.quantile(0.85) if len(known) > 3 else known <= known.max()
+    shown = table.loc[usual[usual].index].assign(zero=0.0)
+    return figures.limits_of(shown, ["estimate", "zero"]) or (-1.0, 1.0)
 
 
 def verdict_height(table: pd.DataFrame, names: str = "hypothesis") -> float:

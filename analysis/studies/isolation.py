@@ -106,7 +106,7 @@ def group_table(
         rows.append(
             {"name": group, "n_adjustments": interval.n}
             | tables.with_interval("estimate", interval)
-            | dict.fromkeys(("effect", "p_welch", "p_permutation"), math.nan)
+            | dict.fromkeys(("hedges_g", "p_welch", "p_permutation"), math.nan)
         )
     for first, second in CONTRASTS:
         a, b = means[first], means[second]
@@ -116,7 +116,7 @@ def group_table(
                 "name": f"{first} − {second}",
                 "n_adjustments": interval.n,
                 **tables.with_interval("estimate", interval),
-                "effect": statistics.hedges_g(a, b),
+                "hedges_g": statistics.hedges_g(a, b),
                 "p_welch": statistics.welch_p(a, b),
                 "p_permutation": statistics.permutation_p(a, b, rng),
             }

@@ -1,0 +1,148 @@
+"""Write the tables of README.md and docs/results.md anew: `python docs/make_tables.py`.
+
+Every verdict and number that the two state of the hypotheses stands between markers and comes from
+the shipped results. `tests/test_shipped.py` compares the text with what this makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from analysis import claims
+from analysis.exhibits import Look, of_study, studies_by_dataset
+from analysis.results import SHIPPED, ResultsError
+from analysis.rules import Verdict
+from analysis.tables import interval_text, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {"readme": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
+TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "news": "20 Newsgroups"}
+Judged = dict[str, list[tuple[str, Verdict, Verdict | None]]]
+
+# What the README asks, and the hypothesis that answers it.
+QUESTIONS = {
+    "All 27 adjustments beat training without": "augmentation-helps",
+    "Alone, Epsilon beats Neutral and Neutral beats Delta": "group-order",
+    "**Variety**: larger sets of equal opposition are better (a doubling)": "variety",
+    "**Tension**: opposed sets beat matched unopposed sets": "matched-tension",
+    "An adjustment and its opposite beat the better of the two": "tension-of-one-best",
+    "Every joined set beats its best group": "tension-best-group",
+    "All adjustments beat the best one alone": "set-beats-best-member",
+    "The model's own map beats every placebo map": "attribution-matters",
+    "Gaussian noise of the same norm is as good": "noise-is-as-good",
+    "Changing the middle category helps": "middle-helps",
+    "A class score is a better target than the loss": "class-score",
+    "Random magnitudes beat fixed ones": "random-magnitude",
+    "All adjustments beat the best cheap comparator": "beats-cheap-comparators",
+}
+
+
+def effect(verdict: Verdict) -> str:
+    ends = (verdict.decisive[f"estimate{end}"] for end in ("", "_low", "_high"))
+    return interval_text(*ends)
+
+
+def latest(judged: Judged, name: str) -> tuple[str, Verdict, Verdict | None] | None:
+    """The first of a hypothesis' verdicts that rests on runs."""
+    return next((e for e in judged.get(name, ()) if e[1].verdict != claims.OPEN), None)
+
+
+def cell(entry: tuple[str, Verdict, Verdict | None] | None) -> str:
+    if entry is None:
+        return "–"
+    _, verdict, tested = entry
+    text = f"{verdict.verdict}, {effect(verdict)}"
+    differs = tested is not None and tested.verdict != verdict.verdict
+    return text + f"; on test {tested.verdict}, {effect(tested)}" * differs  # type: ignore[union-attr]
+
+
+def questions(judged: dict[str, Judged]) -> str:
+    """The README's table: a row a question, a column a data set."""
+    shown = [name for name in ("digits", "mnist") if name in judged]
+    rows = [f"| | {' | '.join(TITLES[name] for name in shown)} |", "|---" * (1 + len(shown)) + "|"]
+    for question, name in QUESTIONS.items():
+        cells = [cell(latest(judged[dataset], name)) for dataset in shown]
+        rows.append(f"| {question} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def every_verdict(judged: Judged) -> str:
+    """All hypotheses of a data set: what is claimed, the verdict on validation and on test."""
+    rows = [
+        "| study | claim | verdict | deciding comparison | points | on test | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in judged:
+        entry = latest(judged, name)
+        if entry is None:
+            continue
+        study, verdict, tested = entry
+        on_test = (
+            "–"
+            if tested is None or not len(tested.table)
+            else (f"{tested.verdict}, {effect(tested)}")
+        )
+        row = verdict.decisive
+        cells = (
+            study, verdict.hypothesis.statement, f"**{verdict.verdict}**", row["label"],
+            effect(verdict), on_test, str(int(row["n"])),
+        )  # fmt: skip
+        rows.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+    return "\n".join(rows)
+
+
+def exhibit_table(study: str, dataset: str, name: str, results: Path) -> str:
+    """A standard table as Markdown, "" where there are no results."""
+    try:
+        shown = of_study(study, results, dataset, Look("test_accuracy")).tables[name]
+    except ResultsError:
+        return ""
+    return markdown(shown.data, shown.digits, shown.columns).strip()
+
+
+def blocks(results: Path = SHIPPED) -> dict[str, dict[str, str]]:
+    """{page: {marker: text}} of everything that is written."""
+    judged = {name: claims.judged(results, name, Look()) for name in studies_by_dataset(results)}
+    of_results = {
+        f"verdicts on {name}": every_verdict(of_dataset)
+        for name, of_dataset in judged.items()
+        if any(latest(of_dataset, one) for one in of_dataset)
+    }
+    for study in ("comparators", "variance"):
+        for dataset in judged:
+            table = exhibit_table(study, dataset, study, results)
+            if table:
+                of_results[f"{study} on {dataset}"] = table
+    ledger = claims.ledger(results)
+    of_results["claims"] = "\n".join(f"- {line}" for line in claims.sentences(ledger))
+    return {"readme": {"verdicts": questions(judged)}, "results": of_results}
+
+
+def replaced(text: str, marker: str, block: str) -> str:
+    """The page with a block renewed. Raises ValueError where the page lacks its markers."""
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the page has no block {marker!r}; needed: {begin} and {end}")
+    return re.sub(
+        re.escape(begin) + ".*?" + re.escape(end),
+        lambda _: f"{begin}\n{block}\n{end}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=SHIPPED)
+    results = parser.parse_args().results
+    for page, of_page in blocks(results).items():
+        text = PAGES[page].read_text(encoding="utf-8")
+        for marker, block in of_page.items():
+            text = replaced(text, marker, block)
+        PAGES[page].write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
