@@ -88,7 +88,7 @@ def training_subset(splits: Splits, size: int, seed: int) -> Splits:
     if type(size) is not int or not 2 * splits.classes <= size < len(pool):
         raise DatasetError(
             f"train_samples is {size!r}; allowed: {2 * splits.classes} (two a class) to "
-            f"{len(pool) - 1}, of {len(pool)} training samples a part"
+            f"{len(pool) - 1}, a part of the {len(pool)} training samples"
         )
     drawn, _ = stratified(pool.y.numpy(), size, splits.name, "subset", seed)
     at = torch.from_numpy(drawn)

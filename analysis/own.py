@@ -183,7 +183,7 @@ def compare(
     """
     _check(replicates, tuning_subsets, strengths)
     _check_names(data)
-    splits = runner.own_splits(x, y, **({"seed": seed, **data} if not _is_splits(x) else data))
+    splits = runner.own_splits(x, y, **({"seed": seed, **data} if not is_splits(x) else data))
     if splits.task != "multiclass" or splits.train.y.dim() != 1:
         raise StudyError(f"the data are {splits.task}; allowed: multiclass, one class a sample")
     if build is None:
@@ -289,16 +289,9 @@ def _hypotheses(n: int, margin: float, others: Sequence[str]) -> tuple[Hypothesi
         ),
         (
             "beats-others",
-            "Some form of ABA beats the best of the other regularisers.",
-            "any",
-            [
-                Contrast(
-                    label=f"{arm} − best of the others",
-                    weights={arm: 1.0},
-                    minus_best_of=(tuple(others),),
-                )
-                for arm in ABA_ARMS
-            ],
+            "All adjustments beat every other regulariser.",
+            "all",
+            [_minus("All", other) for other in others],
         ),
     )
     estimand = "difference of mean test accuracies within training subsets"
@@ -430,13 +423,14 @@ def _notes_on_ceiling(runs: pd.DataFrame, samples: int) -> list[str]:
 _OF_DATA = ("validation", "test", "standardise", "class_names", "name")
 
 
-def _is_splits(x: Any) -> bool:
+def is_splits(x: Any) -> bool:
+    """Whether these are `Splits` already; told by name, since torch need not be here."""
     return type(x).__name__ == "Splits"
 
 
 def _check(replicates: int, tuning_subsets: int, strengths: Sequence[float]) -> None:
     for name, value, least in (
-        ("replicates", replicates, 3),
+        ("replicates", replicates, 5),
         ("tuning_subsets", tuning_subsets, 1),
     ):
         if type(value) is not int or not least <= value <= 1000:

@@ -33,6 +33,7 @@ from aba_core.identity import (
     Use,
     load,
     load_for_results,
+    meant,
     plain,
     short_hash,
     trust,
@@ -85,6 +86,8 @@ def needed_of(rule: str, m: int) -> int | None:
     return int(counted[1]) if counted else None
 
 
+# Fields of a study that decide none of its runs.
+_NO_IDENTITY = {"seeds", "preset", "note", "room", "baseline"}
 _AT_LEAST = re.compile(r"at least ([1-9]\d{0,3})")
 
 
@@ -291,6 +294,7 @@ class Study(_Plain):
     samples' labels.
     keep_correct: keep which validation and test samples each run classifies correctly, as packed
     bits. tuning: choose the strength of every arm but vanilla first.
+    baseline: the arm that others are compared with; by default the one that trains without method.
     fresh_subsets: in a file, short for every arm's subset_per_run and seeds_per_subset: so many
     consecutive seeds share a fresh training subset; 0: all seeds share one.
     """
@@ -306,6 +310,7 @@ class Study(_Plain):
     keep_logits: bool = False
     keep_correct: bool = False
     hypotheses: tuple[Hypothesis, ...] = ()
+    baseline: str | None = None
     room: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     note: str = ""
 
@@ -379,6 +384,16 @@ class Study(_Plain):
                 )
         return value
 
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_is_an_arm(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known = [arm.name for arm in info.data.get("arms", ())]
+        if value is not None and value not in known:
+            raise ValueError(
+                f"baseline is {value!r}{meant(value, known)}; allowed: {', '.join(known)}"
+            )
+        return value
+
     @field_validator("room")
     @classmethod
     def _named_here(cls, value: str, info: ValidationInfo) -> str:
@@ -394,7 +409,7 @@ class Study(_Plain):
     @property
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
-        content = self.model_dump(mode="json", exclude={"seeds", "preset", "note", "room"})
+        content = self.model_dump(mode="json", exclude=_NO_IDENTITY)
         content["arms"] = [arm.data() for arm in self.arms]
         content["hypotheses"] = [_hashed(one) for one in self.hypotheses]
         return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))

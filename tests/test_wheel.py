@@ -138,6 +138,7 @@ def test_every_command_works_from_a_wheel(place):
         "methods": [],
         "run": RUN[1:],
         "plan": ["isolation", "--effect", "1"],
+        "try": ["tried.npz", "--model", "linear", "--replicates", "3"],
         "status": [],
         "verify": ["--results", str(place.parent / "analysis/shipped/data/results")],
         "report": ["13_any_study", "-p", "study=own"],
