@@ -159,7 +159,9 @@ def try_(
 def plan_(
     study: Annotated[
         str,
-        typer.Argument(metavar="STUDY", help="A standard study, or a YAML or Python file."),
+        typer.Argument(
+            metavar="STUDY", help="A standard study, a YAML or Python file, or a study in results."
+        ),
     ],
     effect: Annotated[
         float, typer.Option(help="True difference of two arms that is to be found, in points.")
@@ -185,11 +187,17 @@ def plan_(
       aba plan isolation --dataset mnist --preset standard --effect 0.5
     """
     from analysis import design, exhibits
+    from analysis.results import load
     from analysis.study import find_study
 
     label = exhibits.Look(metric).label
+    if not Path(study).suffix and exhibits.own_studies([study], results):
+        ((_, of_dataset), *_) = exhibits.datasets_of(study, results, [dataset] * bool(dataset))
+        declared = load(results, study, of_dataset, preset or "").declaration.study
+    else:
+        declared = find_study(study, dataset, preset)
     plan = design.plan(
-        find_study(study, dataset, preset),
+        declared,
         results,
         effect,
         power=power,

@@ -16,7 +16,8 @@ from analysis.cli.options import Format, Metric, Out, Results, Trust, app
 @app.command()
 def report(
     notebooks: Annotated[
-        list[str] | None, typer.Argument(help="Notebooks, as 02_isolation.  [default: all]")
+        list[str] | None,
+        typer.Argument(help="Notebooks, as 02_isolation, or your own studies.  [default: all]"),
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
@@ -61,8 +62,9 @@ def report(
       aba report 02_isolation --dataset digits -p confidence=0.9
       aba report 02_isolation --over dataset=digits,mnist --over confidence=0.9,0.95
       aba report --parameters batch.yaml --jobs 4 --out batch
+      aba report my_study
     """
-    from analysis import reports
+    from analysis import exhibits, reports
 
     given: dict[str, object] = {} if dataset is None else {"dataset": dataset}
     origin = {} if dataset is None else {"dataset": "--dataset"}
@@ -75,6 +77,20 @@ def report(
         name, value = terminal.pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
         terminal.once(origin, name, "--over")
         axes[name] = [part.strip() for part in value.split(",") if part.strip()]
+    own = exhibits.own_studies(notebooks or [], results)
+    if own and len(own) < len(notebooks or []):
+        raise reports.ReportError(
+            f"{own[0]!r} is a study, and others of {', '.join(notebooks or [])} are notebooks; ask "
+            "for the reports of studies by themselves"
+        )
+    if own:
+        terminal.once(origin, "study", "STUDY")
+        notebooks, axes = ["13_any_study"], {"study": own, **axes}
+        found = {one for name in own for one in exhibits.datasets_of(name, results)}
+        if dataset is None and len({of_dataset for _, of_dataset in found}) == 1:
+            given["dataset"] = next(iter(found))[1]
+    if len(own) == 1:
+        given["study"] = axes.pop("study")[0]
     variants = reports.grid(axes)
     if parameters is not None:
         plain, sets = reports.read_parameters(parameters)
@@ -163,6 +179,10 @@ def figures_(
 
 @app.command()
 def compare(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY]...", help="Studies of your own, compared arm by arm."),
+    ] = None,
     results: Results = Path("results"),
     dataset: Annotated[
         list[str] | None,
@@ -173,17 +193,23 @@ def compare(
     preset: Annotated[
         str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
     ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Arm that others are compared with.  [default: without method]")
+    ] = "",
 ) -> None:
-    """Own results against the published tables.
+    """Own results against the published tables, or a study's arms with its baseline.
 
-    What agrees and what does not, in words and tables, after the settings that differ. A data set
-    without published tables is held against all of them, by orders and signs alone. Exit code 1
-    where there is nothing to compare.
+    Without a study: what agrees and what does not, in words and tables, after the settings that
+    differ. A data set without published tables is held against all of them, by orders and signs
+    alone. With studies: the difference of each arm to the baseline, with interval and verdict. Exit
+    code 1 where there is nothing to compare.
 
     \b
     Examples:
       aba compare
       aba compare --dataset mnist --confidence 0.9
+      aba compare my_study
+      aba compare my_study --baseline mixup --metric test_accuracy
     """
     from analysis import exhibits
     from analysis.reference import PUBLISHED
@@ -192,6 +218,13 @@ def compare(
 
     look = exhibits.Look(metric, confidence)
     lacking = False
+    if studies:
+        found = [one for name in studies for one in exhibits.datasets_of(name, results, dataset)]
+        for name, of_dataset in found:
+            terminal.print_differences(results, name, of_dataset, look, preset, baseline)
+        return
+    if baseline:
+        raise exhibits.ExportError(f"--baseline {baseline} goes with a study, as aba compare mine")
     for name in dataset or exhibits.studies_by_dataset(results) or ["digits"]:
         try:
             compared, sentences = published.compare(results, name, look, preset)

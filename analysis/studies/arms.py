@@ -206,6 +206,8 @@ def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
             other = tables.values_of(runs, reference, metric)
             ends = (float(np.mean(values) - np.mean(other)), math.nan, math.nan)  # type: ignore[assignment]
         text = tables.comparison_sentence(arm, reference, *ends, digits, points)
+        if row["effect"] == "negligible":
+            text = text.replace(" inconclusive: ", " negligible: ", 1)
         lines.append(f"{text}.")
     return lines
 
