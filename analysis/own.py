@@ -149,13 +149,14 @@ class Answer:
         )
 
 
-# Fourteen arguments: the data and the model, then what is usually left as it is, all by name.
+# Fifteen arguments: the data and the model, then what is usually left as it is, all by name.
 def compare(
     x: Any,
     y: Any = None,
     build: Callable[[], Any] | str | None = None,
     *,
     config: TrainConfig | None = None,
+    steps: int = STEPS,
     replicates: int = 12,
     train_samples: int | None = None,
     tuning_subsets: int = 3,
@@ -171,7 +172,7 @@ def compare(
     x, y: as `aba_core.splits_from` takes them, with its further arguments by name (validation,
     test, standardise, class_names, name); or `Splits`. build: a function that returns a freshly
     initialised model, a model's name or "module:function"; by default "small_cnn" for pictures and
-    "mlp" for the rest. config: the training; by default 150 steps of Adam.
+    "mlp" for the rest. config: the training; by default so many steps of Adam.
 
     Every arm but Vanilla is tried with three values on `tuning_subsets` training subsets, and keeps
     the one with the best mean validation accuracy. `replicates` further subsets with new seeds are
@@ -181,7 +182,7 @@ def compare(
     what other draws and seeds would give, not what other test samples would.
     Raises ValueError, one line that names the value and what is allowed.
     """
-    _check(replicates, tuning_subsets, strengths)
+    _check(replicates, tuning_subsets, steps, strengths)
     _check_names(data)
     splits = runner.own_splits(x, y, **({"seed": seed, **data} if not is_splits(x) else data))
     if splits.task != "multiclass" or splits.train.y.dim() != 1:
@@ -192,7 +193,7 @@ def compare(
     size = (
         max(2 * splits.classes, len(splits.train) // 2) if train_samples is None else train_samples
     )
-    config = config or usual_training(size)
+    config = config or usual_training(size, steps)
     study = declared(
         math.prod(splits.input_shape), splits.name, replicates, tuning_subsets, strengths, margin
     )
@@ -219,12 +220,12 @@ def compare(
     return judged(settled, runs, responses, scope, confidence, seed, notes)
 
 
-def usual_training(samples: int) -> TrainConfig:
-    """150 steps of Adam with a cosine schedule on batches of a tenth of the samples, 8 to 32."""
+def usual_training(samples: int, steps: int = STEPS) -> TrainConfig:
+    """Adam with a cosine schedule on batches of a tenth of the samples, 8 to 32."""
     batch = min(32, max(8, samples // 10), samples)
     return TrainConfig(
         dataset="own",
-        epochs=STEPS * batch / samples,
+        epochs=steps * batch / samples,
         batch_size=batch,
         optimizer="adam",
         learning_rate=0.005,
@@ -428,13 +429,14 @@ def is_splits(x: Any) -> bool:
     return type(x).__name__ == "Splits"
 
 
-def _check(replicates: int, tuning_subsets: int, strengths: Sequence[float]) -> None:
-    for name, value, least in (
-        ("replicates", replicates, 5),
-        ("tuning_subsets", tuning_subsets, 1),
+def _check(replicates: int, tuning_subsets: int, steps: int, strengths: Sequence[float]) -> None:
+    for name, value, least, most in (
+        ("replicates", replicates, 5, 1000),
+        ("tuning_subsets", tuning_subsets, 1, 1000),
+        ("steps", steps, 1, 10**6),
     ):
-        if type(value) is not int or not least <= value <= 1000:
-            raise StudyError(f"{name} is {value!r}; allowed: whole numbers from {least} to 1000")
+        if type(value) is not int or not least <= value <= most:
+            raise StudyError(f"{name} is {value!r}; allowed: whole numbers from {least} to {most}")
     needed = len(STRENGTHS)
     given = [*strengths] if isinstance(strengths, Sequence) else []
     if len(set(given)) != needed or not all(
@@ -449,7 +451,8 @@ def _check(replicates: int, tuning_subsets: int, strengths: Sequence[float]) -> 
 def _check_names(data: dict[str, Any]) -> None:
     for name in data:
         if name not in _OF_DATA:
-            known = [*_OF_DATA, "config", "replicates", "train_samples", "strengths", "margin"]
+            known = [*_OF_DATA, "config", "steps", "replicates", "train_samples", "strengths"]
+            known += ["tuning_subsets", "margin", "confidence", "seed", "progress"]
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise StudyError(f"unknown argument {name!r}{hint}")

@@ -67,7 +67,7 @@ def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             lacking = [name for name in ("x", "y") if name not in arrays]
             if lacking:
                 raise StudyError(

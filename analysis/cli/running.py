@@ -117,6 +117,7 @@ def try_(
     train_samples: Annotated[
         int | None, typer.Option(help="Samples of a subset.  [default: half of those there are]")
     ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 150,
     seed: Annotated[int, typer.Option(help="Of the split and the bootstrap.", min=0)] = 0,
     out: Out = Path("reports"),
 ) -> None:
@@ -144,6 +145,7 @@ def try_(
         x,
         y,
         model,
+        steps=steps,
         replicates=replicates,
         train_samples=train_samples,
         seed=seed,
