@@ -88,7 +88,7 @@ class Runs:
         deviation over seeds of the primary metric on validation and test."""
         frame = pd.DataFrame(self.rows)
         by_arm = frame.groupby("arm", sort=False)
-        table = {
+        table: dict[str, Any] = {
             "runs": by_arm.size(),
             "diverged": by_arm["status"].agg(lambda s: sum(s != "finished")),
         }

@@ -353,8 +353,8 @@ def judged(
 
 def _numbers(verdict: Verdict) -> str:
     row = verdict.decisive
-    ends = (float(row[f"estimate{end}"]) for end in ("", "_low", "_high"))
-    return tables.interval_text(*ends).replace(" [", " points [", 1)
+    estimate, low, high = (float(row[f"estimate{end}"]) for end in ("", "_low", "_high"))
+    return tables.interval_text(estimate, low, high).replace(" [", " points [", 1)
 
 
 def _sentence(verdict: Verdict, scope: str, settings: dict[str, str]) -> str:

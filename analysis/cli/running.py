@@ -194,7 +194,7 @@ def plan_(
 
     label = exhibits.Look(metric).label
     if not Path(study).suffix and exhibits.own_studies([study], results):
-        ((_, of_dataset), *_) = exhibits.datasets_of(study, results, [dataset] * bool(dataset))
+        ((_, of_dataset), *_) = exhibits.datasets_of(study, results, [dataset] if dataset else None)
         declared = load(results, study, of_dataset, preset or "").declaration.study
     else:
         declared = find_study(study, dataset, preset)

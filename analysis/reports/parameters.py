@@ -64,7 +64,7 @@ def find(name: str | Path) -> Path:
         if str(name) in (candidate, number, number.lstrip("0"), title):
             return NOTEBOOKS / f"{candidate}.ipynb"
     raise ReportError(
-        f"unknown notebook {str(name)!r}{_meant(str(name), known)}; known: {', '.join(known)}, "
+        f"unknown notebook {str(name)!r}{meant(str(name), known)}; known: {', '.join(known)}, "
         "or the path of a notebook"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -180,8 +179,14 @@ def differences(study: StudyResult, look: Look, baseline: str = "") -> pd.DataFr
         )
     baseline = baseline or baseline_arm(declared)
     others = [name for name in names if name != baseline] if baseline else []
-    given = {"metric": look.metric, "confidence": look.confidence}
-    return difference_table(study.frame, others, baseline, look.rng(), **given)
+    return difference_table(
+        study.frame,
+        others,
+        baseline,
+        look.rng(),
+        metric=look.metric,
+        confidence=look.confidence,
+    )
 
 
 def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
@@ -200,12 +205,11 @@ def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
             text = tables.interval_text(mean.estimate, mean.low, mean.high, digits)
             lines.append(f"{arm}: {text} {unit}".rstrip() + ".")
             continue
-        row = compared.loc[arm]
-        ends = (float(row[f"difference{end}"]) for end in ("", "_low", "_high"))
+        row = compared.loc[arm].to_dict()
+        estimate, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
         if row["verdict"] == "not tested":
-            other = tables.values_of(runs, reference, metric)
-            ends = (float(np.mean(values) - np.mean(other)), math.nan, math.nan)  # type: ignore[assignment]
-        text = tables.comparison_sentence(arm, reference, *ends, digits, points)
+            estimate = np.mean(values) - np.mean(tables.values_of(runs, reference, metric))
+        text = tables.comparison_sentence(arm, reference, estimate, low, high, digits, points)
         if row["effect"] == "negligible":
             text = text.replace(" inconclusive: ", " negligible: ", 1)
         lines.append(f"{text}.")
