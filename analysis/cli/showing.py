@@ -197,7 +197,7 @@ def compare(
         str, typer.Option(help="Arm that others are compared with.  [default: without method]")
     ] = "",
 ) -> None:
-    """Own results against the published tables, or a study's arms with its baseline.
+    """Own results against the published tables, or arms against a baseline.
 
     Without a study: what agrees and what does not, in words and tables, after the settings that
     differ. A data set without published tables is held against all of them, by orders and signs
