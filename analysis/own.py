@@ -31,7 +31,7 @@ from analysis import exhibits, figures, rules, runner, tables, tuning
 from analysis.comparisons import ComparisonError
 from analysis.rules import Verdict
 from analysis.studies.arms import arms_table, difference_table
-from analysis.studies.hypotheses import verdict_height, verdict_plot
+from analysis.studies.verdicts import verdict_height, verdict_plot
 from analysis.study import (
     FRESH_SEED,
     Contrast,

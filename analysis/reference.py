@@ -15,7 +15,7 @@ from aba_core.installation import HOME
 REFERENCE = HOME / "data" / "reference"
 REFERENCES = ("isolation", "hypothesis", "benchmark", "benchmark_large", "offset_form")
 
-# The published experiments on our data sets. Any other data set is held against all of them, and
+# The published experiments on our data sets. Any other data set is compared with all of them, and
 # then only orders and signs mean anything.
 PUBLISHED = {"mnist": "mnist-tiny", "cifar10": "cifar10-tiny", "news": "20newsgroups-tiny"}
 PUBLISHED_RUNS = 5
@@ -42,7 +42,7 @@ def published_table(name: str) -> pd.DataFrame:
 
 
 def published_for(dataset: str) -> tuple[str, ...]:
-    """The published experiments that results on a data set are held against."""
+    """The published experiments that results on a data set are compared with."""
     return (PUBLISHED[dataset],) if dataset in PUBLISHED else tuple(PUBLISHED.values())
 
 

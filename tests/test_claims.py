@@ -75,7 +75,9 @@ def test_both_metrics_are_told(ledger):
 def test_a_claim_without_results_says_why_and_with_which_command(ledger):
     row = ledger[ledger["claim"] == "C14"].iloc[0]
     assert (row["verdict"], row["dataset"]) == ("not tested", "")
-    assert row["reason"] == "No results here. Run: aba run sets --dataset DATASET."
+    assert (
+        row["reason"] == "No results here. Run: aba run sets --dataset DATASET --preset standard."
+    )
     of_groups = ledger[ledger["hypothesis"] == "group-order-measured"].iloc[0]
     assert of_groups["reason"].startswith("needs the frozen study")
 

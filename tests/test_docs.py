@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
 
-from analysis import design, reports, statistics
+from analysis import design, reports, results, rules, statistics
 from analysis import study as studies
 from analysis.cli import app
 
@@ -321,6 +322,15 @@ def test_the_smallest_detectable_differences_on_the_page_are_computed_so():
         smallest = design.smallest_detectable_difference
         assert f"{smallest(1.0, int(runs)):.2f}" == one
         assert f"{smallest(1.0, int(runs), alpha=0.05 / 26):.2f}" == many
+
+
+def test_the_verdict_that_the_page_explains_is_that_of_the_shipped_results():
+    page = (DOCS / "statistics.md").read_text()
+    study = results.load(results.SHIPPED, "hypotheses", "digits")
+    declared = {one.name: one for one in study.declaration.study.hypotheses}
+    verdict = rules.test(declared["attribution-matters"], study.frame, np.random.default_rng(0))
+    quoted = " ".join(re.findall(r"^> (.+)$", page, flags=re.M))
+    assert verdict.sentence in quoted
 
 
 # --- the command line's own help ------------------------------------------------------------------

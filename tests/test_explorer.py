@@ -196,7 +196,7 @@ def test_a_smaller_data_set_brings_the_sample_into_its_range(panel: Panel):
 
 
 def test_without_a_reader_the_same_drawing_is_a_figure_of_the_page(tmp_path, capsys):
-    page = Page("digits", tmp_path, out=tmp_path)
+    page = Page(tmp_path, "digits", out=tmp_path)
     assert not interactive.attended()
     explorer.show(page, Choice(), lambda _: view(), {"digits": 500}, ("a",))
     for ending in ("pdf", "svg", "png"):

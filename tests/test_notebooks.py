@@ -86,7 +86,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     for name in STUDIES:
         study = standard_study(name, "digits", "quick")
-        changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": (0, 1)}
+        # What is judged within subsets needs three of them.
+        seeds = (0, 1, 2) if study.hypotheses else (0, 1)
+        changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": seeds}
         if study.frozen:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
             changes["frozen"] = few

@@ -560,7 +560,7 @@ def test_a_caller_that_is_killed_leaves_no_notebook_running(tmp_path: Path) -> N
     names = [str(tmp_path / f"{name}.ipynb") for name in ("01_one", "02_two")]
     out = str(tmp_path / "out")
     command = f"from analysis import reports\nreports.report({names}, {{}}, {out!r})"
-    process = subprocess.Popen([sys.executable, "-c", command], cwd=reports.ROOT)
+    process = subprocess.Popen([sys.executable, "-c", command], cwd=CHECKOUT)
     caller = psutil.Process(process.pid)
     # The server, and of each notebook its process and its kernel.
     while len(children := caller.children(recursive=True)) < 5 and process.poll() is None:

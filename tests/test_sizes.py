@@ -15,9 +15,9 @@ MANY_ARGUMENTS = {
     ("training", "train"),
     ("own_data", "splits_from"),
     ("own", "compare"),
-    ("cli", "run"),
-    ("cli", "report"),
-    ("cli", "figures_"),
+    ("running", "run"),
+    ("showing", "report"),
+    ("showing", "figures_"),
     ("batch", "report"),
 }
 

@@ -380,8 +380,13 @@ def training(folder: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     process = psutil.Process(started.pid)
     while started.poll() is None:
-        workers = [child for child in process.children() if "spawn_main" in str(child.cmdline())]
-        if workers and workers[0].cpu_times().user > 4:
+        # Forked from a server, or spawned where there is none.
+        forked = [
+            child for child in process.children(recursive=True) if child.ppid() != process.pid
+        ]
+        spawned = [child for child in process.children() if "spawn_main" in str(child.cmdline())]
+        workers = forked or spawned
+        if workers and workers[0].cpu_times().user > (2 if forked else 4):
             return started, workers
         time.sleep(0.1)
     raise AssertionError(started.communicate()[1])

@@ -50,7 +50,7 @@ class WeightDecay(Method):
             "norms": lambda value: id(value) in norms,
         }[self.which]
         mask = [torch.full_like(v, decayed(v)).flatten().detach() for v in trained.values()]
-        if not any(bool(part.any()) for part in mask):
+        if not any(map(decayed, trained.values())):
             raise ValueError(f"the model has no {self.which} to decay")
         return self.with_values(mask=torch.cat(mask)[None])
 

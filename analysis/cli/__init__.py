@@ -1,5 +1,5 @@
-"""The command line, `aba`. Every command imports what it needs when it runs, so that help and
-errors come at once."""
+"""The command line, `aba`. Each command imports what it needs when it runs, so that help and errors
+appear at once."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Results folders: how far studies are, whether files are sound, fewer and larger files."""
+"""Results folders: show how far studies are, check files, merge small files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.cli.options import Results, app
 
 @app.command()
 def status(results: Results = Path("results")) -> None:
-    """The studies in a results folder and how far they are.
+    """Show the studies in a results folder and how far they are.
 
-    A line a study: runs finished of those declared, runs that diverged, time spent. Damaged files
-    are named; their runs count as missing.
+    Each study has a line: finished and declared runs, diverged runs, time spent. Damaged files are
+    named, and their runs count as missing.
 
     \b
     Examples:
@@ -39,13 +39,14 @@ def status(results: Results = Path("results")) -> None:
 def verify(
     results: Results = Path("results"),
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Take sound files into the manifest that lacks them.")
+        bool, typer.Option("--adopt", help="Add sound files that the manifest lacks to it.")
     ] = False,
 ) -> None:
-    """Whether results are as they were written: files, rows, keys.
+    """Check that results are as they were written.
 
-    Names every file that is damaged, changed or unknown; such files are never read, and their
-    runs count as missing. Exit code 1 where there is any. No file is changed.
+    Checks files, rows and keys, and names every file that is damaged, changed or unknown. Such
+    files are never read, and their runs count as missing. Exit code 1 if there is any. No file is
+    changed.
 
     \b
     Examples:
@@ -62,10 +63,10 @@ def verify(
 
 @app.command()
 def pack(results: Results = Path("results")) -> None:
-    """Merge small files of results into few, for speed.
+    """Merge small result files into a few large ones, for speed.
 
-    `aba run` does it by itself where there are more than 256 of them; this is for folders that
-    were put together by copying. What is read stays the same. Files that are damaged, unknown or
+    `aba run` does this by itself when there are more than 256. Use this command for folders that
+    were put together by copying. The results stay the same. Files that are damaged, unknown or
     already large are left as they are.
 
     \b

@@ -1,4 +1,4 @@
-"""What there is: adjustments, data sets, methods, and what is installed."""
+"""Look up adjustments, data sets, methods, and what is installed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.cli.options import Out, Results, app
 @app.command("adjustments")
 def adjustments_(
     csv: Annotated[
-        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
     ] = False,
 ) -> None:
-    """The 27 adjustments: changes, group, offset form.
+    """List the 27 adjustments: changes, group, offset form.
 
     \b
     Examples:
@@ -38,9 +38,9 @@ def adjustments_(
 
 @app.command()
 def datasets() -> None:
-    """The data sets, their subsets, and whether they are here.
+    """List the data sets, their subsets, and where their files are.
 
-    One that is not here is downloaded, and checked, when a study first needs it.
+    A data set that is missing is downloaded and checked when a study first needs it.
 
     \b
     Examples:
@@ -64,10 +64,10 @@ def datasets() -> None:
 
 @app.command()
 def methods() -> None:
-    """The methods by name: passes a step, fields, defaults.
+    """List the methods: name, passes a step, fields, defaults.
 
     A study file names one as method: mixup, or with fields as method: {kind: mixup, alpha: 0.2}.
-    Of a preset, the fields are shown that it sets beside those of aba.
+    For a preset, only the fields that differ from those of aba are shown.
 
     \b
     Examples:
@@ -86,10 +86,10 @@ def methods() -> None:
 
 @app.command()
 def doctor(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """What is installed here, what is missing, what to do.
+    """Check what is installed and missing, and say what to do.
 
-    Looks at Python, packages, device, data sets, folders, notebooks, PDF and fonts; changes
-    nothing. Exit code 1 where something is missing that `make demo` needs.
+    Checks Python, packages, device, data sets, folders, notebooks, PDF and fonts. Changes nothing.
+    Exit code 1 if something that `make demo` needs is missing.
 
     \b
     Examples:

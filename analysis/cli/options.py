@@ -1,4 +1,4 @@
-"""What the commands share: the application that they belong to, and their usual options."""
+"""What the commands share: the application itself, and the options that several take."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ app = typer.Typer(
     help="Attribution-based augmentation: run studies, look at results, write reports.",
     epilog="""\b
 Examples:
-  aba doctor                           what is installed, and what is missing
-  aba demo                             studies on digits and reports
-  aba run isolation --dataset digits   one study
-  aba report 02_isolation              its report
-  aba run --help                       one command in full
+  aba doctor                           check what is installed
+  aba demo                             train small studies, write reports
+  aba run isolation --dataset digits   train one study
+  aba report 02_isolation              write its report
+  aba run --help                       show the help of one command
 """,
 )
 
@@ -37,23 +37,30 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _aba(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options of `aba` itself; its help stands above."""
 
 
 # Every option of a command is an argument of its function: typer wants it so, whatever their count.
-Results = Annotated[Path, typer.Option(help="Folder that results are kept in.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Metric = Annotated[str, typer.Option(help="As validation_accuracy, test_macro_auc or train_loss.")]
-OfDataset = Annotated[str | None, typer.Option(help="See `aba datasets`.  [default: digits]")]
-Preset = Annotated[str | None, typer.Option(help="quick, standard or published.  [default: quick]")]
-Out = Annotated[Path, typer.Option(help="Folder that reports are written to.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
+Metric = Annotated[str, typer.Option(help="Metric, such as test_accuracy or train_loss.")]
+OfDataset = Annotated[
+    str | None, typer.Option(help="Data set; `aba datasets` lists them.  [default: digits]")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Preset: quick, standard or published.  [default: quick]")
+]
+Out = Annotated[Path, typer.Option(help="Folder to write reports to.")]
 Trust = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="MODULE", callback=terminal.trust, help="Run its code where results name it."
+        metavar="MODULE", callback=terminal.trust, help="Allow results to run code of this module."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Training: a study, what it takes, the demonstration."""
+"""Training: run a study, plan one, run the demonstration."""
 
 from __future__ import annotations
 
@@ -29,41 +29,45 @@ def run(
     dataset: OfDataset = None,
     preset: Preset = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Runs per arm.  [default: the preset's]")
+        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change one setting, as epochs=20; repeatable."
+            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
         ),
     ] = None,
     results: Results = Path("results"),
     device: Device = "auto",
     processes: Annotated[
-        int | None, typer.Option(help="Processes on CPU.  [default: one per usable core]", min=1)
+        int | None,
+        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(metavar="NAME", help="auto, processes, gpu, or module:function of your own."),
+        typer.Option(metavar="NAME", help="Engine: auto, processes, gpu, or your module:function."),
     ] = "auto",
     scheduler: Annotated[
-        str | None, typer.Option(help="Of Dask: local, slurm, tcp://HOST:PORT or tls://HOST:PORT.")
+        str | None,
+        typer.Option(help="Dask scheduler: local, slurm, tcp://HOST:PORT or tls://HOST:PORT."),
     ] = None,
     cluster: Annotated[
         list[str] | None,
-        typer.Option(metavar="OPTION=VALUE", help="Of the scheduler, as workers=4; repeatable."),
+        typer.Option(
+            metavar="OPTION=VALUE", help="Scheduler option, such as workers=4; repeatable."
+        ),
     ] = None,
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Record each step as a CUDA graph (GPU only).")
     ] = False,
     until: Annotated[
-        str | None, typer.Option(help="decided: add subsets until every verdict is reached.")
+        str | None, typer.Option(help="decided: add subsets until no verdict is open.")
     ] = None,
-    max_seeds: Annotated[int | None, typer.Option(help="Subsets at most, with --until.")] = None,
+    max_seeds: Annotated[int | None, typer.Option(help="Most subsets, with --until.")] = None,
 ) -> None:
-    """Train what a study still lacks.
+    """Train the runs that a study still lacks.
 
-    Finished runs are kept and never repeated: after Ctrl-C the same command continues.
+    Finished runs are kept and never repeated. After Ctrl-C, the same command continues.
 
     \b
     Examples:
@@ -166,22 +170,22 @@ def plan_(
         ),
     ],
     effect: Annotated[
-        float, typer.Option(help="True difference of two arms that is to be found, in points.")
+        float, typer.Option(help="True difference of two arms to detect, in points.")
     ] = 1.0,
-    power: Annotated[float, typer.Option(help="How often it is to be found.")] = 0.8,
+    power: Annotated[float, typer.Option(help="Probability of detecting it.")] = 0.8,
     comparisons: Annotated[
         int | None,
-        typer.Option(help="Comparisons that are corrected for.  [default: arms less one]"),
+        typer.Option(help="Comparisons to correct for.  [default: arms less one]"),
     ] = None,
     dataset: OfDataset = None,
     preset: Preset = None,
     metric: Metric = "validation_accuracy",
     results: Results = Path("results"),
 ) -> None:
-    """Seeds that an effect needs, and the time they take.
+    """Compute the seeds that an effect needs, and their time.
 
-    From the spread of pilot runs: those in the results folder, else the shipped ones. Nothing is
-    run. Exit code 2 where there is no pilot, with the command that makes one.
+    Uses the spread of pilot runs: those in the results folder, or else the shipped ones. Nothing is
+    trained. Without a pilot, exits with code 2 and names the command that makes one.
 
     \b
     Examples:
@@ -215,10 +219,10 @@ OF_SHIPPED = ("00_claims", "06_hypotheses", "07_mechanism", "08_variability")
 
 @app.command()
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """Three studies on digits, then every report: minutes.
+    """Train three studies on digits and write every report.
 
-    Isolation, tension and frozen with preset quick; what is finished is not repeated. The reports
-    on hypotheses, mechanism and variability, whose studies take longer, show the shipped results.
+    Takes minutes. Trains isolation, tension and frozen with preset quick; finished runs are kept.
+    The other reports show the shipped results, because their studies take longer.
 
     \b
     Examples:

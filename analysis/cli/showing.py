@@ -1,4 +1,4 @@
-"""What results say: reports, figures, the published tables and claims."""
+"""Show results: reports, figures, the published tables and claims."""
 
 from __future__ import annotations
 
@@ -17,44 +17,47 @@ from analysis.cli.options import Format, Metric, Out, Results, Trust, app
 def report(
     notebooks: Annotated[
         list[str] | None,
-        typer.Argument(help="Notebooks, as 02_isolation, or your own studies.  [default: all]"),
+        typer.Argument(
+            help="Notebooks, such as 02_isolation, or your own studies.  [default: all]"
+        ),
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
     dataset: Annotated[
-        str | None, typer.Option(help="Data set whose results are shown.  [default: digits]")
+        str | None, typer.Option(help="Data set to show.  [default: digits]")
     ] = None,
-    format: Annotated[
-        Format, typer.Option(help="What is written for each notebook.")
-    ] = Format.html,
+    format: Annotated[Format, typer.Option(help="Format of the reports.")] = Format.html,
     parameter: Annotated[
         list[str] | None,
         typer.Option(
-            "--parameter", "-p", metavar="NAME=VALUE", help="A notebook's parameter; repeatable."
+            "--parameter",
+            "-p",
+            metavar="NAME=VALUE",
+            help="Set a notebook's parameter; repeatable.",
         ),
     ] = None,
     over: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE,...",
-            help="A parameter and its values, one report each; repeatable: all combinations.",
+            help="Write a report for each value; if repeated, for all combinations.",
         ),
     ] = None,
     parameters: Annotated[
         Path | None,
         typer.Option(help="YAML file of parameters: name: value, or name: [values]."),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Notebooks at a time.", min=1)] = 2,
+    jobs: Annotated[int, typer.Option(help="Notebooks to run at a time.", min=1)] = 2,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files in the way, as reports of other results.")
+        bool, typer.Option("--force", help="Replace reports of other results.")
     ] = False,
     trust: Trust = None,
 ) -> None:
-    """Execute notebooks; write reports, figures, tables.
+    """Run notebooks and write their reports, figures and tables.
 
-    Names of the files hold the parameters that are not as usual, and what varies with --over or a
-    file of parameters. A report of the same notebook and parameters is renewed; one of other
-    results in the way needs --force. Exit code 1 where a report failed; the others are kept.
+    File names contain the parameters that differ from the defaults, and those that vary with --over
+    or a file of parameters. A report of the same notebook and parameters is replaced. Replacing a
+    report of other results needs --force. Exit code 1 if a report failed; the others are kept.
 
     \b
     Examples:
@@ -115,34 +118,34 @@ def report(
 def figures_(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY]...", help="Studies.  [default: all there are]"),
+        typer.Argument(metavar="[STUDY]...", help="Studies to show.  [default: all]"),
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set; repeatable.  [default: all there are]"),
+        typer.Option(help="Data set; repeatable.  [default: all]"),
     ] = None,
-    format: Annotated[str, typer.Option(help="Of pdf, svg, png; with commas.")] = "pdf,svg,png",
+    format: Annotated[str, typer.Option(help="Formats, separated by commas.")] = "pdf,svg,png",
     width: Annotated[
-        str, typer.Option(help="single (85 mm), double (175 mm) or slide (254 × 143 mm).")
+        str, typer.Option(help="Width: single (85 mm), double (175 mm) or slide (254 × 143 mm).")
     ] = "single",
     style: Annotated[
-        str | None, typer.Option(help="paper or talk.  [default: talk for slides]")
+        str | None, typer.Option(help="Style: paper or talk.  [default: talk for slides]")
     ] = None,
     metric: Metric = "validation_accuracy",
-    confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     preset: Annotated[
-        str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
+        str, typer.Option(help="Preset of the studies.  [default: the one with most runs]")
     ] = "",
     trust: Trust = None,
 ) -> None:
-    """Every standard figure and table, without a notebook.
+    """Write every standard figure and table, without a notebook.
 
-    Figures are sized in millimetres, with text as text and the data behind them as CSV; tables are
-    CSV, LaTeX and Markdown. A JSON file beside each has its caption, the checksum of its data and
-    the command that made it. Exit code 1 where something asked for is not there.
+    Figures have a size in millimetres, text as text, and their data as CSV. Tables are CSV, LaTeX
+    and Markdown. A JSON file beside each has its caption, the checksum of its data and the command
+    that made it. Exit code 1 if something that you ask for is not there.
 
     \b
     Examples:
@@ -186,23 +189,23 @@ def compare(
     results: Results = Path("results"),
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set; repeatable.  [default: all there are]"),
+        typer.Option(help="Data set; repeatable.  [default: all]"),
     ] = None,
     metric: Metric = "validation_accuracy",
-    confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
     preset: Annotated[
-        str, typer.Option(help="Preset of the studies; empty: whichever has most runs.")
+        str, typer.Option(help="Preset of the studies.  [default: the one with most runs]")
     ] = "",
     baseline: Annotated[
         str, typer.Option(help="Arm that others are compared with.  [default: without method]")
     ] = "",
 ) -> None:
-    """Own results against the published tables, or arms against a baseline.
+    """Compare your results with the published tables, or arms with a baseline.
 
-    Without a study: what agrees and what does not, in words and tables, after the settings that
-    differ. A data set without published tables is held against all of them, by orders and signs
+    Without a study: says which settings differ, then what agrees and what does not, in words and
+    tables. A data set without published tables is compared with all of them, by orders and signs
     alone. With studies: the difference of each arm to the baseline, with interval and verdict. Exit
-    code 1 where there is nothing to compare.
+    code 1 if there is nothing to compare.
 
     \b
     Examples:
@@ -244,18 +247,18 @@ def claims_(
     results: Results = Path("results"),
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set; repeatable.  [default: all there are]"),
+        typer.Option(help="Data set; repeatable.  [default: all]"),
     ] = None,
     metric: Metric = "validation_accuracy",
-    confidence: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
     csv: Annotated[
-        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
     ] = False,
 ) -> None:
-    """What the results say of each of the 36 published claims.
+    """Show what the results say about the 36 published claims.
 
-    A claim has a verdict on each data set that has its deciding comparisons, on validation and
-    on test. One without says why, and which command would decide it.
+    A claim has a verdict for each data set that has its deciding comparisons, on validation and on
+    test. For a claim without a verdict, the reason is shown, with a command that would decide it.
 
     \b
     Examples:

@@ -128,10 +128,10 @@ def _with_files(results: Path, kind: str) -> pd.DataFrame:
 def _of_keys(declaration: Declaration, rows: pd.DataFrame) -> tuple[list[Problem], list[str]]:
     """Keys computed anew from what is declared and the data that rows name.
 
-    Runs on training samples of their own name these, and their keys the study's: any that the
-    study's other runs name may be meant.
+    Runs on training samples of their own name these, while their keys name the study's: those that
+    its other runs name, or, where all have their own, the data as they are here.
     """
-    from analysis.plan import core_config, core_methods, run_keys
+    from analysis.plan import core_config, core_methods, dataset_status, load_splits, run_keys
 
     study = declaration.study
     path = declaration.path or Path(study.name)
@@ -140,17 +140,23 @@ def _of_keys(declaration: Declaration, rows: pd.DataFrame) -> tuple[list[Problem
         return [], []
     mine = mine[["key", "seed", "data"]].drop_duplicates().dropna()
     drawn = {arm.name for arm in study.arms if arm.subset_per_run}
+    own = mine["key"].map(lambda key: declaration.keys[key][0] in drawn)
     try:
         config, methods = core_config(study), core_methods(study.arms)
-        expected = {data: run_keys(study, config, methods, data) for data in mine["data"].unique()}
-    except ValueError as error:
+        shared = list(mine.loc[~own, "data"].unique())
+        if own.any() and not shared:
+            absent = [one.name for one in dataset_status() if one.present.startswith("not here")]
+            if config.dataset in absent:  # nothing is downloaded to look at results
+                return [], [f"{path}: its keys need the data of {config.dataset}, not here"]
+            shared = [load_splits(config).fingerprint]
+        expected = {data: run_keys(study, config, methods, data) for data in shared}
+    except (ValueError, OSError) as error:
         return [], [f"{path}: its keys cannot be computed here: {error}"]
     foreign = 0
     for key, seed, data in mine.itertuples(index=False):
         run = declaration.keys[key]
-        possible = list(expected) if run[0] in drawn else [data]
-        known = any(expected[one].get(key) == run for one in possible if one in expected)
-        foreign += not known or seed != run[1]
+        possible = shared if run[0] in drawn else [data]
+        foreign += seed != run[1] or not any(expected[one].get(key) == run for one in possible)
     reason = f"{foreign} of its runs have keys of other settings or data"
     return ([Problem(path, reason)] if foreign else []), []
 

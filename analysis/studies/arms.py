@@ -17,7 +17,7 @@ from analysis.results import StudyResult
 from analysis.rules import baseline_arm
 from analysis.statistics import CONFIDENCE
 from analysis.studies import STANDARD
-from analysis.studies.hypotheses import verdict_height, verdict_plot
+from analysis.studies.verdicts import verdict_height, verdict_plot
 from analysis.study import Contrast, Hypothesis
 
 

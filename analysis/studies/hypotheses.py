@@ -11,11 +11,6 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-
 from aba_core.adjustments import (
     ADJUSTMENTS,
     GROUP_SETS,
@@ -26,12 +21,13 @@ from aba_core.adjustments import (
     members,
 )
 from aba_core.arms import PLACEBO_TITLES, Arm
-from analysis import figures, rules, tables
+from analysis import rules
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.rules import Verdict
 from analysis.studies import frozen, sets
 from analysis.studies.isolation import arm_name
+from analysis.studies.verdicts import READING, verdict_height, verdict_plot
 from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Slope, Study
 from analysis.study import on_fresh_subsets as fresh
 
@@ -462,31 +458,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         "over all: what survives Holm's correction over all hypotheses of the study.",
         interval=ways,
     )
-    if tested:
-        collector.table(
-            f"{prefix}comparisons",
-            "Every comparison of every hypothesis",
-            rules.comparison_table(tested),
-            [
-                *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
-                *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
-            ],
-            note=f"{look.label}, estimates in points; correlation: of the two sides, within blocks "
-            "or seeds; chances: the second reading, by the region of practical equivalence, above "
-            "the margin, within it, or below it on the other side; detectable: the smallest effect "
-            "that would have been seen with 80 % power.",
-            interval=ways,
-        )
-    nothing = rules.null_table(study, look.metric)
-    if len(nothing):
-        collector.table(
-            f"{prefix}null-arms",
-            "What arms that differ in nothing show",
-            nothing,
-            note=f"{look.label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
-            "changed. Arms equal in every run are left out.",
-            interval="95%, Welch's t",
-        )
+    _tables(collector, study, tested, prefix, ways)
     slopes = [
         comparison
         for verdict in tested
@@ -498,96 +470,33 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     return collector.exhibits
 
 
-VERDICT_LOOKS = {
-    "supported": ("#0072B2", "o"),
-    "refuted": ("#D55E00", "X"),
-    "harm": ("#000000", "v"),
-    "inconclusive": ("#7A7A7A", "D"),
-}
-
-
-VERDICT_WORDS = {"harm": "refuted: a harm"}
-READING = (
-    "Supported: the interval lies above 0 and does not end below the margin, the right edge of the "
-    "shaded band. Refuted: it ends below the margin. That two things are alike is supported where "
-    "the interval lies within the band. n counts blocks, runs, adjustments or sets."
-)
-
-
-def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "hypothesis") -> Axes:
-    """Effects with their intervals, coloured and marked by verdict, in the table's order.
-
-    table: from `rules.verdict_table` or `rules.comparison_table`: the column `names`, estimate
-    (points) with interval, margin, verdict, effect. Shaded: effects too small to be worth having. A
-    claim that is refuted because the effect is reversed is marked as a harm. A hypothesis that was
-    not tested has its name and nothing else.
-    """
-    reversed_ = (table["verdict"] == "refuted") & (table["effect"] == "reversed")
-    table = table.assign(verdict=table["verdict"].mask(reversed_, "harm"))
-    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, verdict_height(table, names))
-    text, width, marker = figures.sizes(ax)
-    limits = _limits(table)
-    lines = 2 if table[names].str.len().max() > 24 else 1
-    room = 0.75 * figures.panel_size(ax)[1] / max(len(table), 3)
-    size = min(0.875 * text, 0.8 * room / lines)
-    across = 0.45 * figures.panel_size(ax)[0]
-    for y, (_, row) in enumerate(table.iterrows()):
-        place = len(table) - 1 - y
-        ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
-        if row["verdict"] not in VERDICT_LOOKS:
-            ax.text(
-                limits[1], place, f"{row['verdict']} ", ha="right", va="center", size=0.75 * text
-            )
-            continue
-        colour, symbol = VERDICT_LOOKS[row["verdict"]]
-        band = Rectangle(
-            (-row["margin"], place - 0.42), 2 * row["margin"], 0.84, color="0.9", lw=0, zorder=-1
+def _tables(
+    collector: Collector, study: StudyResult, tested: Sequence[Verdict], prefix: str, ways: str
+) -> None:
+    """Every comparison, and the differences of arms that differ in nothing."""
+    label = collector.look.label
+    if tested:
+        collector.table(
+            f"{prefix}comparisons",
+            "Every comparison of every hypothesis",
+            rules.comparison_table(tested),
+            [
+                *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
+                *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
+            ],
+            note=f"{label}, estimates in points; correlation: of the two sides, within blocks "
+            "or seeds; chances: the second reading, by the region of practical equivalence, above "
+            "the margin, within it, or below it on the other side; detectable: the smallest effect "
+            "that would have been seen with 80 % power.",
+            interval=ways,
         )
-        ax.add_patch(band)
-        ends = row["estimate_low"], row["estimate_high"]
-        figures.interval_line(ax, place, *ends, limits, color=colour, lw=1.3 * width)
-        if limits[0] <= row["estimate"] <= limits[1]:
-            ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
-        else:
-            side, at = ("left", limits[0]) if row["estimate"] < 0 else ("right", limits[1])
-            told = f"     {tables.interval_text(row['estimate'], *ends)}     "
-            ax.text(at, place, told, ha=side, va="center", size=0.9 * size, color=colour)
-        beside = ax.get_yaxis_transform()
-        ax.text(1.01, place, f"n = {int(row['n'])}", transform=beside, va="center", size=0.9 * size)
-    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
-    ax.set_xlim(limits)
-    ax.set_ylim(-0.6, len(table) - 0.4)
-    shown = [figures.wrapped(str(name), across, size, lines) for name in table[names]]
-    ax.set_yticks(range(len(table) - 1, -1, -1), shown)
-    ax.tick_params(axis="y", length=0, labelsize=size)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel("Effect (points of accuracy)")
-    handles: list[Any] = [
-        Line2D(
-            [],
-            [],
-            color=colour,
-            marker=symbol,
-            ms=0.9 * marker,
-            lw=1.3 * width,
-            label=VERDICT_WORDS.get(verdict, verdict),
+    nothing = rules.null_table(study, collector.look.metric)
+    if len(nothing):
+        collector.table(
+            f"{prefix}null-arms",
+            "What arms that differ in nothing show",
+            nothing,
+            note=f"{label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
+            "changed. Arms equal in every run are left out.",
+            interval="95%, Welch's t",
         )
-        for verdict, (colour, symbol) in VERDICT_LOOKS.items()
-        if verdict in set(table["verdict"])
-    ]
-    handles.append(Rectangle((0, 0), 1, 1, color="0.9", label="not worth having"))
-    figures.legend_above(ax, handles, ncols=2)
-    return ax
-
-
-def _limits(table: pd.DataFrame) -> tuple[float, float]:
-    """A range with all effects but those that would flatten the rest."""
-    known = table["estimate"].abs().dropna()
-    usual = known <= 2.5 * known.quantile(0.85) if len(known) > 3 else known <= known.max()
-    shown = table.loc[usual[usual].index].assign(zero=0.0)
-    return figures.limits_of(shown, ["estimate", "zero"]) or (-1.0, 1.0)
-
-
-def verdict_height(table: pd.DataFrame, names: str = "hypothesis") -> float:
-    """Height in mm at which `verdict_plot` can name every row, on paper."""
-    return 26.0 + (4.6 if table[names].str.len().max() <= 24 else 7.0) * max(len(table), 3)

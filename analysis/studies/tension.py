@@ -177,7 +177,7 @@ def hypothesis_sentences(table: pd.DataFrame) -> list[str]:
 
 
 def set_sentences(hypothesis: pd.DataFrame) -> list[str]:
-    """Three sentences from a hypothesis table: which sets are above what they are held against,
+    """Three sentences from a hypothesis table: which sets are above what they are compared with,
     which below, and for which it stays inconclusive."""
     single = [name for name, groups in GROUP_SETS.items() if len(groups) == 1]
     joined = [name for name, groups in GROUP_SETS.items() if len(groups) > 1]
