@@ -31,7 +31,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from aba_core.identity import call_with, load_for_results, meant
+from aba_core.identity import call_with, load_for_results
 from aba_core.quantities import metric_label, metrics_in
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
@@ -333,42 +333,6 @@ def studies_by_dataset(results: str | Path) -> dict[str, list[str]]:
         dataset: sorted(studies, key=lambda name: (order.get(name, len(order)), name))
         for dataset, studies in sorted(names.items())
     }
-
-
-def _study_name(given: str) -> str:
-    """A study's name from itself or from its file, which is usually called so."""
-    path = Path(given)
-    return path.stem if path.suffix in (".yaml", ".yml", ".py") else given
-
-
-def own_studies(names: Sequence[str], results: str | Path) -> list[str]:
-    """The studies of one's own in a results folder that the names, or files, are of."""
-    known = {name for names in studies_by_dataset(results).values() for name in names}
-    return [name for name in map(_study_name, names) if name in known - {*STANDARD}]
-
-
-def datasets_of(
-    study: str, results: str | Path, datasets: Sequence[str] | None = None
-) -> list[tuple[str, str]]:
-    """(study, data set) for every data set that a study has results on, of those asked for.
-
-    Raises ResultsError naming what there is.
-    """
-    study, declared = _study_name(study), studies_by_dataset(results)
-    having = [name for name, studies in declared.items() if study in studies]
-    chosen = [name for name in having if not datasets or name in datasets]
-    if not having:
-        known = sorted({name for studies in declared.values() for name in studies})
-        raise ResultsError(
-            f"no study {study!r} in {results}{meant(study, known)}; there: "
-            f"{', '.join(known) or 'nothing'}"
-        )
-    if not chosen:
-        raise ResultsError(
-            f"no results of {study} on {', '.join(datasets or ())} in {results}; there: "
-            f"{', '.join(having)}"
-        )
-    return [(study, name) for name in chosen]
 
 
 def data(

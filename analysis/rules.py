@@ -456,11 +456,6 @@ def control_arm(study: Study) -> str:
     return next((arm.name for arm in vanilla if not (arm.seed_offset or arm.flip_bit)), "")
 
 
-def baseline_arm(study: Study) -> str:
-    """The arm that others are compared with: the one declared, else the control; "" without."""
-    return study.baseline or control_arm(study)
-
-
 def null_arms(study: Study) -> list[str]:
     """Arms that train as the control does, but reseeded or with one bit of one weight changed."""
 

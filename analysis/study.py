@@ -39,7 +39,7 @@ from aba_core.identity import (
     trust,
     version_of,
 )
-from analysis.yaml_text import read_yaml
+from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
@@ -544,20 +544,6 @@ def _find_code_in(path: Path) -> None:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing wrong, in one line: field, reason, given value."""
-    problem = error.errors()[0]
-    place = ".".join(map(str, problem["loc"])) or "study"
-    reason = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"{place} is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown field {place!r}"
-    if problem["type"] == "value_error":  # our own checks name the value themselves
-        return reason
-    return f"{place}: {reason} (given: {problem['input']!r})"
 
 
 def find_study(

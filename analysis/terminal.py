@@ -55,7 +55,7 @@ def print_differences(
 
     Raises ResultsError, and ExportError where the study has no baseline.
     """
-    from analysis import exhibits, rules, tables
+    from analysis import exhibits, tables
     from analysis.results import load
     from analysis.studies import arms
 
@@ -63,7 +63,7 @@ def print_differences(
     if result.declaration.study.frozen:
         raise exhibits.ExportError(f"{study} is a frozen study, whose arms are not compared")
     look.check(result)
-    reference = baseline or rules.baseline_arm(result.declaration.study)
+    reference = baseline or arms.baseline_arm(result.declaration.study)
     table = arms.differences(result, look, baseline)
     if not reference:
         names = ", ".join(arm.name for arm in result.declaration.study.arms)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from aba_core import ABA, FASTABA, Arm, TrainConfig, attribute, frozen, splits_from, train
-from analysis import exhibits, runner
+from analysis import by_name, exhibits, runner
 from analysis.exhibits import ExportError, Look
 from analysis.results import ResultsError, load
 from analysis.studies import arms
@@ -117,10 +117,10 @@ def test_commands_take_an_own_study_by_name(folder: Path, words: list[str], expe
 
 def test_a_study_that_is_not_there_is_told_with_what_is(folder: Path):
     with pytest.raises(ResultsError, match="no study 'mne' .*did you mean 'mine'"):
-        exhibits.datasets_of("mne", folder / "results")
+        by_name.datasets_of("mne", folder / "results")
     with pytest.raises(ResultsError, match="no results of mine on wine .* there: digits"):
-        exhibits.datasets_of("mine", folder / "results", ["wine"])
-    assert exhibits.own_studies(["mine.yaml", "02_isolation"], folder / "results") == ["mine"]
+        by_name.datasets_of("mine", folder / "results", ["wine"])
+    assert by_name.own_studies(["mine.yaml", "02_isolation"], folder / "results") == ["mine"]
 
 
 @pytest.mark.slow

@@ -192,13 +192,13 @@ def plan_(
       aba plan tension --effect 1.0 --power 0.8
       aba plan isolation --dataset mnist --preset standard --effect 0.5
     """
-    from analysis import design, exhibits
+    from analysis import by_name, design, exhibits
     from analysis.results import load
     from analysis.study import find_study
 
     label = exhibits.Look(metric).label
-    if not Path(study).suffix and exhibits.own_studies([study], results):
-        ((_, of_dataset), *_) = exhibits.datasets_of(study, results, [dataset] if dataset else None)
+    if not Path(study).suffix and by_name.own_studies([study], results):
+        ((_, of_dataset), *_) = by_name.datasets_of(study, results, [dataset] if dataset else None)
         declared = load(results, study, of_dataset, preset or "").declaration.study
     else:
         declared = find_study(study, dataset, preset)

@@ -67,7 +67,7 @@ def report(
       aba report --parameters batch.yaml --jobs 4 --out batch
       aba report my_study
     """
-    from analysis import exhibits, reports
+    from analysis import by_name, reports
 
     given: dict[str, object] = {} if dataset is None else {"dataset": dataset}
     origin = {} if dataset is None else {"dataset": "--dataset"}
@@ -80,20 +80,9 @@ def report(
         name, value = terminal.pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
         terminal.once(origin, name, "--over")
         axes[name] = [part.strip() for part in value.split(",") if part.strip()]
-    own = exhibits.own_studies(notebooks or [], results)
-    if own and len(own) < len(notebooks or []):
-        raise reports.ReportError(
-            f"{own[0]!r} is a study, and others of {', '.join(notebooks or [])} are notebooks; ask "
-            "for the reports of studies by themselves"
-        )
-    if own:
-        terminal.once(origin, "study", "STUDY")
-        notebooks, axes = ["13_any_study"], {"study": own, **axes}
-        found = {one for name in own for one in exhibits.datasets_of(name, results)}
-        if dataset is None and len({of_dataset for _, of_dataset in found}) == 1:
-            given["dataset"] = next(iter(found))[1]
-    if len(own) == 1:
-        given["study"] = axes.pop("study")[0]
+    fixed, varied = by_name.as_notebook(notebooks or [], results, given)
+    if fixed or varied:
+        notebooks, given, axes = [by_name.ANY_STUDY], {**given, **fixed}, {**varied, **axes}
     variants = reports.grid(axes)
     if parameters is not None:
         plain, sets = reports.read_parameters(parameters)
@@ -101,16 +90,8 @@ def report(
             terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
-    if terminal.report(
-        notebooks or [],
-        results,
-        out,
-        given,
-        format=format,
-        variants=variants,
-        jobs=jobs,
-        force=force,
-    ):
+    options = {"format": format, "variants": variants, "jobs": jobs, "force": force}
+    if terminal.report(notebooks or [], results, out, given, **options):
         raise typer.Exit(1)
 
 
@@ -214,7 +195,7 @@ def compare(
       aba compare my_study
       aba compare my_study --baseline mixup --metric test_accuracy
     """
-    from analysis import exhibits
+    from analysis import by_name, exhibits
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
     from analysis.studies import published
@@ -222,7 +203,7 @@ def compare(
     look = exhibits.Look(metric, confidence)
     lacking = False
     if studies:
-        found = [one for name in studies for one in exhibits.datasets_of(name, results, dataset)]
+        found = [one for name in studies for one in by_name.datasets_of(name, results, dataset)]
         for name, of_dataset in found:
             terminal.print_differences(results, name, of_dataset, look, preset, baseline)
         return

@@ -14,11 +14,11 @@ from aba_core.quantities import measured_as, quantity_of
 from analysis import figures, rules, tables
 from analysis.exhibits import Collector, Exhibits, ExportError, Look
 from analysis.results import StudyResult
-from analysis.rules import baseline_arm
+from analysis.rules import control_arm
 from analysis.statistics import CONFIDENCE
 from analysis.studies import STANDARD
 from analysis.studies.verdicts import verdict_height, verdict_plot
-from analysis.study import Contrast, Hypothesis
+from analysis.study import Contrast, Hypothesis, Study
 
 
 def arms_table(
@@ -56,6 +56,11 @@ def arms_table(
             row |= tables.with_interval(f"{name}_mean", interval)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def baseline_arm(study: Study) -> str:
+    """The arm that others are compared with: the one declared, else the control; "" without."""
+    return study.baseline or control_arm(study)
 
 
 def difference_table(
