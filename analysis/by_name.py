@@ -60,6 +60,8 @@ def as_notebook(
     own = own_studies(names, results)
     if not own:
         return {}, {}
+    if "study" in given:
+        raise ResultsError(f"study is given twice: {own[0]!r} and -p study={given['study']}")
     if len(own) < len(names):
         raise ResultsError(
             f"{own[0]!r} is a study, and others of {', '.join(names)} are not; ask for the reports "
