@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aba_core import maps
-from aba_core.architecture import mixes_samples
+from aba_core.architecture import first_line, mixes_samples
 from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
 from aba_core.making import Forward, Maker, ModuleMaker
@@ -361,8 +361,37 @@ def attribute(
     check_inputs(x, y, loss)
     if draws is None:
         draws = Draws.single(0, 0, len(x), x.device)
+
+    def forward(at: Tensor) -> Tensor:
+        return _logits(model, at, y, loss)
+
     with undisturbed(model, attribution.mode, attribution.update_statistics):
-        return attribution_map(model, x, y, attribution, draws, loss, ModuleMaker(model))
+        return attribution_map(forward, x, y, attribution, draws, loss, ModuleMaker(model))
+
+
+def _logits(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """What a model makes of inputs. Raises ValueError, one line, where it refuses them, or has no
+    output for a label."""
+    try:
+        logits = model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, AttributeError) as error:
+        own = next((each for each in model.parameters()), None)
+        cure = ""
+        if own is not None and own.is_floating_point() and own.dtype != x.dtype:
+            cure = f"; the model is of type {own.dtype}, so give x.to({own.dtype})"
+        raise ValueError(
+            f"the model {type(model).__name__} refuses a batch of shape {tuple(x.shape)} and type "
+            f"{x.dtype}: {first_line(error)}{cure}"
+        ) from error
+    if loss is cross_entropy and y.dim() == 1 and logits.dim() == 2:
+        outputs, last = logits.shape[1], int(y.max())
+        if last >= outputs:
+            raise ValueError(
+                f"y holds label {last}, but the model has {outputs} outputs; needed: one a class"
+            )
+    return logits
 
 
 def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None) -> None:
@@ -383,5 +412,7 @@ def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None) -> None:
         raise ValueError(f"x of type {x.dtype}; needed: floating point")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("x holds NaN or infinite values; allowed: finite numbers")
+    if loss is cross_entropy and y.dim() == 1 and y.is_floating_point():
+        raise ValueError(f"y of type {y.dtype}; needed: whole-number classes, as y.long()")
     if loss is cross_entropy and not y.is_floating_point() and int(y.min()) < 0:
         raise ValueError(f"y holds label {int(y.min())}; allowed: classes from 0")

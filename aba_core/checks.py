@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -43,6 +44,23 @@ def check_labels(splits: Splits, loss: Loss) -> None:
                 raise ValueError(
                     f"the {name} split has label {value}; allowed: 0 to {splits.classes - 1}"
                 )
+
+
+def warn_of_units(x: Tensor) -> None:
+    """A warning where inputs are far from standard units, in which strengths are. Zeros do not
+    count: padding and empty pixels are no unit."""
+    values = x.detach()[x.detach() != 0]
+    if len(values) < 64:
+        return
+    deviation, mean = float(values.double().std()), float(values.double().mean())
+    if 0.4 <= deviation <= 3 and abs(mean) <= 3:
+        return
+    warnings.warn(
+        f"inputs have mean {mean:.3g} and standard deviation {deviation:.3g}; a strength is in "
+        "standard units, so standardise them, as splits_from(x, y) does, or choose the strength in "
+        "the units of your inputs and silence this",
+        stacklevel=3,
+    )
 
 
 def model_output(model: nn.Module, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from aba_core.identity import meant
 from aba_core.pictures import (
     Pictures,
     find_cifar10,
@@ -175,7 +176,7 @@ DATASETS: dict[str, DatasetInfo] = {
 # --- What a caller gets ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Samples of one split. Images lie in `data` as they are; text as token ids to be embedded."""
 
@@ -209,12 +210,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __repr__(self) -> str:
+        return f"<Split: {len(self)} samples of shape {self.feature_shape}>"
+
 
 def _embed(ids: Tensor, embedding: Tensor) -> Tensor:
     return torch.nn.functional.embedding(ids, embedding)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Splits:
     """The three splits of a dataset and what a run has to record of them.
 
@@ -266,6 +270,24 @@ class Splits:
             fingerprint=f"{self.fingerprint}, first {tokens} tokens",
         )
 
+    def majority(self, part: str = "test") -> float | None:
+        """The share of the most frequent class in a part, in percent: what always guessing it
+        reaches. None where a sample has no one class."""
+        y = getattr(self, part).y
+        if self.task != "multiclass" or y.dim() != 1 or y.is_floating_point() or not len(y):
+            return None
+        return 100 * int(torch.bincount(y.cpu()).max()) / len(y)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, part))} {part}" for part in _PARTS)
+        kinds = f"{self.classes} classes" if self.task == "multiclass" else self.task
+        share = self.majority("train")
+        largest = "" if share is None else f", the largest {share:.0f} % of the training samples"
+        return (
+            f"<Splits {self.name} ({self.subset}): {sizes} samples of shape {self.input_shape}, "
+            f"{kinds}{largest}>"
+        )
+
     def to(self, device: str | torch.device) -> Splits:
         parts = {part: getattr(self, part).to(device) for part in _PARTS}
         return replace(self, mean=self.mean.to(device), std=self.std.to(device), **parts)
@@ -307,11 +329,15 @@ def load_dataset(
     Raises DatasetError: unknown name, subset or embedding; a damaged file; no file and no network.
     """
     if name not in DATASETS:
-        raise DatasetError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+        raise DatasetError(
+            f"unknown dataset {name!r}{meant(name, DATASETS)}; known: {', '.join(DATASETS)}; your "
+            "own: splits=splits_from(x, y), or {use: module:function}"
+        )
     info = DATASETS[name]
     if subset not in info.subsets:
         allowed = ", ".join(f"{key} ({size})" for key, size in info.subsets.items())
-        raise DatasetError(f"unknown subset {subset!r} of {name}; known: {allowed}")
+        near = meant(subset, info.subsets)
+        raise DatasetError(f"unknown subset {subset!r} of {name}{near}; known: {allowed}")
     if not isinstance(subset_seed, int | np.integer) or subset_seed < 0:
         raise DatasetError(f"subset_seed must be an integer of 0 or more, not {subset_seed!r}")
     if embedding not in EMBEDDINGS:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aba_core.adjustments import ADJUSTMENTS
 from aba_core.attribution import Loss, Target, attribute, cross_entropy, undisturbed
+from aba_core.checks import check_sequence, model_output
 from aba_core.datasets import Split
 from aba_core.methods.aba import adjust
 from aba_core.randomness import Draws
@@ -51,6 +52,7 @@ def frozen(
     class, and the change of each against the unchanged inputs. Source: slides, "Adjustments applied
     in evaluation" and "MNIST Frozen".
     """
+    check_sequence("strengths", strengths, f"[{strengths}]")
     if selection.categories != 3:
         raise ValueError(f"selection is {selection}; needed: three categories, low middle high")
     sums: dict[tuple[int, float], Tensor] = {}
@@ -58,7 +60,12 @@ def frozen(
     with undisturbed(model, "eval"):
 
         def totals(x: Tensor, y: Tensor) -> Tensor:
-            logits = model(x)
+            logits = model_output(model, x)
+            if loss is cross_entropy and int(y.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"y holds label {int(y.max())}, but the model has {logits.shape[1]} outputs; "
+                    "needed: one a class"
+                )
             score = logits.gather(1, y[:, None])
             correct = (logits.argmax(1) == y).double()
             correct[~torch.isfinite(logits).all(1)] = float("nan")

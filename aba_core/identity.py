@@ -9,12 +9,13 @@ out: a class names such fields in its property `irrelevant`.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -190,3 +191,9 @@ def call_with(function: Callable[..., Any], given: Mapping[str, Any], where: str
         if ordinary and parameter.default is parameter.empty and name not in taken:
             raise ValueError(f"{where} needs {name!r}; known: {', '.join(given)}")
     return function(**taken)
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """ " (did you mean 'mnist'?)" where a known name is close to a misspelt one, else ""."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

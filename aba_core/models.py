@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aba_core.identity import meant
+
 _VGG = {
     "vgg11": (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"),
     "vgg16": (
@@ -131,7 +133,7 @@ def build_model(
     Raises ValueError for an unknown name, an input shape the model cannot take, or no classes.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+        raise ValueError(f"unknown model {name!r}{meant(name, MODELS)}; known: {', '.join(MODELS)}")
     builder, dimensions, meaning = MODELS[name]
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1 or dimensions not in (None, len(shape)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,6 +75,31 @@ def splits_from(
         mean=mean,
         std=std,
         task=task,
+    )
+
+
+def training_subset(splits: Splits, size: int, seed: int) -> Splits:
+    """The same splits, of the training samples so many, stratified by class and drawn from `seed`.
+
+    Raises DatasetError for a size that is not below the number of training samples, or below two a
+    class.
+    """
+    pool = splits.train
+    if type(size) is not int or not 2 * splits.classes <= size < len(pool):
+        raise DatasetError(
+            f"train_samples is {size!r}; allowed: {2 * splits.classes} (two a class) to "
+            f"{len(pool) - 1}, a part of the {len(pool)} training samples"
+        )
+    drawn, _ = stratified(pool.y.numpy(), size, splits.name, "subset", seed)
+    at = torch.from_numpy(drawn)
+    index = pool.index[at] if pool.index is not None else None
+    part = replace(pool, data=pool.data[at], y=pool.y[at], index=index)
+    return replace(
+        splits,
+        train=part,
+        subset=f"{size} of {len(pool)}",
+        subset_seed=seed,
+        fingerprint=f"{splits.fingerprint}, {size} drawn from {seed}",
     )
 
 
@@ -150,6 +176,7 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
             )
         try:
             pairs = [x[number] for number in range(len(x))]
+            _warn_of_random_transforms(x, pairs)
             x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         except (TypeError, IndexError, KeyError) as error:
             raise DatasetError(
@@ -180,6 +207,22 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
             f"{int((~finite).nonzero()[0])}); fill or drop them"
         )
     return values, labels
+
+
+def _warn_of_random_transforms(dataset: Any, pairs: Sequence[Any]) -> None:
+    """A warning where a sample is another one when it is read again: here it is read once."""
+    if isinstance(dataset, list | tuple):
+        return
+    with torch.random.fork_rng():
+        again = [dataset[number][0] for number in range(min(8, len(pairs)))]
+    first = _own_stack([pair[0] for pair in pairs[: len(again)]])
+    if not torch.equal(first, _own_stack(again)) and bool(torch.isfinite(first).all()):
+        warnings.warn(
+            f"{type(dataset).__name__} gives another input each time a sample is read, and here "
+            "each is read once: its random transforms stay as first drawn. Pass the data without "
+            "them, and make random changes while training, as method='crop' or 'flip'",
+            stacklevel=2,
+        )
 
 
 def _own_stack(x: Any) -> Tensor:

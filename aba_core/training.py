@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from aba_core.architecture import flip_bit, initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import Loss
-from aba_core.checks import check_build, check_labels, check_sequence
+from aba_core.checks import check_build, check_labels, check_sequence, warn_of_units
 from aba_core.datasets import Splits, load_dataset
 from aba_core.evaluation import stacked_logits
 from aba_core.identity import Use, plain
@@ -37,6 +37,7 @@ from aba_core.methods.base import Method, method_of
 from aba_core.methods.decay import Best
 from aba_core.models import build_model
 from aba_core.probing import probe, try_evaluation
+from aba_core.quantities import TASKS
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
@@ -44,10 +45,17 @@ from aba_core.steps import Recorded, Step, products_in
 from aba_core.tasks import Task, task_of, used
 from aba_core.threads import choose_threads, threads_restored
 
+# Columns that a table of runs begins with, before what has been the same for all.
+_FIRST = ("arm", "seed", "status")
 
-@dataclass
+
+@dataclass(repr=False)
 class Runs:
-    """What a training left: metrics, curves and the trained models."""
+    """What a training left: metrics, curves and the trained models.
+
+    majority: the share of the most frequent class by split, in percent, where samples have one
+    class: accuracies are to be read beside it.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     curve_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -56,14 +64,60 @@ class Runs:
     # {run: {split: which samples it classifies correctly}}; empty where there is no one right class
     correct: dict[tuple[str, int], dict[str, Bool[Tensor, "sample"]]] = field(default_factory=dict)
     _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
+    task: str = "multiclass"
+    majority: dict[str, float] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
         """One row per (arm, seed) with the metrics of the final step; accuracies in percent.
 
-        Columns that only some methods have come last."""
+        Arm, seed and the primary metric come first; columns that only some methods have last."""
         frame = pd.DataFrame(self.rows)
         common = [str(name) for name in frame if all(name in row for row in self.rows)]
+        first = [name for name in (*_FIRST, *self._primary) if name in common]
+        common = [*first, *(name for name in common if name not in first)]
         return frame[[*common, *sorted({str(name) for name in frame} - set(common))]]
+
+    @property
+    def _primary(self) -> tuple[str, str]:
+        """The columns that runs are judged by, on validation and on test."""
+        quantity = TASKS[self.task][0]
+        return f"validation_{quantity}", f"test_{quantity}"
+
+    def summary(self) -> pd.DataFrame:
+        """One row an arm, in the declared order: runs, how many diverged, and mean and standard
+        deviation over seeds of the primary metric on validation and test."""
+        frame = pd.DataFrame(self.rows)
+        by_arm = frame.groupby("arm", sort=False)
+        table: dict[str, Any] = {
+            "runs": by_arm.size(),
+            "diverged": by_arm["status"].agg(lambda s: sum(s != "finished")),
+        }
+        for name in self._primary:
+            table |= {name: by_arm[name].mean(), f"{name}_sd": by_arm[name].std()}
+        return pd.DataFrame(table).reset_index()
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "<Runs: none>"
+        table = self.summary()
+        seeds = len({row["seed"] for row in self.rows})
+        of = f"{self.rows[0]['dataset']} ({self.rows[0]['subset']})"
+        head = f"<Runs: {len(table)} arms, {seeds} seeds, {len(self.rows)} runs on {of}>"
+        shown = table.head(20).to_string(index=False, float_format=lambda value: f"{value:.3g}")
+        more = f"\n… and {len(table) - 20} arms more" * (len(table) > 20)
+        return f"{head}\n{shown}{more}" + f"\n{self._beside}" * bool(self._beside)
+
+    @property
+    def _beside(self) -> str:
+        """What accuracies are to be read beside, where classes are uneven."""
+        shares = [f"{share:.0f} % on {split}" for split, share in self.majority.items()]
+        return f"Always guessing the most frequent class: {', '.join(shares)}." if shares else ""
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "<p>Runs: none</p>"
+        table = self.summary().to_html(index=False, border=0, float_format="{:.3g}".format)
+        return table + f"<p>{self._beside}</p>" * bool(self._beside)
 
     def curves(self) -> pd.DataFrame:
         """One row per (arm, seed, step) at the steps chosen by `curve_every`."""
@@ -152,6 +206,12 @@ def train(
     members = _members(config, arms, seeds)
     if splits is None:
         splits = load_splits(config)
+    elif not isinstance(splits, Splits):
+        raise ValueError(
+            f"splits is a {type(splits).__name__}; needed: Splits, as splits_from(x, y)"
+        )
+    elif splits.train.embedding is None and any(member.method for member in members):
+        warn_of_units(splits.train.data[:256])
     if config.batch_size > len(splits.train):
         raise ValueError(
             f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
@@ -182,7 +242,7 @@ def train(
         config, splits, build, task, loss or task.loss, device, study,
         keep_logits, graphs, progress,
     )  # fmt: skip
-    runs = Runs()
+    runs = Runs(task=splits.task, majority=_uneven(splits))
     for group in _alike(members):
         with threads_restored():
             _train_group(setting, group, runs)
@@ -195,6 +255,17 @@ def train(
     for rows in (runs.curve_rows, runs.mechanism_rows):
         rows.sort(key=lambda row: (row["step"], declared(row)))
     return runs
+
+
+def _uneven(splits: Splits) -> dict[str, float]:
+    """The most frequent class's share of validation and test, in percent, where it is half as large
+    again as even classes would have it."""
+    shares = {part: splits.majority(part) for part in ("validation", "test")}
+    return {
+        part: share
+        for part, share in shares.items()
+        if share is not None and share > 150 / splits.classes
+    }
 
 
 def _warn_of_emulation(features: frozenset[str]) -> None:

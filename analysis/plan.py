@@ -20,7 +20,8 @@ from aba_core.arms import OF_ANY_MODEL, VANILLA, Arm, TrainConfig
 from aba_core.identity import NUMERICS, Use, plain, short_hash
 from aba_core.legacy import legacy_key
 from aba_core.quantities import TASKS
-from analysis.study import MOST_RUNS, Frozen, Study, StudyError, first_problem
+from analysis.study import MOST_RUNS, Frozen, Study, StudyError
+from analysis.yaml_text import first_problem
 
 if TYPE_CHECKING:
     from aba_core.datasets import DatasetStatus, Splits

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from aba_core.arms import TrainConfig
 from analysis import results as store
 from analysis import tuning
 from analysis.engines import Engine, EngineError, choose_engine
@@ -18,6 +22,9 @@ from analysis.sharing import Share
 from analysis.store import packs
 from analysis.store.leases import Leases
 from analysis.study import Study, StudyError
+
+if TYPE_CHECKING:
+    from aba_core import Splits
 
 Progress = Callable[[str, int, int], None]
 
@@ -138,6 +145,58 @@ def _keep(results: Path, part: object) -> Chunk:
         if rows:
             store.write_chunk(results, kind, chunk.name, rows)
     return chunk
+
+
+# --- in memory -----------------------------------------------------------------------------------
+
+
+def own_splits(x: Any, y: Any = None, **given: Any) -> Splits:
+    """Data of one's own as splits: as they are, or by `splits_from`. Raises DatasetError."""
+    from aba_core import Splits, splits_from
+
+    if isinstance(x, Splits):
+        if y is not None or given:
+            named = next(iter(given), "y")
+            raise StudyError(f"{named} is given beside Splits, which hold everything already")
+        return x
+    return splits_from(x, y, **given)
+
+
+def builder_of(model: str, splits: Splits) -> Callable[[], Any]:
+    """What builds a model by name, or by "module:function", for the shapes of the data."""
+    from aba_core.training import builder
+
+    return builder(TrainConfig(model={"use": model} if ":" in model else model), splits)
+
+
+def train_in_memory(
+    study: Study,
+    splits: Splits,
+    build: Callable[[], Any],
+    config: TrainConfig,
+    train_samples: int,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Every arm of a study with every seed, each seed on a training subset of its own: one row a
+    run. Nothing is written. progress: called with the number of runs just done.
+
+    Raises StudyError for whatever the parts refuse.
+    """
+    from aba_core import train
+    from aba_core.own_data import training_subset
+
+    frames = []
+    for seed in study.seeds:
+        part = training_subset(splits, train_samples, seed)
+        own = replace(config, subset_seed=seed)
+        try:
+            runs = train(own, study.arms, [seed], splits=part, build=build)
+        except ValueError as error:
+            raise StudyError(" ".join(str(error).split())) from error
+        frames.append(runs.frame())
+        if progress is not None:
+            progress(len(study.arms))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _tuned(study: Study, complete: Callable[[Study], Completion]) -> Study:

@@ -33,12 +33,13 @@ from aba_core.identity import (
     Use,
     load,
     load_for_results,
+    meant,
     plain,
     short_hash,
     trust,
     version_of,
 )
-from analysis.yaml_text import read_yaml
+from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "published")
@@ -85,6 +86,8 @@ def needed_of(rule: str, m: int) -> int | None:
     return int(counted[1]) if counted else None
 
 
+# Fields of a study that decide none of its runs.
+_NO_IDENTITY = {"seeds", "preset", "note", "room", "baseline"}
 _AT_LEAST = re.compile(r"at least ([1-9]\d{0,3})")
 
 
@@ -291,6 +294,7 @@ class Study(_Plain):
     samples' labels.
     keep_correct: keep which validation and test samples each run classifies correctly, as packed
     bits. tuning: choose the strength of every arm but vanilla first.
+    baseline: the arm that others are compared with; by default the one that trains without method.
     fresh_subsets: in a file, short for every arm's subset_per_run and seeds_per_subset: so many
     consecutive seeds share a fresh training subset; 0: all seeds share one.
     """
@@ -306,6 +310,7 @@ class Study(_Plain):
     keep_logits: bool = False
     keep_correct: bool = False
     hypotheses: tuple[Hypothesis, ...] = ()
+    baseline: str | None = None
     room: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     note: str = ""
 
@@ -379,6 +384,16 @@ class Study(_Plain):
                 )
         return value
 
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_is_an_arm(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known = [arm.name for arm in info.data.get("arms", ())]
+        if value is not None and value not in known:
+            raise ValueError(
+                f"baseline is {value!r}{meant(value, known)}; allowed: {', '.join(known)}"
+            )
+        return value
+
     @field_validator("room")
     @classmethod
     def _named_here(cls, value: str, info: ValidationInfo) -> str:
@@ -394,7 +409,7 @@ class Study(_Plain):
     @property
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
-        content = self.model_dump(mode="json", exclude={"seeds", "preset", "note", "room"})
+        content = self.model_dump(mode="json", exclude=_NO_IDENTITY)
         content["arms"] = [arm.data() for arm in self.arms]
         content["hypotheses"] = [_hashed(one) for one in self.hypotheses]
         return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))
@@ -529,20 +544,6 @@ def _find_code_in(path: Path) -> None:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing wrong, in one line: field, reason, given value."""
-    problem = error.errors()[0]
-    place = ".".join(map(str, problem["loc"])) or "study"
-    reason = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"{place} is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown field {place!r}"
-    if problem["type"] == "value_error":  # our own checks name the value themselves
-        return reason
-    return f"{place}: {reason} (given: {problem['input']!r})"
 
 
 def find_study(

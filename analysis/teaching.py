@@ -32,6 +32,7 @@ from analysis.studies.isolation import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from analysis.own import Answer
     from analysis.reports import Page
 
 _WIDTH = figures.TWO_COLUMNS / figures.MILLIMETRES_PER_INCH
@@ -217,6 +218,17 @@ def show_each_alone(
     with figures.style("paper"):
         ax = isolation_plot(isolation)
     page.figure("own-isolation", ax, "Mean accuracy of each adjustment in order, coloured by group")
+
+
+def show_answer(page: Page, answer: Answer) -> None:
+    """What `own.compare` found: the sentence, what else is to be said, forest plot and table."""
+    page.answer(answer.sentence)
+    for sentence in (*answer.details(), *answer.notes):
+        page.note(sentence)
+    with figures.style("paper"):
+        ax = answer.plot()
+    page.figure("own-forest", ax, "Difference of each arm to Vanilla on test, with its interval")
+    page.table("own-arms", answer.table)
 
 
 # --- the explorer --------------------------------------------------------------------------------

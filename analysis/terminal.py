@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis import design
-    from analysis.exhibits import Exhibit, Exported
+    from analysis.exhibits import Exhibit, Exported, Look
     from analysis.reports import Outcome
     from analysis.store.verify import Findings
 
@@ -46,6 +46,37 @@ def print_exhibits(sentences: Iterable[str], shown: Iterable[Exhibit]) -> None:
         table = present(exhibit.data, exhibit.digits, exhibit.columns)
         print(f"\n{exhibit.description}\n")
         print_table(tuple(table.columns), list(table.itertuples(index=False, name=None)))
+
+
+def print_differences(
+    results: Path, study: str, dataset: str, look: Look, preset: str, baseline: str
+) -> None:
+    """A study's arms beside its baseline: sentences, then differences with verdicts.
+
+    Raises ResultsError, and ExportError where the study has no baseline.
+    """
+    from analysis import exhibits, tables
+    from analysis.results import load
+    from analysis.studies import arms
+
+    result = load(results, study, dataset, preset)
+    if result.declaration.study.frozen:
+        raise exhibits.ExportError(f"{study} is a frozen study, whose arms are not compared")
+    look.check(result)
+    reference = baseline or arms.baseline_arm(result.declaration.study)
+    table = arms.differences(result, look, baseline)
+    if not reference:
+        names = ", ".join(arm.name for arm in result.declaration.study.arms)
+        raise exhibits.ExportError(
+            f"{study} has no arm without a method; say --baseline ARM, one of: {names}"
+        )
+    print(f"\n== {study} on {dataset}: {look.label}, differences to {reference} ==\n")
+    for sentence in arms.sentences(result, look, baseline):
+        print(sentence)
+    shown = tables.present(table, columns=["arm", "difference", "n", "unit", "verdict", "effect"])
+    print()
+    print_table(tuple(shown.columns), list(shown.itertuples(index=False, name=None)))
+    print(f"\nIntervals hold together at {100 * look.confidence:g} %. {result.summary()}")
 
 
 def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataFrame) -> None:

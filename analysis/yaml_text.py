@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
@@ -43,3 +44,17 @@ def _values(node: Any, known: dict[int, int | None]) -> int:
     if count is None:
         raise ValueError("holds an alias of itself")
     return count
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong, in one line: field, reason, given value."""
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"])) or "study"
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown field {place!r}"
+    if problem["type"] == "value_error":  # our own checks name the value themselves
+        return reason
+    return f"{place}: {reason} (given: {problem['input']!r})"

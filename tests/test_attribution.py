@@ -353,7 +353,7 @@ def test_aba_maps_the_whole_batch_where_samples_meet():
 def test_the_model_is_left_as_it_was_even_where_it_fails():
     model, x, y = busy()
     before = state(model)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="refuses a batch of shape"):
         attribute(model, x[:, :7], y, mode="train")
     assert_same_state(before, state(model))
 

@@ -74,7 +74,10 @@ def test_the_table_has_the_published_sizes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("minst",), "unknown dataset 'minst'; known: digits, mnist, cifar10, news"),
+        (
+            ("minst",),
+            "unknown dataset 'minst' .did you mean 'mnist'.*; known: digits, mnist, cifar10, news",
+        ),
         (("digits", "med"), r"unknown subset 'med' of digits; known: tiny \(100\), full \(797\)"),
     ],
 )

@@ -158,6 +158,10 @@ def test_the_studies_of_a_page_can_be_built(path, reader):
 # --- commands -------------------------------------------------------------------------------------
 
 
+# Studies that the guides declare.
+OWN_STUDIES = ("mine", "mixup-study", "my_study")
+
+
 def parse(command: str) -> None:
     """Parse a command line as `aba` would, and check names that are only looked up later."""
     words = [w for w in shlex.split(command)[1:] if w != "..."]
@@ -170,7 +174,7 @@ def parse(command: str) -> None:
         return
     assert words[0] in group.commands, f"{command}: no command {words[0]}"
     subcommand = group.commands[words[0]]
-    if words == ["run"]:  # the command by its name, as in "aba run downloads what it needs"
+    if words in (["run"], ["try"]):  # by its name, as in "aba run downloads what it needs"
         return
     try:
         context = subcommand.make_context(words[0], list(words[1:]))
@@ -184,10 +188,12 @@ def parse(command: str) -> None:
     if words[0] == "run":
         changes = (given["dataset"], given["preset"], given["seeds"], given["set_"] or ())
         studies.find_study(given["study"], *changes)
-    if words[0] == "plan" and not given["study"].isupper():
+    if words[0] == "plan" and not given["study"].isupper() and given["study"] not in OWN_STUDIES:
         studies.find_study(given["study"], given["dataset"], given["preset"])
     if words[0] == "report":
         for notebook in given["notebooks"] or ():
+            if notebook in OWN_STUDIES:
+                continue
             pairs = dict(entry.split("=", 1) for entry in given["parameter"] or ())
             reports.check_parameters(notebook, pairs)
 

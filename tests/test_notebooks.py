@@ -34,7 +34,7 @@ FIGURES = {
         f"mechanism-{name}"
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
-    "09_your_own": {"own-isolation", "own-measured-groups"},
+    "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -50,7 +50,7 @@ TABLES = {
     "07_mechanism": {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
-    "09_your_own": {"own-groups"},
+    "09_your_own": {"own-arms", "own-groups"},
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.

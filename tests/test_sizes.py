@@ -14,6 +14,7 @@ SOURCES = [
 MANY_ARGUMENTS = {
     ("training", "train"),
     ("own_data", "splits_from"),
+    ("own", "compare"),
     ("running", "run"),
     ("showing", "report"),
     ("showing", "figures_"),

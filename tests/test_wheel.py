@@ -7,8 +7,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_wine
 
 from aba_core import installation
 
@@ -67,6 +69,8 @@ def place(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     assert done.returncode == 0, done.stderr
     (top / "work").mkdir()
     (top / "work" / "own.yaml").write_text(STUDY)
+    x, y = load_wine(return_X_y=True)
+    np.savez(top / "work" / "tried.npz", x=x, y=y)
     aba(top / "work", *RUN)
     return top / "work"
 
@@ -139,6 +143,7 @@ def test_every_command_works_from_a_wheel(place):
         "axioms": [],
         "run": RUN[1:],
         "plan": ["isolation", "--effect", "1"],
+        "try": ["tried.npz", "--model", "linear", "--replicates", "5", "--steps", "5"],
         "status": [],
         "verify": ["--results", str(place.parent / "analysis/shipped/data/results")],
         "report": ["13_any_study", "-p", "study=own"],
@@ -158,6 +163,7 @@ def test_every_command_works_from_a_wheel(place):
     assert "6 found finished" in said["run"]
     assert "the shipped results" in said["plan"]
     assert "6/6" in said["status"]
+    assert "n = 5 training subsets" in said["try"]
     assert "are as they were written" in said["verify"]
     assert "published tables" in said["compare"] or "published one" in said["compare"]
     assert f"wheel, commit {installation.commit()}" in said["doctor"]

@@ -24,6 +24,7 @@ from aba_core.attribution import (
     check_inputs,
     cross_entropy,
 )
+from aba_core.checks import warn_of_units
 from aba_core.identity import Use
 from aba_core.kernels import adjusting
 from aba_core.methods.base import Method
@@ -434,6 +435,17 @@ class ABA:
         self.seed = check_seed(seed)
         self.loss = loss
         self.step = 0
+        self._units_known = False
+
+    def __repr__(self) -> str:
+        aug = self.augmentation
+        preset = {replace(one, strength=aug.strength): name for name, one in PRESETS.items()}
+        name = preset.get(aug)
+        what = repr(name) if name else f"adjustments {aug.adjustments.text}, {aug.split}"
+        return (
+            f"ABA({what}, strength={aug.strength:g}, target={aug.target!r}, seed={self.seed}; "
+            f"step {self.step})"
+        )
 
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
@@ -445,6 +457,9 @@ class ABA:
         """
         check_inputs(x, y)
         aug = self.augmentation
+        if not self._units_known:
+            warn_of_units(x)
+            self._units_known = True
         draws = Draws.single(self.seed, self.step, len(x), x.device)
         changes, magnitude = aug.changes(draws, x)
         self.step += 1

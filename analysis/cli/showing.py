@@ -16,7 +16,10 @@ from analysis.cli.options import Format, Metric, Out, Results, Trust, app
 @app.command()
 def report(
     notebooks: Annotated[
-        list[str] | None, typer.Argument(help="Notebooks, such as 02_isolation.  [default: all]")
+        list[str] | None,
+        typer.Argument(
+            help="Notebooks, such as 02_isolation, or your own studies.  [default: all]"
+        ),
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
@@ -62,8 +65,9 @@ def report(
       aba report 02_isolation --dataset digits -p confidence=0.9
       aba report 02_isolation --over dataset=digits,mnist --over confidence=0.9,0.95
       aba report --parameters batch.yaml --jobs 4 --out batch
+      aba report my_study
     """
-    from analysis import reports
+    from analysis import by_name, reports
 
     given: dict[str, object] = {} if dataset is None else {"dataset": dataset}
     origin = {} if dataset is None else {"dataset": "--dataset"}
@@ -76,6 +80,9 @@ def report(
         name, value = terminal.pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
         terminal.once(origin, name, "--over")
         axes[name] = [part.strip() for part in value.split(",") if part.strip()]
+    fixed, varied = by_name.as_notebook(notebooks or [], results, given)
+    if fixed or varied:
+        notebooks, given, axes = [by_name.ANY_STUDY], {**given, **fixed}, {**varied, **axes}
     variants = reports.grid(axes)
     if parameters is not None:
         plain, sets = reports.read_parameters(parameters)
@@ -83,16 +90,8 @@ def report(
             terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
-    if terminal.report(
-        notebooks or [],
-        results,
-        out,
-        given,
-        format=format,
-        variants=variants,
-        jobs=jobs,
-        force=force,
-    ):
+    options = {"format": format, "variants": variants, "jobs": jobs, "force": force}
+    if terminal.report(notebooks or [], results, out, given, **options):
         raise typer.Exit(1)
 
 
@@ -164,6 +163,10 @@ def figures_(
 
 @app.command()
 def compare(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY]...", help="Studies of your own, compared arm by arm."),
+    ] = None,
     results: Results = Path("results"),
     dataset: Annotated[
         list[str] | None,
@@ -174,25 +177,38 @@ def compare(
     preset: Annotated[
         str, typer.Option(help="Preset of the studies.  [default: the one with most runs]")
     ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Arm that others are compared with.  [default: without method]")
+    ] = "",
 ) -> None:
-    """Compare your results with the published tables.
+    """Compare your results with the published tables, or arms with a baseline.
 
-    Says which settings differ, then what agrees and what does not, in words and tables. A data set
-    without published tables is compared with all of them, by orders and signs alone. Exit code 1 if
-    there is nothing to compare.
+    Without a study: says which settings differ, then what agrees and what does not, in words and
+    tables. A data set without published tables is compared with all of them, by orders and signs
+    alone. With studies: the difference of each arm to the baseline, with interval and verdict. Exit
+    code 1 if there is nothing to compare.
 
     \b
     Examples:
       aba compare
       aba compare --dataset mnist --confidence 0.9
+      aba compare my_study
+      aba compare my_study --baseline mixup --metric test_accuracy
     """
-    from analysis import exhibits
+    from analysis import by_name, exhibits
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
     from analysis.studies import published
 
     look = exhibits.Look(metric, confidence)
     lacking = False
+    if studies:
+        found = [one for name in studies for one in by_name.datasets_of(name, results, dataset)]
+        for name, of_dataset in found:
+            terminal.print_differences(results, name, of_dataset, look, preset, baseline)
+        return
+    if baseline:
+        raise exhibits.ExportError(f"--baseline {baseline} goes with a study, as aba compare mine")
     for name in dataset or exhibits.studies_by_dataset(results) or ["digits"]:
         try:
             compared, sentences = published.compare(results, name, look, preset)

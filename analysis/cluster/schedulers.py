@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from aba_core.threads import usable_cores
 from analysis.engines import EngineError
-from analysis.study import StudyError, first_problem
+from analysis.study import StudyError
+from analysis.yaml_text import first_problem
 
 if TYPE_CHECKING:
     from distributed import Client, Security

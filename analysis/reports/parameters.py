@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import io
 import itertools
 import json
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aba_core.identity import meant
 from aba_core.installation import HOME
 from aba_core.quantities import metric_label
 
@@ -64,7 +64,7 @@ def find(name: str | Path) -> Path:
         if str(name) in (candidate, number, number.lstrip("0"), title):
             return NOTEBOOKS / f"{candidate}.ipynb"
     raise ReportError(
-        f"unknown notebook {str(name)!r}{_meant(str(name), known)}; known: {', '.join(known)}, "
+        f"unknown notebook {str(name)!r}{meant(str(name), known)}; known: {', '.join(known)}, "
         "or the path of a notebook"
     )
 
@@ -138,14 +138,9 @@ def unknown(parameter: str, titles: Sequence[str], known: Iterable[str]) -> str:
     """What is said of a parameter that none of these notebooks has."""
     known = list(known)
     return (
-        f"unknown parameter {parameter!r} for {', '.join(titles)}{_meant(parameter, known)}; "
+        f"unknown parameter {parameter!r} for {', '.join(titles)}{meant(parameter, known)}; "
         f"known: {', '.join(known)}"
     )
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 _NEEDED = {

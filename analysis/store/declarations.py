@@ -22,7 +22,8 @@ from pydantic import ValidationError
 
 from analysis.store import files
 from analysis.store.files import ResultsError
-from analysis.study import Study, first_problem
+from analysis.study import Study
+from analysis.yaml_text import first_problem
 
 _EVENT = re.compile(r".+\.([0-9a-f]{16})\.json")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from aba_core.identity import meant
 from aba_core.quantities import measured_as, quantity_of
-from analysis import figures, statistics, tables
-from analysis.exhibits import Collector, Exhibits, Look
+from analysis import figures, rules, tables
+from analysis.exhibits import Collector, Exhibits, ExportError, Look
 from analysis.results import StudyResult
 from analysis.rules import control_arm
 from analysis.statistics import CONFIDENCE
 from analysis.studies import STANDARD
+from analysis.studies.verdicts import verdict_height, verdict_plot
+from analysis.study import Contrast, Hypothesis, Study
 
 
 def arms_table(
@@ -53,6 +56,55 @@ def arms_table(
             row |= tables.with_interval(f"{name}_mean", interval)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def baseline_arm(study: Study) -> str:
+    """The arm that others are compared with: the one declared, else the control; "" without."""
+    return study.baseline or control_arm(study)
+
+
+def difference_table(
+    runs: pd.DataFrame,
+    arms: Sequence[str],
+    baseline: str,
+    rng: np.random.Generator,
+    *,
+    metric: str = "validation_accuracy",
+    confidence: float = CONFIDENCE,
+    margin: float = 0.5,
+) -> pd.DataFrame:
+    """Each arm's difference to a baseline, with a verdict on whether the arm is better.
+
+    One row an arm: arm, difference (points) with interval, n, unit, scope, margin, verdict and
+    effect, see `rules`. All intervals hold together with the confidence (Bonferroni), and a verdict
+    can be read off its interval. An arm without enough runs is "not tested". margin: the smallest
+    difference worth having, for metrics in percent; others have none.
+    """
+    quantity = quantity_of(metric)
+    sign, margin = (1 if quantity.more_is_better else -1), margin * (quantity.unit == "%")
+    level = 1 - (1 - confidence) / max(1, len(arms))
+    rows = []
+    for arm, stream in zip(arms, rng.spawn(len(arms)), strict=True):
+        better = Hypothesis(
+            name="better",
+            statement=f"{arm} is better than {baseline}.",
+            estimand=f"mean {quantity.label} of the arm less that of the baseline",
+            comparisons=(
+                Contrast(label=f"{arm} − {baseline}", weights={arm: 1.0, baseline: -1.0}),
+            ),
+            direction="greater" if sign > 0 else "less",
+            margin=margin,
+            n=max(2, len(runs)),
+        )
+        verdict = rules.test(better, runs, stream, metric=metric, confidence=level)
+        row: dict[str, object] = {"arm": arm, "margin": margin, "verdict": verdict.verdict}
+        one = verdict.decisive if len(verdict.table) else pd.Series(dtype=object)
+        for end in ("", "_low", "_high"):
+            row[f"difference{end}"] = one.get(f"estimate{end}", np.nan)
+        row |= {name: one.get(name, "") for name in ("effect", "unit", "scope")}
+        rows.append({**row, "n": one.get("n", 0)})
+    columns = ["arm", "difference", "difference_low", "difference_high", "n", "unit", "scope"]
+    return pd.DataFrame(rows, columns=[*columns, "margin", "verdict", "effect"])
 
 
 def arms_plot(
@@ -118,26 +170,53 @@ def _name_lines(table: pd.DataFrame) -> int:
     return 2 if len(table) <= 14 and max(len(str(name)) for name in table["arm"]) > 24 else 1
 
 
-def sentences(study: StudyResult, look: Look) -> list[str]:
-    """Each arm against the study's control, the arm without a method: its mean, and the difference
-    (points) with its interval. Without a control, the means alone."""
+def differences(study: StudyResult, look: Look, baseline: str = "") -> pd.DataFrame:
+    """`difference_table` of every other arm of a study, to its baseline or the one that is named.
+
+    Empty where the study has none. Raises ExportError for an arm that it does not have.
+    """
+    declared = study.declaration.study
+    names = [arm.name for arm in declared.arms]
+    if baseline and baseline not in names:
+        raise ExportError(
+            f"{declared.name} has no arm {baseline!r}{meant(baseline, names)}; there: "
+            f"{', '.join(names)}"
+        )
+    baseline = baseline or baseline_arm(declared)
+    others = [name for name in names if name != baseline] if baseline else []
+    return difference_table(
+        study.frame,
+        others,
+        baseline,
+        look.rng(),
+        metric=look.metric,
+        confidence=look.confidence,
+    )
+
+
+def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
+    """Each arm against the study's baseline: its mean, and the difference (points) with its
+    interval and verdict. Without a baseline, the means alone."""
     runs, metric = study.frame, look.metric
     unit = quantity_of(metric).unit
     digits, points = (1, " points") if unit == "%" else (3, f" {unit}".rstrip())
-    control = control_arm(study.declaration.study)
+    compared = differences(study, look, baseline).set_index("arm")
+    reference = baseline or baseline_arm(study.declaration.study)
     samples = {arm: tables.values_of(runs, arm, metric) for arm in map(str, runs["arm"].unique())}
     lines = []
     for (arm, values), stream in zip(samples.items(), look.rng().spawn(len(samples)), strict=True):
-        if arm == control or not control:
+        if arm not in compared.index:
             mean = tables.mean_interval(values, metric, stream, look.confidence)
             text = tables.interval_text(mean.estimate, mean.low, mean.high, digits)
             lines.append(f"{arm}: {text} {unit}".rstrip() + ".")
             continue
-        less = statistics.difference_interval(
-            values, samples[control], stream, confidence=look.confidence
-        )
-        ends = less.estimate, less.low, less.high
-        text = tables.comparison_sentence(arm, control, *ends, digits, points)
+        row = compared.loc[arm].to_dict()
+        estimate, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+        if row["verdict"] == "not tested":
+            estimate = np.mean(values) - np.mean(tables.values_of(runs, reference, metric))
+        text = tables.comparison_sentence(arm, reference, estimate, low, high, digits, points)
+        if row["effect"] == "negligible":
+            text = text.replace(" inconclusive: ", " negligible: ", 1)
         lines.append(f"{text}.")
     return lines
 
@@ -175,4 +254,32 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         note="Median and SD are the published form.",
         interval=f"of the means, {collected.over_runs}",
     )
+    if study_name not in STANDARD and not tuning:
+        _show_differences(collected, study, look)
     return collected.exhibits
+
+
+def _show_differences(collected: Collector, study: StudyResult, look: Look) -> None:
+    """Figure and table differences-NAME, where the study has a baseline and runs enough."""
+    declared = study.declaration.study
+    table, baseline = differences(study, look), baseline_arm(declared)
+    if not len(table) or (table["verdict"] == "not tested").all():
+        return
+    name = f"differences-{declared.name}"
+    title = f"Difference of each arm to {baseline}"
+    interval = f"{collected.level} for all arms together, Student's t (Bonferroni)"
+    note = f"{look.label}; the verdict is on whether the arm is better than {baseline}."
+    named = {f"difference{end}": f"estimate{end}" for end in ("", "_low", "_high")}
+    forest = table.rename(columns=named)
+    collected.figure(
+        name,
+        title,
+        forest,
+        partial(verdict_plot, forest, names="arm"),
+        height=verdict_height(forest, "arm"),
+        note=note,
+        interval=interval,
+        width="double",
+    )
+    columns = ["arm", "difference", "n", "scope", "verdict", "effect"]
+    collected.table(name, title, table, columns, note=note, interval=interval)

@@ -100,6 +100,8 @@ def _legend(table: pd.DataFrame, ax: Axes) -> list[Any]:
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """A range with all effects but those that would flatten the rest."""
+    if "estimate" not in table:  # no hypothesis was tested
+        return -1.0, 1.0
     known = table["estimate"].abs().dropna()
     usual = known <= 2.5 * known.quantile(0.85) if len(known) > 3 else known <= known.max()
     shown = table.loc[usual[usual].index].assign(zero=0.0)

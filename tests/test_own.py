@@ -1,0 +1,287 @@
+"""Does ABA help on data of one's own: one call, one command, and what the pieces give by hand."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from torch import nn
+
+from aba_core import Arm, TrainConfig, build_model, splits_from, train
+from aba_core.datasets import DatasetError
+from aba_core.own_data import training_subset
+from analysis import own, own_data
+from analysis.own import ABA_ARMS, Answer, compare, declared, usual_training
+from analysis.study import FRESH_SEED, TUNING_SEED, StudyError
+
+ROOT = Path(__file__).parents[1]
+QUICK = {"replicates": 5, "tuning_subsets": 1, "seed": 3}
+
+
+def quick(samples: int) -> TrainConfig:
+    return replace(usual_training(samples), epochs=1)
+
+
+@pytest.fixture(scope="module")
+def cancer() -> Answer:
+    """scikit-learn's breast cancer data, 569 rows of 30 columns, trained for one epoch."""
+    x, y = load_breast_cancer(return_X_y=True)
+    return compare(x, y, "linear", config=quick(60), train_samples=60, name="cancer", **QUICK)
+
+
+# --- the answer is what the pieces give ----------------------------------------------------------
+
+
+def test_runs_are_those_of_training_each_subset_by_hand(cancer: Answer):
+    x, y = load_breast_cancer(return_X_y=True)
+    splits = splits_from(x, y, seed=3, name="cancer")
+    seed = FRESH_SEED + 2
+    part = training_subset(splits, 60, seed)
+    for arm in cancer.study.arms[:3]:
+        alone = train(
+            replace(quick(60), subset_seed=seed),
+            [Arm(arm.name, arm.method)],
+            [seed],
+            splits=part,
+            build=lambda: build_model("linear", (30,), 2),
+        ).rows[0]
+        rows = cancer.runs[(cancer.runs["arm"] == arm.name) & (cancer.runs["seed"] == seed)]
+        for metric in ("validation_accuracy", "test_accuracy"):
+            assert rows[metric].item() == pytest.approx(alone[metric], abs=1e-9)
+
+
+def test_differences_are_paired_t_intervals_at_bonferronis_level(cancer: Answer):
+    wide = cancer.runs.pivot_table(index="seed", columns="arm", values="test_accuracy")
+    arms = [arm for arm in wide if arm != "Vanilla"]
+    table = cancer.table.set_index("arm")
+    assert len(wide) == 5 and len(arms) == 10
+    for arm in arms:
+        apart = wide[arm] - wide["Vanilla"]
+        assert table.loc[arm, "difference"] == pytest.approx(apart.mean())
+        if apart.std() > 0:
+            reach = stats.t.ppf(1 - 0.025 / 10, 4) * apart.std() / 5**0.5
+            low = table.loc[arm, "difference_low"]
+            assert low == pytest.approx(apart.mean() - reach)
+        assert table.loc[arm, "test"] == pytest.approx(wide[arm].mean())
+
+
+def test_every_class_keeps_its_best_value_on_tuning_seeds_that_are_not_reported(cancer: Answer):
+    assert set(cancer.runs["seed"]) == set(range(FRESH_SEED, FRESH_SEED + 5))
+    assert TUNING_SEED not in set(cancer.runs["seed"])
+    tried = cancer.tried
+    assert set(tried.groupby("class").size()) == {3}  # as many values for each
+    for name, of_class in tried.groupby("class", sort=False):
+        best = of_class["mean"].max()
+        assert of_class.loc[of_class["chosen"], "mean"].tolist() == [best]
+        setting = cancer.table.set_index("arm").loc[name, "setting"]
+        assert setting.endswith(f"= {of_class.loc[of_class['chosen'], 'values'].item()}")
+
+
+def test_the_sentence_says_verdict_number_interval_n_and_scope(cancer: Answer):
+    verdict = cancer.verdicts[0]
+    start = {"supported": "Yes", "refuted": "No", "inconclusive": "These runs cannot tell"}
+    assert cancer.sentence.startswith(start[cancer.verdict])
+    assert f"({cancer.verdict})" in cancer.sentence
+    number = f"{verdict.decisive['estimate']:.1f}".replace("-", "−")
+    assert f"by {number} points [" in cancer.sentence
+    scope = "(n = 5 training subsets of 60 of 341 samples, each with a new seed; the same 114 test"
+    assert scope in cancer.sentence
+    assert cancer.sentence in str(cancer) and cancer.sentence in repr(cancer)
+
+
+def made_runs(gain: dict[str, float], noise: float, study) -> pd.DataFrame:
+    """Runs in which each arm is so much better than Vanilla, but for noise."""
+    rng = np.random.default_rng(0)
+    subsets = {seed: rng.normal(80, 3) for seed in study.seeds}
+    return pd.DataFrame(
+        {
+            "arm": arm.name,
+            "seed": seed,
+            "subset_seed": seed,
+            "status": "finished",
+            **dict.fromkeys(
+                ("validation_accuracy", "test_accuracy"),
+                base + gain.get(arm.name, 0.0) + rng.normal(0, noise),
+            ),
+        }
+        for arm in study.arms
+        for seed, base in subsets.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "noise", "expected", "start"),
+    [
+        (
+            {"FastABA": 3.0},
+            0.3,
+            "supported",
+            "Yes, ABA helps here (supported): FastABA changes test",
+        ),
+        (
+            dict.fromkeys(ABA_ARMS, -2.0),
+            0.3,
+            "refuted",
+            "No, ABA does not help here (refuted): no form",
+        ),
+        (
+            {"All": 0.4},
+            3.0,
+            "inconclusive",
+            "These runs cannot tell whether ABA helps (inconclusive)",
+        ),
+    ],
+)
+def test_yes_no_and_open_are_said_of_runs_made_so(gain, noise, expected, start):
+    study = declared(30, "made", 12, 1, (0.2, 0.5, 1.0), 0.5)
+    tried = pd.DataFrame({"class": [], "values": [], "chosen": pd.Series([], dtype=bool)})
+    answer = own.judged(study, made_runs(gain, noise, study), tried, "subsets")
+    assert answer.verdict == expected
+    assert answer.sentence.startswith(start)
+
+
+# --- what there is to see ------------------------------------------------------------------------
+
+
+def test_it_is_shown_saved_and_drawn(cancer: Answer, tmp_path: Path):
+    page = cancer._repr_html_()
+    assert "<svg" in page and "<table" in page and "MendABA" in page
+    names = {path.name for path in cancer.save(tmp_path)}
+    assert {"own-forest-cancer.pdf", "own-forest-cancer.svg", "own-arms-cancer.csv"} <= names
+    kept = pd.read_csv(tmp_path / "tables" / "own-arms-cancer.csv")
+    assert kept["arm"].tolist() == cancer.table["arm"].tolist()
+    drawn = {text.get_text().replace("\n", " ") for text in cancer.plot().get_yticklabels()}
+    assert drawn == {*cancer.table["arm"]} - {"Vanilla"}
+
+
+def test_uneven_classes_and_a_ceiling_are_said():
+    x, y = load_wine(return_X_y=True)
+    kept = np.flatnonzero((y == 1) | (np.arange(len(y)) % 4 == 0))  # the second grower mostly
+    answer = compare(x[kept], y[kept], "linear", config=quick(20), train_samples=20, **QUICK)
+    share = 100 * np.mean(splits_from(x[kept], y[kept], seed=3).test.y.numpy() == 1)
+    said = " ".join(answer.notes)
+    assert f"always guessing '1' is right on {share:.0f} %" in said
+    assert "One test sample is" in said
+    perfect = pd.DataFrame({"arm": ["Vanilla"] * 2, "test_accuracy": [99.0, 100.0]})
+    assert "all but 0.2 of 36 test samples" in own._notes_on_ceiling(perfect, 36)[0]
+    assert own._notes_on_ceiling(perfect.assign(test_accuracy=90.0), 36) == []
+
+
+def test_pictures_have_a_convolutional_model_and_few_columns_are_split_at_quarters():
+    x, y = load_digits(return_X_y=True)
+    splits = splits_from(x[:300].reshape(-1, 1, 8, 8), y[:300])
+    answer = compare(splits, config=quick(40), train_samples=40, replicates=5, tuning_subsets=1)
+    assert len(answer.runs) == 5 * 11 and set(answer.runs["subset"]) == {"40 of 180"}
+    few = {arm.name: arm for arm in declared(4, "few", 5, 1, (0.2, 0.5, 1.0), 0.5).arms}
+    assert few["MendABA"].setting("split") == [0.25, 0.75]
+    assert few["FastABA"].setting("split") is None  # by sign, whatever their number
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"replicates": 2}, "replicates is 2; allowed: whole numbers from 5 to 1000"),
+        ({"strengths": (0.5,)}, "needed: 3 different numbers above 0"),
+        ({"strengths": (0.5, 0.5, 1.0)}, "needed: 3 different numbers above 0"),
+        ({"train_samples": 106}, "train_samples is 106; allowed: 6 .two a class. to 105"),
+        ({"train_samples": 2}, "train_samples is 2; allowed: 6"),
+        ({"replicate": 7}, "unknown argument 'replicate'; did you mean 'replicates'"),
+        ({"build": "mpl"}, "unknown model 'mpl' .did you mean 'mlp'"),
+        ({"build": lambda: nn.Linear(12, 3)}, "the model Linear refuses a batch of shape"),
+        ({"build": lambda: nn.Linear(13, 2)}, r"needed: \[batch, classes\]"),
+        ({"build": nn.Linear(13, 3)}, "build is a module"),
+        ({"y": None}, "the data is a ndarray without labels"),
+        ({"y": np.zeros(178, int)}, "two classes or more"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(given: dict, message: str):
+    x, y = load_wine(return_X_y=True)
+    with pytest.raises((StudyError, DatasetError, ValueError), match=message) as told:
+        compare(**{"x": x, "y": y, **given})
+    assert "\n" not in str(told.value)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_csv_an_npz_and_a_function_hold_the_same_data(tmp_path: Path, monkeypatch):
+    x, y = load_wine(return_X_y=True)
+    table = pd.DataFrame(x).assign(grower=y)
+    table[["grower", *range(13)]].to_csv(tmp_path / "first.csv", index=False)
+    table.to_csv(tmp_path / "last.csv", index=False)
+    np.savez(tmp_path / "wine.npz", x=x, y=y)
+    module = "from sklearn.datasets import load_wine\ndef wine():\n    "
+    (tmp_path / "wines_of_mine.py").write_text(module + "return load_wine(return_X_y=True)\n")
+    monkeypatch.chdir(tmp_path)
+    for where, label in (
+        ("first.csv", "grower"),
+        ("last.csv", ""),
+        ("wine.npz", ""),
+        ("wines_of_mine:wine", ""),
+    ):
+        read_x, read_y = own_data.read(where, label)
+        assert np.allclose(read_x, x) and (read_y == y).all(), where
+
+
+@pytest.mark.parametrize(
+    ("where", "label", "message"),
+    [
+        ("absent.csv", "", "cannot read absent.csv: no such file"),
+        ("data.txt", "", "'data.txt' is no data; needed: a file .csv or .npz, or module:function"),
+        ("t.csv", "clas", "has no column 'clas' .did you mean 'class'"),
+        ("t.csv", "a", "column 'b' of t.csv holds 'u'; needed: numbers"),
+        ("lacking.csv", "", "column 'class' of lacking.csv lacks 1 labels"),
+        ("one.csv", "", "has the column 'a' alone"),
+        ("empty.csv", "", "empty.csv is no CSV table"),
+        ("no_y.npz", "", "no_y.npz has no array 'y'; there: x"),
+        ("torn.npz", "", "torn.npz is no NPZ file"),
+        ("no_such_module:f", "", "cannot import 'no_such_module'"),
+        ("t.npz", "class", "--label class goes with a CSV file"),
+    ],
+)
+def test_files_that_hold_no_data_are_refused(where, label, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,b,class\n1,u,0\n2,v,1\n")
+    Path("lacking.csv").write_text("a,class\n1,0\n2,\n")
+    Path("one.csv").write_text("a\n1\n")
+    Path("empty.csv").write_text("")
+    np.savez("no_y.npz", x=np.zeros(3))
+    np.savez("t.npz", x=np.zeros(3), y=np.zeros(3))
+    Path("torn.npz").write_bytes(b"PK\x03\x04torn")
+    with pytest.raises(StudyError, match=message):
+        own_data.read(where, label)
+
+
+def test_the_command_answers_and_leaves_a_plot_and_a_table(tmp_path: Path):
+    x, y = load_wine(return_X_y=True)
+    np.savez(tmp_path / "wine.npz", x=x[::2], y=y[::2])
+    words = ["try", "wine.npz", "--model", "linear", "--replicates", "5", "--train-samples", "20"]
+    words += ["--steps", "10"]
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.cli", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(n = 5 training subsets of 20 of" in done.stdout and "FastABA-CE" in done.stdout
+    assert (tmp_path / "reports" / "figures" / "own-forest-wine.pdf").stat().st_size > 1000
+    assert len(pd.read_csv(tmp_path / "reports" / "tables" / "own-arms-wine.csv")) == 11
+
+
+def test_subsets_are_stratified_distinct_and_follow_their_seed():
+    splits = splits_from(*load_wine(return_X_y=True))
+    one, two, again = (training_subset(splits, 30, seed) for seed in (1, 2, 1))
+    assert torch.equal(one.train.x, again.train.x) and not torch.equal(one.train.x, two.train.x)
+    counts = torch.bincount(one.train.y).double() / 30
+    assert torch.allclose(counts, torch.bincount(splits.train.y).double() / 106, atol=1 / 30)
+    assert torch.equal(one.test.x, splits.test.x)
+    assert len({one.fingerprint, two.fingerprint, splits.fingerprint}) == 3
