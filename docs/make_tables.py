@@ -54,6 +54,8 @@ def cell(entry: tuple[str, Verdict, Verdict | None] | None) -> str:
         return "–"
     _, verdict, tested = entry
     text = f"{verdict.verdict}, {effect(verdict)}"
+    # Groups of adjustments have the adjustment as their unit, and no such scope.
+    text += "†" * ("subsets" not in (verdict.decisive["scope"] or "subsets"))
     differs = tested is not None and tested.verdict != verdict.verdict
     return text + f"; on test {tested.verdict}, {effect(tested)}" * differs  # type: ignore[union-attr]
 
