@@ -1,6 +1,7 @@
 """A wheel holds all that the commands need, and knows the commit that it was built from."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,8 @@ from sklearn.datasets import load_wine
 
 from aba_core import installation
 
+# One worker builds.
+pytestmark = pytest.mark.xdist_group("wheel")
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 STUDY = """
@@ -44,8 +47,16 @@ def git(folder: Path, *arguments: str) -> str:
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A source archive of the checkout, and a wheel built from it in another folder."""
     folder = tmp_path_factory.mktemp("build")
+    # Of a copy: archives are laid out in the checkout, where other tests run meanwhile.
+    left = {".venv", "results", "reports", "site", "build", ".pytest_cache", ".mypy_cache"}
+    copied = shutil.copytree(
+        ROOT,
+        folder / "checkout",
+        symlinks=True,
+        ignore=lambda place, names: left & set(names) if Path(place) == ROOT else (),
+    )
     made = [PYTHON, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
-    done = call([*made, "sdist", "-d", str(folder)], ROOT)
+    done = call([*made, "sdist", "-d", str(folder)], copied)
     assert done.returncode == 0, done.stderr
     (source,) = folder.glob("*.tar.gz")
     with tarfile.open(source) as tar:
@@ -145,6 +156,8 @@ def test_every_command_works_from_a_wheel(place):
         "plan": ["isolation", "--effect", "1"],
         "try": ["tried.npz", "--model", "linear", "--replicates", "5", "--steps", "5"],
         "status": [],
+        "pack": [],
+        "claims": ["--dataset", "digits"],
         "verify": ["--results", str(place.parent / "analysis/shipped/data/results")],
         "report": ["13_any_study", "-p", "study=own"],
         "figures": ["own", "--format", "svg"],
@@ -165,6 +178,7 @@ def test_every_command_works_from_a_wheel(place):
     assert "6/6" in said["status"]
     assert "n = 5 training subsets" in said["try"]
     assert "are as they were written" in said["verify"]
+    assert "36 published claims" in said["claims"]
     assert "published tables" in said["compare"] or "published one" in said["compare"]
     assert f"wheel, commit {installation.commit()}" in said["doctor"]
     assert len(list((place / "reports").glob("13_any_study*.html"))) == 1
