@@ -359,6 +359,7 @@ def listening(process):
     return [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
 
 
+@pytest.mark.slow
 def test_workers_come_with_work_and_go_without():
     options = ["workers=2", "minimum=0"]
     with schedulers.connected(schedulers.place("local", options), "cpu", 9) as client:
@@ -686,6 +687,7 @@ def test_ctrl_c_on_processes_of_this_machine_is_one_line_and_leaves_nobody(tmp_p
     assert len(workers) >= 3 and not alive
 
 
+@pytest.mark.slow
 def test_workers_stop_when_their_client_is_killed(tmp_path):
     command = [sys.executable, "-m", "analysis.cli", "run", "tension", "--seeds", "6"]
     command += ["--set", "epochs=300", "--results", str(tmp_path)]

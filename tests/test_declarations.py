@@ -161,6 +161,7 @@ def test_nothing_is_lost_in_any_interleaving_of_two_writers(tmp_path, in_turns):
         check(folder, 0, 1, 2, 3, entries=3)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_in_any_interleaving_of_three_writers(tmp_path, in_turns):
     orders = set(interleavings(3, 3, 3))
     assert len(orders) == 1680

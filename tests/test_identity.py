@@ -48,6 +48,7 @@ def test_every_shipped_run_is_known_by_the_key_it_was_given():
     assert_all_shipped_runs_are_known()
 
 
+@pytest.mark.slow
 def test_no_name_of_a_class_is_part_of_a_key(monkeypatch):
     before = [keys_of(study, data) for study, _, data in shipped()]
     names = {cls: cls.__name__ for cls in CLASSES}

@@ -647,6 +647,7 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(tmp_path):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_library_that_is_wrong_is_not_used(tmp_path):
     compiler = tmp_path / "cc"
     real = compiling.compiler()[0][0]
@@ -664,6 +665,7 @@ def test_a_library_that_is_wrong_is_not_used(tmp_path):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
     (tmp_path / "file").write_text("")
     told = python(STATUS, ABA_KERNELS_CACHE=str(tmp_path / "file" / "cache"))
@@ -671,6 +673,7 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation_a_process(tmp_path):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_library_built_with_the_package_is_taken_where_processor_and_files_fit(
     tmp_path, monkeypatch
 ):
@@ -703,6 +706,7 @@ ELSEWHERE = compiling.Kind("elsewhere", ("-march=elsewhere",), frozenset({"elsew
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_many_processes_at_once_compile_one_library(tmp_path):
     environment = {**os.environ, "ABA_KERNELS_CACHE": str(tmp_path)}
     environment["ABA_KERNELS"] = "on"

@@ -266,6 +266,7 @@ def test_two_runners_train_every_run_once(tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 3 and files_of(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_chunk_of_a_runner_that_is_killed_is_trained_by_the_one_that_waits(tmp_path):
     # The first holds a chunk and will never finish it; the second trains the others and waits.
     holding = python(HOLD.replace('"c"', "sys.argv[2]"), tmp_path, _last_chunk(tmp_path))

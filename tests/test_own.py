@@ -174,6 +174,7 @@ def test_uneven_classes_and_a_ceiling_are_said():
     assert own._notes_on_ceiling(perfect.assign(test_accuracy=90.0), 36) == []
 
 
+@pytest.mark.slow
 def test_pictures_have_a_convolutional_model_and_few_columns_are_split_at_quarters():
     x, y = load_digits(return_X_y=True)
     splits = splits_from(x[:300].reshape(-1, 1, 8, 8), y[:300])

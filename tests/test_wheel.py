@@ -143,6 +143,7 @@ def test_unpacked_in_somebody_elses_repository_it_says_its_stamp_or_nothing(
     assert done.stdout.split() == [str(unpacked), expected]
 
 
+@pytest.mark.slow
 def test_every_command_works_from_a_wheel(place):
     text = aba(place, "--help")
     commands = [line.split()[0] for line in text.split("Commands:")[1].splitlines()[1:] if line]
