@@ -125,7 +125,9 @@ def try_(
     seed: Annotated[int, typer.Option(help="Of the split and the bootstrap.", min=0)] = 0,
     out: Out = Path("reports"),
 ) -> None:
-    """Whether ABA helps on data of your own: one sentence, a table, a forest plot.
+    """Answer whether ABA helps on your own data.
+
+    The answer is one sentence, a table and a forest plot.
 
     The presets, placebos and other regularisers are tuned alike on training subsets that are not
     reported, then compared on fresh subsets with new seeds. Takes about half a minute on a

@@ -181,7 +181,7 @@ def compare(
         str, typer.Option(help="Arm that others are compared with.  [default: without method]")
     ] = "",
 ) -> None:
-    """Compare your results with the published tables, or arms with a baseline.
+    """Compare results with published tables, or arms with one.
 
     Without a study: says which settings differ, then what agrees and what does not, in words and
     tables. A data set without published tables is compared with all of them, by orders and signs
