@@ -33,6 +33,7 @@ from analysis.rules import Verdict
 from analysis.tables import interval_text
 
 OPEN, EXACT = "not tested", "exact"
+NOT = "not "  # before a hypothesis that the claim denies
 METRICS = ("validation_accuracy", "test_accuracy")
 
 
@@ -40,8 +41,8 @@ METRICS = ("validation_accuracy", "test_accuracy")
 class Claim:
     """One published claim and what decides it here.
 
-    hypotheses: names of declared hypotheses. run: the command that makes their results, with
-    {dataset}. exact: tests, as "tests/test_x.py::test_y", where it holds by arithmetic. untested:
+    hypotheses: names of declared hypotheses, "not NAME" where the claim denies one. run: the
+    command that makes their results. exact: tests, as "tests/test_x.py::test_y", where it holds by arithmetic. untested:
     why nothing here decides it.
     """
 
@@ -129,21 +130,23 @@ def ledger(
     for claim in claims():
         of_claim = {"claim": claim.id, "section": claim.section, "text": claim.text}
         found = [
-            {**of_claim, "dataset": dataset, **_row(study, verdict, tested)}
+            {**of_claim, "dataset": dataset, **_row(study, verdict, tested, NOT in name)}
             for dataset, entries in verdicts.items()
             for name in claim.hypotheses
-            for study, verdict, tested in entries.get(name, [])
+            for study, verdict, tested in entries.get(name.removeprefix(NOT), [])
         ]
         rows += found or [{**of_claim, "dataset": "", **_open(claim)}]
     return pd.DataFrame(rows)
 
 
-def _row(study: str, verdict: Verdict, tested: Verdict | None) -> dict[str, Any]:
+def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> dict[str, Any]:
+    """denied: the claim is that the hypothesis is false."""
+    turned = {"supported": "refuted", "refuted": "supported"} if denied else {}
     row: dict[str, Any] = {
         "hypothesis": verdict.hypothesis.name,
         "statement": verdict.hypothesis.statement,
         "study": study,
-        "verdict": verdict.verdict,
+        "verdict": turned.get(verdict.verdict, verdict.verdict),
         "margin": verdict.hypothesis.margin,
         "declared": verdict.declared,
         "reason": "",
@@ -153,7 +156,7 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None) -> dict[str, Any]
     for prefix, one in (("", verdict), ("test_", tested)):
         if one is None or one.verdict == OPEN:
             continue
-        row[f"{prefix}verdict"] = one.verdict
+        row[f"{prefix}verdict"] = turned.get(one.verdict, one.verdict)
         for end in ("", "_low", "_high"):
             row[f"{prefix}estimate{end}"] = one.decisive[f"estimate{end}"]
     for name, column in (("comparison", "label"), ("n", "n"), ("scope", "scope")):
@@ -214,7 +217,8 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for dataset, x in columns.items():
             shown = rows[rows["dataset"] == dataset]
             if shown.empty:
-                colour, symbol = LOOKS.get(rows["verdict"].iloc[0], UNTESTED)
+                exact = (rows["verdict"] == EXACT).all()
+                colour, symbol = LOOKS[EXACT] if exact else UNTESTED
                 ax.plot(x, y, symbol, color=colour, ms=0.8 * marker)
             for step, (_, row) in enumerate(shown.iterrows()):
                 at = x + 0.13 * (step - (len(shown) - 1) / 2)

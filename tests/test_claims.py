@@ -1,5 +1,6 @@
 """The ledger of published claims: every claim has an entry, and says what the results say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -44,7 +45,7 @@ def test_every_published_claim_has_an_entry_that_says_what_decides_it():
 
 def test_claims_name_hypotheses_that_a_standard_study_declares():
     declared = {h.name for name in STANDARD for h in standard_study(name).hypotheses}
-    named = {name for claim in claims.claims() for name in claim.hypotheses}
+    named = {n.removeprefix(claims.NOT) for claim in claims.claims() for n in claim.hypotheses}
     assert named <= declared
 
 
@@ -96,6 +97,25 @@ def test_the_figure_has_a_mark_for_every_verdict(ledger):
     with_verdict = ledger["verdict"].isin(list(claims.LOOKS))
     assert drawn == with_verdict.sum() + ledger["test_verdict"].isin(list(claims.LOOKS)).sum()
     plt.close("all")
+
+
+def test_a_data_set_without_results_of_a_claim_has_a_dash_for_it(ledger):
+    first = ledger[(ledger["claim"] == "C01") & (ledger["dataset"] == "digits")].head(1)
+    table = pd.concat([first, first.assign(claim="C18", dataset="mnist")])
+    ax = claims.ledger_plot(table)
+    marks = [line.get_marker() for line in ax.lines if line.get_linestyle() == "None"]
+    assert marks.count("_") == 2
+    plt.close("all")
+
+
+def test_a_claim_that_denies_a_hypothesis_is_supported_where_that_is_refuted(results, monkeypatch):
+    claim = claims.claims()[0]
+    for name, turned in (
+        ("augmentation-helps", "supported"),
+        ("not augmentation-helps", "refuted"),
+    ):
+        monkeypatch.setattr(claims, "claims", lambda n=name: (replace(claim, hypotheses=(n,)),))
+        assert list(claims.ledger(results)["verdict"]) == [turned]
 
 
 def test_the_ledger_is_written_with_its_caption(ledger, tmp_path):
