@@ -42,8 +42,8 @@ class Claim:
     """One published claim and what decides it here.
 
     hypotheses: names of declared hypotheses, "not NAME" where the claim denies one. run: the
-    command that makes their results. exact: tests, as "tests/test_x.py::test_y", where it holds by arithmetic. untested:
-    why nothing here decides it.
+    command that makes their results. exact: tests, as "tests/test_x.py::test_y", where it holds by
+    arithmetic. untested: why nothing here decides it.
     """
 
     id: str
