@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from aba_core.installation import CHECKOUT
 from analysis import reports, runner
 from analysis.cli import OF_SHIPPED
 from analysis.studies import standard_study
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on the PATH"),
 ]
 
-ROOT = reports.ROOT
+ROOT = CHECKOUT
 SCREENSHOTS = ROOT / "build" / "browser"
 FLAGS = (
     *("--headless", "--disable-gpu", "--disable-quic", "--no-first-run"),
