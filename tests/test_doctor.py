@@ -64,10 +64,10 @@ def test_a_package_other_than_pinned_is_named_with_both_versions(monkeypatch, tm
 
 def test_a_required_package_that_is_not_installed_is_missing(monkeypatch):
     installed = doctor._installed()
-    installed.pop("papermill")
+    installed.pop("pyarrow")
     monkeypatch.setattr(doctor, "_installed", lambda: installed)
     (missing,) = doctor._packages()
-    assert missing.state == "missing" and "papermill" in missing.detail and missing.todo
+    assert missing.state == "missing" and "pyarrow" in missing.detail and missing.todo
 
 
 def test_the_toolkit_itself_not_installed_is_missing(monkeypatch):
