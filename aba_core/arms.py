@@ -307,6 +307,8 @@ class Arm:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise ValueError("an arm needs a name")
+        if isinstance(self.method, bool | int | float):
+            raise ValueError(f"method is {self.method!r}; needed: a method, its name or its fields")
         rate = self.learning_rate
         if rate is not None and (
             isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf

@@ -155,7 +155,7 @@ def test_without_own_runs_the_shipped_ones_are_the_pilot(tmp_path):
 
 
 def test_another_study_of_the_same_config_is_a_pilot(tmp_path):
-    got = d.plan(standard_study("hypotheses"), tmp_path, 1.5)
+    got = d.plan(standard_study("tension"), tmp_path, 1.5)
     alike = d.plan(standard_study("isolation"), tmp_path, 1.5)
     assert got.pilot == store.SHIPPED
     assert got.sd.estimate == pytest.approx(alike.sd.estimate, rel=0.3)

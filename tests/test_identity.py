@@ -27,7 +27,13 @@ def shipped() -> Iterator[tuple[Study, set[str], str]]:
         rows = rows[rows["key"].isin(list(declaration.keys))]
         # Arms that draw their own training samples are known by the subset of the config.
         drawn = rows["subset_seed"] == study.config.get("subset_seed", 0)
-        (data,) = set(rows.loc[drawn, "data"])
+        found = set(rows.loc[drawn, "data"])
+        if not found:  # every run has a subset of its own
+            here = {s.name for s in plan.dataset_status() if not s.present.startswith("not here")}
+            if study.dataset not in here:
+                continue
+            found = {plan.load_splits(plan.core_config(study)).fingerprint}
+        (data,) = found
         yield study, set(declaration.keys), data
 
 
