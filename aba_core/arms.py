@@ -307,8 +307,6 @@ class Arm:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise ValueError("an arm needs a name")
-        if isinstance(self.method, bool | int | float):
-            raise ValueError(f"method is {self.method!r}; needed: a method, its name or its fields")
         rate = self.learning_rate
         if rate is not None and (
             isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf
@@ -425,6 +423,8 @@ def _normal(method: Any) -> Any:
         parts = [part for entry in method if (part := _normal(entry)) is not None]
         return parts if len(parts) > 1 else parts[0] if parts else None
     if not isinstance(method, Mapping):
+        if method is not None and not hasattr(method, "kind"):  # wherever in a list it stands
+            raise ValueError(f"method is {method!r}; needed: a method, its name or its fields")
         return method
     given = {str(name): value for name, value in method.items() if value is not None}
     kind = given.pop("kind", None)

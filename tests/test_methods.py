@@ -252,6 +252,8 @@ def test_every_kind_is_a_method_with_a_title(kind):
         ({"use": "math:pi"}, "'math:pi' is no Method"),
         ({"use": "math:tau2"}, "'math' has no 'tau2'"),
         (7, "method is 7; needed: a name"),
+        ([False], "method is False; needed: a"),
+        ([[b"mixup"]], "method is b'mixup'; needed: a"),
         (["mixup", {"kind": "dropout", "site": "1"}], "a chain of 2 methods at the sites 1, input"),
     ],
 )
