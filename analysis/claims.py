@@ -30,7 +30,6 @@ from analysis.reference import REFERENCE
 from analysis.reports.pages import shortened
 from analysis.results import ResultsError
 from analysis.rules import Verdict
-from analysis.tables import interval_text
 
 OPEN, EXACT = "not tested", "exact"
 NOT = "not "  # before a hypothesis that the claim denies
@@ -95,14 +94,17 @@ def judged(
         study = store.load(results, name, dataset)
         if not study.declaration.study.hypotheses or study.frame.empty:
             continue
+        frozen_models = bool(study.declaration.study.frozen)  # evaluated on validation samples only
         by_metric = {
             metric: rules.test_all(
                 study, look.rng(), metric=metric, confidence=look.confidence, measured=groups
             )
-            for metric in dict.fromkeys((look.metric, METRICS[1]))
-            if metric in study.frame and study.frame[metric].notna().any()
+            for metric in (
+                [METRICS[0]] if frozen_models else dict.fromkeys((look.metric, METRICS[1]))
+            )
+            if frozen_models or (metric in study.frame and study.frame[metric].notna().any())
         }
-        main = by_metric.get(look.metric, [])
+        main = by_metric.get(METRICS[0] if frozen_models else look.metric, [])
         on_test = by_metric.get(METRICS[1], [None] * len(main))
         for verdict, tested in zip(main, on_test, strict=True):
             entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
@@ -115,9 +117,10 @@ def ledger(
     """One row for each claim, data set and hypothesis that decides it.
 
     Columns: claim, section, text; dataset ("" for what no data decide); hypothesis, study; verdict,
-    "not tested" or "exact"; comparison, estimate (points) with interval, n, scope; test_verdict,
-    test_estimate with interval; declared; reason: why it is not tested and with which command it
-    would be, or the tests of what is exact. Raises ResultsError for a data set without results.
+    "not tested" or "exact"; comparison, estimate (in its measure) with interval, n, scope;
+    test_verdict, test_estimate with interval; declared; reason: why it is not tested and with which
+    command it would be, or the tests of what is exact. Raises ResultsError for a data set without
+    results.
     """
     look = look or Look()
     present = exhibits.studies_by_dataset(results)
@@ -148,6 +151,7 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> 
         "study": study,
         "verdict": turned.get(verdict.verdict, verdict.verdict),
         "margin": verdict.hypothesis.margin,
+        "measure": verdict.hypothesis.measure,
         "declared": verdict.declared,
         "reason": "",
     }
@@ -267,7 +271,7 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
         return figures.figure_of(ledger_plot(table, axes))
 
     title = "The published claims and what the results say of them"
-    words = f"{look.label}, estimates in points with {level} intervals; test beside validation."
+    words = f"{look.label}, estimates with {level} intervals; test beside validation."
     rest = "Claims that no results decide yet"
     why = "Why, and the command that would decide them."
     return (
@@ -300,8 +304,8 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _effect(row: Mapping[Any, Any], prefix: str) -> str:
-    values = [row.get(f"{prefix}estimate{end}", np.nan) for end in ("", "_low", "_high")]
-    return interval_text(*values) if np.isfinite(values[0]) else ""
+    estimate, low, high = (row.get(f"{prefix}estimate{e}", np.nan) for e in ("", "_low", "_high"))
+    return rules.effect_text(estimate, low, high, row["measure"]) if np.isfinite(estimate) else ""
 
 
 def undecided(table: pd.DataFrame) -> pd.DataFrame:

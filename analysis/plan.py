@@ -188,7 +188,7 @@ def load_splits(config: TrainConfig) -> Splits:
     """The data of a configuration, read once in each process. Raises StudyError where a function of
     one's own gives none, and the data sets' own errors."""
     try:
-        return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
+        return _cached_splits(config.dataset, str(config.subset), config.subset_seed, config.tokens)
     except ValueError as error:
         if isinstance(config.dataset, str):
             raise
@@ -210,7 +210,7 @@ def _check(
     except ValueError as error:
         raise StudyError(str(error)) from error
     for own in dict.fromkeys((config, *(arm.trained_by(config) for arm in arms))):
-        _check_training(own, splits)
+        _check_training(own, splits if own.subset == config.subset else load_splits(own))
     for arm, method in zip(arms, methods, strict=True):
         most = getattr(method, "top_k", None) or 0
         if getattr(method, "target", "") == "class_score" and most > splits.classes:

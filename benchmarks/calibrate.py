@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.comparisons import Grid
+from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.rules import Judge
-from analysis.study import Contrast, Hypothesis, Slope
 
 Array = NDArray[np.float64]
 

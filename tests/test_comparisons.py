@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis import comparisons, rules, scopes, sequential, slopes
 from analysis.comparisons import ComparisonError, Grid
-from analysis.study import Contrast, Hypothesis, Slope
+from analysis.hypothesis import Contrast, Hypothesis, Slope
 from benchmarks import calibrate
 
 RNG = np.random.default_rng
