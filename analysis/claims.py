@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,20 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import exhibits, figures, rules
+from analysis import across, comparisons, exhibits, figures, rules, statistics
 from analysis import results as store
+from analysis.comparisons import ComparisonError
 from analysis.exhibits import Exhibit, Look
 from analysis.reference import REFERENCE
 from analysis.reports.pages import shortened
 from analysis.results import ResultsError
 from analysis.rules import Verdict
+from analysis.studies.isolation import arm_name
 
 OPEN, EXACT = "not tested", "exact"
 NOT = "not "  # before a hypothesis that the claim denies
 METRICS = ("validation_accuracy", "test_accuracy")
+RANKS_ALIKE = 0.3  # a rank correlation below this is of no use
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Claim:
     """One published claim and what decides it here.
 
     hypotheses: names of declared hypotheses, "not NAME" where the claim denies one. run: the
-    command that makes their results. exact: tests, as "tests/test_x.py::test_y", where it holds by
+    command that makes their results. ranks_of: the study whose 27 adjustments, alone, are to rank
+    alike on every two data sets. exact: tests, as "tests/test_x.py::test_y", where it holds by
     arithmetic. untested: why nothing here decides it.
     """
 
@@ -51,6 +57,7 @@ class Claim:
     note: str
     hypotheses: tuple[str, ...] = ()
     run: str = ""
+    ranks_of: str = ""
     exact: tuple[str, ...] = ()
     untested: str = ""
 
@@ -69,6 +76,7 @@ def claims() -> tuple[Claim, ...]:
             row["note"],
             tuple(decided[row["id"]].get("hypotheses", ())),
             decided[row["id"]].get("run", ""),
+            decided[row["id"]].get("ranks_of", ""),
             tuple(decided[row["id"]].get("exact", ())),
             decided[row["id"]].get("untested", ""),
         )
@@ -138,6 +146,8 @@ def ledger(
             for name in claim.hypotheses
             for study, verdict, tested in entries.get(name.removeprefix(NOT), [])
         ]
+        if claim.ranks_of:
+            found = [{**of_claim, **row} for row in _ranks(claim, results, list(verdicts), look)]
         rows += found or [{**of_claim, "dataset": "", **_open(claim)}]
     return pd.DataFrame(rows)
 
@@ -166,6 +176,51 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> 
     for name, column in (("comparison", "label"), ("n", "n"), ("scope", "scope")):
         row[name] = verdict.decisive.get(column, "")
     return row
+
+
+def _ranks(
+    claim: Claim, results: Path | str, datasets: Sequence[str], look: Look
+) -> list[dict[str, Any]]:
+    """A row for every two data sets, at the later one, whether the adjustments rank alike."""
+    blocks: dict[str, dict[str, Any]] = {}
+    stated: dict[str, str] = {}
+    for name in datasets:
+        try:
+            study = store.load(results, claim.ranks_of, name)
+        except ResultsError:
+            continue
+        stated[name] = rules.declared_when(study)
+        for metric in METRICS:
+            grid = comparisons.grid_of(study.frame, metric)
+            with suppress(ComparisonError):
+                values = grid.by_subset[:, grid.columns([arm_name(i) for i in range(27)])]
+                blocks.setdefault(name, {})[metric] = values[np.isfinite(values).all(axis=1)]
+    rows = []
+    for one, other in combinations(blocks, 2):
+        row: dict[str, Any] = {
+            "dataset": other,
+            "hypothesis": "ranks-carry-over",
+            "statement": "The ranking of the 27 adjustments, alone, carries over to other data.",
+            "study": claim.ranks_of,
+            "comparison": f"rank correlation with {one}",
+            "margin": RANKS_ALIKE,
+            "measure": "(of 1)",
+            "scope": comparisons.SUBSETS_AND_SEEDS,
+            "declared": stated[other],
+            "reason": "",
+        }
+        for prefix, metric in (("", METRICS[0]), ("test_", METRICS[1])):
+            if metric not in blocks[one] or metric not in blocks[other]:
+                continue
+            pair = blocks[one][metric], blocks[other][metric]
+            found = across.rank_agreement(*pair, look.confidence)
+            row[f"{prefix}verdict"] = statistics.decide(found, RANKS_ALIKE, "greater")
+            ends = (found.estimate, found.low, found.high)
+            for end, value in zip(("", "_low", "_high"), ends, strict=True):
+                row[f"{prefix}estimate{end}"] = value
+            row["n"] = found.n
+        rows.append(row)
+    return rows
 
 
 def _open(claim: Claim) -> dict[str, Any]:
