@@ -74,7 +74,8 @@ class Plan:
 
     arms: in the declared order. fingerprint: of the data. primary: the column that runs are judged
     by, that of the task's primary quantity on validation. keys: {key: (arm, seed)}; of several keys
-    of a run it is written under the first. samples: to train on. chunks: of the whole study.
+    of a run it is written under the first. samples: {subset: to train on}. chunks: of the whole
+    study.
     """
 
     study: Study
@@ -83,12 +84,12 @@ class Plan:
     fingerprint: str
     primary: str
     keys: Mapping[str, tuple[str, int]]
-    samples: int
+    samples: Mapping[str, int]
     chunks: tuple[Chunk, ...]
 
     def steps(self, chunk: Chunk) -> int:
         """Of all the runs of a chunk."""
-        return len(chunk.runs) * chunk.config.steps(self.samples)
+        return len(chunk.runs) * chunk.config.steps(self.samples[str(chunk.config.subset)])
 
     def unfinished(self, finished: AbstractSet[tuple[str, int]]) -> list[Chunk]:
         """The chunks that still have something to compute, without the finished (arm, seed)."""
@@ -139,7 +140,11 @@ def resolve(
         raise StudyError(
             f"keep_correct is true, but {study.dataset} has no one right class a sample"
         )
-    samples = len(splits.train)
+    trained = {str(chunk.config.subset): chunk.config for chunk in chunks}
+    samples = {
+        subset: len((splits if subset == str(config.subset) else load_splits(own)).train)
+        for subset, own in trained.items()
+    }
     return Plan(study, config, arms, splits.fingerprint, primary, keys, samples, chunks)
 
 

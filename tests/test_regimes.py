@@ -139,7 +139,8 @@ def test_an_arm_may_have_its_own_number_of_training_samples():
     config = {"dataset": "digits", "model": "mlp", "epochs": 1}
     arms = (Arm.of("Vanilla", method="vanilla"), arm)
     found = plan.resolve(Study(name="s", dataset="digits", config=config, arms=arms, seeds=(0,)))
-    assert {chunk.config.subset for chunk in found.chunks} == {"tiny", "200"}
+    steps = {chunk.config.subset: found.steps(chunk) for chunk in found.chunks}
+    assert steps == {"tiny": 2, "200": 4}  # batches of 50, one epoch: progress counts both right
     wrong = (arms[0], replace(arm, config=(("subset", "5000"),)))
     with pytest.raises(ValueError, match="subset 5000 of digits; allowed: 10 to 797 samples"):
         plan.resolve(Study(name="s", dataset="digits", config=config, arms=wrong, seeds=(0,)))
