@@ -161,20 +161,23 @@ class Replicas:
         """
 
         def run(x: Tensor) -> Tensor:
-            elements = x.numel() if shared_inputs else x.numel() // len(x)
-            run = self._together if self._side_by_side(x, elements) else self._one_by_one
-            return run(flat, x, shared_inputs)
+            together = self._side_by_side(x, x.shape if shared_inputs else x.shape[1:])
+            return (self._together if together else self._one_by_one)(flat, x, shared_inputs)
 
         return run
 
-    def _side_by_side(self, x: Tensor, elements: int) -> bool:
-        """Whether all replicas run in each operation. elements: of x that each replica sees."""
+    def _side_by_side(self, x: Tensor, shape: torch.Size) -> bool:
+        """Whether all replicas run in each operation. shape: of what each replica sees of x."""
         if self.together is not None:
             return self.together
-        if x.device.type != "cpu" or run_together(elements, len(self)):
+        if x.device.type != "cpu" or run_together(shape.numel(), len(self)):
             return True
-        chained = self._chain is not None and elements <= CHAINED_UP_TO
-        return chained and self._chain.ready(self.parameters.dtype)  # type: ignore[union-attr]
+        return (
+            self._chain is not None
+            and shape.numel() <= CHAINED_UP_TO
+            and self._chain.ready(self.parameters.dtype)
+            and self._chain.takes((len(self), *shape))
+        )
 
     def passes(
         self, x: Float[Tensor, "replica batch *feature"], differentiable: bool
@@ -186,7 +189,7 @@ class Replicas:
         back is used while it is still in the cache. They come as a module with their values in it:
         `functional_call` takes as long as a small model's own operations.
         """
-        if self._side_by_side(x, x.numel() // len(x)):
+        if self._side_by_side(x, x.shape[1:]):
             flat = self.parameters.detach().requires_grad_(differentiable)
             yield slice(0, len(x)), [flat], self.forward(flat)
             return

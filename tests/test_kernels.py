@@ -741,4 +741,4 @@ def test_sanitizers_find_nothing(tmp_path, flags):
     assert done.returncode == 0, done.stderr
     done = subprocess.run([str(driver)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == "400 shapes agree, 200 texts and optimisers ran"
+    assert done.stdout.strip() == "400 shapes and 200 patches agree, 200 texts and optimisers ran"

@@ -115,6 +115,9 @@ def _load(path: Path) -> ctypes.CDLL:
         for way, tensors in (("forward", 6), ("backward", 10)):
             tokens = getattr(loaded, f"tokens_{way}_{number_type}")
             tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
+        for name in ("patches", "unpatched"):
+            function = getattr(loaded, f"{name}_{number_type}")
+            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 2]
         adjust = getattr(loaded, f"adjust_{number_type}")
         adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         adjust.restype = None

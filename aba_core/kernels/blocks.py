@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -84,23 +84,32 @@ def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
     for place, (first, *others) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         if any("forward" in vars(module) for module in (first, *others)):
             continue  # somebody has it do something else
-        if _convolves(first) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
+        if _convolves(first) and {pools(m) - _rectifies(m) for m in others} == {1, -1}:
             by_place[place] = Block((first, *others))  # type: ignore[arg-type]
     return by_place
 
 
 def _convolves(module: nn.Module) -> bool:
     return (
-        type(module) is nn.Conv2d
+        plain(module)
         and module.in_channels <= MOST_CHANNELS
         and module.kernel_size in [(side, side) for side in KERNELS]
+    )
+
+
+def plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a convolution of square kernels with stride 1 in a frame of zeros."""
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size[0] == module.kernel_size[1]
         and (module.stride, module.dilation) == ((1, 1), (1, 1))
         and (module.groups, module.padding_mode) == (1, "zeros")
         and not isinstance(module.padding, str)
     )
 
 
-def _pools(module: nn.Module) -> bool:
+def pools(module: nn.Module) -> bool:
+    """Whether a layer takes the maximum of each 2×2 places."""
     return (
         type(module) is nn.MaxPool2d
         and module.kernel_size in (2, (2, 2))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("fused.c", "tokens.c", "adam.c", "adjusting.c", "vectors.h")
+    for name in ("fused.c", "tokens.c", "patches.c", "adam.c", "adjusting.c", "vectors.h")
 )
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")

@@ -22,6 +22,7 @@ def check(library: ctypes.CDLL) -> None:
         for shape in _SHAPES:
             _check_block(library, name, number, shape)
         _check_tokens(library, name, number)
+        _check_patches(library, name, number)
         _check_adam(library, name, number)
         _check_adjust(library, name, number)
 
@@ -127,6 +128,34 @@ def _check_tokens(library: ctypes.CDLL, name: str, number: Any) -> None:
     near = all(abs(a - b) < 1e-3 for a, b in zip(to[0], to_x, strict=True))  # of thirds
     if failed or [*made] != y or not near or [*to[2]] != to_bias:
         raise Wrong(f"the compiled convolution over tokens is wrong, {name}")
+
+
+def _check_patches(library: ctypes.CDLL, name: str, number: Any) -> None:
+    """Two pictures of two channels and 3×4 places, in a frame, and kernels of 3×3."""
+    pictures, channels, height, width, side = 2, 2, 3, 4, 3
+    x = _whole(pictures * channels * height * width, 1)
+    strides = channels * height * width, height * width, width, 1
+    sizes = (ctypes.c_int64 * 13)(
+        *(1, pictures, channels, height, width, side, 1, 1), *(0, *strides)
+    )
+    seen: list[int | None] = []  # which number of x each one of the patches is; None: of the frame
+    for i, row, column in product(range(pictures), range(height), range(width)):
+        for c, a, b in product(range(channels), range(side), range(side)):
+            at = row + a - 1, column + b - 1
+            inside = 0 <= at[0] < height and 0 <= at[1] < width
+            place = sum(n * s for n, s in zip((i, c, *at), strides, strict=True))
+            seen.append(place if inside else None)
+    patches, to_x = (number * len(seen))(), (number * len(x))()
+    failed = getattr(library, f"patches_{name}")(sizes, (number * len(x))(*x), patches)
+    failed = failed or getattr(library, f"unpatched_{name}")(sizes, patches, to_x)
+    expected = [0 if place is None else x[place] for place in seen]
+    counts = [seen.count(place) * value for place, value in enumerate(x)]
+    back = [
+        counts[((i * channels + c) * height + row) * width + column]
+        for i, row, column, c in product(*map(range, (pictures, height, width, channels)))
+    ]
+    if failed or [*patches] != expected or [*to_x] != back:
+        raise Wrong(f"the compiled patches are wrong, {name}")
 
 
 def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
