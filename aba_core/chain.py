@@ -44,19 +44,24 @@ class Chain:
         named = _chained("", model)
         self.modules = [module for _, module in named]
         places = blocks(self.modules)
-        self.steps: list[tuple[str, nn.Module | Block]] = []
+        # What a step's weight and bias are called, and the step.
+        self.steps: list[tuple[tuple[str, str], nn.Module | Block]] = []
         self._taken: dict[tuple[int, ...], bool] = {}
         while (place := self._place()) < len(named):
             name, module = named[place]
-            self.steps.append((name, places.get(place, module)))
+            names = _parameter(name, "weight"), _parameter(name, "bias")
+            self.steps.append((names, places.get(place, module)))
         parameters = dict(model.named_parameters())  # without those that are another layer's too
         self.known = all(
-            _simple(step)
-            and all(
-                _parameter(name, part) in parameters for part, _ in _first(step).named_parameters()
-            )
-            for name, step in self.steps
+            _simple(step) and all(name in parameters for name in self._names(names, step))
+            for names, step in self.steps
         )
+
+    @staticmethod
+    def _names(names: tuple[str, str], step: nn.Module | Block) -> list[str]:
+        """Of the parameters that a step has."""
+        parts = {part for part, _ in _first(step).named_parameters()}
+        return [name for name in names if name.rpartition(".")[2] in parts]
 
     def ready(self, dtype: torch.dtype) -> bool:
         """Whether it can run numbers of this type here and now."""
@@ -128,8 +133,8 @@ class Chain:
         self, values: Mapping[str, Tensor], x: Float[Tensor, "replica batch *feature"]
     ) -> Tensor:
         """The same by operations that autograd knows, which can be differentiated again."""
-        for name, step in self.steps:
-            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+        for names, step in self.steps:
+            weight, bias = map(values.get, names)
             if isinstance(step, Block):
                 x = step(x, weight, bias)  # type: ignore[arg-type]
             elif isinstance(step, nn.Linear):
@@ -154,8 +159,8 @@ class _Run(torch.autograd.Function):
         values = {**cut(flat), **fixed}
         kept: list[Tensor | None] = [flat, x]
         shapes = []
-        for name, step in chain.steps:
-            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+        for names, step in chain.steps:
+            weight, bias = map(values.get, names)
             shapes.append(x.shape)
             before, winners = x, None
             if isinstance(step, Block):
@@ -178,7 +183,8 @@ class _Run(torch.autograd.Function):
             kept += before, winners
         if returning:
             ctx.save_for_backward(*kept)
-            ctx.shapes, ctx.chain, ctx.cut, ctx.fixed = shapes, chain, cut, fixed
+            ctx.shapes, ctx.chain, ctx.cut, ctx.values = shapes, chain, cut, values
+            ctx.fixed = fixed
         return x
 
     @staticmethod
@@ -194,22 +200,19 @@ class _Run(torch.autograd.Function):
             return *made, None, None, None
         total = torch.empty_like(flat) if to_flat else None
         parts = {} if total is None else ctx.cut(total)
-        values = {**ctx.cut(flat), **ctx.fixed}
-        trained = [any(_parameter(name, k) in parts for k in _PARTS) for name, _ in chain.steps]
+        values = ctx.values
+        trained = [any(name in parts for name in names) for names, _ in chain.steps]
         last = 0 if to_x else trained.index(True)
         for place in reversed(range(last, len(chain.steps))):
-            name, step = chain.steps[place]
+            names, step = chain.steps[place]
             before, winners = kept[2 * place : 2 * place + 2]
-            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
-            to_weight, to_bias = (parts.get(_parameter(name, part)) for part in _PARTS)
+            weight, bias = map(values.get, names)
+            to_weight, to_bias = map(parts.get, names)
             on = to_x or place > last
             if isinstance(step, Block):
                 asked = on, to_weight is not None, to_bias is not None
                 given = gradient, before, weight, bias, winners, step.padding
-                gradient, *made = backward(asked, *given)  # type: ignore[assignment, arg-type]
-                for to, value in zip((to_weight, to_bias), made, strict=True):
-                    if to is not None:
-                        to.copy_(value)  # type: ignore[arg-type]
+                gradient, *_ = backward(asked, *given, (to_weight, to_bias))  # type: ignore[assignment, arg-type]
             elif isinstance(step, nn.Conv2d):
                 assert weight is not None
                 gradient = patches.backward(  # type: ignore[assignment]
@@ -232,9 +235,6 @@ class _Run(torch.autograd.Function):
             else:
                 gradient = gradient.reshape(ctx.shapes[place])
         return total, gradient if to_x else None, None, None, None
-
-
-_PARTS = "weight", "bias"
 
 
 def _parameter(layer: str, part: str) -> str:

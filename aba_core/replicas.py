@@ -102,6 +102,7 @@ class Replicas:
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
+        self._pieces: tuple[int, dict[str, Tensor]] | None = None
         self._remade: dict[Any, tuple[str, Replicas]] = {}
 
     @classmethod
@@ -150,6 +151,15 @@ class Replicas:
             name: piece.reshape(-1, *shape)
             for (name, shape), piece in zip(self.trained.items(), pieces, strict=True)
         }
+
+    def _cut(self, flat: Float[Tensor, "replica parameter"]) -> dict[str, Tensor]:
+        """`named_parameters` where nothing is differentiated: the replicas' own are cut once."""
+        own = self.parameters
+        if torch.is_grad_enabled() or flat.data_ptr() != own.data_ptr() or flat.shape != own.shape:
+            return self.named_parameters(flat)
+        if self._pieces is None or self._pieces[0] != own.data_ptr():
+            self._pieces = own.data_ptr(), self.named_parameters(own.detach())
+        return self._pieces[1]
 
     def forward(
         self, flat: Float[Tensor, "replica parameter"], shared_inputs: bool = False
@@ -250,7 +260,7 @@ class Replicas:
 
         if self._chain is not None:
             inputs = x.expand(len(self), *x.shape) if shared_inputs else x
-            logits = self._chain(flat, inputs, self.named_parameters, self.buffers)
+            logits = self._chain(flat, inputs, self._cut, self.buffers)
             if logits is not None:
                 return logits
         for masks in self._drops:

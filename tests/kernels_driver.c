@@ -33,7 +33,8 @@ static int64_t drawn(int64_t low, int64_t high)
         const int64_t U = (H + 2 * P - K + 1) / 2, V = (W + 2 * Q - K + 1) / 2;                    \
         const int64_t sizes[SIZES] = {                                                             \
             R, B, C, H, W, O, K, P, Q, B * C * H * W, C * H * W, H * W, W, 1,                      \
-            O * C * K * K, C * K * K, K * K, K, 1, O, 1, B * O * U * V, O * U * V, U * V, V, 1};   \
+            O * C * K * K, C * K * K, K * K, K, 1, O, 1, B * O * U * V, O * U * V, U * V, V, 1,    \
+            O * C * K * K, O};                                                                     \
         if (U < 1 || V < 1) return 0;                                                              \
         REAL *x = TYPE##_numbers(R * B * C * H * W), *w = TYPE##_numbers(R * O * C * K * K);       \
         REAL *bias = TYPE##_numbers(R * O), *g = TYPE##_numbers(R * B * O * U * V);                \
@@ -130,6 +131,7 @@ CHECK(double, double, 1e-11)
 #define PATCHES(REAL, TYPE)                                                                        \
     int patches_##TYPE(const int64_t *, const REAL *, REAL *);                                     \
     int unpatched_##TYPE(const int64_t *, REAL *, REAL *);                                         \
+    int cross_entropy_##TYPE(const int64_t *, const REAL *, const int64_t *, REAL *, REAL *);      \
     static int TYPE##_patches(void)                                                                \
     {                                                                                              \
         const int64_t K = drawn(1, 5), R = drawn(1, 2), B = drawn(0, 3), C = drawn(1, 19);         \
@@ -150,6 +152,16 @@ CHECK(double, double, 1e-11)
         }                                                                                          \
         wrong += unpatched_##TYPE(sizes, made, to);                                                \
         for (int64_t n = 0; n < R * B * C * H * W; n++) wrong += TYPE##_far(to[n], expected[n]);   \
+        /* Pictures as logits: slopes of a sample sum to 0. */                                     \
+        const int64_t of[2] = {R * B, C * H * W};                                                  \
+        int64_t classes[8] = {0};                                                                  \
+        REAL losses[8];                                                                            \
+        wrong += cross_entropy_##TYPE(of, x, classes, losses, to);                                 \
+        for (int64_t n = 0; n < of[0]; n++) {                                                      \
+            double sum = 0;                                                                        \
+            for (int64_t k = 0; k < of[1]; k++) sum += (double)to[n * of[1] + k];                  \
+            wrong += TYPE##_far((REAL)sum, 0) + !(losses[n] >= 0);                                 \
+        }                                                                                          \
         free(x), free(to), free(made), free(expected);                                             \
         return wrong;                                                                              \
     }

@@ -118,6 +118,8 @@ def _load(path: Path) -> ctypes.CDLL:
         for name in ("patches", "unpatched"):
             function = getattr(loaded, f"{name}_{number_type}")
             function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 2]
+        entropy = getattr(loaded, f"cross_entropy_{number_type}")
+        entropy.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 4]
         adjust = getattr(loaded, f"adjust_{number_type}")
         adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         adjust.restype = None

@@ -4,6 +4,7 @@ sums are exact in any order, against loops in plain Python."""
 from __future__ import annotations
 
 import ctypes
+import math
 from itertools import product
 from typing import Any
 
@@ -23,6 +24,7 @@ def check(library: ctypes.CDLL) -> None:
             _check_block(library, name, number, shape)
         _check_tokens(library, name, number)
         _check_patches(library, name, number)
+        _check_losses(library, name, number)
         _check_adam(library, name, number)
         _check_adjust(library, name, number)
 
@@ -38,10 +40,10 @@ def _check_block(library: ctypes.CDLL, name: str, number: Any, shape: tuple[int,
     picture, seen = height * width, channels * taps
     x, weight = _whole(picture * channels, 1), _whole(outputs * seen, 2)
     bias, gradient = _whole(outputs, 3), _whole(rows * columns * outputs, 4)
-    sizes = (ctypes.c_int64 * 26)(
+    sizes = (ctypes.c_int64 * 28)(
         *(1, 1, *shape[:1], height, width, outputs, _KERNEL, 1, 1),
         *(0, 0, picture, width, 1), *(0, seen, taps, _KERNEL, 1), *(0, 1),
-        *(0, 0, 1, columns * outputs, outputs),
+        *(0, 0, 1, columns * outputs, outputs), 0, 0,
     )  # fmt: skip
 
     def numbers(values: list[int]) -> ctypes.Array:
@@ -156,6 +158,18 @@ def _check_patches(library: ctypes.CDLL, name: str, number: Any) -> None:
     ]
     if failed or [*patches] != expected or [*to_x] != back:
         raise Wrong(f"the compiled patches are wrong, {name}")
+
+
+def _check_losses(library: ctypes.CDLL, name: str, number: Any) -> None:
+    """Three classes apart by the logarithms of 1, 2 and 5, whose shares are eighths."""
+    logits = (number * 6)(*[math.log(n) + 3 for n in (1, 2, 5)], *[math.log(n) for n in (5, 1, 2)])
+    losses, slopes = (number * 2)(), (number * 6)()
+    sizes, classes = (ctypes.c_int64 * 2)(2, 3), (ctypes.c_int64 * 2)(1, 0)
+    failed = getattr(library, f"cross_entropy_{name}")(sizes, logits, classes, losses, slopes)
+    made = [*losses, *slopes]
+    expected = [math.log(8 / 2), math.log(8 / 5), 1 / 8, -6 / 8, 5 / 8, -3 / 8, 1 / 8, 2 / 8]
+    if failed or any(abs(a - b) > 1e-5 for a, b in zip(made, expected, strict=True)):
+        raise Wrong(f"the compiled cross-entropy is wrong: {made}, {name}")
 
 
 def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
