@@ -42,7 +42,10 @@ class Status(NamedTuple):
 
 def asked_for() -> bool:
     """What `ABA_KERNELS` says ("on" or "off"; anything else raises ValueError), or the default."""
-    value = os.environ.get("ABA_KERNELS", "").strip().lower()
+    value = os.environ.get("ABA_KERNELS")
+    if not value:
+        return DEFAULT
+    value = value.strip().lower()
     if value not in ("", "on", "off"):
         raise ValueError(f"ABA_KERNELS is {value!r}; allowed: on, off")
     return value == "on" if value else DEFAULT

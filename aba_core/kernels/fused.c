@@ -56,19 +56,9 @@ int fuses_products(void)
 
 #else
 
-#undef LANES
-#define LANES (VECTOR / sizeof(REAL))
+#include "lanes.h"
 
-typedef REAL NAME(vec) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
-typedef WHOLE NAME(mask) __attribute__((vector_size(VECTOR)));
 typedef WHOLE NAME(bits) __attribute__((may_alias));
-
-INLINE NAME(vec) NAME(load)(const REAL *from) { return *(const NAME(vec) *)from; }
-INLINE void NAME(store)(REAL *to, NAME(vec) values) { *(NAME(vec) *)to = values; }
-INLINE NAME(mask) NAME(select)(NAME(mask) where, NAME(mask) yes, NAME(mask) no)
-{
-    return (where & yes) | (~where & no);
-}
 
 /* One picture into a frame of zeros, [row, column, channel] with `step` numbers a place. */
 static void NAME(frame)(REAL *to, const REAL *x, const int64_t *s, int64_t step)
