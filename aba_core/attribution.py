@@ -29,6 +29,7 @@ from aba_core import maps
 from aba_core.architecture import first_line, mixes_samples
 from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
+from aba_core.kernels import losses
 from aba_core.making import Forward, Maker, ModuleMaker
 from aba_core.randomness import Draws
 from aba_core.rewriting import Transform
@@ -41,6 +42,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def cross_entropy(logits: Float[Tensor, "*lead class_"], labels: Tensor) -> Float[Tensor, "*lead"]:
     """Cross-entropy per sample; labels are classes [*lead] or soft labels [*lead, class]."""
+    if labels.dim() < logits.dim() and (made := losses.cross_entropy(logits, labels)) is not None:
+        return made
     log_probability = functional.log_softmax(logits, dim=-1)
     if labels.dim() == logits.dim():
         return -(labels * log_probability).sum(-1)

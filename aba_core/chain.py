@@ -1,4 +1,5 @@
-"""Chains: models that are nothing but fused blocks, flattening, linear layers and ReLU in a row.
+"""Chains: models that are nothing but fused blocks, convolutions, poolings, flattening, linear
+layers and ReLU in a row.
 
 Stacked replicas run a chain as one operation, forward and back, without `vmap`, whose own work is
 a third of a small step, and without a node of autograd a layer. Gradients of all parameters are
@@ -9,13 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn import functional
 
 from aba_core import kernels
+from aba_core.kernels import patches
 from aba_core.kernels.blocks import (
     NUMBERS,
     Block,
@@ -23,6 +28,8 @@ from aba_core.kernels.blocks import (
     blocks,
     computable,
     forward,
+    plain,
+    pools,
     watched,
 )
 
@@ -37,18 +44,24 @@ class Chain:
         named = _chained("", model)
         self.modules = [module for _, module in named]
         places = blocks(self.modules)
-        self.steps: list[tuple[str, nn.Module | Block]] = []
+        # What a step's weight and bias are called, and the step.
+        self.steps: list[tuple[tuple[str, str], nn.Module | Block]] = []
+        self._taken: dict[tuple[int, ...], bool] = {}
         while (place := self._place()) < len(named):
             name, module = named[place]
-            self.steps.append((name, places.get(place, module)))
+            names = _parameter(name, "weight"), _parameter(name, "bias")
+            self.steps.append((names, places.get(place, module)))
         parameters = dict(model.named_parameters())  # without those that are another layer's too
         self.known = all(
-            _simple(step)
-            and all(
-                _parameter(name, part) in parameters for part, _ in _first(step).named_parameters()
-            )
-            for name, step in self.steps
+            _simple(step) and all(name in parameters for name in self._names(names, step))
+            for names, step in self.steps
         )
+
+    @staticmethod
+    def _names(names: tuple[str, str], step: nn.Module | Block) -> list[str]:
+        """Of the parameters that a step has."""
+        parts = {part for part, _ in _first(step).named_parameters()}
+        return [name for name in names if name.rpartition(".")[2] in parts]
 
     def ready(self, dtype: torch.dtype) -> bool:
         """Whether it can run numbers of this type here and now."""
@@ -74,39 +87,62 @@ class Chain:
     ) -> Tensor | None:
         """Logits of all replicas; None where vmap must do it. fixed: what is not trained, stacked,
         by name."""
-        if not (self.ready(x.dtype) and computable((flat, x), levels=0) and self._fits(x.shape)):
+        if not (self.ready(x.dtype) and computable((flat, x), levels=0) and self.takes(x.shape)):
             return None
         return _Run.apply(flat, x, self, cut, fixed)
 
-    def _fits(self, shape: Sequence[int]) -> bool:
-        """Whether every layer can take what the one before gives. What does not fit is PyTorch's to
-        refuse."""
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether every layer can take what the one before gives, what does not fit being PyTorch's
+        to refuse; and whether it pays: without patches, convolutions without a pooling are faster
+        one replica after the other. shape: of inputs [replica, batch, *feature]."""
+        shape = tuple(shape)
+        if shape not in self._taken:
+            self._taken[shape] = self._fits(shape)
+        return self._taken[shape]
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        gain = 0  # weights of convolutions by patches, less those of others
         for _, step in self.steps:
-            layer: Any = _first(step)
-            if isinstance(step, Block):
+            layer = _first(step)
+            if isinstance(layer, nn.Conv2d):
                 if len(shape) != 5 or shape[2] != layer.in_channels:
                     return False
-                shape = (*shape[:2], layer.out_channels, *step.sides(shape[3:]))
-                if min(shape[3:]) < 1:
+                if isinstance(step, Block):
+                    pixels = step.sides(shape[3:])
+                else:
+                    border: Any = layer.padding
+                    pixels = patches.sides(shape[3:], layer.kernel_size[0], border)
+                    saves = patches.by_patches(shape, layer.weight[None], border)
+                    gain += layer.weight.numel() * (1 if saves else -1)
+                shape = (*shape[:2], layer.out_channels, *pixels)
+                if min(pixels) < 1:
                     return False
+            elif isinstance(layer, nn.MaxPool2d):
+                if len(shape) != 5 or min(shape[3:]) < 2:
+                    return False
+                shape = (*shape[:3], shape[3] // 2, shape[4] // 2)
             elif isinstance(step, nn.Linear):
                 if len(shape) != 3 or shape[2] != step.in_features:
                     return False
                 shape = (*shape[:2], step.out_features)
             elif isinstance(step, nn.Flatten):
                 shape = (*shape[:2], math.prod(shape[2:]))
-        return True
+        return gain >= 0
 
     def by_layers(
         self, values: Mapping[str, Tensor], x: Float[Tensor, "replica batch *feature"]
     ) -> Tensor:
         """The same by operations that autograd knows, which can be differentiated again."""
-        for name, step in self.steps:
-            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+        for names, step in self.steps:
+            weight, bias = map(values.get, names)
             if isinstance(step, Block):
                 x = step(x, weight, bias)  # type: ignore[arg-type]
             elif isinstance(step, nn.Linear):
                 x = _linear(x, weight, bias)  # type: ignore[arg-type]
+            elif isinstance(step, nn.Conv2d):
+                x = _convolution(x, weight, bias, step.padding)  # type: ignore[arg-type]
+            elif isinstance(step, nn.MaxPool2d):
+                x = functional.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
             else:
                 x = x.relu() if isinstance(step, nn.ReLU) else x.flatten(2)
         return x
@@ -119,17 +155,24 @@ class _Run(torch.autograd.Function):
     def forward(
         ctx: Any, flat: Tensor, x: Tensor, chain: Chain, cut: Cut, fixed: Mapping[str, Tensor]
     ) -> Tensor:
-        returning = any(ctx.needs_input_grad)
+        returning, to_flat = any(ctx.needs_input_grad), ctx.needs_input_grad[0]
         values = {**cut(flat), **fixed}
         kept: list[Tensor | None] = [flat, x]
         shapes = []
-        for name, step in chain.steps:
-            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
+        for names, step in chain.steps:
+            weight, bias = map(values.get, names)
             shapes.append(x.shape)
             before, winners = x, None
             if isinstance(step, Block):
                 assert weight is not None
                 x, winners = forward(x, weight, bias, step.padding, returning)
+            elif isinstance(step, nn.Conv2d):
+                assert weight is not None
+                x, before = patches.forward(x, weight, bias, step.padding, to_flat)  # type: ignore[arg-type, assignment]
+            elif isinstance(step, nn.MaxPool2d):
+                pictures = x.flatten(0, 1)
+                pooled, winners = functional.max_pool2d_with_indices(pictures, (2, 2))
+                before, x = pictures, pooled.unflatten(0, x.shape[:2])
             elif isinstance(step, nn.Linear):
                 assert weight is not None
                 x = _linear(x, weight, bias)
@@ -140,7 +183,8 @@ class _Run(torch.autograd.Function):
             kept += before, winners
         if returning:
             ctx.save_for_backward(*kept)
-            ctx.shapes, ctx.chain, ctx.cut, ctx.fixed = shapes, chain, cut, fixed
+            ctx.shapes, ctx.chain, ctx.cut, ctx.values = shapes, chain, cut, values
+            ctx.fixed = fixed
         return x
 
     @staticmethod
@@ -156,22 +200,29 @@ class _Run(torch.autograd.Function):
             return *made, None, None, None
         total = torch.empty_like(flat) if to_flat else None
         parts = {} if total is None else ctx.cut(total)
-        values = {**ctx.cut(flat), **ctx.fixed}
-        trained = [any(_parameter(name, k) in parts for k in _PARTS) for name, _ in chain.steps]
+        values = ctx.values
+        trained = [any(name in parts for name in names) for names, _ in chain.steps]
         last = 0 if to_x else trained.index(True)
         for place in reversed(range(last, len(chain.steps))):
-            name, step = chain.steps[place]
+            names, step = chain.steps[place]
             before, winners = kept[2 * place : 2 * place + 2]
-            weight, bias = (values.get(_parameter(name, part)) for part in _PARTS)
-            to_weight, to_bias = (parts.get(_parameter(name, part)) for part in _PARTS)
+            weight, bias = map(values.get, names)
+            to_weight, to_bias = map(parts.get, names)
             on = to_x or place > last
             if isinstance(step, Block):
                 asked = on, to_weight is not None, to_bias is not None
                 given = gradient, before, weight, bias, winners, step.padding
-                gradient, *made = backward(asked, *given)  # type: ignore[assignment, arg-type]
-                for to, value in zip((to_weight, to_bias), made, strict=True):
-                    if to is not None:
-                        to.copy_(value)  # type: ignore[arg-type]
+                gradient, *_ = backward(asked, *given, (to_weight, to_bias))  # type: ignore[assignment, arg-type]
+            elif isinstance(step, nn.Conv2d):
+                assert weight is not None
+                gradient = patches.backward(  # type: ignore[assignment]
+                    on, gradient, before, ctx.shapes[place], weight, step.padding,  # type: ignore[arg-type]
+                    (to_weight, to_bias),
+                )  # fmt: skip
+            elif isinstance(step, nn.MaxPool2d):
+                gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+                    gradient.flatten(0, 1), before, [2, 2], [2, 2], [0, 0], [1, 1], False, winners
+                ).unflatten(0, gradient.shape[:2])
             elif isinstance(step, nn.Linear):
                 assert weight is not None
                 if to_weight is not None:
@@ -184,9 +235,6 @@ class _Run(torch.autograd.Function):
             else:
                 gradient = gradient.reshape(ctx.shapes[place])
         return total, gradient if to_x else None, None, None, None
-
-
-_PARTS = "weight", "bias"
 
 
 def _parameter(layer: str, part: str) -> str:
@@ -202,6 +250,16 @@ def _linear(
     return torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
 
 
+def _convolution(
+    x: Float[Tensor, "replica batch channel height width"],
+    weight: Float[Tensor, "replica output channel kernel kernel"],
+    bias: Float[Tensor, "replica output"] | None,
+    padding: tuple[int, int],
+) -> Float[Tensor, "replica batch output row column"]:
+    axes = 0, 0, None if bias is None else 0
+    return vmap(partial(functional.conv2d, padding=padding), axes)(x, weight, bias)
+
+
 def _first(step: nn.Module | Block) -> nn.Module:
     """The layer that has the step's parameters, if it has any."""
     return step.layers[0] if isinstance(step, Block) else step
@@ -213,6 +271,8 @@ def _simple(step: nn.Module | Block) -> bool:
         "forward" not in vars(step)
         and (
             type(step) in (nn.Linear, nn.ReLU)
+            or plain(step)
+            or pools(step)
             or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
         )
     )

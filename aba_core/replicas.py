@@ -102,6 +102,7 @@ class Replicas:
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
+        self._pieces: tuple[int, dict[str, Tensor]] | None = None
         self._remade: dict[Any, tuple[str, Replicas]] = {}
 
     @classmethod
@@ -151,6 +152,15 @@ class Replicas:
             for (name, shape), piece in zip(self.trained.items(), pieces, strict=True)
         }
 
+    def _cut(self, flat: Float[Tensor, "replica parameter"]) -> dict[str, Tensor]:
+        """`named_parameters` where nothing is differentiated: the replicas' own are cut once."""
+        own = self.parameters
+        if torch.is_grad_enabled() or flat.data_ptr() != own.data_ptr() or flat.shape != own.shape:
+            return self.named_parameters(flat)
+        if self._pieces is None or self._pieces[0] != own.data_ptr():
+            self._pieces = own.data_ptr(), self.named_parameters(own.detach())
+        return self._pieces[1]
+
     def forward(
         self, flat: Float[Tensor, "replica parameter"], shared_inputs: bool = False
     ) -> Callable[[Tensor], Tensor]:
@@ -161,20 +171,23 @@ class Replicas:
         """
 
         def run(x: Tensor) -> Tensor:
-            elements = x.numel() if shared_inputs else x.numel() // len(x)
-            run = self._together if self._side_by_side(x, elements) else self._one_by_one
-            return run(flat, x, shared_inputs)
+            together = self._side_by_side(x, x.shape if shared_inputs else x.shape[1:])
+            return (self._together if together else self._one_by_one)(flat, x, shared_inputs)
 
         return run
 
-    def _side_by_side(self, x: Tensor, elements: int) -> bool:
-        """Whether all replicas run in each operation. elements: of x that each replica sees."""
+    def _side_by_side(self, x: Tensor, shape: torch.Size) -> bool:
+        """Whether all replicas run in each operation. shape: of what each replica sees of x."""
         if self.together is not None:
             return self.together
-        if x.device.type != "cpu" or run_together(elements, len(self)):
+        if x.device.type != "cpu" or run_together(shape.numel(), len(self)):
             return True
-        chained = self._chain is not None and elements <= CHAINED_UP_TO
-        return chained and self._chain.ready(self.parameters.dtype)  # type: ignore[union-attr]
+        return (
+            self._chain is not None
+            and shape.numel() <= CHAINED_UP_TO
+            and self._chain.ready(self.parameters.dtype)
+            and self._chain.takes((len(self), *shape))
+        )
 
     def passes(
         self, x: Float[Tensor, "replica batch *feature"], differentiable: bool
@@ -186,7 +199,7 @@ class Replicas:
         back is used while it is still in the cache. They come as a module with their values in it:
         `functional_call` takes as long as a small model's own operations.
         """
-        if self._side_by_side(x, x.numel() // len(x)):
+        if self._side_by_side(x, x.shape[1:]):
             flat = self.parameters.detach().requires_grad_(differentiable)
             yield slice(0, len(x)), [flat], self.forward(flat)
             return
@@ -247,7 +260,7 @@ class Replicas:
 
         if self._chain is not None:
             inputs = x.expand(len(self), *x.shape) if shared_inputs else x
-            logits = self._chain(flat, inputs, self.named_parameters, self.buffers)
+            logits = self._chain(flat, inputs, self._cut, self.buffers)
             if logits is not None:
                 return logits
         for masks in self._drops:

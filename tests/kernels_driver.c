@@ -33,7 +33,8 @@ static int64_t drawn(int64_t low, int64_t high)
         const int64_t U = (H + 2 * P - K + 1) / 2, V = (W + 2 * Q - K + 1) / 2;                    \
         const int64_t sizes[SIZES] = {                                                             \
             R, B, C, H, W, O, K, P, Q, B * C * H * W, C * H * W, H * W, W, 1,                      \
-            O * C * K * K, C * K * K, K * K, K, 1, O, 1, B * O * U * V, O * U * V, U * V, V, 1};   \
+            O * C * K * K, C * K * K, K * K, K, 1, O, 1, B * O * U * V, O * U * V, U * V, V, 1,    \
+            O * C * K * K, O};                                                                     \
         if (U < 1 || V < 1) return 0;                                                              \
         REAL *x = TYPE##_numbers(R * B * C * H * W), *w = TYPE##_numbers(R * O * C * K * K);       \
         REAL *bias = TYPE##_numbers(R * O), *g = TYPE##_numbers(R * B * O * U * V);                \
@@ -126,6 +127,47 @@ CHECK(double, double, 1e-11)
         return wrong;                                                                              \
     }
 
+/* Patches against where each number of theirs lies. */
+#define PATCHES(REAL, TYPE)                                                                        \
+    int patches_##TYPE(const int64_t *, const REAL *, REAL *);                                     \
+    int unpatched_##TYPE(const int64_t *, REAL *, REAL *);                                         \
+    int cross_entropy_##TYPE(const int64_t *, const REAL *, const int64_t *, REAL *, REAL *);      \
+    static int TYPE##_patches(void)                                                                \
+    {                                                                                              \
+        const int64_t K = drawn(1, 5), R = drawn(1, 2), B = drawn(0, 3), C = drawn(1, 19);         \
+        const int64_t P = drawn(0, 2), Q = drawn(0, 2), H = drawn(K, 9), W = drawn(K, 9);          \
+        const int64_t U = H + 2 * P - K + 1, V = W + 2 * Q - K + 1, many = R * B * U * V * C * K * K; \
+        const int64_t sizes[13] = {R, B, C, H, W, K, P, Q, B * C * H * W, C * H * W, H * W, W, 1}; \
+        REAL *x = TYPE##_numbers(R * B * C * H * W), *to = TYPE##_numbers(R * B * C * H * W);      \
+        REAL *made = TYPE##_numbers(many);                                                         \
+        double *expected = calloc((size_t)(R * B * C * H * W) + 1, sizeof(double));                \
+        int wrong = patches_##TYPE(sizes, x, made);                                                \
+        for (int64_t n = 0; n < many; n++) {                                                       \
+            const int64_t b = n % K, a = n / K % K, c = n / K / K % C, v = n / K / K / C % V;      \
+            const int64_t u = n / K / K / C / V % U, i = n / K / K / C / V / U;                    \
+            const int64_t row = u + a - P, column = v + b - Q;                                     \
+            const int inside = row >= 0 && row < H && column >= 0 && column < W;                   \
+            wrong += made[n] != (inside ? x[((i * C + c) * H + row) * W + column] : 0);            \
+            if (inside) expected[((i * H + row) * W + column) * C + c] += (double)made[n];         \
+        }                                                                                          \
+        wrong += unpatched_##TYPE(sizes, made, to);                                                \
+        for (int64_t n = 0; n < R * B * C * H * W; n++) wrong += TYPE##_far(to[n], expected[n]);   \
+        /* Pictures as logits: slopes of a sample sum to 0. */                                     \
+        const int64_t of[2] = {R * B, C * H * W};                                                  \
+        int64_t classes[8] = {0};                                                                  \
+        REAL losses[8];                                                                            \
+        wrong += cross_entropy_##TYPE(of, x, classes, losses, to);                                 \
+        for (int64_t n = 0; n < of[0]; n++) {                                                      \
+            double sum = 0;                                                                        \
+            for (int64_t k = 0; k < of[1]; k++) sum += (double)to[n * of[1] + k];                  \
+            wrong += TYPE##_far((REAL)sum, 0) + !(losses[n] >= 0);                                 \
+        }                                                                                          \
+        free(x), free(to), free(made), free(expected);                                             \
+        return wrong;                                                                              \
+    }
+
+PATCHES(float, float)
+PATCHES(double, double)
 OTHERS(float, float)
 OTHERS(double, double)
 
@@ -143,6 +185,11 @@ int main(void)
             printf("text %d: a number is not finite\n", shape);
             return 1;
         }
-    puts("400 shapes agree, 200 texts and optimisers ran");
+    for (int shape = 0; shape < 200; shape++)
+        if (shape % 2 ? float_patches() : double_patches()) {
+            printf("patches %d: a number is wrong\n", shape);
+            return 1;
+        }
+    puts("400 shapes and 200 patches agree, 200 texts and optimisers ran");
     return 0;
 }

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from aba_core import Arm, Augmentation, TrainConfig, build_model, chain, kernels
 from aba_core.adjustments import AdjustmentSet
+from aba_core.attribution import cross_entropy
 from aba_core.datasets import load_dataset
-from aba_core.kernels import adjusting, blocks, compiling, optimizer
+from aba_core.kernels import adjusting, blocks, compiling, losses, optimizer
 from aba_core.kernels import texts as largest
 from aba_core.layers import for_single
 from aba_core.methods import aba
@@ -244,6 +245,52 @@ print(seen.hexdigest(), kernels.path_taken())
     wide, narrow, rounded = told.values()
     assert wide == narrow and wide.endswith(" fused")
     assert rounded.split()[0] != wide.split()[0] and rounded.endswith(" fused without fma")
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    lead=st.sampled_from([(1,), (7,), (3, 5)]),
+    classes=st.integers(1, 40),
+    spread=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    strange=st.sampled_from([0.0, float("nan"), float("inf"), -float("inf")]),
+    dtype=st.sampled_from(list(CLOSE)),
+)
+def test_cross_entropy_is_pytorchs(lead, classes, spread, strange, dtype):
+    logits = spread * ramp(*lead, classes, dtype=dtype)
+    logits.flatten(0, -2)[0, -1] += strange
+    logits.requires_grad_()
+    labels = (7 * torch.arange(logits[..., 0].numel()) % classes).view(lead)
+    weights = ramp(*lead, seed=1, dtype=dtype)
+
+    def results():
+        each = cross_entropy(logits, labels)
+        given = torch.autograd.grad((weights * each).sum(), logits, retain_graph=True)
+        slopes = torch.autograd.grad((weights * each).sum(), logits, create_graph=True)
+        return [each, *given, *slopes, *torch.autograd.grad(slopes[0].square().sum(), logits)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        calls, apply = [], losses._Loss.apply
+        patch.setattr(losses._Loss, "apply", lambda *a: (calls.append(1), apply(*a))[1])
+        mine = results()
+    assert calls == ([1] if torch.get_num_threads() == 1 else [])
+    with kernels.unfused():
+        expected = results()
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@needs_compiler
+def test_a_sample_that_is_no_number_leaves_the_others_bits(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    logits, labels = ramp(9, 10, dtype=torch.float32), torch.arange(9)
+    alone = cross_entropy(logits, labels)
+    logits[4, 2] = float("nan")
+    beside = cross_entropy(logits, labels)
+    assert beside[4].isnan() and torch.equal(beside[[0, 1, 2, 3, 5]], alone[[0, 1, 2, 3, 5]])
+    for wrong in (-1, 10):
+        with pytest.raises(RuntimeError):
+            cross_entropy(logits, torch.full((9,), wrong))
 
 
 @needs_compiler
@@ -741,4 +788,4 @@ def test_sanitizers_find_nothing(tmp_path, flags):
     assert done.returncode == 0, done.stderr
     done = subprocess.run([str(driver)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == "400 shapes agree, 200 texts and optimisers ran"
+    assert done.stdout.strip() == "400 shapes and 200 patches agree, 200 texts and optimisers ran"

@@ -42,7 +42,10 @@ class Status(NamedTuple):
 
 def asked_for() -> bool:
     """What `ABA_KERNELS` says ("on" or "off"; anything else raises ValueError), or the default."""
-    value = os.environ.get("ABA_KERNELS", "").strip().lower()
+    value = os.environ.get("ABA_KERNELS")
+    if not value:
+        return DEFAULT
+    value = value.strip().lower()
     if value not in ("", "on", "off"):
         raise ValueError(f"ABA_KERNELS is {value!r}; allowed: on, off")
     return value == "on" if value else DEFAULT
@@ -115,6 +118,11 @@ def _load(path: Path) -> ctypes.CDLL:
         for way, tensors in (("forward", 6), ("backward", 10)):
             tokens = getattr(loaded, f"tokens_{way}_{number_type}")
             tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
+        for name in ("patches", "unpatched"):
+            function = getattr(loaded, f"{name}_{number_type}")
+            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 2]
+        entropy = getattr(loaded, f"cross_entropy_{number_type}")
+        entropy.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 4]
         adjust = getattr(loaded, f"adjust_{number_type}")
         adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         adjust.restype = None

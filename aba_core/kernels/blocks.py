@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -84,23 +84,32 @@ def blocks(layers: Sequence[nn.Module]) -> dict[int, Block]:
     for place, (first, *others) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         if any("forward" in vars(module) for module in (first, *others)):
             continue  # somebody has it do something else
-        if _convolves(first) and {_pools(m) - _rectifies(m) for m in others} == {1, -1}:
+        if _convolves(first) and {pools(m) - _rectifies(m) for m in others} == {1, -1}:
             by_place[place] = Block((first, *others))  # type: ignore[arg-type]
     return by_place
 
 
 def _convolves(module: nn.Module) -> bool:
     return (
-        type(module) is nn.Conv2d
+        plain(module)
         and module.in_channels <= MOST_CHANNELS
         and module.kernel_size in [(side, side) for side in KERNELS]
+    )
+
+
+def plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a convolution of square kernels with stride 1 in a frame of zeros."""
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size[0] == module.kernel_size[1]
         and (module.stride, module.dilation) == ((1, 1), (1, 1))
         and (module.groups, module.padding_mode) == (1, "zeros")
         and not isinstance(module.padding, str)
     )
 
 
-def _pools(module: nn.Module) -> bool:
+def pools(module: nn.Module) -> bool:
+    """Whether a layer takes the maximum of each 2×2 places."""
     return (
         type(module) is nn.MaxPool2d
         and module.kernel_size in (2, (2, 2))
@@ -207,13 +216,18 @@ def backward(
     bias: Tensor | None,
     winners: Tensor,
     padding: tuple[int, int],
+    to: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> list[Tensor | None]:
-    """Gradients to x, weight and bias, each where it is asked for. gradient: of the outputs."""
+    """Gradients to x, weight and bias, each where it is asked for. gradient: of the outputs. to:
+    where the last two are written, each replica's in one piece (default: new tensors)."""
     *lead, channels, height, width = x.shape
     to_x = x.new_empty(*lead, height, width, channels) if asked[0] else None
-    to_weight = weight.new_empty(weight.shape) if asked[1] else None
-    to_bias = weight.new_empty(weight.shape[:-3]) if asked[2] else None
-    sizes = _sizes(x, weight, bias, padding, gradient)
+    to_weight, to_bias = to
+    if to_weight is None and asked[1]:
+        to_weight = weight.new_empty(weight.shape)
+    if to_bias is None and asked[2]:
+        to_bias = weight.new_empty(weight.shape[:-3])
+    sizes = _sizes(x, weight, bias, padding, gradient, to_weight, to_bias)
     _call("backward", x.dtype, sizes, x, weight, gradient, winners, to_x, to_weight, to_bias)
     return [None if to_x is None else _channels_first(to_x), to_weight, to_bias]
 
@@ -229,15 +243,18 @@ def _sizes(
     bias: Tensor | None,
     padding: tuple[int, int],
     gradient: Tensor | None = None,
+    to_weight: Tensor | None = None,
+    to_bias: Tensor | None = None,
 ) -> ctypes.Array[ctypes.c_int64]:
     """As the enumeration in fused.c has them."""
-    replicas = () if x.dim() == 5 else (1,)
-    first = () if x.dim() == 5 else (0,)
+    stacked = x.dim() == 5
+    replicas, first = ((), ()) if stacked else ((1,), (0,))
     values = (
         *(*replicas, *x.shape), weight.shape[-4], weight.shape[-1], *padding,
         *(*first, *x.stride()), *(*first, *weight.stride()),
         *((0, 0) if bias is None else (*first, *bias.stride())),
         *((0,) * 5 if gradient is None else (*first, *gradient.stride())),
+        *(to.stride(0) if stacked and to is not None else 0 for to in (to_weight, to_bias)),
     )  # fmt: skip
     return (ctypes.c_int64 * len(values))(*values)
 

@@ -16,10 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-SOURCES = tuple(
-    Path(__file__).with_name(name)
-    for name in ("fused.c", "tokens.c", "adam.c", "adjusting.c", "vectors.h")
-)
+_COMPILED = "fused.c", "tokens.c", "patches.c", "losses.c", "adam.c", "adjusting.c"
+_FILES = *_COMPILED, "vectors.h", "lanes.h"
+SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
 # How to ask for this machine's processor: x86 compilers know the first, those for ARM the second.

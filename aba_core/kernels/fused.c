@@ -28,7 +28,8 @@ enum {
     WEIGHT_STRIDES = X_STRIDES + 5, /* replica, output, channel, row, column */
     BIAS_STRIDES = WEIGHT_STRIDES + 5, /* replica, output */
     GRADIENT_STRIDES = BIAS_STRIDES + 2, /* replica, batch, output, row, column */
-    SIZES = GRADIENT_STRIDES + 5
+    TO_WEIGHT = GRADIENT_STRIDES + 5, TO_BIAS, /* strides of replicas */
+    SIZES
 };
 
 /* Whether products are added without being rounded before, which decides last bits. */
@@ -55,19 +56,9 @@ int fuses_products(void)
 
 #else
 
-#undef LANES
-#define LANES (VECTOR / sizeof(REAL))
+#include "lanes.h"
 
-typedef REAL NAME(vec) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
-typedef WHOLE NAME(mask) __attribute__((vector_size(VECTOR)));
 typedef WHOLE NAME(bits) __attribute__((may_alias));
-
-INLINE NAME(vec) NAME(load)(const REAL *from) { return *(const NAME(vec) *)from; }
-INLINE void NAME(store)(REAL *to, NAME(vec) values) { *(NAME(vec) *)to = values; }
-INLINE NAME(mask) NAME(select)(NAME(mask) where, NAME(mask) yes, NAME(mask) no)
-{
-    return (where & yes) | (~where & no);
-}
 
 /* One picture into a frame of zeros, [row, column, channel] with `step` numbers a place. */
 static void NAME(frame)(REAL *to, const REAL *x, const int64_t *s, int64_t step)
@@ -373,7 +364,7 @@ static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const
             for (int64_t o = 0; o < outputs; o++) {
                 const int64_t count = NAME(events)(&pass, many, o, places, gradients);
                 const int64_t own = o * taps * step;
-                if (to_bias) to_bias[r * outputs + o] += NAME(sum)(gradients, count);
+                if (to_bias) to_bias[r * s[TO_BIAS] + o] += NAME(sum)(gradients, count);
                 for (int64_t c = 0; c < step; c += (int64_t)LANES) {
                     /* Kernels of 5 x 5 a line at a time: no processor has registers for all. */
                     const int64_t lines = kernel == 3 ? 3 : 1;
@@ -401,7 +392,7 @@ static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const
         for (int64_t o = 0; to_weight && o < outputs; o++)
             for (int64_t c = 0; c < channels; c++)
                 for (int64_t k = 0; k < taps; k++)
-                    to_weight[((r * outputs + o) * channels + c) * taps + k] =
+                    to_weight[r * s[TO_WEIGHT] + (o * channels + c) * taps + k] =
                         sums[(o * taps + k) * step + c];
     }
     return 0;
@@ -474,7 +465,7 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
             NAME(winning)(s, gradient + r * s[GRADIENT_STRIDES] + i * s[GRADIENT_STRIDES + 1],
                           winners + at * places * outputs, rows, columns, (int32_t)length, g, shifts);
             if (to_bias) {
-                REAL *restrict sum = to_bias + r * outputs;
+                REAL *restrict sum = to_bias + r * s[TO_BIAS];
                 for (int64_t place = 0; place < places; place++)
                     for (int64_t o = 0; o < outputs; o++) sum[o] += g[place * outputs + o];
             }
@@ -532,19 +523,20 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
                     for (int64_t p = 0; p < 4; p++)
                         sum += sums[(o * 5 + p) * length + (k / kernel + p / 2) * line +
                                     (k % kernel + p % 2) * channels + c];
-                    to_weight[((r * outputs + o) * channels + c) * taps + k] = sum;
+                    to_weight[r * s[TO_WEIGHT] + (o * channels + c) * taps + k] = sum;
                 }
     }
     return 0;
 }
 
 /* gradient: of y, in any strides. to_x: [replica, batch, row, column, channel]; to_weight:
- * [replica, output, channel, row, column]; to_bias: [replica, output]; all contiguous, each may be
- * NULL. Gives 0, 1 where memory ran out, or 2 where a picture is too large for 32 bits. */
+ * [replica, output, channel, row, column]; to_bias: [replica, output]; each replica's contiguous, each
+ * may be NULL. Gives 0, 1 where memory ran out, or 2 where a picture is too large for 32 bits. */
 int NAME(backward)(const int64_t *s, const REAL *x, const REAL *weight, const REAL *gradient,
                    const signed char *winners, REAL *to_x, REAL *to_weight, REAL *to_bias)
 {
-    if (to_bias) memset(to_bias, 0, (size_t)(s[REPLICAS] * s[OUTPUTS]) * sizeof(REAL));
+    for (int64_t r = 0; to_bias && r < s[REPLICAS]; r++)
+        memset(to_bias + r * s[TO_BIAS], 0, (size_t)s[OUTPUTS] * sizeof(REAL));
 #define FEW(deep, square)                                                                          \
     NAME(few)(s, deep, square, x, weight, gradient, winners, to_x, to_weight, to_bias)
     if (s[CHANNELS] > FEW_CHANNELS)

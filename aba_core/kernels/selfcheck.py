@@ -4,6 +4,7 @@ sums are exact in any order, against loops in plain Python."""
 from __future__ import annotations
 
 import ctypes
+import math
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,8 @@ def check(library: ctypes.CDLL) -> None:
         for shape in _SHAPES:
             _check_block(library, name, number, shape)
         _check_tokens(library, name, number)
+        _check_patches(library, name, number)
+        _check_losses(library, name, number)
         _check_adam(library, name, number)
         _check_adjust(library, name, number)
 
@@ -37,10 +40,10 @@ def _check_block(library: ctypes.CDLL, name: str, number: Any, shape: tuple[int,
     picture, seen = height * width, channels * taps
     x, weight = _whole(picture * channels, 1), _whole(outputs * seen, 2)
     bias, gradient = _whole(outputs, 3), _whole(rows * columns * outputs, 4)
-    sizes = (ctypes.c_int64 * 26)(
+    sizes = (ctypes.c_int64 * 28)(
         *(1, 1, *shape[:1], height, width, outputs, _KERNEL, 1, 1),
         *(0, 0, picture, width, 1), *(0, seen, taps, _KERNEL, 1), *(0, 1),
-        *(0, 0, 1, columns * outputs, outputs),
+        *(0, 0, 1, columns * outputs, outputs), 0, 0,
     )  # fmt: skip
 
     def numbers(values: list[int]) -> ctypes.Array:
@@ -127,6 +130,46 @@ def _check_tokens(library: ctypes.CDLL, name: str, number: Any) -> None:
     near = all(abs(a - b) < 1e-3 for a, b in zip(to[0], to_x, strict=True))  # of thirds
     if failed or [*made] != y or not near or [*to[2]] != to_bias:
         raise Wrong(f"the compiled convolution over tokens is wrong, {name}")
+
+
+def _check_patches(library: ctypes.CDLL, name: str, number: Any) -> None:
+    """Two pictures of two channels and 3×4 places, in a frame, and kernels of 3×3."""
+    pictures, channels, height, width, side = 2, 2, 3, 4, 3
+    x = _whole(pictures * channels * height * width, 1)
+    strides = channels * height * width, height * width, width, 1
+    sizes = (ctypes.c_int64 * 13)(
+        *(1, pictures, channels, height, width, side, 1, 1), *(0, *strides)
+    )
+    seen: list[int | None] = []  # which number of x each one of the patches is; None: of the frame
+    for i, row, column in product(range(pictures), range(height), range(width)):
+        for c, a, b in product(range(channels), range(side), range(side)):
+            at = row + a - 1, column + b - 1
+            inside = 0 <= at[0] < height and 0 <= at[1] < width
+            place = sum(n * s for n, s in zip((i, c, *at), strides, strict=True))
+            seen.append(place if inside else None)
+    patches, to_x = (number * len(seen))(), (number * len(x))()
+    failed = getattr(library, f"patches_{name}")(sizes, (number * len(x))(*x), patches)
+    failed = failed or getattr(library, f"unpatched_{name}")(sizes, patches, to_x)
+    expected = [0 if place is None else x[place] for place in seen]
+    counts = [seen.count(place) * value for place, value in enumerate(x)]
+    back = [
+        counts[((i * channels + c) * height + row) * width + column]
+        for i, row, column, c in product(*map(range, (pictures, height, width, channels)))
+    ]
+    if failed or [*patches] != expected or [*to_x] != back:
+        raise Wrong(f"the compiled patches are wrong, {name}")
+
+
+def _check_losses(library: ctypes.CDLL, name: str, number: Any) -> None:
+    """Three classes apart by the logarithms of 1, 2 and 5, whose shares are eighths."""
+    logits = (number * 6)(*[math.log(n) + 3 for n in (1, 2, 5)], *[math.log(n) for n in (5, 1, 2)])
+    losses, slopes = (number * 2)(), (number * 6)()
+    sizes, classes = (ctypes.c_int64 * 2)(2, 3), (ctypes.c_int64 * 2)(1, 0)
+    failed = getattr(library, f"cross_entropy_{name}")(sizes, logits, classes, losses, slopes)
+    made = [*losses, *slopes]
+    expected = [math.log(8 / 2), math.log(8 / 5), 1 / 8, -6 / 8, 5 / 8, -3 / 8, 1 / 8, 2 / 8]
+    if failed or any(abs(a - b) > 1e-5 for a, b in zip(made, expected, strict=True)):
+        raise Wrong(f"the compiled cross-entropy is wrong: {made}, {name}")
 
 
 def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:

@@ -28,17 +28,7 @@ enum { TEXTS, TOKENS, ELEMENTS, OUTPUTS, TAPS };
 
 #else
 
-#undef LANES
-#define LANES (VECTOR / sizeof(REAL))
-
-typedef REAL NAME(vec) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL)), may_alias));
-typedef WHOLE NAME(mask) __attribute__((vector_size(VECTOR)));
-
-INLINE NAME(vec) NAME(load)(const REAL *from) { return *(const NAME(vec) *)from; }
-INLINE NAME(mask) NAME(select)(NAME(mask) where, NAME(mask) yes, NAME(mask) no)
-{
-    return (where & yes) | (~where & no);
-}
+#include "lanes.h"
 
 /* `vectors` of outputs over all windows of one text. w: [element of the window, output]. */
 INLINE void NAME(text)(const REAL *x, int64_t windows, int64_t elements, int64_t terms, const REAL *w,
