@@ -36,12 +36,13 @@ from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.methods.base import Method, method_of
 from aba_core.methods.decay import Best
 from aba_core.models import build_model
+from aba_core.precision import products_in
 from aba_core.probing import probe, try_evaluation
 from aba_core.quantities import TASKS
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
-from aba_core.steps import Recorded, Step, products_in
+from aba_core.steps import Recorded, Step
 from aba_core.tasks import Task, task_of, used
 from aba_core.threads import choose_threads, threads_restored
 

@@ -8,8 +8,8 @@ import torch
 
 import aba_core.layers
 from aba_core import TrainConfig
-from aba_core.steps import products_in
-from benchmarks.engine import SHAPES, config, engine_seconds, interleaved
+from aba_core.precision import products_in
+from benchmarks.engine import SHAPES, config, engine_seconds, interleaved, synchronise
 from benchmarks.peers import plain
 from benchmarks.workloads import MENDABA, Workload, made_up, made_up_work
 
@@ -72,16 +72,12 @@ def plain_seconds(setting: TrainConfig, shape: tuple[int, ...], device: str) -> 
     workload = Workload("", str(setting.model), shape, setting.batch_size, 1)
     ready, steps = plain(made_up_work(workload, 1, device=device)), setting.steps(100)
 
-    def synchronise() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     with products_in(setting.precision, device):
         ready.run(0, max(2, steps // 4))
-        synchronise()
+        synchronise(device)
         began = time.perf_counter()
         ready.run(0, steps)
-        synchronise()
+        synchronise(device)
     return (time.perf_counter() - began) / steps
 
 

@@ -12,8 +12,8 @@ from aba_core import layers, replicas
 from aba_core.architecture import initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.models import MODELS, build_model
+from aba_core.precision import products_in
 from aba_core.replicas import Habits, Replicas
-from aba_core.steps import products_in
 from aba_core.training import train
 
 SHAPES = {"text_cnn": (6, 4)}
