@@ -35,6 +35,17 @@ def _batches(split: Split, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield split.batch(index), split.y[index]
 
 
+# Samples that all replicas of a GPU see at once: enough to fill it, and a bounded memory.
+AT_ONCE = 50_000
+
+
+def evaluation_batch(replicas: int, device: torch.device | str) -> int:
+    """Samples in one batch of an evaluation."""
+    if torch.device(device).type == "cpu":
+        return 500
+    return max(16, AT_ONCE // replicas)
+
+
 @torch.no_grad()
 def stacked_logits(
     forward: Callable[[Tensor], Tensor], split: Split, dtype: torch.dtype, batch: int = 500

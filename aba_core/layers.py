@@ -19,6 +19,7 @@ from torch.nn import functional
 from aba_core.kernels import texts
 from aba_core.kernels.blocks import Block, blocks
 from aba_core.models import TextCNN
+from aba_core.precision import cast_to
 
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
@@ -124,9 +125,8 @@ def _plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def _convolve_stacked(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     values = x, module.weight, module.bias
-    device = x.device.type
-    if torch.is_autocast_enabled(device):  # vmap hides convolutions from it
-        dtype = torch.get_autocast_dtype(device)
+    dtype = cast_to(x.device.type)
+    if dtype is not None:  # vmap hides convolutions from autocast
         values = tuple(value if value is None else value.to(dtype) for value in values)  # type: ignore[assignment]
     few = module.in_channels <= FEW_CHANNELS
     if _plain(module) and x.dim() == 4 and (few or STACKED_CONVOLUTION == "matmul"):

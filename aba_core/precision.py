@@ -14,6 +14,14 @@ import torch
 from aba_core.arms import Precision
 
 
+def cast_to(device: str) -> torch.dtype | None:
+    """The number type that autocast does products in on this kind of device; None where it is
+    off."""
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 @contextmanager
 def products_in(
     precision: Precision, device: torch.device | str, repeated: bool = False
@@ -25,6 +33,9 @@ def products_in(
     algorithms at the first.
     """
     kind = torch.device(device).type
+    if kind == "meta":  # which has no products, nor autocast
+        yield
+        return
     matmul: Any = torch.backends.cuda.matmul
     convolution: Any = torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark

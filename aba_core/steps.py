@@ -280,3 +280,11 @@ class Recorded:
             with torch.cuda.graph(self.graph):
                 self.step()
         self.graph.replay()
+
+    def release(self) -> None:
+        """Give back the recording's memory, which holds all that a step ever holds. A later call
+        records anew."""
+        if self.graph is not None:
+            self.graph.reset()
+            self.graph = None
+            torch.cuda.empty_cache()

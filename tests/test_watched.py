@@ -4,44 +4,24 @@ made on the CPU, nothing is drawn from PyTorch's generators. So a GPU can record
 Tried without a GPU, on the meta device under a watcher (`oracles.watched_device`).
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from oracles.watched_device import ForbiddenOnDevice, Watcher
 
-from aba_core import ABA, PRESETS, Arm, TrainConfig, evaluation, mechanism, steps
+from aba_core import ABA, PRESETS, Arm, TrainConfig, evaluation, mechanism
 from aba_core import training as core
 from aba_core.arms import METHODS
 from aba_core.datasets import Split
+from aba_core.demand import on_meta
 from aba_core.methods import aba as aba_method
 from aba_core.methods.base import stand_ins
-from aba_core.replicas import Replicas
 
 OF_TEXTS = ("word-dropout",)
 OF_NORMS = ("advprop", "ghost-batch-norm", "norm-decay")
 FITTING = {"ghost-batch-norm": {"size": 3}}  # half of the batch
 CONFIG = TrainConfig(batch_size=6, epochs=2, optimizer="adam", schedule="cosine")
-
-
-@pytest.fixture(autouse=True)
-def without_autocast(monkeypatch):
-    """Which the meta device does not have."""
-    for module in (steps, core, evaluation):
-        monkeypatch.setattr(module, "products_in", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
-
-
-def on_meta(replicas: Replicas) -> Replicas:
-    return Replicas(
-        replicas.template.to("meta"),
-        replicas.parameters.to("meta"),
-        {name: buffer.to("meta") for name, buffer in replicas.buffers.items()},
-        replicas.together,
-        {name: mask.to("meta") for name, mask in replicas.masks.items()},
-        replicas.habits,
-    )
 
 
 def meta_step(config, arms, splits, parts=False):
@@ -57,7 +37,7 @@ def meta_step(config, arms, splits, parts=False):
         name: torch.tensor([[member.seeds[name]] for member in members], device="meta")
         for name in members[0].seeds
     }
-    step = core._step(setting, members, on_meta(replicas), seeds)
+    step = core._step(setting, members, on_meta(replicas, len(replicas)), seeds)
     step.set(0, torch.zeros(len(members), config.batch_size, dtype=torch.int64, device="meta"))
     step()  # what is kept from the first step on is made before a recording
     return (step, setting) if parts else step
