@@ -61,7 +61,7 @@ def measure_gpu(rounds: int) -> list[dict[str, object]]:
         except (RuntimeError, torch.OutOfMemoryError) as error:
             row["error"] = str(error).split("\n")[0][:120]
         finally:
-            aba_core.layers.STACKED_CONVOLUTION = "grouped"
+            aba_core.layers.STACKED_CONVOLUTION = "auto"
         rows.append(row)
         print(row, flush=True)
     return rows
