@@ -365,14 +365,29 @@ def attribute(
     if draws is None:
         draws = Draws.single(0, 0, len(x), x.device)
 
+    return map_of(model, x, y, attribution, draws, loss)
+
+
+def map_of(
+    model: nn.Module,
+    x: Float[Tensor, "batch *feature"],
+    y: Tensor,
+    attribution: Attribution,
+    draws: Draws,
+    loss: Loss,
+    asking: bool = True,
+) -> Float[Tensor, "batch *feature"]:
+    """`attribute` for inputs that have been checked. asking: whether labels are compared with the
+    model's outputs, which on a GPU halts the stream of work."""
+
     def forward(at: Tensor) -> Tensor:
-        return _logits(model, at, y, loss)
+        return _logits(model, at, y, loss, asking)
 
     with undisturbed(model, attribution.mode, attribution.update_statistics):
         return attribution_map(forward, x, y, attribution, draws, loss, ModuleMaker(model))
 
 
-def _logits(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+def _logits(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, asking: bool) -> Tensor:
     """What a model makes of inputs. Raises ValueError, one line, where it refuses them, or has no
     output for a label."""
     try:
@@ -388,7 +403,7 @@ def _logits(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
             f"the model {type(model).__name__} refuses a batch of shape {tuple(x.shape)} and type "
             f"{x.dtype}: {first_line(error)}{cure}"
         ) from error
-    if loss is cross_entropy and y.dim() == 1 and logits.dim() == 2:
+    if asking and loss is cross_entropy and y.dim() == 1 and logits.dim() == 2:
         outputs, last = logits.shape[1], int(y.max())
         if last >= outputs:
             raise ValueError(
@@ -397,9 +412,10 @@ def _logits(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     return logits
 
 
-def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None) -> None:
+def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None, look: bool = True) -> None:
     """One clear error for a batch that no map can be made of. loss: of which the map is, where
-    that is known: cross-entropy has no class below 0."""
+    that is known: cross-entropy has no class below 0. look: whether to look at values too, which
+    on a GPU halts the stream of work."""
     for name, values in (("x", x), ("y", y)):
         if not isinstance(values, Tensor):
             kind = type(values)
@@ -413,9 +429,9 @@ def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None) -> None:
         raise ValueError(f"y of shape {tuple(y.shape)}; needed: one label a sample, {len(x)} here")
     if not x.is_floating_point():
         raise ValueError(f"x of type {x.dtype}; needed: floating point")
-    if not bool(torch.isfinite(x).all()):
+    if look and not bool(torch.isfinite(x).all()):
         raise ValueError("x holds NaN or infinite values; allowed: finite numbers")
     if loss is cross_entropy and y.dim() == 1 and y.is_floating_point():
         raise ValueError(f"y of type {y.dtype}; needed: whole-number classes, as y.long()")
-    if loss is cross_entropy and not y.is_floating_point() and int(y.min()) < 0:
+    if look and loss is cross_entropy and not y.is_floating_point() and int(y.min()) < 0:
         raise ValueError(f"y holds label {int(y.min())}; allowed: classes from 0")

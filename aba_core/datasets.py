@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from aba_core.cut_data import find_cut, place_of, write_cut
 from aba_core.identity import meant
 from aba_core.pictures import (
     Pictures,
@@ -343,16 +344,50 @@ def load_dataset(
     if embedding != "auto" and name != "news":
         raise DatasetError(f"{name} takes no embedding, but {embedding!r} was asked for")
 
-    places = data_places(cache, mirror)
-    if name == "news":
-        pool = _text_pool(info)
-        texts = read_news(info.files[0], info.class_names, pool, embedding, places)
-        splits = _text_splits(info, subset, subset_seed, texts)
-        return splits.first_tokens(tokens) if tokens else splits
-    if tokens:
+    if tokens and name != "news":
         raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
-    readers = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
-    return _picture_splits(info, subset, subset_seed, readers[name](info.files, subset, places))
+    places = data_places(cache, mirror)
+    arrays = find_cut(name, subset, int(subset_seed), places)
+    if arrays is None:
+        arrays = _arrays(info, subset, subset_seed, embedding, places)
+    splits = _splits(info, subset, subset_seed, arrays)
+    return splits.first_tokens(tokens) if tokens else splits
+
+
+def cut_dataset(
+    name: str, folder: str | Path, subset: str = "tiny", subset_seed: int = 0
+) -> tuple[Path, int]:
+    """Write one subset with validation and test as a file that `load_dataset` finds in a mirror at
+    this folder; the file and its bytes. Raises DatasetError as `load_dataset` does."""
+    places = data_places(None, None)
+    arrays = _arrays(DATASETS[name], subset, subset_seed, "auto", places)
+    path = Path(folder) / place_of(name, subset, subset_seed)
+    return path, write_cut(arrays, path)
+
+
+def _arrays(
+    info: DatasetInfo, subset: str, seed: int, embedding: str, places: Places
+) -> dict[str, Any]:
+    """What splits are made of, from whole files: each part's samples before standard units, labels
+    and places in the source, and the units."""
+    raw: Pictures | Texts
+    if info.name == "news":
+        raw = read_news(info.files[0], info.class_names, _text_pool(info), embedding, places)
+        positions, _ = _drawn_positions(info, subset, seed, raw.labels)
+        arrays: dict[str, Any] = {"embedding": raw.embedding, "recipe": raw.recipe}
+        arrays |= {"mean": raw.mean, "std": raw.std}
+        samples, index = raw.ids, np.arange(len(raw.ids))
+    else:
+        readers = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
+        raw = readers[info.name](info.files, subset, places)
+        positions, pool = _drawn_positions(info, subset, seed, raw.labels, raw.test)
+        mean, std = mean_and_std(raw.images[pool])
+        arrays = {"mean": mean, "std": std}
+        samples, index = raw.images, raw.index
+    for part, at in positions.items():
+        of_part = {"samples": samples[at], "labels": raw.labels[at], "index": index[at]}
+        arrays |= {f"{part}_{what}": values for what, values in of_part.items()}
+    return arrays | {"notes": np.array(raw.notes, dtype=str)}
 
 
 def dataset_status(
@@ -468,54 +503,37 @@ def _drawn_positions(
     return {"train": pool[drawn], "validation": validation, "test": test}, pool
 
 
-def _picture_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Pictures) -> Splits:
-    positions, pool = _drawn_positions(info, subset, subset_seed, raw.labels, raw.test)
-    mean, std = map(torch.from_numpy, mean_and_std(raw.images[pool]))
-    parts = {
-        part: Split(
-            data=torch.from_numpy(raw.images[at]).to(torch.float32).sub_(mean).div_(std),
-            y=torch.from_numpy(raw.labels[at]),
-            index=torch.from_numpy(raw.index[at]),
+def _splits(info: DatasetInfo, subset: str, subset_seed: int, arrays: dict[str, Any]) -> Splits:
+    """Splits of the arrays that `_arrays` made, or that were cut from them."""
+    mean, std = torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"])
+    parts, embedding, recipe = {}, None, ""
+    if "embedding" in arrays:
+        embedding, recipe = torch.from_numpy(arrays["embedding"]), str(arrays["recipe"])
+    for part in _PARTS:
+        samples = arrays[f"{part}_samples"]
+        data = (
+            torch.from_numpy(samples).to(torch.float32).sub_(mean).div_(std)
+            if embedding is None
+            else torch.from_numpy(samples.astype(np.int32))
         )
-        for part, at in positions.items()
-    }
+        parts[part] = Split(
+            data=data,
+            y=torch.from_numpy(arrays[f"{part}_labels"]),
+            embedding=embedding,
+            index=torch.from_numpy(arrays[f"{part}_index"]),
+        )
     return assembled(
         parts,
-        f"{mean.tolist()}/{std.tolist()}",
-        lambda part: raw.images[positions[part]],
+        recipe or f"{mean.tolist()}/{std.tolist()}",
+        None if recipe else lambda part: arrays[f"{part}_samples"],
         name=info.name,
         subset=subset,
         subset_seed=subset_seed,
         class_names=info.class_names,
         mean=mean,
         std=std,
-        notes=raw.notes,
-    )
-
-
-def _text_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Texts) -> Splits:
-    positions, _ = _drawn_positions(info, subset, subset_seed, raw.labels)
-    table = torch.from_numpy(raw.embedding)
-    parts = {
-        part: Split(
-            data=torch.from_numpy(raw.ids[at].astype(np.int32)),
-            y=torch.from_numpy(raw.labels[at]),
-            embedding=table,
-            index=torch.from_numpy(at),
-        )
-        for part, at in positions.items()
-    }
-    return assembled(
-        parts,
-        raw.recipe,
-        name=info.name,
-        subset=subset,
-        subset_seed=subset_seed,
-        class_names=info.class_names,
-        mean=torch.from_numpy(raw.mean),
-        std=torch.from_numpy(raw.std),
-        notes=raw.notes,
-        embedding=raw.recipe.split()[0],
+        notes=tuple(map(str, arrays["notes"])),
+        embedding=recipe.partition(" ")[0],
     )
 
 

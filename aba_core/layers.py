@@ -12,22 +12,25 @@ from functools import partial
 from typing import Any, Literal, TypeGuard
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aba_core import convolutions
+from aba_core.convolutions import StackedConvolution, input_gradient
 from aba_core.kernels import texts
 from aba_core.kernels.blocks import Block, blocks
 from aba_core.models import TextCNN
+from aba_core.precision import cast_to
 
 # Convolutions of up to so many input channels, as a rule the first layer's, are matrix products: up
 # to four times faster than PyTorch's own, and slower from 8 channels on.
 FEW_CHANNELS = 4
 
-# How the other convolutions of stacked replicas are done: "grouped", one group a replica, which is
-# vmap's way; or "matmul", as those of few channels. Grouped is faster on a CPU; on a GPU neither
-# has been tried.
-STACKED_CONVOLUTION: Literal["grouped", "matmul"] = "grouped"
+# How the other convolutions of stacked replicas are done: one of `convolutions.WAYS`; or "auto",
+# which is "grouped" on a CPU, where it is faster, and timed for each shape on a GPU, untried.
+STACKED_CONVOLUTION: Literal["auto", "grouped", "grouped, channels last", "matmul", "singly"] = (
+    "auto"
+)
 
 
 def channels_last(values: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ def for_single(architecture: nn.Module) -> nn.Module:
     """A copy of the architecture whose first convolution goes back to its inputs our way."""
     model = copy.deepcopy(architecture)
     for module in model.modules():
-        if _plain(module) and module.in_channels <= FEW_CHANNELS:
+        if type(module) is nn.Conv2d and _plain(module) and module.in_channels <= FEW_CHANNELS:
             module.forward = partial(_convolve_single, module)  # type: ignore[method-assign]
         _fuse(module, stacked=False)
         _fuse_texts(module)
@@ -114,23 +117,27 @@ def _in_a_row(chain: nn.Sequential, places: dict[int, Block], stacked: bool, x: 
     return x
 
 
-def _plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+def _plain(module: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d]:
     return (
-        type(module) is nn.Conv2d
-        and (module.groups, module.dilation, module.padding_mode) == (1, (1, 1), "zeros")
+        type(module) in (nn.Conv1d, nn.Conv2d)
+        and (module.groups, set(module.dilation), module.padding_mode) == (1, {1}, "zeros")  # type: ignore[arg-type]
         and not isinstance(module.padding, str)
     )
 
 
 def _convolve_stacked(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     values = x, module.weight, module.bias
-    device = x.device.type
-    if torch.is_autocast_enabled(device):  # vmap hides convolutions from it
-        dtype = torch.get_autocast_dtype(device)
+    dtype = cast_to(x.device.type)
+    if dtype is not None:  # vmap hides convolutions from autocast
         values = tuple(value if value is None else value.to(dtype) for value in values)  # type: ignore[assignment]
+    way: str = STACKED_CONVOLUTION
     few = module.in_channels <= FEW_CHANNELS
-    if _plain(module) and x.dim() == 4 and (few or STACKED_CONVOLUTION == "matmul"):
-        return _StackedConv2d.apply(*values, module.stride, module.padding)
+    if way == "auto" and x.device.type == "cuda":
+        way = convolutions.TIMED
+    elif few and type(module) is nn.Conv2d and way in ("auto", "grouped"):
+        way = "matmul"
+    if _plain(module) and x.dim() == module.weight.dim() and way not in ("auto", "grouped"):
+        return StackedConvolution.apply(*values, module.stride, module.padding, way)
     return module._conv_forward(*values)
 
 
@@ -169,78 +176,6 @@ class _StackedMaxPool2d(torch.autograd.Function):
         return pooled.unflatten(0, stacked.shape[:2]), 0
 
 
-class _StackedConv2d(torch.autograd.Function):
-    """conv2d whose batching over replicas is one batched matrix product of patches."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
-        return functional.conv2d(x, weight, bias, *options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is saved: under vmap, the operations of the rule below are differentiated."""
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *options: tuple[int, int],
-    ) -> tuple[Tensor, int]:
-        stacked = (
-            None if value is None
-            else value.expand(info.batch_size, *value.shape) if axis is None
-            else value.movedim(axis, 0)
-            for value, axis in zip((x, weight, bias), in_dims[:3], strict=True)
-        )  # fmt: skip
-        return _ProductOfPatches.apply(*stacked, *options), 0
-
-
-class _ProductOfPatches(torch.autograd.Function):
-    """conv2d of every replica: x [replica, batch, channel, height, width], weight
-    [replica, output, channel, height, width], bias [replica, output] or None."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.options = stride, padding
-        rows, columns = (
-            (side + 2 * border - kernel) // step + 1
-            for side, kernel, step, border in zip(
-                x.shape[3:], weight.shape[3:], stride, padding, strict=True
-            )
-        )
-        patches = _patches(x, weight, stride, padding).transpose(1, 2)
-        factors = weight.flatten(2).transpose(1, 2)
-        product = (
-            patches @ factors if bias is None else torch.baddbmm(bias[:, None], patches, factors)
-        )
-        return product.unflatten(1, (x.shape[1], rows, columns)).movedim(-1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        to_x = to_weight = to_bias = None
-        if ctx.needs_input_grad[0]:
-            to_x = _input_gradient(gradient, weight, x.shape, *ctx.options)
-        outputs = gradient.movedim(2, -1).flatten(1, 3)
-        if ctx.needs_input_grad[1]:
-            patches = _patches(x, weight, *ctx.options)
-            to_weight = (patches @ outputs).transpose(1, 2).unflatten(2, weight.shape[2:])
-        if ctx.needs_input_grad[2]:
-            to_bias = outputs.sum(1)
-        return to_x, to_weight, to_bias, None, None
-
-
 class _InputGradient(torch.autograd.Function):
     """conv2d of one model [batch, channel, height, width], differentiable by its inputs alone."""
 
@@ -253,44 +188,5 @@ class _InputGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        to_x = _input_gradient(gradient[None], weight[None], (1, *ctx.shape), *ctx.options)
+        to_x = input_gradient(gradient[None], weight[None], (1, *ctx.shape), *ctx.options)
         return to_x[0], None, None, None, None
-
-
-def _patches(
-    x: Float[Tensor, "replica batch channel height width"],
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> Float[Tensor, "replica element place"]:
-    """What each element of the kernel sees at each place of each picture. Elements come first, so
-    that a row of the picture is copied as a whole: a quarter of the time of the other order."""
-    padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    windows = padded.unfold(3, weight.shape[3], stride[0]).unfold(4, weight.shape[4], stride[1])
-    return windows.permute(0, 2, 5, 6, 1, 3, 4).flatten(4).flatten(1, 3)
-
-
-def _input_gradient(
-    gradient: Float[Tensor, "replica batch output row column"],
-    weight: Float[Tensor, "replica output channel kernel_height kernel_width"],
-    shape: tuple[int, ...],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> Float[Tensor, "replica batch channel height width"]:
-    """The gradient of patches, each element added where it was seen: first down, then across."""
-    replicas, batch, channels, height, width = shape
-    kernel = weight.shape[3:]
-    rows, columns = gradient.shape[3:]
-    outputs = gradient.movedim(2, -1).flatten(1, 3)
-    elements = weight.flatten(2).transpose(1, 2).to(outputs.dtype) @ outputs.transpose(1, 2)
-    elements = elements.view(replicas, channels, *kernel, batch, rows, columns)
-    high, wide = height + 2 * padding[0], width + 2 * padding[1]
-    sums = torch.promote_types(elements.dtype, torch.float32)
-    down = elements.new_zeros(replicas, channels, kernel[1], batch, high, columns, dtype=sums)
-    for row in range(kernel[0]):
-        down[..., row : row + stride[0] * rows : stride[0], :].add_(elements[:, :, row])
-    across = down.new_zeros(replicas, channels, batch, high, wide)
-    for column in range(kernel[1]):
-        across[..., column : column + stride[1] * columns : stride[1]].add_(down[:, :, column])
-    inside = across[..., padding[0] : padding[0] + height, padding[1] : padding[1] + width]
-    return inside.transpose(1, 2)

@@ -207,8 +207,9 @@ def curvature(
 
     steps = min(probe.lanczos_steps, parameters.shape[1])
     basis = parameters.new_zeros(len(parameters), 0, parameters.shape[1])
-    tridiagonal = torch.zeros(len(parameters), steps, steps, dtype=torch.float64)
-    inside = torch.zeros(len(parameters), dtype=torch.float64)
+    device = parameters.device
+    tridiagonal = torch.zeros(len(parameters), steps, steps, dtype=torch.float64, device=device)
+    inside = torch.zeros(len(parameters), dtype=torch.float64, device=device)
     scale = parameters.new_zeros(len(parameters), 1)
     vector = signs(1)
     for step in range(steps):
@@ -219,23 +220,20 @@ def curvature(
         basis = torch.cat([basis, vector[:, None]], dim=1)
         image = product(vector)
         along = (image * vector).sum(1, keepdim=True)
-        inside += along[:, 0].double().cpu()
+        inside += along[:, 0].double()
         if step:
-            both = ([step, step - 1], [step - 1, step])
-            tridiagonal[:, *both] = torch.where(done, 0, length).double().cpu()
+            beside = torch.where(done, 0, length)[:, 0].double()
+            tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = beside
         # Of one that is done the first quotient stands again: never the largest eigenvalue.
-        again = torch.where(done[:, 0].cpu(), tridiagonal[:, 0, 0], along[:, 0].double().cpu())
+        again = torch.where(done[:, 0], tridiagonal[:, 0, 0], along[:, 0].double())
         tridiagonal[:, step, step] = again
         scale = torch.maximum(scale, torch.maximum(along.abs(), length * (step > 0)))
         vector = outside(image, basis)
-    finite = torch.isfinite(tridiagonal).flatten(1).all(1)
-    largest = torch.linalg.eigvalsh(tridiagonal.nan_to_num(0, 0, 0))[:, -1]
-    largest[~finite] = float("nan")
-
+    largest = _largest_eigenvalue(tridiagonal)
     rest = []
     for number in range(probe.trace_probes):
         vector = outside(signs(2 + number), basis)
-        rest.append((vector * product(vector)).sum(1).double().cpu())
+        rest.append((vector * product(vector)).sum(1).double())
     estimates = torch.stack(rest)
     return {
         "loss": losses.detach(),
@@ -244,6 +242,17 @@ def curvature(
         "trace": inside + estimates.mean(0),
         "trace_error": estimates.std(0) / len(estimates) ** 0.5,
     }
+
+
+def _largest_eigenvalue(
+    tridiagonal: Float[Tensor, "replica step step"],
+) -> Float[Tensor, "replica"]:
+    """By the host: a library for such small matrices waits for a GPU too. The one place of a
+    measurement that does."""
+    finite = torch.isfinite(tridiagonal).flatten(1).all(1)
+    small = tridiagonal.nan_to_num(0, 0, 0).cpu()
+    largest = torch.linalg.eigvalsh(small)[:, -1].to(tridiagonal.device)
+    return largest.masked_fill(~finite, float("nan"))
 
 
 def _categories(
@@ -298,7 +307,7 @@ def _loss_changes(
         change = after - before[:, None]
         first_order = (gradient[:, None] * (moved - x[:, None])).flatten(3).sum(3)
         error = (change - first_order).abs() / first_order.abs()
-        error[first_order == 0] = float("nan")
+        error = error.masked_fill(first_order == 0, float("nan"))
     epsilon, delta = change.chunk(2, dim=1)
     return {
         "violation_epsilon": (epsilon < 0).double().mean((1, 2)),

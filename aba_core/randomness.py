@@ -167,7 +167,9 @@ class Draws:
     ) -> Draws:
         """Draws of one model trained with one seed. purposes: a method's own."""
         names = (*PURPOSES, *purposes)
-        seeds = dict.fromkeys(names, torch.tensor(check_seed(seed), device=device))
+        # Filled on the device: an upload would wait for it.
+        number = torch.full((), check_seed(seed), dtype=torch.int64, device=device)
+        seeds = dict.fromkeys(names, number)
         return cls(seeds, step, torch.arange(batch, device=device), steps=steps)
 
     def subset(self, chosen: Tensor | slice) -> Draws:

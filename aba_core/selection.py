@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -118,6 +118,8 @@ def _smallest(
     """The `count` smallest features of each sample, for each count; ties by a fixed pseudo-random
     order."""
     features = flat.shape[1]
+    if not _on_cpu(flat) and flat.dtype != torch.float64:
+        return _smallest_by_key(flat, counts)
     ordered = None
     if _on_cpu(flat) and flat.dtype in (torch.float32, torch.float64):
         # NumPy's vectorised sort takes a tenth of the time of selecting one value in torch.
@@ -136,6 +138,29 @@ def _smallest(
         clear = bool((cut < following).all())
         below.append(flat <= cut if clear else _up_to(flat, cut, count))
     return below
+
+
+def _smallest_by_key(
+    flat: Float[Tensor, "batch feature"], counts: Sequence[int]
+) -> list[Bool[Tensor, "batch feature"]]:
+    """As `_smallest`, by one whole number a feature, so that a cut is one selection and one
+    comparison: four and twelve operations on a device that waits for none. NaN counts as the
+    largest values."""
+    keys, features = _keys(flat), flat.shape[1]
+    return [
+        torch.full_like(flat, count == features, dtype=torch.bool)
+        if count in (0, features)
+        else keys <= keys.kthvalue(count, dim=1, keepdim=True).values
+        for count in counts
+    ]
+
+
+def _keys(flat: Float[Tensor, "batch feature"]) -> Int64[Tensor, "batch feature"]:
+    """Distinct numbers in the order of the values, ties in their fixed pseudo-random order: the
+    float's bits, which for negative ones run the other way, above the place in that order."""
+    bits = (flat.float() + 0.0).view(torch.int32).long()  # −0 becomes 0
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return (ordered << 32) | _order_of_ties(flat.shape[1], flat.device)[1]
 
 
 def _up_to(

@@ -9,21 +9,20 @@ of small operations from Python.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from aba_core.arms import Precision, TrainConfig
+from aba_core.arms import TrainConfig
 from aba_core.attribution import Loss
 from aba_core.datasets import Split
 from aba_core.kernels import optimizer
 from aba_core.methods.base import Method
+from aba_core.precision import products_in
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
 from aba_core.sites import INPUT, StackedSite
@@ -92,7 +91,7 @@ class Step:
         parameters = self.replicas.parameters
         self.replicas.begin(self.number)
         x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
-        with products_in(self.config.precision, parameters.device):
+        with products_in(self.config.precision, parameters.device, repeated=True):
             if self.method is not None and self.method.needs_last_gradient:
                 losses, gradient = self._remembering(x, labels)
             else:
@@ -253,27 +252,6 @@ def optimizer_step(
     parameters.sub_(learning_rate / first_correction * first / scale)
 
 
-@contextmanager
-def products_in(precision: Precision, device: torch.device | str) -> Iterator[None]:
-    """Matrix products and convolutions with this precision, inside the block.
-
-    PyTorch's own default on CUDA is tf32 for convolutions: here it is asked for or it is off.
-    """
-    kind = torch.device(device).type
-    matmul: Any = torch.backends.cuda.matmul
-    convolution: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    try:
-        if kind == "cuda":
-            matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
-        # Without the cache of cast weights: a recording would hold on to those of its first run.
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
-            yield
-    finally:
-        if kind == "cuda":
-            matmul.allow_tf32, convolution.allow_tf32 = before
-
-
 class Recorded:
     """A step that is recorded as a CUDA graph after a few ordinary calls, and then replayed.
 
@@ -302,3 +280,11 @@ class Recorded:
             with torch.cuda.graph(self.graph):
                 self.step()
         self.graph.replay()
+
+    def release(self) -> None:
+        """Give back the recording's memory, which holds all that a step ever holds. A later call
+        records anew."""
+        if self.graph is not None:
+            self.graph.reset()
+            self.graph = None
+            torch.cuda.empty_cache()

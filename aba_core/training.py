@@ -29,19 +29,20 @@ from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import Loss
 from aba_core.checks import check_build, check_labels, check_sequence, warn_of_units
 from aba_core.datasets import Splits, load_dataset
-from aba_core.evaluation import stacked_logits
+from aba_core.evaluation import evaluation_batch, stacked_logits
 from aba_core.identity import Use, plain
 from aba_core.kernels.compiling import features
 from aba_core.mechanism import Probe, measure, measured_steps
 from aba_core.methods.base import Method, method_of
 from aba_core.methods.decay import Best
 from aba_core.models import build_model
+from aba_core.precision import products_in
 from aba_core.probing import probe, try_evaluation
 from aba_core.quantities import TASKS
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
 from aba_core.sites import StackedSite
-from aba_core.steps import Recorded, Step, products_in
+from aba_core.steps import Recorded, Step
 from aba_core.tasks import Task, task_of, used
 from aba_core.threads import choose_threads, threads_restored
 
@@ -414,6 +415,8 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
         if setting.progress is not None:
             setting.progress(len(members))
     best.restore()
+    if isinstance(take_step, Recorded):
+        take_step.release()  # metrics need the memory
     look(steps)
     _finish(setting, members, runs, step, steps, started)
 
@@ -525,9 +528,10 @@ def _metrics(
     full = products_in("full", setting.device)
     with full, replicas.undisturbed("eval") as evaluated:
         forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
+        batch = evaluation_batch(len(replicas), setting.device)
         for name in ("validation", "test", "train"):
             split = getattr(setting.splits, name)
-            logits = stacked_logits(forward, split, replicas.parameters.dtype)
+            logits = stacked_logits(forward, split, replicas.parameters.dtype, batch)
             kept += [logits] if name == "validation" else []
             values = setting.measure(logits, split.y)
             metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
@@ -540,7 +544,8 @@ def _validation_loss(replicas: Replicas, setting: _Setting) -> Float[Tensor, "re
     split = setting.splits.validation
     with products_in("full", setting.device), replicas.undisturbed("eval") as evaluated:
         forward = evaluated.forward(replicas.parameters.detach(), shared_inputs=True)
-        logits = stacked_logits(forward, split, replicas.parameters.dtype)
+        batch = evaluation_batch(len(replicas), setting.device)
+        logits = stacked_logits(forward, split, replicas.parameters.dtype, batch)
     return setting.loss(logits, split.y.expand(len(logits), *split.y.shape)).double().mean(1)
 
 

@@ -1,9 +1,9 @@
 """Engines train chunks: an engine is a function (chunks, report) → iterator of (chunk, rows).
 
 `processes` trains one chunk after another in a single-threaded process per core, `gpu` one after
-another in this process, cut to the memory there is. An engine of one's own is any such function,
-named as "module:function"; `train_chunk` does the work, here or on another machine. Engines write
-nothing and know nothing of where results are kept.
+another in one process, cut to the memory there is and to two minutes. An engine of one's own is any
+such function, named as "module:function"; `train_chunk` does the work, here or on another machine.
+Engines write nothing and know nothing of where results are kept.
 
 report is called with the model-steps done so far; an engine that cannot know need not call it. A
 chunk may come back in parts, each with the runs that its rows are of.
@@ -238,17 +238,12 @@ def processes(
 def gpu(
     chunks: Sequence[Chunk], report: Callable[[int], None]
 ) -> Iterator[tuple[Chunk, ChunkRows]]:
-    """Train chunks one after another in this process, in parts that fit into memory."""
-    done = 0
+    """Train chunks one after another in one process, in parts of at most two minutes that fit into
+    memory; see `analysis.gpu`."""
+    from analysis.gpu import Engine as OfGPU
+    from analysis.gpu import free_memory
 
-    def count(model_steps: int) -> None:
-        nonlocal done
-        done += model_steps
-        report(done)
-
-    for chunk in chunks:
-        for part in sized_for_memory(chunk, *gpu_memory(chunk)):
-            yield from train_within_memory(part, count)
+    yield from OfGPU(train_chunk, free_memory)(chunks, report)
 
 
 def train_within_memory(
@@ -278,29 +273,17 @@ def train_within_memory(
 
 
 def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
-    """Bytes free on the GPU, those that a training needs once and those for each run.
-
-    From one step of one run and of two: what they share cancels.
-    """
+    """Bytes free on the GPU, those that a training needs once and those for each run, as they are
+    predicted."""
     import torch
 
-    from aba_core import train
+    from analysis.gpu import SHARE, demand_of
 
-    config, splits = chunk.config, load_splits(chunk.config)
-    one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
-    arm = next((arm for arm in chunk.arms if not arm.vanilla), chunk.arms[0])
-    arm = replace(arm, subset_per_run=False, seeds_per_subset=1)  # any samples will do
     torch.cuda.empty_cache()
     free = float(torch.cuda.mem_get_info()[0])
-    before = torch.cuda.memory_allocated()
-    peaks = []
-    for runs in (1, 2):
-        torch.cuda.reset_peak_memory_stats()
-        train(one_step, [arm], list(range(runs)), chunk.device, splits=splits)
-        peaks.append(float(torch.cuda.max_memory_allocated() - before))
-    torch.cuda.empty_cache()
-    each = max(1.0, peaks[1] - peaks[0])
-    return free, max(0.0, peaks[0] - each), each
+    demand = demand_of(chunk)
+    replicas = min(len(chunk.runs), demand.fitting(SHARE * free))
+    return free, 0.0, demand.memory(replicas) / replicas
 
 
 def sized_for_memory(chunk: Chunk, free: float, once: float, each: float) -> list[Chunk]:

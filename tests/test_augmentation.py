@@ -209,6 +209,30 @@ def test_aba_equals_mapping_every_sample(variant):
         torch.testing.assert_close(aba(model, x, y), every, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_aba_without_asking_the_device_gives_the_same(variant):
+    """On a GPU every sample has its map, and no value is looked at."""
+    model, x, y = probe("picture", batch=12)
+    asking, without = ABA(VARIANTS[variant], seed=2), ABA(VARIANTS[variant], seed=2)
+    without._categories = lambda *given: without._all_categories(*given, looking=False)
+    for _ in range(3):
+        expected = asking(model, x, y)
+        torch.testing.assert_close(without(model, x, y), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_values_that_are_not_finite_are_told_at_the_next_look():
+    model, x, y = probe("picture", batch=12)
+    aba = ABA("mendaba", seed=2)
+    draws = Draws.single(2, 0, len(x), "cpu")
+    mapped = torch.ones(len(x), dtype=torch.bool)
+    aba._all_categories(model, x, y, draws, mapped, looking=True)
+    strange = x.clone()
+    strange[3, 0, 0, 0] = float("inf")
+    aba._all_categories(model, strange, y, draws, mapped, looking=False)
+    with pytest.raises(ValueError, match="NaN or infinite values in this call or since the last"):
+        aba._all_categories(model, x, y, draws, mapped, looking=True)
+
+
 def test_every_placebo_moves_a_sample_as_far_as_its_own_map_would():
     model, x, y = probe("picture", batch=12)
     untrained, _, _ = probe("picture", batch=12, seed=1)

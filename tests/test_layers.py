@@ -22,7 +22,7 @@ PLAIN = (
     "threads",
 )
 # The modules that train, and import the rest of the core when something is to be trained.
-BRIDGE = {ROOT / "analysis" / f"{name}.py" for name in ("runner", "plan", "engines")}
+BRIDGE = {ROOT / "analysis" / f"{name}.py" for name in ("runner", "plan", "engines", "gpu")}
 
 BLOCK_TORCH = """
 import sys

@@ -8,12 +8,12 @@ import torch
 from oracles.tiny_data import make_splits
 from torch import nn
 
-from aba_core import layers, replicas
+from aba_core import convolutions, layers, replicas
 from aba_core.architecture import initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.models import MODELS, build_model
+from aba_core.precision import products_in
 from aba_core.replicas import Habits, Replicas
-from aba_core.steps import products_in
 from aba_core.training import train
 
 SHAPES = {"text_cnn": (6, 4)}
@@ -137,7 +137,7 @@ def test_products_of_patches_can_be_differentiated_twice(options):
     )
 
     def product(*values):
-        return layers._ProductOfPatches.apply(*values, model.stride, model.padding)
+        return convolutions._ProductOfPatches.apply(*values, model.stride, model.padding)
 
     assert torch.autograd.gradcheck(product, (x, weight, bias))
     assert torch.autograd.gradgradcheck(product, (x, weight, bias))

@@ -14,9 +14,11 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from oracles import small_device
 
 from aba_core.arms import Arm
-from analysis import engines, plan, runner, worker
+from aba_core.demand import Demand
+from analysis import engines, gpu, plan, runner, worker
 from analysis import results as store
 from analysis.store.leases import Leases
 from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning, find_study
@@ -373,9 +375,10 @@ def test_a_chunk_is_cut_to_the_memory_that_is_free(free, sizes):
 def test_the_gpu_engine_trains_parts_that_fit_and_tells_the_steps_done(monkeypatch):
     """On a CPU, with made-up memory for two runs."""
     resolved = plan.resolve(study())
-    monkeypatch.setattr(engines, "gpu_memory", lambda chunk: (40.0, 8.0, 10.0))
+    monkeypatch.setattr(Demand, "fitting", lambda demand, free: 2)
     reports: list[int] = []
-    parts = list(engines.gpu(resolved.chunks, reports.append))
+    engine = gpu.Engine(engines.train_chunk, small_device.named)
+    parts = list(engine(resolved.chunks, reports.append))
     assert [len(part.runs) for part, _ in parts] == [2, 1, 2, 1]
     for part, rows in parts:
         assert [(row["arm"], row["seed"], row["key"]) for row in rows["runs"]] == [*part.runs]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from oracles.slow_selection import cut, slow_categories
 
+from aba_core import selection
 from aba_core.selection import Percentiles, SignSplit, categorize
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False, width=64)
@@ -199,3 +200,35 @@ def test_a_map_without_features_is_refused(shape):
 
 def test_an_empty_batch_gives_empty_categories():
     assert categorize(torch.zeros(0, 5)).shape == (3, 0, 5)
+
+
+# --- on a GPU, where a sort is dear and nothing may be asked -------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 40), st.integers(2, 60), st.integers(0, 10**6),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)  # fmt: skip
+def test_whole_numbers_select_what_values_do(batch, features, seed, dtype):
+    """Bit by bit, with ties, zeros of both signs and infinite values."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(batch, features, generator=generator)
+    values = torch.where(torch.rand(batch, features, generator=generator) < 0.4, 0.0, values)
+    values = torch.where(torch.rand(batch, features, generator=generator) < 0.2, -0.0, values)
+    values = torch.where(torch.rand(batch, features, generator=generator) < 0.1, torch.inf, values)
+    values = values.round(decimals=seed % 3).to(dtype)
+    values[::3] = -values[::3]
+    counts = [0, 1, features // 3, features // 2, features]
+    expected = selection._smallest(values, counts)
+    found = selection._smallest_by_key(values, counts)
+    for own, other in zip(found, expected, strict=True):
+        assert torch.equal(own, other)
+
+
+def test_keys_are_distinct_and_in_the_order_of_values():
+    values = torch.tensor([[-torch.inf, -2.0, -1e-45, -0.0, 0.0, 1e-45, 2.0, 2.0, torch.inf]])
+    (keys,) = selection._keys(values).tolist()
+    assert len(set(keys)) == len(keys)
+    ordered = [keys[place] for place in (0, 1, 2)] + sorted(keys[3:5]) + [keys[5]]
+    assert ordered + sorted(keys[6:8]) + [keys[8]] == sorted(keys)

@@ -4,42 +4,24 @@ made on the CPU, nothing is drawn from PyTorch's generators. So a GPU can record
 Tried without a GPU, on the meta device under a watcher (`oracles.watched_device`).
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from oracles.watched_device import ForbiddenOnDevice, Watcher
 
-from aba_core import Arm, TrainConfig, steps
+from aba_core import ABA, PRESETS, Arm, TrainConfig, evaluation, mechanism
 from aba_core import training as core
 from aba_core.arms import METHODS
+from aba_core.datasets import Split
+from aba_core.demand import on_meta
+from aba_core.methods import aba as aba_method
 from aba_core.methods.base import stand_ins
-from aba_core.replicas import Replicas
 
 OF_TEXTS = ("word-dropout",)
 OF_NORMS = ("advprop", "ghost-batch-norm", "norm-decay")
 FITTING = {"ghost-batch-norm": {"size": 3}}  # half of the batch
 CONFIG = TrainConfig(batch_size=6, epochs=2, optimizer="adam", schedule="cosine")
-
-
-@pytest.fixture(autouse=True)
-def without_autocast(monkeypatch):
-    """Which the meta device does not have."""
-    for module in (steps, core):
-        monkeypatch.setattr(module, "products_in", lambda *_: nullcontext())
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
-
-
-def on_meta(replicas: Replicas) -> Replicas:
-    return Replicas(
-        replicas.template.to("meta"),
-        replicas.parameters.to("meta"),
-        {name: buffer.to("meta") for name, buffer in replicas.buffers.items()},
-        replicas.together,
-        {name: mask.to("meta") for name, mask in replicas.masks.items()},
-        replicas.habits,
-    )
 
 
 def meta_step(config, arms, splits, parts=False):
@@ -55,7 +37,7 @@ def meta_step(config, arms, splits, parts=False):
         name: torch.tensor([[member.seeds[name]] for member in members], device="meta")
         for name in members[0].seeds
     }
-    step = core._step(setting, members, on_meta(replicas), seeds)
+    step = core._step(setting, members, on_meta(replicas, len(replicas)), seeds)
     step.set(0, torch.zeros(len(members), config.batch_size, dtype=torch.int64, device="meta"))
     step()  # what is kept from the first step on is made before a recording
     return (step, setting) if parts else step
@@ -110,6 +92,91 @@ def test_metrics_stay_on_their_device(soft, tiny_splits):
         metrics, logits, correct = core._metrics(step.replicas, setting)
     assert logits.device.type == "meta"
     assert {values.device.type for values in (*metrics.values(), *correct.values())} == {"meta"}
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "permuted", "train"])
+def test_aba_in_a_loop_of_ones_own_stays_on_its_device(preset, tiny_splits, monkeypatch):
+    """After its first call, which looks at values: `asked` counts those looks."""
+    changes = {"permuted": {"placebo": "permuted"}, "train": {"attribution_mode": "train"}}
+    aba = ABA(*([preset] if preset in PRESETS else ["mendaba"]), seed=3, **changes.get(preset, {}))
+    model = core.build_model("small_cnn", (1, 4, 5), 3, batch_norm=True).to("meta")
+    x, y = (values.to("meta") for values in (tiny_splits.train.x, tiny_splits.train.y))
+    aba._calls = 1  # the first looks, which the meta device has no values for
+    aba(model, x, y)  # tables go to the device once
+    with Watcher() as watcher:
+        for _ in range(3):
+            assert aba(model, x, y).shape == x.shape
+    assert watcher.operations > 100
+
+
+def test_aba_looks_at_values_once_in_so_many_calls(tiny_splits, monkeypatch):
+    monkeypatch.setattr(aba_method, "LOOK_EVERY", 4)
+    model = core.build_model("small_cnn", (1, 4, 5), 3).to("meta")
+    aba = ABA("mendaba", seed=3)
+    x, y = (values.to("meta") for values in (tiny_splits.train.x, tiny_splits.train.y))
+    looked = []
+    for call in range(8):
+        aba._calls = call
+        try:
+            aba(model, x, y)
+        except (RuntimeError, NotImplementedError):  # a value is asked for
+            looked.append(call)
+    assert looked == [0, 4]
+
+
+def test_measurements_stay_on_their_device(tiny_splits, monkeypatch):
+    """But for seven numbers a replica, of which the host takes the largest eigenvalue, at the
+    end."""
+    asked = []
+
+    def largest(tridiagonal):
+        asked.append(tridiagonal.shape)
+        return tridiagonal[:, 0, 0]
+
+    monkeypatch.setattr(mechanism, "_largest_eigenvalue", largest)
+    arm = Arm("all", {"kind": "aba", "adjustments": "all", "strength": 0.5, "target": "loss"})
+    step, setting = meta_step(CONFIG, [Arm("vanilla")], tiny_splits, parts=True)
+    methods = [core._method_of(arm)] * 2
+    seeds = step.seeds["probe"]
+    with_tables = mechanism.Probe.of(
+        methods, torch.zeros(2, 1, dtype=torch.int64), tiny_splits.train, torch.float32, 0.5
+    )
+    on_device = replace(
+        with_tables,
+        x=with_tables.x.to("meta"),
+        y=with_tables.y.to("meta"),
+        seeds=seeds,
+        augmentation=type(methods[0]).stack(methods, "meta", torch.float32),
+        groups={name: table.to("meta") for name, table in with_tables.groups.items()},
+    )
+    with Watcher() as watcher:
+        metrics = mechanism.measure(step.replicas, on_device, setting.loss)
+    assert {value.device.type for value in metrics.values()} == {"meta"}
+    assert asked == [(4, 7, 7)] and watcher.operations > 500
+
+
+def test_frozen_evaluation_asks_for_its_sums_once_at_the_end(tiny_splits, monkeypatch):
+    class Summed(Exception):
+        pass
+
+    def rows(sums, strengths, samples):
+        raise Summed(sums.shape, sums.device.type)
+
+    monkeypatch.setattr(evaluation, "_rows", rows)
+    model = core.build_model("small_cnn", (1, 4, 5), 3).to("meta")
+    split = Split(tiny_splits.train.x.to("meta"), tiny_splits.train.y.to("meta"))
+    asked = []
+    values = {"tolist": [0, 2], "__int__": 0}
+    for name, value in values.items():
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, n=name, v=value: asked.append((n, self.shape)) or v
+        )
+    with pytest.raises(Summed) as summed:
+        # Not under the whole watcher: the table of the 27 goes to the device once.
+        evaluation.frozen(model, split, (0.1, 0.2), batch=4)
+    assert summed.value.args == ((1 + 27 * 2, 3), "meta")
+    # The smallest and the largest label at the start; how many samples are strange at the end.
+    assert asked == [("tolist", (2,)), ("__int__", ())]
 
 
 @pytest.mark.parametrize(

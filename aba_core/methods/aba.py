@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
@@ -20,9 +21,9 @@ from aba_core.attribution import (
     Mode,
     Per,
     Target,
-    attribute,
     check_inputs,
     cross_entropy,
+    map_of,
 )
 from aba_core.checks import warn_of_units
 from aba_core.identity import Use
@@ -33,6 +34,8 @@ from aba_core.randomness import Draws, check_seed, choice
 from aba_core.selection import Percentiles, Selection, SignSplit, categorize
 from aba_core.sites import INPUT, Tail
 
+# On a GPU, `ABA` looks at values in every so manieth call: each look halts the stream of work.
+LOOK_EVERY = 100
 # What keeps one member of the set; see `_choosing`.
 MemberPer = Literal["draw", "batch", "turn", "sample", "progress"]
 
@@ -220,7 +223,7 @@ class Augmentation(Method):
         like: decides device and number type."""
         members: Any = self.adjustments  # a set; of stacked replicas, tensors
         if isinstance(members, AdjustmentSet):
-            members = _Members.stacked([(members, self.split)], like.device, like.dtype).single()
+            members = _members_of(members, self.split, like.device, like.dtype)
         return draw_changes(self, members.table, members.weights, draws)
 
 
@@ -278,6 +281,13 @@ class _Members:
 
     def part(self, rows: slice) -> _Members:
         return _Members(self.table[rows], self.weights[rows])
+
+
+@lru_cache(maxsize=64)  # an upload at each step would wait for the device
+def _members_of(
+    members: AdjustmentSet, split: Selection, device: torch.device, dtype: torch.dtype
+) -> _Members:
+    return _Members.stacked([(members, split)], device, dtype).single()
 
 
 # Published presets (slides, sections "Attribution Based Augmentation" and "Method Creation");
@@ -435,7 +445,8 @@ class ABA:
         self.seed = check_seed(seed)
         self.loss = loss
         self.step = 0
-        self._units_known = False
+        self._calls = 0
+        self._strange: Tensor | None = None  # whether values were, on a device that waits
 
     def __repr__(self) -> str:
         aug = self.augmentation
@@ -453,16 +464,19 @@ class ABA:
         """The augmented batch, detached, shaped and typed like x; the model is left as it was.
 
         y: true classes, or whatever the loss takes. Raises ValueError for NaN or infinite inputs
-        or attributions.
+        or attributions: on a CPU at once; on another device, which a look would halt, values are
+        looked at in the first call and in every hundredth, for all calls in between.
         """
-        check_inputs(x, y)
+        waits = x.device.type != "cpu"
+        looking = not waits or self._calls % LOOK_EVERY == 0
+        check_inputs(x, y, look=looking)
         aug = self.augmentation
-        if not self._units_known:
+        if not self._calls:
             warn_of_units(x)
-            self._units_known = True
         draws = Draws.single(self.seed, self.step, len(x), x.device)
         changes, magnitude = aug.changes(draws, x)
         self.step += 1
+        self._calls += 1
 
         # A sample whose categories all change alike needs no map, unless some of its features
         # may belong to no category. In train mode every sample shapes the batch's statistics, as it
@@ -470,23 +484,55 @@ class ABA:
         mapped = changes.ne(changes[:, :1]).any(1) if aug.split.covers else changes.ne(0).any(1)
         if aug.attribution_mode == "train" or aug.placebo or mixes_samples(model):
             mapped = torch.ones_like(mapped)
-        categories = torch.zeros(changes.shape[1], *x.shape, dtype=torch.bool, device=x.device)
-        categories[0] = True  # stands for "every feature" where all categories change alike
-        if bool(mapped.any()):
-            drawn = draws.subset(mapped)
-
-            def map_of(maker: nn.Module) -> Tensor:
-                return attribute(
-                    maker, x[mapped], y[mapped], draws=drawn, loss=self.loss, **vars(aug.maps)
-                )
-
-            attribution = selecting_map(
-                aug.placebo,
-                lambda: map_of(model),
-                lambda: map_of(self.untrained or model),
-                drawn,
-                x[mapped].shape,
-            )
-            categories[:, mapped] = categorize(attribution, aug.split)
+        if waits:
+            categories = self._all_categories(model, x, y, draws, mapped, looking)
+        else:
+            categories = self._categories(model, x, y, draws, mapped)
         augmented = adjust(x.detach(), categories, changes, aug.strength, magnitude)
         return in_random_direction(x, augmented, draws) if aug.placebo == "gaussian" else augmented
+
+    def _categories(
+        self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, mapped: Tensor
+    ) -> Bool[Tensor, "category batch *feature"]:
+        """Categories by the maps of those samples alone that need one."""
+        split = self.augmentation.split
+        categories = torch.zeros(split.categories, *x.shape, dtype=torch.bool, device=x.device)
+        categories[0] = True  # stands for "every feature" where all categories change alike
+        if bool(mapped.any()):
+            attribution = self._map(model, x[mapped], y[mapped], draws.subset(mapped))
+            categories[:, mapped] = categorize(attribution, split)
+        return categories
+
+    def _all_categories(
+        self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, mapped: Tensor, looking: bool
+    ) -> Bool[Tensor, "category batch *feature"]:
+        """Categories by the maps of all samples: to choose samples is to ask which, and to wait for
+        the device. What is wrong with values is remembered there until it is looked at."""
+        attribution = self._map(model, x, y, draws, asking=looking)
+        finite = (torch.isfinite(x) & torch.isfinite(attribution)).flatten(1).all(1)
+        strange = (mapped & ~finite).any()
+        self._strange = strange if self._strange is None else self._strange | strange
+        if looking and bool(self._strange):
+            raise ValueError(
+                "x or the attribution map held NaN or infinite values in this call or since the "
+                f"last look, at most {LOOK_EVERY} calls ago; allowed: finite numbers"
+            )
+        return self.augmentation.split.masks(attribution.flatten(1)).unflatten(2, x.shape[1:])
+
+    def _map(
+        self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws, asking: bool = True
+    ) -> Float[Tensor, "batch *feature"]:
+        aug = self.augmentation
+
+        def of(maker: nn.Module) -> Tensor:
+            if asking:
+                check_inputs(x, y, self.loss)
+            return map_of(maker, x, y, aug.maps, draws, self.loss, asking)
+
+        return selecting_map(
+            aug.placebo,
+            lambda: of(model),
+            lambda: of(self.untrained or model),
+            draws,
+            x.shape,
+        )
