@@ -190,6 +190,7 @@ class MethodInfo(NamedTuple):
     given: Mapping[str, Any] = {}  # noqa: RUF012, a named tuple's default is never changed
 
 
+_BY_LRP = {"attribution": "lrp_composite"}  # ε-z⁺, the relevance that RelDrop was published with
 METHODS: dict[str, MethodInfo] = {
     "aba": MethodInfo("ABA", "aba_core.methods.aba:Augmentation"),
     "challenger": MethodInfo("Challenger", "aba_core.methods.aba:CHALLENGER"),
@@ -234,9 +235,16 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "reldrop-block": MethodInfo("RelDrop, block", "aba_core.methods.guided:RelDropBlock"),
     "reldrop-pixel": MethodInfo("RelDrop, pixels", "aba_core.methods.guided:RelDropPixel"),
+    "reldrop-block-lrp": MethodInfo(
+        "RelDrop, block, LRP", "aba_core.methods.guided:RelDropBlock", _BY_LRP
+    ),
+    "reldrop-pixel-lrp": MethodInfo(
+        "RelDrop, pixels, LRP", "aba_core.methods.guided:RelDropPixel", _BY_LRP
+    ),
     "icd": MethodInfo("ICD", "aba_core.methods.guided:ICD"),
     "aicd": MethodInfo("AICD", "aba_core.methods.guided:ICD", {"region": "other"}),
     "saliencymix": MethodInfo("SaliencyMix", "aba_core.methods.guided:SaliencyMix"),
+    "puzzlemix": MethodInfo("Puzzle-like mixing", "aba_core.methods.puzzle:PuzzleMix"),
     "keepaugment": MethodInfo("KeepAugment", "aba_core.methods.guided:KeepAugment"),
     "fgsm": MethodInfo("FGSM training", "aba_core.methods.adversarial:FGSM"),
     "pgd": MethodInfo("PGD training", "aba_core.methods.adversarial:PGD"),
@@ -259,6 +267,8 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "early-stopping": MethodInfo("Early stopping", "aba_core.methods.decay:EarlyStopping"),
     "ghost-batch-norm": MethodInfo("Ghost batch norm", "aba_core.methods.norms:GhostBatchNorm"),
+    "batch-group-norm": MethodInfo("Batch group norm", "aba_core.methods.norms:BatchGroupNorm"),
+    "example-weighing": MethodInfo("Example weighing", "aba_core.methods.norms:ExampleWeighing"),
 }
 VANILLA = "Vanilla"
 # What an arm may train with in place of the config's: not the data, nor what is measured of it.
