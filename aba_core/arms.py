@@ -401,7 +401,8 @@ class Arm:
         return getattr(self.method, name, default)
 
     def with_settings(self, **changes: Any) -> Arm:
-        """The same arm, fields of its method changed; of a list of methods as "0.alpha"."""
+        """The same arm, fields of its method changed; of a list of methods as "0.alpha", of the
+        method that one holds as "method.alpha"."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return Arm(**{**values, "method": _with_fields(self.method, changes)})
 
@@ -461,7 +462,14 @@ def _with_fields(method: Any, changes: Mapping[str, Any]) -> Any:
         return _with_fields_of_parts(method, changes)
     if method is not None and not isinstance(method, Mapping):
         return replace(method, **changes)
-    return {**(method or {}), **changes}
+    changed = {**(method or {}), **{n: v for n, v in changes.items() if "." not in n}}
+    for name, value in changes.items():
+        place, dot, inner = name.partition(".")
+        if dot and place not in changed:
+            raise ValueError(f"{name} given, but the method has no {place!r}")
+        if dot:
+            changed[place] = _with_fields(changed[place], {inner: value})
+    return changed
 
 
 def _with_fields_of_parts(methods: list[Any], changes: Mapping[str, Any]) -> list[Any]:

@@ -25,7 +25,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from aba_core import measurements
 from aba_core.identity import meant
+from aba_core.measurements import Measurements, read_breast_cancer
 from aba_core.pictures import (
     Pictures,
     find_cifar10,
@@ -168,6 +170,18 @@ DATASETS: dict[str, DatasetInfo] = {
                     megabytes=14.5,
                 ),
             ),
+        ),
+        DatasetInfo(
+            name="breast-cancer",
+            title="Breast cancer (30 measurements)",
+            input_shape=(30,),
+            classes=2,
+            class_names=("malignant", "benign"),
+            subsets={"tiny": 40, "full": 269},
+            validation=150,
+            test=150,
+            source="scikit-learn's load_breast_cancer: Wisconsin diagnostic, UCI (1995)",
+            licence="CC BY 4.0 (UCI)",
         ),
     )
 }
@@ -351,6 +365,8 @@ def load_dataset(
         texts = read_news(info.files[0], info.class_names, pool, embedding, places)
         splits = _text_splits(info, subset, subset_seed, texts)
         return splits.first_tokens(tokens) if tokens else splits
+    if name == "breast-cancer" and not tokens:
+        return _table_splits(info, subset, subset_seed, read_breast_cancer())
     if tokens:
         raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
     readers = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
@@ -462,6 +478,31 @@ def _picture_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Pictu
         parts,
         f"{mean.tolist()}/{std.tolist()}",
         lambda part: raw.images[positions[part]],
+        name=info.name,
+        subset=subset,
+        subset_seed=subset_seed,
+        class_names=info.class_names,
+        mean=mean,
+        std=std,
+        notes=raw.notes,
+    )
+
+
+def _table_splits(info: DatasetInfo, subset: str, subset_seed: int, raw: Measurements) -> Splits:
+    positions, pool = _drawn_positions(info, subset, subset_seed, raw.labels)
+    mean, std = map(torch.from_numpy, measurements.mean_and_std(raw.values[pool]))
+    parts = {
+        part: Split(
+            data=torch.from_numpy(raw.values[at].astype(np.float32)).sub_(mean).div_(std),
+            y=torch.from_numpy(raw.labels[at]),
+            index=torch.from_numpy(at),
+        )
+        for part, at in positions.items()
+    }
+    return assembled(
+        parts,
+        f"{mean.tolist()}/{std.tolist()}",
+        lambda part: raw.values[positions[part]],
         name=info.name,
         subset=subset,
         subset_seed=subset_seed,

@@ -19,6 +19,8 @@ _DECLARED_IN = {
     "matched": ("matched", "declare"),
     "tuned": ("tuned", "declare"),
     "comparators": ("comparators", "declare"),
+    "comparators-equal-passes": ("comparators", "declare_equal_passes"),
+    "comparators-more": ("comparators", "declare_more"),
     "baselines": ("baselines", "declare"),
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
