@@ -193,30 +193,44 @@ def best_plot(
 def cost_plot(
     table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
 ) -> Axes:
-    """Gain against the time of a run over Vanilla's; the methods that no other beats in both are
-    named and joined.
+    """Gains by the number of passes a step, sorted within each; the best of each number is named,
+    and All.
 
-    table: from `gain_table`. The axis of time is logarithmic. ABA's own arms are orange.
+    table: from `gain_table`. Passes are counted, so that they are the same on every machine. ABA's
+    own arms are orange.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, COST_HEIGHT)
     text, width, marker = figures.sizes(ax)
-    for _, row in table.iterrows():
-        colour = OURS if ours(row["arm"]) else OTHERS
-        ends = [row["gain_low"], row["gain_high"]]
-        ax.plot([row["seconds"]] * 2, ends, color=colour, lw=0.4 * width, alpha=0.4)
-        ax.plot(row["seconds"], row["gain"], "o", color=colour, ms=0.6 * marker)
-    front = unbeaten(table)
-    ax.step(front["seconds"], front["gain"], where="post", color="0.6", lw=0.7 * width, zorder=-1)
-    named = pd.concat([front, table[table["arm"] == ALL]]).drop_duplicates("arm")
-    for _, row in named.iterrows():
-        at = (row["seconds"], row["gain"])
-        ax.annotate(row["arm"], at, (3, 3), textcoords="offset points", size=0.8 * text)
+    start, ticks = 0.0, {}
+    for passes, group in table.sort_values("gain").groupby(table["passes"].round(2)):
+        for place, (_, row) in enumerate(group.iterrows()):
+            at, colour = start + place, OURS if ours(row["arm"]) else OTHERS
+            ends = [row["gain_low"], row["gain_high"]]
+            ax.plot([at, at], ends, color=colour, lw=0.6 * width, alpha=0.6)
+            ax.plot(at, row["gain"], "o", color=colour, ms=0.6 * marker)
+            last = place == len(group) - 1
+            if not last and row["arm"] != ALL:
+                continue
+            # Above its interval; All, which has neighbours on both sides, below.
+            y, lift, side = row["gain_low"], -2, "top"
+            if last:
+                y, lift, side = row["gain_high"], 2, "bottom"
+            ax.annotate(
+                row["arm"],
+                (at, y),
+                (0, lift),
+                textcoords="offset points",
+                size=0.8 * text,
+                ha="right" if place else "center",
+                va=side,
+            )
+        ticks[start + (len(group) - 1) / 2] = f"{passes:g}"
+        start += len(group) + 3
     ax.axhline(0, color="0.4", lw=0.6 * width, zorder=-1)
-    ax.set_xscale("log")
-    shown = [tick for tick in (0.5, 1, 2, 4, 8) if tick < 1.5 * table["seconds"].max()]
-    ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
-    ax.minorticks_off()
-    ax.set_xlabel("Time of a run over Vanilla's")
+    ax.set_xlim(-2, start - 2)
+    ax.set_xticks(list(ticks), list(ticks.values()))
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlabel("Passes a step, and methods sorted by gain")
     ax.set_ylabel(label)
     return ax
 
@@ -224,18 +238,11 @@ def cost_plot(
 COST_HEIGHT = 90.0  # mm, on paper
 
 
-def unbeaten(table: pd.DataFrame) -> pd.DataFrame:
-    """The methods that gain more than every cheaper one, the cheapest first."""
-    by_cost = table.sort_values(["seconds", "gain"], ascending=[True, False])
-    before = by_cost["gain"].cummax().shift(fill_value=-np.inf)
-    return by_cost[by_cost["gain"] > before]
-
-
 # --- all of a study ------------------------------------------------------------------------------
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
-    """Figures and tables NAME, NAME-best and NAME-cost of a study, under its name."""
+    """Figures and tables NAME and NAME-best of a study, and figure NAME-cost."""
     collector, name = Collector(study, look), study.declaration.study.name
     table = gain_table(study.frame, look.rng(), look.metric, look.confidence)
     over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
@@ -263,21 +270,21 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
          *["gain_per_pass"] * (not equal), "seconds", "n"],
         note="Gains in points; passes: forward and backward, a step; "
         + ("" if equal else "gain per pass: for each pass beyond the one of Vanilla; ")
-        + "seconds: of a run, over those of Vanilla.",
+        + "seconds: of a run, over those of Vanilla, as the runs took them beside others.",
         interval=over,
         digits=2,
     )  # fmt: skip
-    collector.figure(
-        f"{name}-cost",
-        "What each method gains, and the time that it takes",
-        table,
-        partial(cost_plot, table),
-        height=COST_HEIGHT,
-        note="Time as measured where the runs were made, beside others. The line joins the methods "
-        "that gain more than every cheaper one.",
-        interval=over,
-        width="double",
-    )
+    if not equal:
+        collector.figure(
+            f"{name}-cost",
+            "What each method gains, and the passes that it takes",
+            table,
+            partial(cost_plot, table),
+            height=COST_HEIGHT,
+            note="Passes: forward and backward, a step.",
+            interval=over,
+            width="double",
+        )
     _add_best(collector, study, look)
     return collector.exhibits
 

@@ -138,7 +138,9 @@ def rest(aba: dict[str, Any], layers: tuple[str, ...], inputs: str) -> tuple[Res
             *("method.degrees", OF_PICTURES["rotation"][1]),
             inputs=PICTURES,
         ),
-        Rest("Ghost batch norm", {"kind": "ghost-batch-norm"}, "size", _PIECES, norm=True),
+        Rest(
+            "Ghost batch norm", {"kind": "ghost-batch-norm", "size": 5}, "size", _PIECES, norm=True
+        ),
         Rest("Batch group norm", {"kind": "batch-group-norm"}, "size", _GROUPS, norm=True),
         Rest("Example weighing", {"kind": "example-weighing"}, "alpha", _SMALL, norm=True),
         Rest("Weight decay of γ and β", {"kind": "norm-decay"}, "rate", _BETAS, norm=True),
