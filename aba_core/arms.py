@@ -194,6 +194,7 @@ class MethodInfo(NamedTuple):
     given: Mapping[str, Any] = {}  # noqa: RUF012, a named tuple's default is never changed
 
 
+_BY_LRP = {"attribution": "lrp_composite"}  # ε-z⁺, the relevance that RelDrop was published with
 METHODS: dict[str, MethodInfo] = {
     "aba": MethodInfo("ABA", "aba_core.methods.aba:Augmentation"),
     "challenger": MethodInfo("Challenger", "aba_core.methods.aba:CHALLENGER"),
@@ -238,9 +239,16 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "reldrop-block": MethodInfo("RelDrop, block", "aba_core.methods.guided:RelDropBlock"),
     "reldrop-pixel": MethodInfo("RelDrop, pixels", "aba_core.methods.guided:RelDropPixel"),
+    "reldrop-block-lrp": MethodInfo(
+        "RelDrop, block, LRP", "aba_core.methods.guided:RelDropBlock", _BY_LRP
+    ),
+    "reldrop-pixel-lrp": MethodInfo(
+        "RelDrop, pixels, LRP", "aba_core.methods.guided:RelDropPixel", _BY_LRP
+    ),
     "icd": MethodInfo("ICD", "aba_core.methods.guided:ICD"),
     "aicd": MethodInfo("AICD", "aba_core.methods.guided:ICD", {"region": "other"}),
     "saliencymix": MethodInfo("SaliencyMix", "aba_core.methods.guided:SaliencyMix"),
+    "puzzlemix": MethodInfo("Puzzle-like mixing", "aba_core.methods.puzzle:PuzzleMix"),
     "keepaugment": MethodInfo("KeepAugment", "aba_core.methods.guided:KeepAugment"),
     "fgsm": MethodInfo("FGSM training", "aba_core.methods.adversarial:FGSM"),
     "pgd": MethodInfo("PGD training", "aba_core.methods.adversarial:PGD"),
@@ -263,6 +271,8 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "early-stopping": MethodInfo("Early stopping", "aba_core.methods.decay:EarlyStopping"),
     "ghost-batch-norm": MethodInfo("Ghost batch norm", "aba_core.methods.norms:GhostBatchNorm"),
+    "batch-group-norm": MethodInfo("Batch group norm", "aba_core.methods.norms:BatchGroupNorm"),
+    "example-weighing": MethodInfo("Example weighing", "aba_core.methods.norms:ExampleWeighing"),
 }
 VANILLA = "Vanilla"
 # What an arm may train with in place of the config's: of the data only how many training samples,
@@ -396,7 +406,8 @@ class Arm:
         return getattr(self.method, name, default)
 
     def with_settings(self, **changes: Any) -> Arm:
-        """The same arm, fields of its method changed; of a list of methods as "0.alpha"."""
+        """The same arm, fields of its method changed; of a list of methods as "0.alpha", of the
+        method that one holds as "method.alpha"."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return Arm(**{**values, "method": _with_fields(self.method, changes)})
 
@@ -456,7 +467,14 @@ def _with_fields(method: Any, changes: Mapping[str, Any]) -> Any:
         return _with_fields_of_parts(method, changes)
     if method is not None and not isinstance(method, Mapping):
         return replace(method, **changes)
-    return {**(method or {}), **changes}
+    changed = {**(method or {}), **{n: v for n, v in changes.items() if "." not in n}}
+    for name, value in changes.items():
+        place, dot, inner = name.partition(".")
+        if dot and place not in changed:
+            raise ValueError(f"{name} given, but the method has no {place!r}")
+        if dot:
+            changed[place] = _with_fields(changed[place], {inner: value})
+    return changed
 
 
 def _with_fields_of_parts(methods: list[Any], changes: Mapping[str, Any]) -> list[Any]:

@@ -25,8 +25,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from aba_core import measurements
 from aba_core.cut_data import find_cut, place_of, write_cut
 from aba_core.identity import meant
+from aba_core.measurements import Measurements, read_breast_cancer
 from aba_core.pictures import (
     Pictures,
     find_cifar10,
@@ -169,6 +171,18 @@ DATASETS: dict[str, DatasetInfo] = {
                     megabytes=14.5,
                 ),
             ),
+        ),
+        DatasetInfo(
+            name="breast-cancer",
+            title="Breast cancer (30 measurements)",
+            input_shape=(30,),
+            classes=2,
+            class_names=("malignant", "benign"),
+            subsets={"tiny": 40, "full": 269},
+            validation=150,
+            test=150,
+            source="scikit-learn's load_breast_cancer: Wisconsin diagnostic, UCI (1995)",
+            licence="CC BY 4.0 (UCI)",
         ),
     )
 }
@@ -370,13 +384,19 @@ def _arrays(
 ) -> dict[str, Any]:
     """What splits are made of, from whole files: each part's samples before standard units, labels
     and places in the source, and the units."""
-    raw: Pictures | Texts
+    raw: Pictures | Texts | Measurements
     if info.name == "news":
         raw = read_news(info.files[0], info.class_names, _text_pool(info), embedding, places)
         positions, _ = _drawn_positions(info, subset, seed, raw.labels)
         arrays: dict[str, Any] = {"embedding": raw.embedding, "recipe": raw.recipe}
         arrays |= {"mean": raw.mean, "std": raw.std}
         samples, index = raw.ids, np.arange(len(raw.ids))
+    elif info.name == "breast-cancer":
+        raw = read_breast_cancer()
+        positions, pool = _drawn_positions(info, subset, seed, raw.labels)
+        mean, std = measurements.mean_and_std(raw.values[pool])
+        arrays = {"mean": mean, "std": std}
+        samples, index = raw.values, np.arange(len(raw.values))
     else:
         readers = {"digits": read_digits, "mnist": read_mnist, "cifar10": read_cifar10}
         raw = readers[info.name](info.files, subset, places)

@@ -452,6 +452,55 @@ def best_of_bounds(
     return Bounds(estimate, low, high, means.n, means.unit, method="best")
 
 
+@dataclass(frozen=True)
+class AgainstBest:
+    """Each arm's mean less the best of the others, with bounds that hold for all arms at once.
+
+    arms: their names; estimate, low, high: [arm]. n, unit, scope: as of `Bounds`. An arm whose
+    upper bound is 0 is surely not the best; one whose lower bound is 0 surely is.
+    """
+
+    arms: tuple[str, ...]
+    estimate: Array
+    low: Array
+    high: Array
+    n: int
+    unit: str
+    scope: str
+
+    @property
+    def may_be_best(self) -> NDArray[np.bool_]:
+        return self.high > 0
+
+
+def against_best(means: Means, confidence: float = statistics.CONFIDENCE) -> AgainstBest:
+    """Multiple comparisons with the best: which arms may be the best, and by how much others fail.
+
+    With the truly best arm as the control, all others lie below what was seen of them by at most
+    Bonferroni's one-sided t; where that holds, all intervals hold. It needs no equal variances or
+    correlations, unlike Dunnett's quantiles. Raises ComparisonError for fewer than two arms.
+    Source: Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with
+    the best"; Edwards and Hsu 1983 for any covariance.
+    """
+    count = len(means.arms)
+    if count < 2:
+        raise ComparisonError(f"{count} arm; needed: two or more, to find the best of")
+    others = np.arange(count)[:, None] != np.arange(count)
+    one, other = np.nonzero(others)
+    weights = np.zeros((len(one), count))
+    weights[np.arange(len(one)), one] = 1.0
+    weights[np.arange(len(one)), other] = -1.0
+    error, freedom = means.errors(weights)
+    reach = (t_quantile((1 - confidence) / (count - 1), freedom) * error).reshape(count, -1)
+    ahead = (weights @ means.mean).reshape(count, -1)  # [one, other]
+    estimate = ahead.min(axis=1)
+    upper = np.maximum((ahead + reach).min(axis=1), 0.0)
+    rivals = (upper > 0)[other].reshape(count, -1)
+    lower = np.where(rivals, ahead - reach, np.inf).min(axis=1)
+    lower = np.minimum(np.where(rivals.any(axis=1), lower, 0.0), 0.0)
+    return AgainstBest(means.arms, estimate, lower, upper, means.n, means.unit, means.scope)
+
+
 def _selections(means: Means, weight: Array, lists: Sequence[Sequence[int]]) -> Array:
     """Weights of the contrast for each choice of one candidate from each list. [selection, arm]"""
     count = math.prod(len(some) for some in lists)

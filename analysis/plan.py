@@ -259,21 +259,25 @@ def _fits(
     from aba_core.tasks import task_of
     from aba_core.training import builder
 
-    rows = torch.arange(config.batch_size)
     seen = set()
     for arm, method in zip(arms, methods, strict=True):
+        own = arm.trained_by(config)
         usual = method is None or (
             isinstance(method, Augmentation)
             and method.site == "input"
             and not isinstance(method.attribution, Use)
             and method.attribution in OF_ANY_MODEL
         )
-        if usual or _strange(method) or method.structure in seen:  # type: ignore[arg-type, union-attr]
+        if usual or _strange(method):  # type: ignore[arg-type]
             continue
-        seen.add(method.structure)  # type: ignore[union-attr]
+        what = method.structure, own.model, own.batch_norm, own.batch_size  # type: ignore[union-attr]
+        if what in seen:
+            continue
+        seen.add(what)
+        rows = torch.arange(own.batch_size)
         x, y = splits.train.batch(rows).float(), splits.train.y[rows]
         try:
-            rehearse(method, builder(config, splits)(), x, y, task_of(splits.task).loss)  # type: ignore[arg-type]
+            rehearse(method, builder(own, splits)(), x, y, task_of(splits.task).loss)  # type: ignore[arg-type]
         except ValueError as error:
             raise StudyError(f"arm {arm.name!r}: {error}") from error
 

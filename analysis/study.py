@@ -38,7 +38,7 @@ from analysis.hypothesis import Hypothesis, PlainData, group_arm, hashed
 from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
-PRESETS = ("quick", "standard", "published")
+PRESETS = ("quick", "standard", "med", "published")
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
 # Seeds of hypotheses start here and those of exploring studies at 0, so that nothing is confirmed
@@ -271,6 +271,7 @@ class Settings:
     sizes: tuple[int, ...]
     top_k: int
     note: str
+    inputs: str = "pictures"
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -281,7 +282,7 @@ class Settings:
     @property
     def pictures(self) -> bool:
         """Whether inputs have height and width."""
-        return self.config["model"] != "text_cnn"
+        return self.inputs == "pictures"
 
     def study(self, name: str, arms: Iterable[Arm], **fields: Any) -> Study:
         """A standard study of these settings. fields: further fields of `Study`; config is added to
@@ -295,7 +296,7 @@ class Settings:
             config=config,
             arms=tuple(arms),
             seeds=seeds,
-            note=self.note,
+            note=" ".join(filter(None, (self.note, fields.pop("note", "")))),
             **fields,
         )
 
@@ -326,6 +327,7 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
         sizes=tuple(settings["sizes"]),
         top_k=settings.get("top_k", 4),
         note=" ".join(chosen.get("note", "").split()),
+        inputs=settings.get("inputs", "pictures"),
     )
 
 

@@ -22,6 +22,7 @@ from aba_core.methods import (
     noise,
     norms,
     occlusion,
+    puzzle,
     sharpness,
     transforms,
 )
@@ -49,11 +50,14 @@ TRIED = {
     "advprop": adversarial.AdvProp(0.2, 0.07, 2),
     "reldrop block": guided.RelDropBlock(p=0.8),
     "reldrop pixels": guided.RelDropPixel(p=0.8, beta=0.4),
+    "reldrop block by lrp": guided.RelDropBlock("lrp_composite", p=0.8),
+    "reldrop pixels by lrp": guided.RelDropPixel("lrp_composite", p=0.8, beta=0.4),
     "guided cutout": guided.GuidedCutout(side=0.6),
     "random cutout": guided.GuidedCutout(side=0.6, placebo="random"),
     "icd": guided.ICD(p=0.8),
     "aicd": guided.ICD(p=0.8, region="other", fill="mean"),
     "saliencymix": guided.SaliencyMix(alpha=0.7),
+    "puzzle-like mixing": puzzle.PuzzleMix(alpha=0.7),
     "keepaugment": guided.KeepAugment({"kind": "cutout", "side": 0.8}, side=0.5),
     "guided dropout": guided.GuidedDropout(p=0.2),
     "guided dropout, low": guided.GuidedDropout(p=0.2, category="low"),
@@ -73,6 +77,8 @@ TRIED = {
     "weight decay of weights": decay.WeightDecay(0.1, "weights"),
     "weight decay of norms": decay.WeightDecay(0.1, "norms"),
     "ghost batch norm": norms.GhostBatchNorm(2),
+    "batch group norm": norms.BatchGroupNorm(2),
+    "example weighing": norms.ExampleWeighing(0.3),
 }
 
 
@@ -335,6 +341,11 @@ BAD = [
     ({"kind": "norm-decay", "rate": -1}, "rate is -1.0; allowed: 0 to 1000"),
     ({"kind": "early-stopping", "every": 0}, "every is 0; allowed: whole numbers from 1"),
     ({"kind": "ghost-batch-norm", "size": 1}, "size is 1; allowed: 2 to 1000000"),
+    ({"kind": "batch-group-norm", "size": 1}, "size is 1; allowed: 2 to 1000000"),
+    ({"kind": "example-weighing", "alpha": 2}, "alpha is 2.0; allowed: 0 to 1"),
+    ({"kind": "puzzlemix", "tile": 0}, "tile is 0; allowed: whole numbers from 1"),
+    ({"kind": "reldrop-block-lrp", "smallest": 0.5}, "smallest is 0.5; allowed: to largest, 0.4"),
+    ({"kind": "reldrop-pixel-lrp", "alpha": -1}, "alpha is -1.0; allowed: 0 to 1"),
     ([{"kind": "copies", "method": "mixup"}, "sam"], "'copies' enlarges the batch; it must be a"),
 ]
 
@@ -360,6 +371,8 @@ def test_every_kind_has_a_bad_value_that_is_refused():
         ("word-dropout", r"needs texts \[token, embedding\], got \(2, 6, 5\) a sample"),
         ({"kind": "icd", "tile": 7}, "tile is 7; allowed: up to the sides, 6 and 5"),
         ({"kind": "ghost-batch-norm", "size": 3}, "size is 3; allowed: 2 to 2, half the batch"),
+        ({"kind": "batch-group-norm", "size": 3}, "size is 3; allowed: divisors of 4 channels"),
+        ({"kind": "puzzlemix", "tile": 7}, "tile is 7; allowed: up to the sides, 6 and 5"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused_in_one_line(method, message):
@@ -388,6 +401,14 @@ def test_a_plain_loop_is_told_what_else_a_method_needs():
             Regularizer(method)(model, x, y)
     with pytest.raises(ValueError, match="nothing to restore"):
         Regularizer("early-stopping").restore()
+
+
+def test_weighing_is_refused_where_batch_norm_keeps_no_statistics():
+    for norm in (torch.nn.BatchNorm1d(4, affine=False), torch.nn.BatchNorm1d(4, momentum=None)):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), norm)
+        for kind in ("example-weighing", "batch-group-norm"):
+            with pytest.raises(ValueError, match="needed: track_running_stats=True, affine=True"):
+                Regularizer(kind).architecture(model)
 
 
 def test_what_changes_from_step_to_step_is_no_graph():

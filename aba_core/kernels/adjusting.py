@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +25,25 @@ def adjusted(
     changes: Float[Tensor, "batch category"],
 ) -> Float[Tensor, "batch feature"]:
     """x plus the change of each feature's category: the first one whose cut its attribution is not
-    above."""
+    above. Differentiable in x: activations of a hidden layer belong to the layers before it."""
+    if x.requires_grad:
+        return _Moved.apply(x, attribution, cuts, changes)  # type: ignore[no-any-return]
+    return _in_c(x, attribution, cuts, changes)
+
+
+class _Moved(torch.autograd.Function):
+    """The changes do not depend on x, so its gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, attribution: Tensor, cuts: Tensor, changes: Tensor) -> Tensor:
+        return _in_c(x, attribution, cuts, changes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None, None, None
+
+
+def _in_c(x: Tensor, attribution: Tensor, cuts: Tensor, changes: Tensor) -> Tensor:
     library = loaded()
     assert library is not None
     x, attribution = x.contiguous(), attribution.contiguous()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -91,8 +91,9 @@ class RelDropBlock(Guided):
     aspect, and what lies outside is cut.
 
     Relevance is minus the map in the sense of the loss, summed over channels: what speaks for the
-    class. Here it is gradient × input; the source has LRP ε-z⁺, here `lrp_composite`, and
-    decides for whole batches. Source: Gururaj et al. 2025, "Relevance-driven input dropout".
+    class. Here it is gradient × input; the source has LRP ε-z⁺, here the kinds `reldrop-block-lrp`
+    and `reldrop-pixel-lrp`, and decides for whole batches. Source: Gururaj et al. 2025,
+    "Relevance-driven input dropout".
     """
 
     kind: ClassVar[str] = "reldrop-block"
@@ -235,10 +236,8 @@ class ICD(Guided):
         flat = scores.flatten(1)
         salient = self.region == "salient"
         cut = Percentiles(1 - self.share) if salient else Percentiles(self.share)
-        tiles = cut.masks(flat)[1 if salient else 0].reshape(scores.shape)
-        hidden = torch.zeros_like(importance, dtype=torch.bool)
-        pixels = tiles[:, 0].repeat_interleave(self.tile, 1).repeat_interleave(self.tile, 2)
-        hidden[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        tiles = cut.masks(flat)[1 if salient else 0].reshape(scores.shape)[:, 0]
+        hidden = tiles_as_pixels(tiles, self.tile, height, width)
         chosen = draws.uniform("icd", 1) < self.p
         hidden = hidden.unflatten(0, h.shape[:lead]) & chosen[..., None, None]
         other = blurred(h) if self.fill == "blur" else torch.zeros_like(h)
@@ -381,6 +380,15 @@ def top_square(
     rows = span(row, torch.full_like(row, size[0]), height)
     across = span(place % columns, torch.full_like(row, size[1]), width)
     return rows[..., :, None] & across[..., None, :]
+
+
+def tiles_as_pixels(
+    tiles: Bool[Tensor, "*lead row column"], tile: int, height: int, width: int
+) -> Bool[Tensor, "*lead height width"]:
+    """Which pixels lie in the chosen tiles of `tile` × `tile`; none beyond the last whole tile."""
+    pixels = tiles.repeat_interleave(tile, -2).repeat_interleave(tile, -1)
+    beyond = 0, width - pixels.shape[-1], 0, height - pixels.shape[-2]
+    return functional.pad(pixels, beyond)
 
 
 def blurred(h: Float[Tensor, "*lead channel height width"]) -> Tensor:

@@ -54,7 +54,7 @@ OfDataset = Annotated[
     str | None, typer.Option(help="Data set; `aba datasets` lists them.  [default: digits]")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Preset: quick, standard or published.  [default: quick]")
+    str | None, typer.Option(help="Preset: quick, standard, med or published.  [default: quick]")
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write reports to.")]
 Trust = Annotated[

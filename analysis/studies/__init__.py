@@ -22,6 +22,8 @@ _DECLARED_IN = {
     "matched": ("matched", "declare"),
     "tuned": ("tuned", "declare"),
     "comparators": ("comparators", "declare"),
+    "comparators-equal-passes": ("comparators", "declare_equal_passes"),
+    "comparators-more": ("comparators", "declare_more"),
     "baselines": ("baselines", "declare"),
     "regimes": ("regimes", "declare"),
     "variance": ("variance", "declare"),

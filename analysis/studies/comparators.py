@@ -2,97 +2,42 @@
 
 Every class of arms is tried with as many values on the same tuning seeds. Arms are compared within
 fresh training subsets. A method's passes a step stand beside what it gains, since methods that
-attack or that make a map cost more than those that mix.
+attack or that make a map cost more than those that mix; in `comparators-equal-passes` each trains
+for as many epochs as its passes leave it. `comparators-more` has the methods that are about a part
+of the training, a layer, several copies or batch norm, and those that came later.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-
 from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
-from analysis import figures, statistics, tables
-from analysis.exhibits import Collector, Exhibits, Look
+from analysis.exhibits import Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.studies.hypotheses import placebo_name
+from analysis.studies.tried import (
+    ALL,
+    CHEAP,
+    HAND_CRAFTED,
+    PASSES,
+    UNTUNED,
+    WITH_NORM,
+    Rest,
+    Tried,
+    compared,
+    layers_of,
+    left_out,
+    rest,
+)
 from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
-ALL, NOISE = "All", placebo_name("All", "gaussian")
-
-_SHARES = (0.1, 0.25, 0.5, 0.05, 0.75, 0.9)
-_SIDES = (0.2, 0.3, 0.5, 0.1, 0.4, 0.7)
-_ALPHAS = (0.2, 0.5, 1.0, 0.1, 2.0, 4.0)
-_SMALL = (0.05, 0.1, 0.2, 0.02, 0.3, 0.4)
-_NOISES = (0.1, 0.2, 0.5, 0.05, 1.0, 2.0)
-_BETAS = (3e-4, 1e-3, 3e-3, 1e-4, 1e-2, 3e-2)
-_MIXES = (
-    *("bc+", "vertical-concat", "horizontal-concat", "mixed-concat", "random-2x2", "vh-mixup"),
-    *("vh-bc+", "random-square", "row-interval", "column-interval", "rows", "columns", "pixels"),
-    *("elements", "noisy-mixup"),
-)
-# The field that is tuned and what it is tried with; the first so many as there are strengths.
-ANYWHERE: dict[str, tuple[str, tuple[float, ...]]] = {
-    "mixup": ("alpha", _ALPHAS),
-    "elements": ("alpha", _ALPHAS),
-    "gaussian-noise": ("sd", _NOISES),
-    "uniform-noise": ("width", _NOISES),
-    "salt-and-pepper": ("p", (0.02, 0.05, 0.1, 0.01, 0.2, 0.3)),
-    "label-smoothing": ("epsilon", _SMALL),
-    "label-smoothing-others": ("epsilon", _SMALL),
-    "logit-squeezing": ("beta", _BETAS),
-    "maxsup": ("alpha", (0.05, 0.1, 0.2, 0.02, 0.5, 1.0)),
-    "confidence-penalty": ("beta", (0.05, 0.1, 0.2, 0.02, 0.5, 1.0)),
-    "input-dropout": ("p", _SMALL),
-    "guided-dropout": ("p", _SMALL),
-    "reldrop-pixel": ("p", _SHARES),
-    "fgsm": ("epsilon", (0.05, 0.1, 0.2, 0.02, 0.3, 0.5)),
-    "pgd": ("epsilon", (0.05, 0.1, 0.2, 0.02, 0.3, 0.5)),
-    "alp": ("epsilon", (0.05, 0.1, 0.2, 0.02, 0.3, 0.5)),
-    "lrm": ("epsilon", (0.05, 0.1, 0.2, 0.02, 0.3, 0.5)),
-    "sam": ("rho", (0.02, 0.05, 0.1, 0.01, 0.2, 0.5)),
-    "asam": ("rho", (0.2, 0.5, 1.0, 0.1, 2.0, 4.0)),
-    "weight-decay": ("rate", (*_BETAS[:5], 0.1)),
-    "early-stopping": ("every", (5, 10, 20, 2, 50, 100)),
-}
-OF_PICTURES: dict[str, tuple[str, tuple[float, ...]]] = {
-    "cutmix": ("alpha", _ALPHAS),
-    **{kind: ("alpha", _ALPHAS) for kind in _MIXES if kind not in ANYWHERE},
-    "cutout": ("side", _SIDES),
-    "random-erasing": ("p", _SHARES),
-    "guided-cutout": ("side", _SIDES),
-    "random-cutout": ("side", _SIDES),
-    "reldrop-block": ("p", _SHARES),
-    "icd": ("share", _SMALL),
-    "aicd": ("share", _SMALL),
-    "saliencymix": ("alpha", _ALPHAS),
-    "shift": ("most", (0.0625, 0.125, 0.2, 0.03, 0.25, 0.3)),
-    "crop": ("smallest", (0.8, 0.64, 0.5, 0.9, 0.4, 0.3)),
-    "flip": ("p", _SHARES),
-    "rotation": ("degrees", (5.0, 15.0, 30.0, 2.0, 20.0, 45.0)),
-    "randaugment": ("magnitude", (3.0, 6.0, 9.0, 1.0, 12.0, 15.0)),
-}
-OF_TEXTS: dict[str, tuple[str, tuple[float, ...]]] = {"word-dropout": ("p", _SMALL)}
-HAND_CRAFTED = ("shift", "crop", "flip", "rotation", "randaugment")
-# Neither a map nor a second pass, and nothing that is made for pictures by hand.
-CHEAP = ("mixup", "gaussian-noise", "label-smoothing", "input-dropout", "weight-decay")
+NOISE = placebo_name(ALL, "gaussian")
+VANILLA_NORM, ALL_NORM = VANILLA + WITH_NORM, ALL + WITH_NORM
 # Runs for each value of each class; there are a hundred classes.
 TUNING_SEEDS = 3
-# What these mix follows from the picture's sides alone: there is nothing to tune.
-UNTUNED = ("random-2x2", "random-square", "row-interval", "column-interval")
-# Layers of the small CNN after which ABA acts as well: the outputs of its two blocks.
-HIDDEN = {"small_cnn": ("2", "5")}
-
-
-def compared(settings: Settings) -> dict[str, tuple[str, tuple[float, ...]]]:
-    """The comparators that fit the data, each with what it is tried with."""
-    return {**ANYWHERE, **(OF_PICTURES if settings.pictures else OF_TEXTS)}
 
 
 def title_of(kind: str) -> str:
@@ -101,10 +46,6 @@ def title_of(kind: str) -> str:
 
 def with_all(title: str) -> str:
     return f"{title}, with All"
-
-
-def layers_of(settings: Settings) -> tuple[str, ...]:
-    return HIDDEN.get(settings.config["model"], ())
 
 
 def at_layer(name: str, site: str) -> str:
@@ -135,23 +76,104 @@ def declare(settings: Settings) -> Study:
         "comparators",
         fresh(arms),
         hypotheses=declared(list(tried), layers, n),
+        **_shared(settings, classes(tried, layers, len(strengths))),
+    )
+
+
+def _shared(settings: Settings, tuned: tuple[TunedClass, ...]) -> dict[str, Any]:
+    """What the three studies have in common: subsets, room, tuning, and what does not apply."""
+    return dict(
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["comparators"])),
         room="analysis.studies.comparators:exhibits",
+        note=left_out(settings),
         tuning=Tuning(
-            strengths=strengths,
+            strengths=settings.strength["benchmark"],
             seeds=min(TUNING_SEEDS, settings.seeds["tuning"]),
-            classes=classes(tried, layers, len(strengths)),
+            classes=tuned,
         ),
     )
 
 
-def classes(
-    tried: dict[str, tuple[str, tuple[float, ...]]], layers: tuple[str, ...], values: int
-) -> tuple[TunedClass, ...]:
+def declare_equal_passes(settings: Settings) -> Study:
+    """The arms of `comparators` without All beside them, each with the passes of Vanilla: a method
+    of p passes a step has 1/p of the epochs, and is tuned so. Methods of one pass share their runs
+    with `comparators`.
+
+    Passes are counted, so that the study can be declared before it runs; its table says what wall
+    time came of them.
+    """
+    whole = declare(settings)
+    assert whole.tuning is not None
+    arms = [arm for arm in whole.arms if not arm.name.endswith(with_all(""))]
+    names = {arm.name for arm in arms}
+    tuned = tuple(one for one in whole.tuning.classes if one.name in names)
+    kinds = list(compared(settings))
+    claims = [
+        {**said, "name": f"{said['name']}-at-equal-passes", "statement": _equally(said)}
+        for said in (
+            *_of_published()[:1],
+            *_of_comparators(kinds),
+            *_of_layers(layers_of(settings)),
+        )
+        if names >= Hypothesis(n=2, **said).arms
+    ]
+    n = settings.planned["comparators"]
+    return settings.study(
+        "comparators-equal-passes",
+        [_with_passes_of_vanilla(arm, settings.config["epochs"]) for arm in arms],
+        hypotheses=tuple(Hypothesis(n=n, **said) for said in claims),
+        **_shared(settings, tuned),
+    )
+
+
+def _equally(said: dict[str, Any]) -> str:
+    return f"With as many passes as training without: {said['statement']}"
+
+
+def _with_passes_of_vanilla(arm: Arm, epochs: float) -> Arm:
+    passes = 1.0 if arm.setting("placebo") == "gaussian" else PASSES.get(arm.setting("kind"), 1.0)
+    return arm.trained_with({"epochs": epochs / passes}) if passes > 1 else arm
+
+
+def declare_more(settings: Settings) -> Study:
+    """Vanilla, All, and the methods that `comparators` leaves out, alone and with All; those of
+    batch norm beside both with batch norm."""
+    layers = layers_of(settings)
+    aba = {"kind": "aba", "adjustments": "all", **settings.loss}
+    found = rest(aba, layers, settings.inputs)
+    strengths = settings.strength["benchmark"]
+    arms, tuned = [Arm.of(VANILLA, method="vanilla"), Arm.of(ALL, method=aba)], [_by_strength(ALL)]
+    norm = {"batch_norm": True}
+    arms += [Arm.of(VANILLA_NORM, method="vanilla", config=norm)]
+    arms += [Arm.of(ALL_NORM, method=aba, config=norm)]
+    tuned += [_by_strength(ALL_NORM)]
+    for one in found:
+        own = {"config": norm} if one.norm else {}
+        arms.append(Arm.of(one.title, method=one.method, **own))
+        values = tuple(sorted((one.values or strengths)[: len(strengths)]))
+        tuned.append(TunedClass(name=one.title, arms=(one.title,), values={one.field: values}))
+        if one.joins:
+            both = with_all(one.title)
+            arms.append(Arm.of(both, method=[aba, one.method], **own))
+            tuned.append(TunedClass(name=both, arms=(both,), values={f"1.{one.field}": values}))
+    n = settings.planned["comparators"]
+    return settings.study(
+        "comparators-more",
+        fresh(arms),
+        hypotheses=tuple(Hypothesis(n=n, **said) for said in _of_rest(found)),
+        **_shared(settings, tuple(tuned)),
+    )
+
+
+def _by_strength(name: str) -> TunedClass:
+    return TunedClass(name=name, arms=(name,))
+
+
+def classes(tried: Tried, layers: tuple[str, ...], values: int) -> tuple[TunedClass, ...]:
     """Every arm with something to tune is a class of its own, tried with so many values."""
     by_strength = [ALL, NOISE, *map(title_of, PUBLISHED_METHODS)]
     by_strength += [at_layer(name, site) for site in layers for name in (ALL, "Noise")]
-    tuned = [TunedClass(name=name, arms=(name,)) for name in by_strength]
+    tuned = [_by_strength(name) for name in by_strength]
     for kind, (field, given) in tried.items():
         if kind in UNTUNED:
             continue
@@ -168,6 +190,10 @@ def classes(
 
 def _minus(a: str, b: str) -> Contrast:
     return Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0})
+
+
+def _all_minus_best(of: str, arms: list[str]) -> Contrast:
+    return Contrast(label=f"All − {of}", weights={ALL: 1.0}, minus_best_of=(tuple(arms),))
 
 
 def declared(kinds: list[str], layers: tuple[str, ...], n: int) -> tuple[Hypothesis, ...]:
@@ -228,25 +254,13 @@ def _of_comparators(kinds: list[str]) -> list[dict[str, Any]]:
             statement="All adjustments beat the best of the cheap comparators, tuned alike.",
             estimand="mean accuracy of All less that of the best of mixup, Gaussian noise, label "
             "smoothing, input dropout and weight decay, whichever that is",
-            comparisons=(
-                Contrast(
-                    label="All − the best cheap one",
-                    weights={ALL: 1.0},
-                    minus_best_of=(tuple(cheap),),
-                ),
-            ),
+            comparisons=(_all_minus_best("the best cheap one", cheap),),
         ),
         dict(
             name="beats-every-comparator",
             statement="All adjustments beat the best of all comparators, tuned alike.",
             estimand="mean accuracy of All less that of the best comparator, whichever that is",
-            comparisons=(
-                Contrast(
-                    label="All − the best comparator",
-                    weights={ALL: 1.0},
-                    minus_best_of=(tuple(titles),),
-                ),
-            ),
+            comparisons=(_all_minus_best("the best comparator", titles),),
         ),
         dict(
             name="adds-to-comparators",
@@ -304,112 +318,80 @@ def _of_layers(layers: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
+def _of_rest(found: tuple[Rest, ...]) -> list[dict[str, Any]]:
+    alike = [one.title for one in found if not one.norm and not one.title.endswith(ALL)]
+    others = [title for title in alike if not title.startswith(ALL)]
+    joined = [one.title for one in found if one.joins and not one.norm]
+    said = [
+        dict(
+            name="more-comparators-help",
+            statement="Some further regulariser beats training without.",
+            estimand="mean accuracy of each method less that of Vanilla; of batch norm, with it",
+            comparisons=(
+                *(_minus(title, VANILLA) for title in others),
+                *(_minus(one.title, VANILLA_NORM) for one in found if one.norm),
+            ),
+            rule="any",
+        ),
+        dict(
+            name="beats-further-comparators",
+            statement="All adjustments beat the best of the further comparators, tuned alike.",
+            estimand="mean accuracy of All less that of the best one without batch norm, whichever",
+            comparisons=(_all_minus_best("the best further one", others),),
+        ),
+        dict(
+            name="adds-to-further-comparators",
+            statement="All adjustments still help where a further regulariser is used, on average.",
+            estimand="mean over comparators of the accuracy with All less that without",
+            comparisons=(_average("with All − without", joined, gained=False),),
+        ),
+        dict(
+            name="helps-with-batch-norm",
+            statement="All adjustments help a model with batch norm.",
+            estimand="mean accuracy of All less that of Vanilla, both with batch norm",
+            comparisons=(_minus(ALL_NORM, VANILLA_NORM),),
+        ),
+        dict(
+            name="early-is-as-good",
+            statement="All adjustments in the first half of training are as good as throughout.",
+            estimand="mean accuracy of All in the first half of the steps less that of All",
+            comparisons=(_minus("Early All", ALL),),
+            direction="equivalent",
+        ),
+        dict(
+            name="early-is-not-late",
+            statement="All adjustments early and late in the training differ.",
+            estimand="mean accuracy of All in the first half less that in the second half",
+            comparisons=(_minus("Early All", "Late All"),),
+            direction="different",
+        ),
+        dict(
+            name="copies-help",
+            statement="Two changed copies of each sample beat one.",
+            estimand="mean accuracy of All with two copies a step less that of All",
+            comparisons=(_minus("All, two copies", ALL),),
+        ),
+    ]
+    drawn = "All at a layer drawn at each step"
+    if any(one.title == drawn for one in found):
+        said.append(
+            dict(
+                name="drawn-layers-help",
+                statement="Augmenting a layer drawn at each step beats augmenting the input.",
+                estimand="mean accuracy of All at a drawn layer less that of All at the input",
+                comparisons=(_minus(drawn, ALL),),
+            )
+        )
+    return said
+
+
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def gain_table(
-    runs: pd.DataFrame,
-    rng: np.random.Generator,
-    metric: str = "validation_accuracy",
-    confidence: float = statistics.CONFIDENCE,
-) -> pd.DataFrame:
-    """One row a method: its gain over Vanilla within subsets, alone and with All, and its cost.
-
-    Columns: arm, gain and with_all (points) with intervals, passes a step, gain_per_pass (points
-    for each pass beyond Vanilla's one; NaN where there is none), seconds (of a run, over
-    Vanilla's), n; the largest gain first.
-    """
-    values = runs.pivot(index="seed", columns="arm", values=metric)
-    by_arm = runs.groupby("arm")
-    passes = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
-    seconds = by_arm["seconds"].mean().to_dict()
-    names = [name for name in values if not str(name).endswith(with_all("")) and name != VANILLA]
-    rows = []
-    for name, stream in zip(names, rng.spawn(len(names)), strict=True):
-        row: dict[str, Any] = {"arm": name}
-        for column, arm in (("gain", name), ("with_all", with_all(str(name)))):
-            if arm in values:
-                gained = (values[arm] - values[VANILLA]).dropna()
-                interval = statistics.mean_interval(gained, stream, confidence=confidence)
-                row |= tables.with_interval(column, interval)
-        extra = passes[name] - 1
-        row["passes"] = passes[name]
-        row["gain_per_pass"] = row["gain"] / extra if extra > 0 else np.nan
-        row["seconds"] = seconds[name] / seconds[VANILLA]
-        row["n"] = int(values[[name, VANILLA]].notna().all(axis=1).sum())
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
-
-
-def gain_plot(
-    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
-) -> Axes:
-    """Gains over Vanilla with intervals, alone (filled) and with All (open), the best on top.
-
-    table: from `gain_table`. ABA's own arms are orange.
-    """
-    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
-    text, width, marker = figures.sizes(ax)
-    limits = figures.limits_of(table.assign(zero=0.0), ["gain", "with_all", "zero"]) or (-1.0, 1.0)
-    own = {ALL, NOISE, *map(title_of, PUBLISHED_METHODS)}
-    for y, (_, row) in enumerate(table.iterrows()):
-        place = len(table) - 1 - y
-        ax.axhline(place, color="0.94", lw=0.5 * width, zorder=-2)
-        colour = "#D55E00" if row["arm"] in own else "#333333"
-        for column, shift, face in (("gain", 0.14, colour), ("with_all", -0.22, "white")):
-            if np.isfinite(row.get(column, np.nan)):
-                ends = row[f"{column}_low"], row[f"{column}_high"]
-                at = place + shift
-                figures.interval_line(ax, at, *ends, limits, color=colour, lw=0.9 * width)
-                ax.plot(row[column], at, "o", mfc=face, mec=colour, ms=0.7 * marker)
-    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
-    ax.set_xlim(limits)
-    ax.set_ylim(-0.7, len(table) - 0.3)
-    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["arm"]))
-    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(label)
-    handles = [
-        figures.legend_key(ax, "alone", "o", "#333333", "#333333"),
-        figures.legend_key(ax, "with All", "o", "#333333", "white"),
-        figures.legend_key(ax, "ABA, alone", "o", "#D55E00", "#D55E00"),
-    ]
-    figures.legend_above(ax, handles, ncols=3)
-    return ax
-
-
-def gain_height(table: pd.DataFrame) -> float:
-    """Height in mm at which `gain_plot` names every method, on paper."""
-    return 22.0 + 4.2 * len(table)
-
-
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
-    """The verdicts, and figure and table comparators."""
+    """The verdicts, and what `gains` shows."""
+    from analysis.studies import gains
+
     shown = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
-    collector = Collector(study, look)
-    table = gain_table(study.frame, look.rng(), look.metric, look.confidence)
-    over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
-    collector.figure(
-        "comparators",
-        "What each method gains over training without it, alone and with all adjustments",
-        table,
-        partial(gain_plot, table),
-        height=gain_height(table),
-        note=f"{look.label}; every method is tuned with as many values on the same seeds.",
-        interval=over,
-        width="double",
-    )
-    collector.table(
-        "comparators",
-        "Gain over Vanilla, alone and with all adjustments, and cost",
-        table,
-        ["arm", "gain", "with_all", "passes", "gain_per_pass", "seconds", "n"],
-        note="Gains in points; passes: forward and backward, a step; gain per pass: for each pass "
-        "beyond the one of Vanilla; seconds: of a run, over those of Vanilla.",
-        interval=over,
-        digits=2,
-    )
-    return Exhibits(
-        {**collector.exhibits.figures, **shown.figures},
-        {**collector.exhibits.tables, **shown.tables},
-    )
+    own = gains.exhibits(study, look)
+    return Exhibits({**own.figures, **shown.figures}, {**own.tables, **shown.tables})

@@ -24,24 +24,14 @@ from analysis.statistics import CONFIDENCE
 from analysis.studies import hypotheses
 from analysis.studies.hypotheses import pair_name, placebo_name
 from analysis.studies.isolation import arm_name
+from analysis.studies.tried import FEW, HIDDEN_SHARES, OF_PICTURES
 from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
-
-# What comparators are tried with; the first so many as there are strengths.
-COMPARATORS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "mixup": ("alpha", (0.2, 0.5, 1.0, 0.1, 2.0, 4.0)),
-    "cutmix": ("alpha", (0.2, 0.5, 1.0, 0.1, 2.0, 4.0)),
-    "cutout": ("side", (0.2, 0.3, 0.5, 0.1, 0.4, 0.7)),
-    "label-smoothing": ("epsilon", (0.05, 0.1, 0.2, 0.02, 0.3, 0.4)),
-    "dropout": ("p", (0.1, 0.2, 0.3, 0.05, 0.4, 0.5)),
-    "sam": ("rho", (0.02, 0.05, 0.1, 0.01, 0.2, 0.5)),
-}
-OF_PICTURES = ("cutmix", "cutout")
 
 
 def declare(settings: Settings) -> Study:
     """The arms of `hypotheses` and the comparators, each class with its own best strength."""
-    compared = [m for m in COMPARATORS if settings.pictures or m not in OF_PICTURES]
+    compared = [m for m in FEW if settings.pictures or m not in OF_PICTURES]
     standard = hypotheses.arms(settings.strength["isolation"], settings.top_k, settings.pictures)
     strengths = settings.strength["benchmark"]
     n = settings.planned["tuned"]
@@ -80,12 +70,12 @@ def classes(compared: list[str], values: int, pictures: bool = True) -> tuple[Tu
     }
     tuned = [TunedClass(name=name, arms=tuple(arms)) for name, arms in of_methods.items()]
     for kind in compared:
-        field, tried = COMPARATORS[kind]
+        field, tried = FEW[kind]
         title = METHODS[kind].title
         tuned.append(
             TunedClass(name=title, arms=(title,), values={field: tuple(sorted(tried[:values]))})
         )
-    shares = tuple(sorted((0.05, 0.1, 0.2, 0.02, 0.3, 0.4)[:values]))
+    shares = tuple(sorted(HIDDEN_SHARES[:values]))
     tuned += [
         TunedClass(name="guided dropout", arms=arms, values={"p": shares})
         for arms in (tuple(name for name in hypotheses.HIDING if "Guided" in name),)

@@ -12,7 +12,17 @@ import torch
 from oracles.slow_draws import beta, normal, partners, uniform
 from torch import Tensor, nn
 
-from aba_core.methods import adversarial, guided, labels, noise, norms, occlusion, transforms
+from aba_core import attribute
+from aba_core.methods import (
+    adversarial,
+    guided,
+    labels,
+    noise,
+    norms,
+    occlusion,
+    puzzle,
+    transforms,
+)
 
 Tail = Callable[[Tensor], Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -41,6 +51,10 @@ def slow_map(method, h: Tensor, y: Tensor, seed: int, step: int, tail: Tail, los
         return np.array(drawn).reshape(h.shape)
     maps = []
     for i in range(len(h)):
+        if method.attribution == "lrp_composite":  # test_maps compares it with Captum's
+            one = h[i : i + 1].detach(), y[i : i + 1]
+            maps.append(attribute(tail, *one, "lrp_composite", method.target)[0])
+            continue
         at = h[i : i + 1].detach().clone().requires_grad_()
         logits = tail(at)
         value = loss(logits, y[i : i + 1])[0] if method.target == "loss" else -logits[0, y[i]]
@@ -273,6 +287,28 @@ def changed(
             rows.append(x)
             mixed.append(share * one_hot[i] + (1 - share) * one_hot[j])
         return torch.stack(rows), torch.stack(mixed)
+    if isinstance(method, puzzle.PuzzleMix):
+        maps = np.abs(slow_map(method, h, y, seed, step, tail, loss)).sum(1)
+        maps = [m / m.sum() for m in maps]
+        order, rows, mixed, one_hot = partners(seed, method.kind, step, len(h)), [], [], soft(y)
+        height, width, tile = *h.shape[-2:], method.tile
+        for i, j in enumerate(order):
+            scores = []
+            for row in range(height // tile):
+                for column in range(width // tile):
+                    down = slice(row * tile, (row + 1) * tile)
+                    along = slice(column * tile, (column + 1) * tile)
+                    gained = maps[j][down, along].sum() - maps[i][down, along].sum()
+                    scores.append((gained, (slice(None), down, along)))
+            share = 1 - beta(seed, method.kind, step, i, method.alpha)
+            taken = sorted(scores, key=lambda s: -s[0])[: half_up(share * len(scores))]
+            x = h[i].clone()
+            for _, cut in taken:
+                x[cut] = h[j][cut]
+            kept = 1 - len(taken) * tile * tile / (height * width)
+            rows.append(x)
+            mixed.append(kept * one_hot[i] + (1 - kept) * one_hot[j])
+        return torch.stack(rows), torch.stack(mixed)
     maps = [None] * len(h)
     if isinstance(method, guided.Guided):
         maps = slow_map(method, h, y, seed, step, tail, loss)
@@ -365,10 +401,72 @@ class SlowNorm(nn.Module):
         return out
 
 
+class SlowGroupedNorm(nn.Module):
+    """Statistics of a few channels together, one sample and one group after the other."""
+
+    def __init__(self, norm: nn.BatchNorm2d, size: int) -> None:
+        super().__init__()
+        self.size, self.eps = size, norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+        groups = norm.num_features // size
+        self.register_buffer("running_mean", torch.zeros(groups).to(norm.weight.dtype))
+        self.register_buffer("running_var", torch.ones(groups).to(norm.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for group in range(x.shape[1] // self.size):
+            mean, variance = self.running_mean[group].clone(), self.running_var[group].clone()
+            channels = range(group * self.size, (group + 1) * self.size)
+            if self.training:
+                values = torch.cat([x[:, channel].flatten() for channel in channels])
+                mean = values.sum() / len(values)
+                variance = ((values - mean) ** 2).sum() / len(values)
+                with torch.no_grad():
+                    unbiased = variance * len(values) / (len(values) - 1)
+                    self.running_mean[group] += 0.1 * (mean - self.running_mean[group])
+                    self.running_var[group] += 0.1 * (unbiased - self.running_var[group])
+            for channel in channels:
+                scaled = (x[:, channel] - mean) / torch.sqrt(variance + self.eps)
+                out[:, channel] = self.weight[channel] * scaled + self.bias[channel]
+        return out
+
+
+class SlowWeighedNorm(nn.Module):
+    """In evaluation a share of each example's own statistics, one example after the other."""
+
+    def __init__(self, norm: nn.BatchNorm2d, alpha: float) -> None:
+        super().__init__()
+        self.norm, self.alpha = norm, alpha
+        self.register_buffer("mean_square", torch.ones_like(norm.running_mean))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            for channel in range(x.shape[1]):
+                values = x[:, channel].detach()
+                now = (values**2).sum() / values.numel()
+                self.mean_square[channel] += 0.1 * (now - self.mean_square[channel])
+            return self.norm(x)
+        out, own = torch.zeros_like(x), self.alpha
+        for i in range(len(x)):
+            for channel in range(x.shape[1]):
+                values = x[i, channel]
+                first = values.sum() / values.numel()
+                second = (values**2).sum() / values.numel()
+                mean = own * first + (1 - own) * self.norm.running_mean[channel]
+                square = own * second + (1 - own) * self.mean_square[channel]
+                scaled = (values - mean) / torch.sqrt(square - mean**2 + self.norm.eps)
+                out[i, channel] = self.norm.weight[channel] * scaled + self.norm.bias[channel]
+        return out
+
+
 def architecture(method, model: nn.Sequential) -> nn.Sequential:
     """The model with its one batch norm, "1", replaced."""
     if isinstance(method, norms.GhostBatchNorm):
         model[1] = SlowNorm(model[1], method.size)
+    if isinstance(method, norms.BatchGroupNorm):
+        model[1] = SlowGroupedNorm(model[1], method.size)
+    if isinstance(method, norms.ExampleWeighing):
+        model[1] = SlowWeighedNorm(model[1], method.alpha)
     if isinstance(method, adversarial.AdvProp):
         model[1] = SlowNorm(model[1])
     return model

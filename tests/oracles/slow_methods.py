@@ -21,7 +21,7 @@ from aba_core.methods.dropout import Dropout
 from aba_core.methods.guided import KeepAugment
 from aba_core.methods.labels import LabelSmoothing
 from aba_core.methods.mixing import CutMix, Mixed, Mixup
-from aba_core.methods.norms import GhostBatchNorm
+from aba_core.methods.norms import BatchGroupNorm, ExampleWeighing, GhostBatchNorm
 from aba_core.methods.occlusion import Cutout
 from aba_core.methods.sharpness import ASAM, SAM
 
@@ -122,7 +122,9 @@ def changed(
             window = slow_families.best_window(np.abs(maps[i]).sum(0), method.side)
             x[(i, slice(None), *window)] = h[(i, slice(None), *window)]
         return x, y
-    if type(method).batch is Method.batch or isinstance(method, GhostBatchNorm):
+    if type(method).batch is Method.batch or isinstance(
+        method, GhostBatchNorm | BatchGroupNorm | ExampleWeighing
+    ):
         return h, y
     return slow_families.changed(
         method, h, y, seed, step, tail, loss, lambda y: one_hot(y, classes)

@@ -1,0 +1,322 @@
+"""Gains: what each regulariser gains over training without it, what it costs, and which may be
+best.
+
+The figures and tables of `comparators` and of the two studies beside it: gains alone and with All,
+multiple comparisons with the best, gain against cost.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from aba_core.arms import PUBLISHED_METHODS, VANILLA
+from analysis import comparisons, figures, statistics, tables
+from analysis.exhibits import Collector, Exhibits, Look
+from analysis.results import StudyResult
+from analysis.studies.comparators import NOISE, VANILLA_NORM, title_of, with_all
+from analysis.studies.tried import ALL
+
+OURS, OTHERS = "#D55E00", "#333333"
+
+
+def gain_table(
+    runs: pd.DataFrame,
+    rng: np.random.Generator,
+    metric: str = "validation_accuracy",
+    confidence: float = statistics.CONFIDENCE,
+) -> pd.DataFrame:
+    """One row a method: its gain over Vanilla within subsets, alone and with All, and its cost.
+
+    Columns: arm, gain and with_all (points) with intervals, passes a step, gain_per_pass (points
+    for each pass beyond Vanilla's one; NaN where there is none), epochs, seconds (of a run, over
+    Vanilla's), n; the largest gain first. Arms with batch norm are compared with Vanilla with it.
+    """
+    values = runs.pivot(index="seed", columns="arm", values=metric)
+    by_arm = runs.groupby("arm")
+    passes = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
+    seconds, epochs = by_arm["seconds"].mean().to_dict(), by_arm["epochs"].first().to_dict()
+    with_norm = by_arm["batch_norm"].first().to_dict()
+    names = alone(runs)
+    rows = []
+    for name, stream in zip(names, rng.spawn(len(names)), strict=True):
+        row: dict[str, Any] = {"arm": name}
+        base = VANILLA_NORM if with_norm[name] and VANILLA_NORM in values else VANILLA
+        for column, arm in (("gain", name), ("with_all", with_all(str(name)))):
+            if arm in values:
+                gained = (values[arm] - values[base]).dropna()
+                interval = statistics.mean_interval(gained, stream, confidence=confidence)
+                row |= tables.with_interval(column, interval)
+        extra = passes[name] - 1
+        row["passes"] = passes[name]
+        row["gain_per_pass"] = row["gain"] / extra if extra > 0 else np.nan
+        row["epochs"] = epochs[name]
+        row["seconds"] = seconds[name] / seconds[base]
+        row["n"] = int(values[[name, base]].notna().all(axis=1).sum())
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
+
+
+def alone(runs: pd.DataFrame) -> list[str]:
+    """The methods' arms, without All beside them and without training as usual."""
+    names = map(str, dict.fromkeys(runs["arm"]))
+    return [name for name in names if not name.endswith(with_all("")) and not _usual(name)]
+
+
+def _usual(name: str) -> bool:
+    return name in (VANILLA, VANILLA_NORM)
+
+
+def ours(name: str) -> bool:
+    """Whether an arm is ABA in some form, or its noise."""
+    own = {NOISE, *map(title_of, PUBLISHED_METHODS)}
+    return name in own or ALL in name.replace(",", " ").split()
+
+
+def gain_plot(
+    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
+) -> Axes:
+    """Gains over Vanilla with intervals, alone (filled) and with All (open), the best on top.
+
+    table: from `gain_table`. ABA's own arms are orange.
+    """
+    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
+    text, width, marker = figures.sizes(ax)
+    columns = [name for name in ("gain", "with_all") if name in table]
+    limits = figures.limits_of(table.assign(zero=0.0), [*columns, "zero"]) or (-1.0, 1.0)
+    for y, (_, row) in enumerate(table.iterrows()):
+        place = len(table) - 1 - y
+        ax.axhline(place, color="0.94", lw=0.5 * width, zorder=-2)
+        colour = OURS if ours(row["arm"]) else OTHERS
+        for column, shift, face in (("gain", 0.14, colour), ("with_all", -0.22, "white")):
+            if np.isfinite(row.get(column, np.nan)):
+                ends = row[f"{column}_low"], row[f"{column}_high"]
+                at = place + shift
+                figures.interval_line(ax, at, *ends, limits, color=colour, lw=0.9 * width)
+                ax.plot(row[column], at, "o", mfc=face, mec=colour, ms=0.7 * marker)
+    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.7, len(table) - 0.3)
+    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["arm"]))
+    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(label)
+    handles = [
+        figures.legend_key(ax, "alone", "o", OTHERS, OTHERS),
+        *[figures.legend_key(ax, "with All", "o", OTHERS, "white")] * ("with_all" in table),
+        figures.legend_key(ax, "ABA, alone", "o", OURS, OURS),
+    ]
+    figures.legend_above(ax, handles, ncols=len(handles))
+    return ax
+
+
+def gain_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `gain_plot` names every method, on paper."""
+    return 22.0 + 4.2 * len(table)
+
+
+# --- the best ------------------------------------------------------------------------------------
+
+
+def best_table(
+    runs: pd.DataFrame,
+    metric: str = "validation_accuracy",
+    confidence: float = statistics.CONFIDENCE,
+) -> pd.DataFrame:
+    """One row a method alone, and Vanilla: its mean less the best of the others, with intervals
+    that hold for all methods at once (`comparisons.against_best`).
+
+    Columns: arm, mean, behind (points; above 0 for the best) with its interval, may_be_best ("yes",
+    "no", "surely"), n; the best first. Models with batch norm are others, and are left out. Raises
+    `comparisons.ComparisonError` where runs are too few.
+    """
+    without = runs[~runs["batch_norm"].astype(bool)]
+    arms = [*alone(without), VANILLA]
+    means = comparisons.means_of(comparisons.grid_of(without, metric), arms)
+    against = comparisons.against_best(means, confidence)
+    words = np.where(against.low >= 0, "surely", np.where(against.may_be_best, "yes", "no"))
+    table = pd.DataFrame(
+        {
+            "arm": arms,
+            "mean": means.mean,
+            "behind": against.estimate,
+            "behind_low": against.low,
+            "behind_high": against.high,
+            "may_be_best": words,
+            "n": against.n,
+        }
+    )
+    return table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def best_plot(
+    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Less the best other (points)"
+) -> Axes:
+    """Each method less the best of the others; filled where it may be the best, the best on top.
+
+    table: from `best_table`. ABA's own arms are orange.
+    """
+    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
+    text, width, marker = figures.sizes(ax)
+    limits = figures.limits_of(table.assign(zero=0.0), ["behind", "zero"]) or (-1.0, 1.0)
+    for y, (_, row) in enumerate(table.iterrows()):
+        place = len(table) - 1 - y
+        ax.axhline(place, color="0.94", lw=0.5 * width, zorder=-2)
+        colour = OURS if ours(row["arm"]) else OTHERS
+        ends = row["behind_low"], row["behind_high"]
+        figures.interval_line(ax, place, *ends, limits, color=colour, lw=0.9 * width)
+        face = colour if row["may_be_best"] != "no" else "white"
+        ax.plot(row["behind"], place, "o", mfc=face, mec=colour, ms=0.7 * marker)
+    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.7, len(table) - 0.3)
+    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["arm"]))
+    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(label)
+    handles = [
+        figures.legend_key(ax, "may be the best", "o", OTHERS, OTHERS),
+        figures.legend_key(ax, "is not", "o", OTHERS, "white"),
+        figures.legend_key(ax, "ABA", "o", OURS, OURS),
+    ]
+    figures.legend_above(ax, handles, ncols=3)
+    return ax
+
+
+# --- what it costs -------------------------------------------------------------------------------
+
+
+def cost_plot(
+    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
+) -> Axes:
+    """Gains by the number of passes a step, sorted within each; the best of each number is named,
+    and All.
+
+    table: from `gain_table`. Passes are counted, so that they are the same on every machine. ABA's
+    own arms are orange.
+    """
+    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, COST_HEIGHT)
+    text, width, marker = figures.sizes(ax)
+    start, ticks = 0.0, {}
+    for passes, group in table.sort_values("gain").groupby(table["passes"].round(2)):
+        for place, (_, row) in enumerate(group.iterrows()):
+            at, colour = start + place, OURS if ours(row["arm"]) else OTHERS
+            ends = [row["gain_low"], row["gain_high"]]
+            ax.plot([at, at], ends, color=colour, lw=0.6 * width, alpha=0.6)
+            ax.plot(at, row["gain"], "o", color=colour, ms=0.6 * marker)
+            last = place == len(group) - 1
+            if not last and row["arm"] != ALL:
+                continue
+            # Above its interval; All, which has neighbours on both sides, below.
+            y, lift, side = row["gain_low"], -2, "top"
+            if last:
+                y, lift, side = row["gain_high"], 2, "bottom"
+            ax.annotate(
+                row["arm"],
+                (at, y),
+                (0, lift),
+                textcoords="offset points",
+                size=0.8 * text,
+                ha="right" if place else "center",
+                va=side,
+            )
+        ticks[start + (len(group) - 1) / 2] = f"{passes:g}"
+        start += len(group) + 3
+    ax.axhline(0, color="0.4", lw=0.6 * width, zorder=-1)
+    ax.set_xlim(-2, start - 2)
+    ax.set_xticks(list(ticks), list(ticks.values()))
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlabel("Passes a step, and methods sorted by gain")
+    ax.set_ylabel(label)
+    return ax
+
+
+COST_HEIGHT = 90.0  # mm, on paper
+
+
+# --- all of a study ------------------------------------------------------------------------------
+
+
+def exhibits(study: StudyResult, look: Look) -> Exhibits:
+    """Figures and tables NAME and NAME-best of a study, and figure NAME-cost."""
+    collector, name = Collector(study, look), study.declaration.study.name
+    table = gain_table(study.frame, look.rng(), look.metric, look.confidence)
+    over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
+    joined = "with_all" in table
+    collector.figure(
+        name,
+        "What each method gains over training without it, alone and with all adjustments"
+        if joined
+        else "What each method gains over training without it, with as many passes",
+        table,
+        partial(gain_plot, table),
+        height=gain_height(table),
+        note=f"{look.label}; every method is tuned with as many values on the same seeds.",
+        interval=over,
+        width="double",
+    )
+    equal = table["epochs"].nunique() > 1
+    collector.table(
+        name,
+        "Gain over Vanilla, alone and with all adjustments, and cost"
+        if joined
+        else "Gain over Vanilla with as many passes",
+        table,
+        ["arm", "gain", *["with_all"] * joined, "passes", *["epochs"] * equal,
+         *["gain_per_pass"] * (not equal), "seconds", "n"],
+        note="Gains in points; passes: forward and backward, a step; "
+        + ("" if equal else "gain per pass: for each pass beyond the one of Vanilla; ")
+        + "seconds: of a run, over those of Vanilla, as the runs took them beside others.",
+        interval=over,
+        digits=2,
+    )  # fmt: skip
+    if not equal:
+        collector.figure(
+            f"{name}-cost",
+            "What each method gains, and the passes that it takes",
+            table,
+            partial(cost_plot, table),
+            height=COST_HEIGHT,
+            note="Passes: forward and backward, a step.",
+            interval=over,
+            width="double",
+        )
+    _add_best(collector, study, look)
+    return collector.exhibits
+
+
+def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
+    name = f"{study.declaration.study.name}-best"
+    try:
+        best = best_table(study.frame, look.metric, look.confidence)
+    except comparisons.ComparisonError:
+        return  # fewer than three subsets: nothing can be said of the best
+    over = (
+        f"{collector.level} for all methods at once, multiple comparisons with the best, over "
+        "training subsets"
+    )
+    words = "A method whose interval ends at 0 from below is surely not the best."
+    title = "Each method less the best of the others"
+    collector.figure(
+        name,
+        title,
+        best,
+        partial(best_plot, best),
+        height=gain_height(best),
+        note=f"{look.label}. {words}",
+        interval=over,
+        width="double",
+    )
+    collector.table(
+        name,
+        title,
+        best,
+        ["arm", "mean", "behind", "may_be_best", "n"],
+        note=words,
+        interval=over,
+        digits=2,
+    )
