@@ -324,7 +324,7 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
         methods=chosen.get("methods", {}),
         batch_norm=chosen.get("batch_norm", {}),
         planned=settings["planned"],
-        sizes=tuple(settings["sizes"]),
+        sizes=tuple(chosen.get("sizes", settings["sizes"])),
         top_k=settings.get("top_k", 4),
         note=" ".join(chosen.get("note", "").split()),
         inputs=settings.get("inputs", "pictures"),

@@ -241,7 +241,8 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     """The verdicts, and figure and table regimes."""
     shown = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
     collector = Collector(study, look)
-    sizes = settings_of(study.declaration.study.dataset).sizes
+    declared_as = study.declaration.study
+    sizes = settings_of(declared_as.dataset, _preset(declared_as)).sizes
     table = gain_table(study.frame, sizes, look.rng(), look.metric, look.confidence)
     over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
     if len(table):
@@ -266,3 +267,8 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         {**collector.exhibits.figures, **shown.figures},
         {**collector.exhibits.tables, **shown.tables},
     )
+
+
+def _preset(study: Study) -> str:
+    """The preset whose sizes a study has; one that was changed by hand has those of "quick"."""
+    return study.preset.split("+")[0] if study.preset != "own" else "quick"
