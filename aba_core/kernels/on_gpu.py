@@ -73,8 +73,8 @@ def disagreements(device: str) -> list[str]:
     rates = torch.tensor([[0.1], [0.01], [0.3]], device=device)
     correction = torch.tensor(0.7, device=device)
     own, other = ([v.clone() for v in vectors] for _ in range(2))
-    adam(*own, rates, correction, 0.01, (0.1, 0.001, 1e-8))
-    plain_adam(*other, rates, correction, 0.01, (0.1, 0.001, 1e-8))
+    for step, of in ((adam, own), (plain_adam, other)):
+        step(of[0], of[1], of[2], of[3], rates, correction, 0.01, (0.1, 0.001, 1e-8))
     if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(own, other, strict=True)):
         differing.append("Adam")
     return differing

@@ -337,7 +337,7 @@ def _adjusted(
     factor: Float[Tensor, "batch"],
     split: Selection,
 ) -> Float[Tensor, "batch *feature"]:
-    """`adjust` by the categories of a map, without making masks where C can do without."""
+    """`adjust` by the categories of a map, without masks where C or Triton does without."""
     flat = attribution.flatten(1)
     if isinstance(split, Percentiles) and adjusting.applies(x, flat):
         cuts = split.cuts(flat)
@@ -346,10 +346,8 @@ def _adjusted(
             return adjusting.adjusted(x.flatten(1), flat, cuts, changes).reshape(x.shape)
     if isinstance(split, Percentiles) and on_gpu.selects(x.flatten(1), flat):
         changes = (factor[:, None] * adjustments).to(x.dtype)
-        ranks, counts = (
-            order_of_ties(flat.shape[1], flat.device)[1],
-            split.boundaries(flat.shape[1]),
-        )
+        ranks = order_of_ties(flat.shape[1], flat.device)[1]
+        counts = split.boundaries(flat.shape[1])
         return on_gpu.moved(x.flatten(1), flat, ranks, changes, counts).reshape(x.shape)
     masks = split.masks(flat).unflatten(2, x.shape[1:])
     return adjust(x, masks, adjustments, 1.0, factor)
