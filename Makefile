@@ -8,7 +8,7 @@ DEMO_REPORTS := reports
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-browser soak lint lab bench calibrate docs lock clean
+.PHONY: help venv demo test test-slow test-browser soak lint lab bench gpu-kit calibrate docs lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ lab: venv  ## open JupyterLab on the notebooks
 
 bench: venv  ## measure speed against five peers (15 minutes); rewrites the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.bench
+
+gpu-kit: venv  ## one folder, build/gpu-kit, for a machine with a GPU and no network; there: benchmarks/gpu.sh all
+	rm -rf build/gpu-kit
+	$(BIN)/python -m benchmarks.gpu_kit build/gpu-kit
 
 calibrate: venv  ## measure how often verdicts are wrong (half an hour on 2 cores); rewrites the table in docs/statistics.md
 	$(BIN)/python -m benchmarks.calibrate

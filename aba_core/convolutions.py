@@ -179,7 +179,7 @@ class Chooser:
         wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
 
         def once(convolves: Convolves) -> None:
-            made = convolves(*leaves, stride, padding)  # type: ignore[arg-type]
+            made = convolves(*leaves, stride, padding)  # type: ignore[call-arg, arg-type]
             if wanted:
                 torch.autograd.grad(made, wanted, torch.ones_like(made))
 

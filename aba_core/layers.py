@@ -61,7 +61,7 @@ def for_single(architecture: nn.Module) -> nn.Module:
     model = copy.deepcopy(architecture)
     for module in model.modules():
         if type(module) is nn.Conv2d and _plain(module) and module.in_channels <= FEW_CHANNELS:
-            module.forward = partial(_convolve_single, module)  # type: ignore[method-assign]
+            module.forward = partial(_convolve_single, module)  # type: ignore[method-assign, arg-type]
         _fuse(module, stacked=False)
         _fuse_texts(module)
     return model

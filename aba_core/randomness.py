@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from aba_core.kernels import on_gpu
+
 # One stream per purpose. The numbers are part of every result: append, never renumber.
 PURPOSES = {
     "initialisation": 1,
@@ -108,7 +110,13 @@ def uniform(
     seed: Tensor, purpose: str, step: int | Tensor, index: Tensor
 ) -> Float64[Tensor, "*any"]:
     """Uniform draws in the open interval (0, 1), 53 bits each."""
-    return _unit_interval(random_bits(seed, purpose, step, index))
+    return _uniforms(seed + _stream(purpose), step, index)
+
+
+def _uniforms(stream: Tensor, step: int | Tensor, index: Tensor) -> Tensor:
+    if on_gpu.applies(stream, index):
+        return on_gpu.uniforms(stream, step, index)
+    return _unit_interval(_bits(stream, step, index))
 
 
 def _unit_interval(bits: Tensor) -> Tensor:
@@ -197,7 +205,7 @@ class Draws:
         )
         even = 2 * self.index
         places = torch.stack([self.index, self.index, even, even + 1])
-        return _unit_interval(_bits(streams, self.step, places))
+        return _uniforms(streams, self.step, places)
 
     def shared(self, per: str) -> Draws:
         """These draws, or one for the whole batch where `per` is "batch"."""

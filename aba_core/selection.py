@@ -160,7 +160,7 @@ def _keys(flat: Float[Tensor, "batch feature"]) -> Int64[Tensor, "batch feature"
     float's bits, which for negative ones run the other way, above the place in that order."""
     bits = (flat.float() + 0.0).view(torch.int32).long()  # −0 becomes 0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return (ordered << 32) | _order_of_ties(flat.shape[1], flat.device)[1]
+    return (ordered << 32) | order_of_ties(flat.shape[1], flat.device)[1]
 
 
 def _up_to(
@@ -169,7 +169,7 @@ def _up_to(
     """The `count` smallest features, `cut` being the largest of them, with or without ties."""
     less, equal = flat < cut, flat == cut
     left = count - less.sum(1, keepdim=True)
-    shuffled, back = _order_of_ties(flat.shape[1], flat.device)
+    shuffled, back = order_of_ties(flat.shape[1], flat.device)
     return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= left))
 
 
@@ -178,7 +178,7 @@ def _on_cpu(values: Tensor) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _order_of_ties(features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def order_of_ties(features: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """A fixed pseudo-random order of the features, and where each feature stands in it."""
     shuffled = torch.randperm(features, generator=torch.Generator().manual_seed(features))
     return shuffled.to(device), shuffled.argsort().to(device)

@@ -20,7 +20,7 @@ from torch import Tensor
 from aba_core.arms import TrainConfig
 from aba_core.attribution import Loss
 from aba_core.datasets import Split
-from aba_core.kernels import optimizer
+from aba_core.kernels import on_gpu, optimizer
 from aba_core.methods.base import Method
 from aba_core.precision import products_in
 from aba_core.randomness import Draws
@@ -237,6 +237,12 @@ def optimizer_step(
         optimizer.adam(
             parameters, gradient, moments[0], moments[1], learning_rate / first_correction,
             config.weight_decay, (1 - BETA_1, 1 - BETA_2), (1 / float(second_correction), EPSILON),
+        )  # fmt: skip
+        return
+    if config.optimizer == "adam" and on_gpu.applies(parameters, gradient):
+        on_gpu.adam(
+            parameters, gradient, moments[0], moments[1], learning_rate / first_correction,
+            second_correction, config.weight_decay, (1 - BETA_1, 1 - BETA_2, EPSILON),
         )  # fmt: skip
         return
     if config.weight_decay:

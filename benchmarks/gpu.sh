@@ -1,43 +1,53 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one resumable command: whether its numbers are right, how fast it
-# is, the published studies, and what lower precision does to results. A second call continues;
-# TIME_LIMIT (seconds) stops it between studies.
+# Everything that is asked of a machine with a GPU, in stages of less than nine minutes each.
+#
+#   benchmarks/gpu.sh STAGE [FOLDER]     STAGE: parity graphs kernels speed mnist rest, or all
+#
+# Results go to FOLDER (default: $OUT, else results/gpu), with the studies' runs packed into
+# results.tar.gz there. A second call goes on: from what FOLDER holds, or from a results.tar.gz and
+# the stages' .json in a folder `previous` beside the kit. DEVICE=cpu rehearses at tiny sizes.
+# The stages are untried on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-TIME_LIMIT=${TIME_LIMIT:-1500}
-RESULTS=${RESULTS:-results/gpu}
-PYTHON=${PYTHON:-.venv/bin/python}
-mkdir -p "$RESULTS"
-start=$(date +%s)
-"$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "no GPU is visible to torch here")'
+STAGE=${1:?give a stage: parity, graphs, kernels, speed, mnist, rest, or all}
+FOLDER=${2:-${OUT:-results/gpu}}
+DEVICE=${DEVICE:-cuda}
+LIMIT=${LIMIT:-520}
+PYTHON=${PYTHON:-python3}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
+export ABA_DATA_MIRROR=${ABA_DATA_MIRROR:-$PWD/data/mirror}
+WORK=${WORK:-$(mktemp -d)}  # what is unpacked and not packed again
+mkdir -p "$FOLDER" "$WORK/out"
 
-"$PYTHON" -m pytest -q tests/test_gpu.py || echo "a GPU's numbers differ from a CPU's here: see above"
-# Graphs are used where they give the same numbers as ordinary steps.
-graphs=()
-if "$PYTHON" -m pytest -q tests/test_gpu.py -k graphs; then graphs=(--graphs); fi
-if [ ! -e "${RESULTS%/}-speed.json" ]; then
-  "$PYTHON" -m benchmarks.bench --only gpu --rounds 3 --json "${RESULTS%/}-speed.json"
+# Wheels that the kit brings for packages missing here.
+if compgen -G "wheels/*.whl" >/dev/null && [ ! -e "$WORK/site" ]; then
+  "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$WORK/site" wheels/*.whl
 fi
+if [ -d "$WORK/site" ]; then export PYTHONPATH=$PYTHONPATH:$WORK/site; fi
 
-run() {  # study, data set, preset, further arguments
-  local used=$(( $(date +%s) - start ))
-  if [ "$used" -ge "$TIME_LIMIT" ]; then
-    echo "stopped before $1 on $2 after $used s; the same command continues"
-    exit 0
+for before in previous "$FOLDER"; do
+  if [ -d "$before" ]; then
+    find "$before" -maxdepth 1 -name '*.json' -exec cp {} "$WORK/out/" \;
+    if [ -e "$before/results.tar.gz" ]; then tar xzf "$before/results.tar.gz" -C "$WORK/out"; fi
   fi
-  timeout --signal=INT $(( TIME_LIMIT - used )) "$PYTHON" -m analysis.cli run "$1" --dataset "$2" \
-    --preset "$3" --device cuda --results "$RESULTS" "${graphs[@]}" "${@:4}" \
-    || echo "$1 on $2 is not finished"
-}
-for dataset in mnist news cifar10; do
-  # A run of vgg16 on CIFAR-10 is 1600 TFLOP (vgg11 on MNIST: 95): 225 of them in full precision
-  # would take hours.
-  precision=full
-  if [ "$dataset" = cifar10 ]; then precision=${CIFAR10_PRECISION:-bf16}; fi
-  for study in tension isolation benchmark benchmark-bn; do
-    run "$study" "$dataset" published --set precision="$precision"
-  done
 done
-for precision in full tf32 bf16; do
-  run tension digits standard --set precision="$precision"
+
+keep() {
+  find "$WORK/out" -maxdepth 1 -name '*.json' -exec cp {} "$FOLDER/" \;
+  if [ -d "$WORK/out/results" ]; then
+    tar czf "$FOLDER/.results.tmp" -C "$WORK/out" results && mv "$FOLDER/.results.tmp" "$FOLDER/results.tar.gz"
+  fi
+}
+trap keep EXIT
+
+began=$(date +%s)
+stages=$STAGE
+if [ "$STAGE" = all ]; then stages="parity graphs kernels speed mnist rest"; fi
+for stage in $stages; do
+  left=$(( LIMIT - ($(date +%s) - began) ))
+  if [ "$left" -lt 15 ]; then echo "stopped before $stage; the same command goes on"; exit 3; fi
+  if [ "$stage" = kernels ] && [ "$left" -gt 60 ]; then left=60; fi
+  code=0
+  "$PYTHON" -m benchmarks.on_gpu "$stage" --out "$WORK/out" --device "$DEVICE" --limit "$left" || code=$?
+  if [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then exit "$code"; fi
 done

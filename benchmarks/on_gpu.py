@@ -1,6 +1,6 @@
-"""What a machine with a GPU is asked, in stages that each end within their limit and go on where they
-stopped: whether its numbers are right, what recording changes, which kernels are fast, how fast it
-is, and the published studies.
+"""What a machine with a GPU is asked, in stages that each end within their limit and go on where
+they stopped: whether its numbers are right, what recording changes, which kernels are fast, how
+fast it is, and the published studies.
 
     python -m benchmarks.on_gpu STAGE --out FOLDER [--device cuda] [--limit SECONDS]
 

@@ -19,6 +19,9 @@ MANY_ARGUMENTS = {
     ("showing", "report"),
     ("showing", "figures_"),
     ("batch", "report"),
+    # What runs on a GPU takes a pointer or a number at a time.
+    ("fused_triton", "moved"),
+    ("fused_triton", "adam"),
 }
 
 

@@ -103,7 +103,7 @@ def state(step):
 def like_a_gpu(monkeypatch):
     monkeypatch.setattr(selection, "_on_cpu", lambda values: False)
     monkeypatch.setenv("ABA_KERNELS", "off")
-    selection._order_of_ties.cache_clear()
+    selection.order_of_ties.cache_clear()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -27,11 +27,11 @@ from aba_core.attribution import (
 )
 from aba_core.checks import warn_of_units
 from aba_core.identity import Use
-from aba_core.kernels import adjusting
+from aba_core.kernels import adjusting, on_gpu
 from aba_core.methods.base import Method
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed, choice
-from aba_core.selection import Percentiles, Selection, SignSplit, categorize
+from aba_core.selection import Percentiles, Selection, SignSplit, categorize, order_of_ties
 from aba_core.sites import INPUT, Tail
 
 # On a GPU, `ABA` looks at values in every so manieth call: each look halts the stream of work.
@@ -337,13 +337,18 @@ def _adjusted(
     factor: Float[Tensor, "batch"],
     split: Selection,
 ) -> Float[Tensor, "batch *feature"]:
-    """`adjust` by the categories of a map, without making masks where C can do without."""
+    """`adjust` by the categories of a map, without masks where C or Triton does without."""
     flat = attribution.flatten(1)
     if isinstance(split, Percentiles) and adjusting.applies(x, flat):
         cuts = split.cuts(flat)
         if cuts is not None:
             changes = factor[:, None] * adjustments
             return adjusting.adjusted(x.flatten(1), flat, cuts, changes).reshape(x.shape)
+    if isinstance(split, Percentiles) and on_gpu.selects(x.flatten(1), flat):
+        changes = (factor[:, None] * adjustments).to(x.dtype)
+        ranks = order_of_ties(flat.shape[1], flat.device)[1]
+        counts = split.boundaries(flat.shape[1])
+        return on_gpu.moved(x.flatten(1), flat, ranks, changes, counts).reshape(x.shape)
     masks = split.masks(flat).unflatten(2, x.shape[1:])
     return adjust(x, masks, adjustments, 1.0, factor)
 
