@@ -19,6 +19,7 @@ _DECLARED_IN = {
     "matched": ("matched", "declare"),
     "tuned": ("tuned", "declare"),
     "comparators": ("comparators", "declare"),
+    "attributions": ("attributions", "declare"),
     "baselines": ("baselines", "declare"),
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
