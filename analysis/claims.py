@@ -105,6 +105,8 @@ def judged(
         main = by_metric.get(look.metric, [])
         on_test = by_metric.get(METRICS[1], [None] * len(main))
         for verdict, tested in zip(main, on_test, strict=True):
+            if verdict.hypothesis.metric:  # it is about neither
+                tested = None
             entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
     return entries
 

@@ -15,16 +15,12 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -39,6 +35,10 @@ from aba_core.identity import (
     trust,
     version_of,
 )
+from analysis.declared import Comparison, Declared, Plain
+from analysis.declared import Contrast as Contrast  # what a study is declared with, in one place
+from analysis.declared import Correlation as Correlation
+from analysis.declared import Slope as Slope
 from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
@@ -91,24 +91,6 @@ _NO_IDENTITY = {"seeds", "preset", "note", "room", "baseline"}
 _AT_LEAST = re.compile(r"at least ([1-9]\d{0,3})")
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Declared(_Plain):
-    """Plain data that is hashed. Fields added later are written only where they say something, so
-    that what was declared before keeps its hash."""
-
-    @model_serializer(mode="wrap")
-    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        default = {"paired": False, "squares": (), "looks": 0}
-        return {
-            name: value
-            for name, value in write(self).items()
-            if name not in default or getattr(self, name) != default[name]
-        }
-
-
 # An arm in a study: read from the plain data of a file, and dumped as such.
 StudyArm = Annotated[Arm, PlainValidator(lambda given: _arm(given)), PlainSerializer(Arm.data)]
 
@@ -120,14 +102,14 @@ def _arm(given: Any) -> Arm:
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Frozen(_Plain):
+class Frozen(Plain):
     """Frozen evaluation of every trained model: strengths, and which features are low or high."""
 
     strengths: tuple[Strength, ...] = Field(min_length=1, max_length=1000)
     target: str = "loss"
 
 
-class TunedClass(_Plain):
+class TunedClass(Plain):
     """Arms that are tuned together. values: what is tried, {field: values} of the method or of the
     training, all combinations; without any, the strengths of `Tuning`."""
 
@@ -136,7 +118,7 @@ class TunedClass(_Plain):
     values: dict[str, tuple[str | float | int, ...]] = {}
 
 
-class Tuning(_Plain):
+class Tuning(Plain):
     """What is tried for each class of arms on validation, with seeds that are never reported.
 
     strengths: of all classes that name no values of their own. classes: by default every arm but
@@ -148,81 +130,27 @@ class Tuning(_Plain):
     classes: tuple[TunedClass, ...] = ()
 
 
-class Contrast(_Declared):
-    """One comparison of arms: a weighted sum of their mean accuracies (points).
-
-    weights: {arm: weight}. unit: what is repeated. "run": each arm's runs. "adjustment": the arms
-    with positive weight against those with negative, each by its mean. "measured": the same, with
-    groups of adjustments in place of arms, as a frozen model's change of loss sorts them.
-    minus_best_of: lists of arms; the truly best of each is taken away (averaged over the lists),
-    see `comparisons.best_of`. paired: runs of one seed are pairs also where all arms share one
-    training subset; arms that ran on the same several subsets are always compared within them.
-    """
-
-    label: str
-    weights: dict[str, float]
-    unit: Literal["run", "adjustment", "measured"] = "run"
-    minus_best_of: tuple[tuple[str, ...], ...] = ()
-    paired: bool = False
-
-    @property
-    def arms(self) -> set[str]:
-        """Arms that must have runs."""
-        named = set() if self.unit == "measured" else set(self.weights)
-        return named.union(*self.minus_best_of)
-
-
-class Slope(_Declared):
-    """How mean accuracy changes with one property of arms (points a unit), the others held.
-
-    term: the property asked about. covariates: {arm: {property: value}}, the same properties for
-    all. The arm is the unit: arms that differ in nothing but chance differ by themselves. squares:
-    properties whose squares are held as well; the verdict is the declared model's, and where it has
-    no squares the one with all of them is shown beside it.
-    """
-
-    label: str
-    term: str
-    covariates: dict[str, dict[str, float]]
-    squares: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _about_properties(self) -> Slope:
-        known = sorted(set().union(*self.covariates.values()))
-        for what, names in (("term", (self.term,)), ("squares", self.squares)):
-            for name in names:
-                if name not in known or (what == "squares" and name == self.term):
-                    others = [one for one in known if what == "term" or one != self.term]
-                    raise ValueError(
-                        f"{what} of {self.label!r} is {name!r}; known: {', '.join(others)}"
-                    )
-        return self
-
-    @property
-    def arms(self) -> set[str]:
-        """Arms that must have runs."""
-        return set(self.covariates)
-
-
-class Hypothesis(_Declared):
+class Hypothesis(Declared):
     """A claim and how it is judged, declared before its runs.
 
     statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, "any"
     may, or "at least K"; the levels make a wrong verdict of the family as rare as of one (see
     `rules.at_least`). Or a function of one's own as "module:function". direction, margin: see
     `statistics.decide`; effects below the margin (points) are not worth having. n: seeds planned
-    for each arm. looks: how often it may be judged while runs are added, 0 where the number of runs
+    for each arm. metric: the column that it is about, where not that which results are judged by.
+    looks: how often it may be judged while runs are added, 0 where the number of runs
     is fixed; see `sequential`. rules_version: of the rules that it is declared under.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     statement: str
     estimand: str
-    comparisons: tuple[Contrast | Slope, ...] = Field(min_length=1)
+    comparisons: tuple[Comparison, ...] = Field(min_length=1)
     rule: str = "all"
     direction: Literal["greater", "less", "different", "equivalent"] = "greater"
     margin: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     n: int = Field(ge=2)
+    metric: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
     looks: int = Field(default=0, ge=0, le=MOST_LOOKS)
     rules_version: int = Field(default=RULES_VERSION, ge=1, le=RULES_VERSION)
 
@@ -283,7 +211,7 @@ def check_count(seeds: int) -> int:
     return seeds
 
 
-class Study(_Plain):
+class Study(Plain):
     """One experiment: config (fields of `aba_core.TrainConfig`), arms, seeds.
 
     hypotheses: what the runs are to decide.

@@ -22,8 +22,8 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "tuned, comparators, attributions, baselines, variance, mechanism, variability, "
-            "variability-linear, or a YAML or Python file.",
+            "tuned, comparators, attributions, quality, baselines, variance, mechanism, "
+            "variability, variability-linear, or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,

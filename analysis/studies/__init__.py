@@ -20,6 +20,7 @@ _DECLARED_IN = {
     "tuned": ("tuned", "declare"),
     "comparators": ("comparators", "declare"),
     "attributions": ("attributions", "declare"),
+    "quality": ("quality", "declare"),
     "baselines": ("baselines", "declare"),
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
