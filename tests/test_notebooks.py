@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("notebooks")
 NAMES = reports.notebooks()
 FIGURES = {
     "00_claims": {"claims"},
-    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups", "explorer"},
+    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups", "explorer", "all-maps"},
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
@@ -36,6 +36,7 @@ FIGURES = {
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
+    "11_attributions": {"attributions", "quality"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -52,12 +53,15 @@ TABLES = {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
     "09_your_own": {"own-arms", "own-groups"},
+    "11_attributions": {
+        *("attributions", "attributions-verdicts", "quality", "agreement", "changes"),
+    },
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.
 STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
-    *("mechanism", "variability", "variability-linear"),
+    *("mechanism", "variability", "variability-linear", "attributions", "quality"),
 )
 # These take no data set by name: what they export is named for their own data, or for all.
 NAMED = {"00_claims": "all", "09_your_own": "own"}
