@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ FIGURES = {
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
-    "11_attributions": {"attributions", "quality"},
+    "11_attributions": {"attributions"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -53,15 +54,14 @@ TABLES = {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
     "09_your_own": {"own-arms", "own-groups"},
-    "11_attributions": {
-        *("attributions", "attributions-verdicts", "quality", "agreement", "changes"),
-    },
+    # The study of their quality is shown too where there is one; it takes longer to train.
+    "11_attributions": {"attributions", "attributions-verdicts"},
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.
 STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
-    *("mechanism", "variability", "variability-linear", "attributions", "quality"),
+    *("mechanism", "variability", "variability-linear", "attributions"),
 )
 # These take no data set by name: what they export is named for their own data, or for all.
 NAMED = {"00_claims": "all", "09_your_own": "own"}
@@ -94,6 +94,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # What is judged within subsets needs three of them.
         seeds = (0, 1, 2) if study.hypotheses else (0, 1)
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": seeds}
+        changes["arms"] = tuple(replace(arm, config=()) for arm in study.arms)  # none has more
         if study.frozen:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
             changes["frozen"] = few

@@ -206,7 +206,8 @@ def quality_table(
 def quality_plot(
     table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
 ) -> Axes:
-    """What All gains with each map, by the map's DiffROAR, with intervals of both.
+    """What All gains with each map, by the map's DiffROAR, with intervals of both. Marks have the
+    maps' numbers, whose names stand beside the axes.
 
     table: from `quality_table`.
     """
@@ -215,16 +216,20 @@ def quality_plot(
     known = table.dropna(subset=["diffroar", "gain"])
     across = figures.limits_of(known.assign(zero=0.0), ["diffroar", "zero"]) or (-1.0, 1.0)
     up = figures.limits_of(known.assign(zero=0.0), ["gain", "zero"]) or (-1.0, 1.0)
-    for row in known.to_dict("records"):
+    names = []
+    for number, row in enumerate(known.to_dict("records"), 1):
+        names.append(f"{number}  {row['map']}")
         ends = np.clip([row["diffroar_low"], row["diffroar_high"]], *across)
         ax.plot(ends, [row["gain"]] * 2, color="0.8", lw=0.7 * width, zorder=1)
         ends = np.clip([row["gain_low"], row["gain_high"]], *up)
         ax.plot([row["diffroar"]] * 2, ends, color="0.8", lw=0.7 * width, zorder=1)
-        ax.plot(row["diffroar"], row["gain"], "o", color="black", ms=0.6 * marker, zorder=3)
+        ax.plot(row["diffroar"], row["gain"], "o", color="black", ms=0.5 * marker, zorder=3)
         ax.annotate(
-            row["map"], (row["diffroar"], row["gain"]), (2, 2), textcoords="offset points",
-            size=0.7 * text, zorder=4,
+            str(number), (row["diffroar"], row["gain"]), (2, 2), textcoords="offset points",
+            size=0.75 * text, zorder=4,
         )  # fmt: skip
+    beside = ax.transAxes
+    ax.text(1.02, 1, "\n".join(names), transform=beside, size=0.75 * text, va="top")
     ax.set_xlim(across)
     ax.set_ylim(up)
     ax.axhline(0, color="0.4", lw=0.6 * width, zorder=0)
