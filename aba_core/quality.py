@@ -147,7 +147,8 @@ def curves(logits: Logits, x: Tensor, maps: Map) -> dict[str, float]:
     deletion are good."""
     with torch.no_grad():
         classes = logits(x).argmax(1, keepdim=True)
-        inserted, deleted = [], []
+        inserted: list[float] = []
+        deleted: list[float] = []
         for step in range(STEPS + 1):
             top = largest(maps, step / STEPS) if 0 < step < STEPS else torch.full_like(x, step > 0)
             for shown, kept in ((inserted, top.bool()), (deleted, ~top.bool())):
