@@ -222,6 +222,29 @@ class Objective:
         numbers = objective(logits, repeated[0], repeated[1], self._loss)  # type: ignore[arg-type]
         return torch.stack(numbers.chunk(copies, batch))
 
+    @property
+    def labels(self) -> Tensor:
+        """True classes, or whatever the loss takes."""
+        return self._labels
+
+    def of_replica(self, replica: int | None) -> Objective:
+        """The same objective for one replica of the stack, its classes chosen; None: as it is."""
+        if replica is None:
+            return self
+        part = copy.copy(self)
+        part._labels = self._labels[replica]
+        part._classes = None if self._classes is None else self._classes[replica]
+        return part
+
+    def number(self, logits: Tensor, labels: Tensor, rows: Tensor) -> Float[Tensor, "copy"]:
+        """What is explained, of logits [copy, class] of copies of samples. rows: which samples."""
+        classes = None if self._classes is None else self._classes[rows]
+        return objective(logits, labels, classes, self._loss)
+
+    def class_of(self, row: Tensor) -> Tensor:
+        """The attributed class of a sample; for target "loss" the true one."""
+        return (self._labels if self._classes is None else self._classes)[row]
+
     def rewritten(self, transform: Transform) -> Objective:
         """The same objective of the model with its way back changed."""
         changed = copy.copy(self)

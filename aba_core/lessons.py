@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.arms import Arm, TrainConfig
+from aba_core.attribution import MAPS, attribute
 from aba_core.datasets import DATASETS, Split, Splits, dataset_status, load_dataset
 from aba_core.evaluation import frozen
 from aba_core.inspection import Inspection, inspect_sample
 from aba_core.methods.aba import MENDABA, Augmentation
+from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, Selection, SignSplit
 from aba_core.training import Runs, train
 
@@ -181,3 +183,20 @@ class SmallModels:
             "class_names": splits.class_names,
             "display": (lambda x: (x * std + mean) / 255) if splits.input_shape[0] == 3 else None,
         }
+
+    def maps(self, choice: Any) -> dict[str, np.ndarray | str]:
+        """The sample's map by every method, for the choice's target, or why there is none. Nine
+        more samples are the others of its batch, of which some methods make baselines."""
+        samples = self.splits(choice.dataset).validation
+        rows = (choice.sample + torch.arange(min(10, len(samples)))) % len(samples)
+        x, y = samples.batch(rows), samples.y[rows]
+        model = self.model(choice.dataset, choice.model)
+        draws = Draws.single(0, choice.draw, len(x), x.device)
+        found: dict[str, np.ndarray | str] = {}
+        for method in MAPS:
+            try:
+                made = attribute(model, x, y, method, choice.target, draws=draws)
+                found[method] = made[0].numpy()
+            except ValueError as error:
+                found[method] = str(error).partition(";")[0]
+        return found

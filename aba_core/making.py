@@ -37,6 +37,11 @@ class Maker(Protocol):
         """Inputs to the layer's output; inputs and that output to logits."""
         ...
 
+    def modules(self, x: Tensor) -> list[nn.Module]:
+        """Each replica as an ordinary module with values of its own. x: what is attributed.
+        ValueError at a layer whose rest needs the input as well."""
+        ...
+
 
 def _same(x: Tensor) -> Tensor:
     return x
@@ -51,6 +56,11 @@ def sharing(model: nn.Module) -> nn.Module:
         if value is not None
     ]
     return copy.deepcopy(model, {id(value): value for value in tensors})
+
+
+def _check_whole(pack: Pack, x: Tensor) -> None:
+    if pack(x).shape != x.shape:
+        raise ValueError("this map is made of whole models; needed: site: input")
 
 
 def _packed(x: Tensor, h: Tensor, lead: int) -> Tensor:
@@ -80,6 +90,10 @@ class ModuleMaker:
 
         return lambda x: head(self._pack(x)), logits
 
+    def modules(self, x: Tensor) -> list[nn.Module]:
+        _check_whole(self._pack, x)
+        return [copy.deepcopy(self.architecture)]
+
 
 class ReplicasMaker:
     """Some replicas of a stack. pack: what they take in, from what is attributed."""
@@ -107,6 +121,11 @@ class ReplicasMaker:
             return rest(_packed(x, h, 2))
 
         return lambda x: head(self._pack(x)), logits
+
+    def modules(self, x: Tensor) -> list[nn.Module]:
+        _check_whole(self._pack, x)
+        rows = range(len(self._replicas))[self._rows]
+        return [self._replicas.model(row) for row in rows]
 
 
 def _transformed(model: nn.Module, transform: Transform) -> nn.Module:

@@ -498,7 +498,11 @@ def _finish(
         "status": ["finished" if good else "diverged" for good in finite.tolist()],
     }
     _record(runs.rows, members, setting, steps, metrics, extra)
-    for number, member in enumerate(members):
+    for number, (member, row) in enumerate(zip(members, runs.rows[-len(members) :], strict=True)):
+        if member.method is not None and finite[number]:
+            row |= member.method.measured(
+                replicas.model(number), setting.config, setting.splits, member.seed
+            )
         runs._models[member.arm.name, member.seed] = partial(replicas.model, number)
         if setting.keep_logits:
             runs.logits[member.arm.name, member.seed] = logits[number].cpu()

@@ -115,6 +115,8 @@ def judged(
         main = by_metric.get(METRICS[0] if frozen_models else look.metric, [])
         on_test = by_metric.get(METRICS[1], [None] * len(main))
         for verdict, tested in zip(main, on_test, strict=True):
+            if verdict.hypothesis.quantity:  # it is about neither accuracy
+                tested = None
             entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
     return entries
 

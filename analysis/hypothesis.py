@@ -121,6 +121,27 @@ class Slope(_Declared):
         return set(self.covariates)
 
 
+class Correlation(_Declared):
+    """Spearman's rank correlation of two quantities over units that each have two arms, times 100.
+
+    pairs: {unit: (arm, other arm)}. of: the column that the first arms' runs are looked at by; the
+    second's are by the column that results are judged by. The unit is the replicate: the interval
+    holds for other units of their kind.
+    """
+
+    label: str
+    pairs: dict[str, tuple[str, str]] = Field(min_length=5)
+    of: str
+
+    @property
+    def arms(self) -> set[str]:
+        """Arms that must have runs."""
+        return {arm for pair in self.pairs.values() for arm in pair}
+
+
+Comparison = Contrast | Slope | Correlation
+
+
 class Hypothesis(_Declared):
     """A claim and how it is judged, declared before its runs.
 
@@ -137,7 +158,7 @@ class Hypothesis(_Declared):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     statement: str
     estimand: str
-    comparisons: tuple[Contrast | Slope, ...] = Field(min_length=1)
+    comparisons: tuple[Comparison, ...] = Field(min_length=1)
     rule: str = "all"
     direction: Literal["greater", "less", "different", "equivalent", "not worse"] = "greater"
     margin: float = Field(default=0.5, ge=0, allow_inf_nan=False)

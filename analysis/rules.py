@@ -17,20 +17,28 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from analysis import comparisons, scopes, sequential, slopes, statistics, tables
+from analysis import comparisons, correlations, scopes, sequential, slopes, statistics, tables
 from analysis.comparisons import Bounds, ComparisonError, Grid
-from analysis.hypothesis import RULES_VERSION, Contrast, Hypothesis, Slope, needed_of, rule_at
+from analysis.effects import effect_of as effect_of
+from analysis.effects import smallest_detectable as smallest_detectable
+from analysis.hypothesis import (
+    RULES_VERSION,
+    Comparison,
+    Contrast,
+    Correlation,
+    Hypothesis,
+    Slope,
+    needed_of,
+    rule_at,
+)
 from analysis.results import StudyResult, group_runs
 from analysis.statistics import Interval
-
-POWER = 0.8
 
 
 class RuleError(ValueError):
@@ -165,15 +173,31 @@ def test(
     Raises RuleError where the rule gives no ruling; one that cannot be imported leaves the
     hypothesis not tested.
     """
-    grid = comparisons.grid_of(runs, metric)
-    return Judge(hypothesis, grid, rng, confidence, measured, look, declared).verdict()
+    grid_of = _grids(runs)
+    grid = grid_of(hypothesis.quantity or metric)
+    return Judge(
+        hypothesis, grid, rng, confidence, measured, look, declared, grid_of=grid_of
+    ).verdict()
+
+
+def _grids(runs: pd.DataFrame) -> Callable[[str], Grid]:
+    """Runs as a grid of any of their columns; an empty one where they lack it."""
+
+    @cache
+    def grid_of(metric: str) -> Grid:
+        return comparisons.grid_of(
+            runs if metric in runs else runs.assign(**{metric: np.nan}), metric
+        )
+
+    return grid_of
 
 
 @dataclass
 class Judge:
     """One hypothesis and what is known of its comparisons, whose bounds are found once.
 
-    grid: from `comparisons.grid_of`. For the rest see `test`. problem: why it cannot be tested.
+    grid: of the metric that it is about; grid_of: of any other. For the rest see `test`.
+    problem: why it cannot be tested.
     """
 
     hypothesis: Hypothesis
@@ -185,6 +209,7 @@ class Judge:
     declared: str = ""
     problem: str = ""
     bounds: list[Bounds] = field(default_factory=list)
+    grid_of: Callable[[str], Grid] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         one = self.hypothesis
@@ -203,9 +228,11 @@ class Judge:
         except (ComparisonError, RuleError) as error:
             self.problem = str(error)
 
-    def _bounds(self, comparison: Contrast | Slope, rng: np.random.Generator) -> Bounds:
+    def _bounds(self, comparison: Comparison, rng: np.random.Generator) -> Bounds:
         if isinstance(comparison, Slope):
             return slopes.bounds(comparison, self.grid, rng)
+        if isinstance(comparison, Correlation):
+            return correlations.bounds(comparison, self.grid_of(comparison.of), self.grid, rng)
         if comparison.of == "spread":
             return comparisons.spread(self.grid, comparison.weights)
         if comparison.unit == "run":
@@ -224,7 +251,7 @@ class Judge:
             sides[weight > 0] += [float(means[arm]) for arm in arms if arm in means]
         return comparisons.groups(sides[True], sides[False])
 
-    def _seeds_only(self, comparison: Contrast | Slope) -> Interval:
+    def _seeds_only(self, comparison: Comparison) -> Interval:
         """For the same training subsets, where that can be told; NaN else."""
         if isinstance(comparison, Contrast) and (comparison.unit, comparison.of) == ("run", "mean"):
             if (
@@ -315,7 +342,7 @@ def look_of(hypothesis: Hypothesis, grid: Grid) -> int:
 
 
 def _row(
-    comparison: Contrast | Slope,
+    comparison: Comparison,
     bounds: Bounds,
     hypothesis: Hypothesis,
     support: float,
@@ -369,36 +396,6 @@ def _row(
     }
 
 
-EFFECTS = ("worth having", "exists", "negligible", "reversed", "open")
-
-
-def effect_of(interval: Interval, margin: float, direction: str) -> str:
-    """What an interval says of an effect, in a word or two.
-
-    "worth having": beyond the margin; "exists": beyond 0; "negligible": within ±margin, also where
-    it exists; "reversed": surely on the other side of 0 than claimed, a harm, also where it is
-    negligible; "open": none of these.
-    """
-    low, high = (
-        (-interval.high, -interval.low) if direction == "less" else (interval.low, interval.high)
-    )
-    one_sided = direction in ("greater", "less")
-    if (one_sided and high < 0) or (direction == "not worse" and high < -margin):
-        return "reversed"
-    if -margin < low and high < margin:
-        return "negligible"
-    if low > margin or (not one_sided and high < -margin):
-        return "worth having"
-    return "exists" if low > 0 or (not one_sided and high < 0) else "open"
-
-
-def smallest_detectable(interval: Interval, power: float = POWER) -> float:
-    """The smallest effect (points) whose interval would exclude 0 with this power, as a normal
-    error of the interval's width has it. NaN where there is no interval."""
-    reach = stats.norm.ppf((1 + interval.confidence) / 2)
-    return float((interval.high - interval.low) / 2 * (reach + stats.norm.ppf(power)) / reach)
-
-
 # {unit: what is counted}
 _UNITS = {
     "run": "runs in all",
@@ -406,6 +403,7 @@ _UNITS = {
     "subset": "training subsets",
     "adjustment": "adjustments",
     "set": "sets",
+    "map": "maps",
 }
 
 
@@ -496,14 +494,18 @@ def test_all(
     correction over all of them. Arguments: see `test`."""
     declared = declared_when(study)
     hypotheses = study.declaration.study.hypotheses
-    grids: dict[str, Grid] = {}
+    grid_of = _grids_of(study)
     judges = []
     for hypothesis, stream in zip(hypotheses, rng.spawn(len(hypotheses)), strict=True):
-        quantity = hypothesis.quantity or metric
-        grid = grids.setdefault(quantity, _grid(study, quantity))
         version = hypothesis.rules_version
         older = f", under version {version} of the rules" * (version < RULES_VERSION)
-        judges.append(Judge(hypothesis, grid, stream, confidence, measured, look, declared + older))
+        grid = grid_of(hypothesis.quantity or metric)
+        judges.append(
+            Judge(
+                hypothesis, grid, stream, confidence, measured, look, declared + older,
+                grid_of=grid_of,
+            )
+        )  # fmt: skip
     kept = {verdict: _holm(judges, verdict, confidence) for verdict in ("refuted", "supported")}
     return [
         replace(
@@ -516,10 +518,10 @@ def test_all(
     ]
 
 
-def _grid(study: StudyResult, quantity: str) -> Grid:
-    """A quantity of a study's runs; of frozen models by group, see `results.group_runs`."""
+def _grids_of(study: StudyResult) -> Callable[[str], Grid]:
+    """A study's runs as a grid of any column; frozen models by group, see `results.group_runs`."""
     frozen = bool(study.declaration.study.frozen) and len(study.frame)
-    return comparisons.grid_of(group_runs(study.frame) if frozen else study.frame, quantity)
+    return _grids(group_runs(study.frame) if frozen else study.frame)
 
 
 def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:

@@ -249,4 +249,4 @@ def explore(page: Page, start: Choice, models: Any) -> None:
     def seen(choice: Choice) -> View:
         return look(models, choice)
 
-    explorer.show(page, start, seen, models.samples(), models.names(), standing)
+    explorer.show(page, start, seen, models.samples(), models.names(), standing, models.maps)

@@ -1,11 +1,12 @@
 """Measure what each method costs: its training step over Vanilla's, for every kind there is.
 
     OMP_NUM_THREADS=1 python -m benchmarks.methods
+    OMP_NUM_THREADS=1 python -m benchmarks.methods --maps    # ABA with every attribution map
 
 Digits' shape, the small CNN with batch norm, seven replicas side by side, one thread; processor
 time, in turns with Vanilla; medians, and the range of the turns' own ratios. Word dropout is
 measured on texts of 64 tokens × 8 with the text CNN. Loading, initialisation and the first quarter
-of the steps are left out. Rewrites the table in benchmarks/README.md.
+of the steps are left out. Rewrites its table in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 import torch
 
 from aba_core import METHODS, Arm, TrainConfig, train
+from aba_core.attribution import MAPS
 from aba_core.methods.base import method_of, stand_ins
 from benchmarks.bench import made_up
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- cost of each method: begin -->", "<!-- cost of each method: end -->"
+MAPS_BEGIN, MAPS_END = "<!-- cost of each map: begin -->", "<!-- cost of each map: end -->"
+SAMPLES = 8  # of maps that average over them, as in the study of maps
 STEPS, BATCH, REPLICAS = 40, 32, 7
 PICTURES, TEXTS = (1, 8, 8), (64, 8)
 
@@ -65,23 +69,50 @@ def rows(turns: int) -> list[str]:
     return lines
 
 
+def rows_of_maps(turns: int) -> list[str]:
+    """The rows of ABA with every map, and with lagged ones."""
+    lines = []
+    seconds(None, PICTURES)
+    arms: dict[str, dict[str, Any]] = {str(name): {"attribution": name} for name in MAPS}
+    for name, given in {"gradient, lagged": {"lagged": True}, **arms}.items():
+        method = method_of(
+            {"kind": "aba", "adjustments": "all", "target": "loss", **given}
+            | {"attribution_samples": SAMPLES}
+        )
+        assert method is not None
+        pairs = [(seconds(None, PICTURES), seconds(method, PICTURES)) for _ in range(turns)]
+        ratios = sorted(after / before for before, after in pairs)
+        lines.append(
+            f"| `{name}` | {method.passes():.3g} "
+            f"| **{statistics.median(ratios):.2f}** [{ratios[0]:.2f}, {ratios[-1]:.2f}] |"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--maps", action="store_true", help="of maps in place of methods")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     table = [
         f"Measured on {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, one thread; medians "
         f"of {chosen.turns} turns, ranges in brackets.",
         "",
-        "| method | kind | passes a step | step over Vanilla's |",
-        "|---|---|---|---|",
-        *rows(chosen.turns),
     ]
+    if chosen.maps:
+        begin, end = MAPS_BEGIN, MAPS_END
+        table += ["| map | passes a step | step over Vanilla's |", "|---|---|---|"]
+        table += rows_of_maps(chosen.turns)
+    else:
+        begin, end = BEGIN, END
+        table += ["| method | kind | passes a step | step over Vanilla's |", "|---|---|---|---|"]
+        table += rows(chosen.turns)
     text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(before + BEGIN + "\n" + "\n".join(table) + "\n" + END + after, "utf-8")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    README.write_text(before + begin + "\n" + "\n".join(table) + "\n" + end + after, "utf-8")
 
 
 if __name__ == "__main__":

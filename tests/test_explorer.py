@@ -187,6 +187,50 @@ def test_a_picture_does_not_depend_on_those_before():
         assert panel.image.value == fresh.png(), panel.choice
 
 
+MAPS = {"gradient": np.ones((1, 4, 5)), "smoothgrad": -np.ones((1, 4, 5)), "layer_cam": "no layer"}
+
+
+def test_all_maps_of_a_sample_are_shown_side_by_side_where_they_are_asked_for():
+    asked: list[Choice] = []
+
+    def maps(choice: Choice):
+        asked.append(choice)
+        return MAPS
+
+    panel = Panel(Choice(model="a"), lambda _: view(), {"digits": 9}, ("a",), lambda _: None, maps)
+    assert not asked and panel.side_by_side.layout.display == "none"
+    panel.all_maps.value = True
+    first = bytes(panel.side_by_side.value)
+    assert first.startswith(b"\x89PNG") and panel.side_by_side.layout.display == ""
+    panel.controls["method"].value = "smoothgrad"  # another frame
+    assert bytes(panel.side_by_side.value) != first and asked[-1].method == "smoothgrad"
+    panel.all_maps.value = False
+    assert panel.side_by_side.layout.display == "none" and len(asked) == 2
+
+
+def test_a_method_without_a_map_says_why_and_the_others_are_scaled_by_their_size():
+    figure = explorer.draw_maps(Choice(), view(), MAPS)
+    said = {ax.get_title(): ax for ax in figure.axes if ax.get_visible()}
+    assert set(said) == {"input: name of class 1", "gradient", "smoothgrad", "layer cam"}
+    assert [text.get_text() for text in said["layer cam"].texts] == ["no layer"]
+    assert (said["smoothgrad"].images[0].get_array() == -1).all()
+
+
+def test_every_map_of_a_lesson_is_that_of_the_method_on_the_sample_alone():
+    from aba_core.lessons import SmallModels
+    from analysis import teaching
+
+    lesson = SmallModels("digits", teaching.settings, 5, models=1)
+    chosen = Choice("digits", 6, model=lesson.names()[0])
+    maps = lesson.maps(chosen)
+    assert set(maps) == set(explorer.METHODS)
+    for method in ("gradient", "smoothgrad", "lrp_composite", "grad_cam"):
+        alone = teaching.look(lesson, replace(chosen, method=method)).attribution
+        np.testing.assert_allclose(maps[method], alone, rtol=1e-3, atol=1e-6)
+    without = lesson.maps(replace(chosen, model="mlp, Vanilla"))
+    assert "no convolution" in without["grad_cam"]
+
+
 def test_a_smaller_data_set_brings_the_sample_into_its_range(panel: Panel):
     panel.controls["dataset"].value = "mnist"
     panel.controls["sample"].value = 9000

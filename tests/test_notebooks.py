@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("notebooks")
 NAMES = reports.notebooks()
 FIGURES = {
     "00_claims": {"claims"},
-    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups", "explorer"},
+    "01_adjustments": {"one-sample", "all-adjustments", "measured-groups", "explorer", "all-maps"},
     "02_isolation": {"isolation", "groups", "isolation-square"},
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
@@ -36,6 +37,7 @@ FIGURES = {
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
+    "11_attributions": {"attributions"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -52,12 +54,14 @@ TABLES = {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
     "09_your_own": {"own-arms", "own-groups"},
+    # The study of their quality is shown too where there is one; it takes longer to train.
+    "11_attributions": {"attributions", "attributions-verdicts"},
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.
 STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
-    *("mechanism", "variability", "variability-linear"),
+    *("mechanism", "variability", "variability-linear", "attributions"),
 )
 # These take no data set by name: what they export is named for their own data, or for all.
 NAMED = {"00_claims": "all", "09_your_own": "own"}
@@ -90,6 +94,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # What is judged within subsets needs three of them.
         seeds = (0, 1, 2) if study.hypotheses else (0, 1)
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": seeds}
+        changes["arms"] = tuple(replace(arm, config=()) for arm in study.arms)  # none has more
         if study.frozen:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
             changes["frozen"] = few

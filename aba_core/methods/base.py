@@ -81,6 +81,10 @@ class Method:
         """What acts at a step out of so many (0: nobody knows): by default itself, at every one."""
         return self
 
+    def measured(self, model: nn.Module, config: Any, splits: Any, seed: int) -> dict[str, float]:
+        """Further columns of a run's row, measured of its trained model."""
+        return {}
+
     def places(self) -> tuple[str, ...]:
         """All sites at which it may act."""
         return (self.site,)

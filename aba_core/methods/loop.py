@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aba_core.arms import OF_ANY_MODEL
 from aba_core.attribution import Loss, check_inputs, cross_entropy, undisturbed
 from aba_core.methods.base import Method, has_own, method_of
 from aba_core.methods.decay import Best
@@ -164,7 +165,8 @@ def rehearse(
     """One batch changed by a method and by all that it holds, to see whether it can be done.
 
     model: freshly built; it may be changed. A step at the input asks for no gradient of the model:
-    a linear one stands in, which takes no time. Raises ValueError with what is wrong.
+    a linear one stands in, which takes no time, unless its map is made at a layer or by a changed
+    way back. Raises ValueError with what is wrong.
     """
     model = method.architecture(model).eval()
     method.fitted(model)
@@ -174,6 +176,7 @@ def rehearse(
     for part in method.parts() if method.varies else (method,):
         for place in {*part.places(), *method.places()} if has_own(part, "batch") else ():
             stands = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), outputs)).to(x)
-            run_by = model if place != INPUT else stands
+            of_any = getattr(part, "attribution", "gradient") in OF_ANY_MODEL
+            run_by = stands if place == INPUT and of_any else model
             site = SingleSite(run_by, place, loss, outputs, run_by)
             part.batch(site.tail, site.activations(x).detach(), y, draws)

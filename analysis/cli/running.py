@@ -22,7 +22,8 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "tuned, comparators, comparators-equal-passes, comparators-more, baselines, variance, "
+            "tuned, comparators, comparators-equal-passes, comparators-more, regimes, groups, "
+            "groups-true-class, groups-drawn-class, attributions, quality, baselines, variance, "
             "mechanism, variability, variability-linear, or a YAML or Python file.",
         ),
     ],

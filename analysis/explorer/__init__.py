@@ -9,6 +9,7 @@ a panel, without one the same drawing of the first choice (see `interactive.atte
 from analysis.explorer.choice import METHODS, SPLITS, TARGETS, Choice, View, sentence
 from analysis.explorer.drawing import CATEGORY_COLOURS, Drawing, draw, picture
 from analysis.explorer.panel import Panel, show
+from analysis.explorer.side_by_side import draw_maps
 
 __all__ = [
     "CATEGORY_COLOURS",
@@ -20,6 +21,7 @@ __all__ = [
     "Panel",
     "View",
     "draw",
+    "draw_maps",
     "picture",
     "sentence",
     "show",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,19 @@ from analysis.explorer.choice import (
     is_set,
     sentence,
 )
-from analysis.explorer.drawing import Drawing, draw
+from analysis.explorer.drawing import PIXELS_PER_INCH, Drawing, draw
+from analysis.explorer.side_by_side import draw_maps
 from analysis.figures import COLOURS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from analysis.reports import Page
 
 Look = Callable[[Choice], View]
+# Every method's map of what is looked at, or why it has none.
+Maps = Callable[[Choice], Mapping[str, "np.ndarray | str"]]
+ALL_MAPS = "The sample, and its attribution map by every method, each by its largest size"
 Standing = Callable[[str], pd.DataFrame | None]
 
 
@@ -38,19 +45,23 @@ def show(
     samples: Mapping[str, int],
     models: Sequence[str],
     standing: Standing = lambda dataset: None,
+    maps: Maps | None = None,
 ) -> None:
-    """The panel where somebody can turn it; otherwise its first picture as a figure of the page.
+    """The panel where somebody can turn it; otherwise its first picture as a figure of the page,
+    and that of all maps where they are given.
 
     samples: the data sets to choose from and their numbers of samples. models: what `look` knows.
     """
     if interactive.attended():
-        panel = Panel(start, look, samples, models, standing)
+        panel = Panel(start, look, samples, models, standing, maps)
         picture = base64.b64encode(panel.image.value).decode()
         interactive.show_widget(panel.box, {"image/png": picture})
         return
     first = standing(start.dataset)
     view = look(start)
     page.figure("explorer", draw(start, view, first), sentence(start, view, first))
+    if maps is not None:
+        page.figure("all-maps", draw_maps(start, view, maps(start)), ALL_MAPS)
 
 
 class Panel:
@@ -64,10 +75,11 @@ class Panel:
         samples: Mapping[str, int],
         models: Sequence[str],
         standing: Standing,
+        maps: Maps | None = None,
     ) -> None:
         import ipywidgets as widgets
 
-        self.look, self.samples, self.standing = look, samples, standing
+        self.look, self.samples, self.standing, self.maps = look, samples, standing, maps
         self.known: set[tuple[str, str]] = set()
         self.drawing: Drawing | None = None
         self.controls = _controls(start, samples, models)
@@ -86,6 +98,13 @@ class Panel:
         self.image = widgets.Image(format="png")
         self.image.layout.max_width = "100%"
         self.image.layout.align_self = "flex-start"  # or it would be stretched
+        self.all_maps = widgets.ToggleButton(
+            description="All maps", tooltip="the maps of all methods side by side"
+        )
+        self.all_maps.layout.display = "none" if maps is None else ""
+        self.side_by_side = widgets.Image(format="png")
+        self.side_by_side.layout.max_width = "100%"
+        self.side_by_side.layout.align_self = "flex-start"
         places = (
             ("dataset", "sample", "model", "method"),
             ("target", "split", "low", "high"),
@@ -98,11 +117,14 @@ class Panel:
                 *rows,
                 self.message,
                 self.image,
+                self.all_maps,
+                self.side_by_side,
             ]
         )
         self.box.add_class("aba-explorer")
         for control in self.controls.values():
             control.observe(self._turned, names="value")
+        self.all_maps.observe(lambda _: self.redraw(), names="value")
         self.redraw()
 
     def _button(self, widgets: Any, row: Mapping[Any, Any]) -> Any:
@@ -151,6 +173,7 @@ class Panel:
             self._mark({int(choice.adjustments)} if not is_set(choice) else set(), None, by_sign)
             self._say(f"Not possible: {problem}", "#c62828")
             self.image.layout.visibility = "hidden"
+            self.side_by_side.layout.display = "none"
             return
         self.known.add(place)
         standing = self.standing(choice.dataset)
@@ -161,6 +184,16 @@ class Panel:
         self.drawing.show(choice, view)
         self.image.value = self.drawing.png()
         self.image.layout.visibility = "visible"
+        self._show_all_maps(choice, view)
+
+    def _show_all_maps(self, choice: Choice, view: View) -> None:
+        """The maps of all methods below the picture, where they are asked for."""
+        asked = self.maps is not None and self.all_maps.value
+        self.side_by_side.layout.display = "" if asked else "none"
+        if asked and self.maps is not None:
+            figure, file = draw_maps(choice, view, self.maps(choice)), io.BytesIO()
+            figure.savefig(file, format="png", dpi=PIXELS_PER_INCH)
+            self.side_by_side.value = file.getvalue()
 
     def _say(self, text: str, colour: str) -> None:
         self.message.value = f'<span style="color:{colour}">{html.escape(text)}</span>'

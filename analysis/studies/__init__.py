@@ -24,6 +24,8 @@ _DECLARED_IN = {
     "comparators": ("comparators", "declare"),
     "comparators-equal-passes": ("comparators", "declare_equal_passes"),
     "comparators-more": ("comparators", "declare_more"),
+    "attributions": ("attributions", "declare"),
+    "quality": ("quality", "declare"),
     "baselines": ("baselines", "declare"),
     "regimes": ("regimes", "declare"),
     "variance": ("variance", "declare"),

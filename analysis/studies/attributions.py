@@ -1,0 +1,440 @@
+"""Attributions: ABA with every map, at equal steps and at equal cost, beside placebos of each.
+
+All arms have one set, one strength and one split, so that arms of one target differ in nothing but
+the map. At equal cost each map is trained for as many passes as another, by more or fewer epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from aba_core.arms import PLACEBO_TITLES, VANILLA, WITH_SAMPLES, Arm
+from analysis import figures, statistics, tables
+from analysis.exhibits import Collector, Exhibits, Look
+from analysis.hypothesis import Contrast, Hypothesis
+from analysis.results import StudyResult
+from analysis.studies import hypotheses
+from analysis.study import FRESH_SEED, Settings, Study
+from analysis.study import on_fresh_subsets as fresh
+
+# Every map but those whose question others answer at less cost: what a map loses with its sign,
+# and what noise does to a map at a layer.
+MAPS = {
+    "gradient": "Gradient",
+    "gradient_x_input": "Gradient × input",
+    "absolute_gradient": "Absolute gradient",
+    "absolute_gradient_x_input": "Absolute gradient × input",
+    "smoothgrad": "SmoothGrad",
+    "smoothgrad_x_input": "SmoothGrad × input",
+    "vargrad": "VarGrad",
+    "integrated_gradients": "Integrated gradients",
+    "expected_gradients": "Expected gradients",
+    "occlusion": "Occlusion",
+    "guided_backpropagation": "Guided backpropagation",
+    "deconvnet": "Deconvnet",
+    "lrp_epsilon": "LRP-ε",
+    "lrp_gamma": "LRP-γ",
+    "lrp_z_plus": "LRP-z⁺",
+    "lrp_alpha_beta": "LRP-αβ",
+    "lrp_composite": "LRP composite",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "layer_cam": "Layer-CAM",
+    "norm_grad": "NormGrad",
+}
+# One of each family: all that preset quick has, and what is also asked of the class score.
+FEW = (
+    *("gradient", "gradient_x_input", "smoothgrad", "smoothgrad_x_input", "integrated_gradients"),
+    *("guided_backpropagation", "lrp_composite", "grad_cam"),
+)
+# Seeds that share a fresh training subset. Arms with different maps cannot train side by side, but
+# seeds of one subset can: a run of four takes a third of the time of a run alone.
+SHARE = {"quick": 1, "standard": 4, "published": 4}
+GRADIENT, GRADIENT_X_INPUT = MAPS["gradient"], MAPS["gradient_x_input"]
+LAGGED = "Lagged gradient"
+# Copies, steps or baselines of maps that average over them: a pass each, at every training step.
+# With 8, the study on digits takes three to four processor minutes for four seeds of a subset.
+SAMPLES = {"quick": 4, "standard": 8, "published": 16}
+# What has no map at all, and moves the same number of features or the same distance.
+MAPLESS = ("random", "gaussian")
+# What a map gains over gradients must pay for: each with the cheap map that it refines.
+REFINED = {
+    "smoothgrad": "gradient",
+    "smoothgrad_x_input": "gradient_x_input",
+    "integrated_gradients": "gradient",
+}
+LRP = ("lrp_epsilon", "lrp_gamma", "lrp_z_plus", "lrp_alpha_beta", "lrp_composite")
+
+
+def passes(method: str, samples: int) -> float:
+    """Forward-and-backward passes that one map takes, as `Attribution.passes` counts them."""
+    if method == "occlusion":
+        return 17 / 3
+    return samples + 1.0 if method in WITH_SAMPLES else 1.0
+
+
+def scored(title: str) -> str:
+    return f"{title}, class score"
+
+
+def placebo_of(title: str) -> str:
+    return f"{title}, {PLACEBO_TITLES['other_sample']}"
+
+
+def at_cost_of(title: str, other: str) -> str:
+    return f"{title}, as many passes as {other}"
+
+
+def mapless(placebo: str) -> str:
+    return PLACEBO_TITLES[placebo].capitalize() if placebo != "gaussian" else "Gaussian noise"
+
+
+def declare(settings: Settings) -> Study:
+    """Every map, its placebo, some with target class score, and the comparisons at equal cost, on
+    fresh subsets, which seeds share."""
+    samples = SAMPLES[settings.preset]
+    maps = {method: MAPS[method] for method in (FEW if settings.preset == "quick" else MAPS)}
+    n = settings.planned["attributions"]
+    return settings.study(
+        "attributions",
+        fresh(arms(settings, maps, samples), SHARE[settings.preset]),
+        hypotheses=declared(maps, n, samples),
+        seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["attributions"])),
+        room="analysis.studies.attributions:exhibits",
+    )
+
+
+# --- arms ----------------------------------------------------------------------------------------
+
+
+def arms(settings: Settings, maps: Mapping[str, str], samples: int) -> tuple[Arm, ...]:
+    """All arms, with one set and strength. maps: {method: title}. samples: of maps that average
+    over them."""
+
+    def of(name: str, method: str, **further: Any) -> Arm:
+        given = {"adjustments": "all", **settings.loss, "attribution": method, **further}
+        if method in WITH_SAMPLES:
+            given["attribution_samples"] = samples
+        return Arm.of(name, **given)
+
+    def trained(arm: Arm, times: float) -> Arm:
+        return arm.trained_with({"epochs": settings.config["epochs"] * times})
+
+    def step(method: str) -> float:
+        return 1 + passes(method, samples)
+
+    score = {"target": "class_score", "top_k": settings.top_k}
+    sign = {"adjustments": "0x2,3,4,5,6,16,17", "split": "sign"}
+    return (
+        Arm.of(VANILLA, method="vanilla"),
+        *(of(title, method) for method, title in maps.items()),
+        *(of(scored(MAPS[method]), method, **score) for method in FEW),
+        *(of(placebo_of(title), m, placebo="other_sample") for m, title in maps.items()),
+        *(of(mapless(placebo), "gradient", placebo=placebo) for placebo in MAPLESS),
+        of(LAGGED, "gradient", lagged=True),
+        of("FastABA-CE", "gradient", **sign),
+        of("FastABA-CE, lagged", "gradient", lagged=True, **sign),
+        trained(of(at_cost_of(LAGGED, GRADIENT), "gradient", lagged=True), 2.0),
+        *(
+            trained(of(at_cost_of(title, GRADIENT), method), step("gradient") / step(method))
+            for method, title in maps.items()
+            if step(method) > step("gradient")
+        ),
+        *(
+            trained(of(at_cost_of(title, MAPS["smoothgrad"]), method), step("smoothgrad") / 2)
+            for method, title in (("gradient", GRADIENT), ("gradient_x_input", GRADIENT_X_INPUT))
+        ),
+    )
+
+
+def at_equal_cost(maps: Mapping[str, str], samples: int) -> dict[str, str]:
+    """{title: the arm that trains with this map for as many passes as with the gradient}."""
+    return {
+        title: title if passes(method, samples) == 1 else at_cost_of(title, GRADIENT)
+        for method, title in maps.items()
+    }
+
+
+# --- what is claimed -----------------------------------------------------------------------------
+
+
+def _minus(a: str, b: str) -> Contrast:
+    return Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0})
+
+
+def _minus_best(name: str, label: str, others: Iterable[str]) -> Contrast:
+    return Contrast(label=f"{name} − {label}", weights={name: 1.0}, minus_best_of=(tuple(others),))
+
+
+def declared(maps: Mapping[str, str], n: int, samples: int) -> tuple[Hypothesis, ...]:
+    """What the study is to decide, on n runs an arm."""
+    parts = (*_of_maps(maps), *_of_cost(maps, samples), *_of_lagged())
+    return tuple(Hypothesis(n=n, **said) for said in parts)
+
+
+def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
+    titles = list(maps.values())
+    finer = [maps[method] for method in ("integrated_gradients", *LRP) if method in maps]
+    both = [MAPS[method] for method in FEW]
+    return [
+        dict(
+            name="every-map-helps",
+            statement="All adjustments beat training without, whichever map they are led by.",
+            estimand="mean accuracy of All with each map less that of Vanilla",
+            comparisons=tuple(_minus(title, VANILLA) for title in titles),
+        ),
+        dict(
+            name="maps-beat-placebos",
+            statement="Some map beats the same map of another sample.",
+            estimand="mean accuracy of All with each map less that with another sample's, a family",
+            comparisons=tuple(_minus(title, placebo_of(title)) for title in titles),
+            rule="any",
+        ),
+        dict(
+            name="maps-beat-random-features",
+            statement="Some map beats random features.",
+            estimand="mean accuracy of All with each map less that with random features, a family",
+            comparisons=tuple(_minus(title, mapless("random")) for title in titles),
+            rule="any",
+        ),
+        dict(
+            name="some-map-beats-gradient",
+            statement="Some map beats the gradient, at as many steps.",
+            estimand="mean accuracy of All with each other map less that with the gradient",
+            comparisons=tuple(_minus(title, GRADIENT) for title in titles if title != GRADIENT),
+            rule="any",
+        ),
+        dict(
+            name="finer-maps-beat-gradient",
+            statement="LRP or integrated gradients beat the gradient, at as many steps.",
+            estimand="mean accuracy of All with each less that with the gradient, a family",
+            comparisons=tuple(_minus(title, GRADIENT) for title in finer),
+            rule="any",
+        ),
+        dict(
+            name="more-passes-help",
+            statement="SmoothGrad, alone or times the input, and integrated gradients beat the "
+            "maps of one pass that they refine, at as many steps.",
+            estimand="mean accuracy of All with each less that with the gradient or the gradient "
+            "times the input",
+            comparisons=tuple(
+                _minus(MAPS[method], MAPS[cheap]) for method, cheap in REFINED.items()
+            ),
+        ),
+        dict(
+            name="class-score-with-maps",
+            statement="The class score is a better target than the loss, on average over maps.",
+            estimand="mean over one map of each family of the accuracy with target class score "
+            "less that with loss",
+            comparisons=(
+                Contrast(
+                    label="class score − loss",
+                    weights={scored(title): 1 / len(both) for title in both}
+                    | {title: -1 / len(both) for title in both},
+                ),
+            ),
+        ),
+    ]
+
+
+def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
+    equal = at_equal_cost(maps, samples)
+    cheap = (GRADIENT, GRADIENT_X_INPUT)
+    others = [arm for title, arm in equal.items() if title not in cheap]
+    longer = MAPS["smoothgrad"]
+    return [
+        dict(
+            name="cheap-maps-are-best",
+            statement="Where passes are limited, the gradient and the gradient times the input "
+            "beat the best of all other maps.",
+            estimand="mean accuracy of All with either less that with the best other map, "
+            "whichever that is, each trained for as many passes as the gradient",
+            comparisons=tuple(_minus_best(name, "the best other map", others) for name in cheap),
+        ),
+        dict(
+            name="some-map-beats-gradient-at-equal-cost",
+            statement="Where passes are limited, some map beats the gradient.",
+            estimand="mean accuracy of All with each other map, trained for as many passes, less "
+            "that with the gradient",
+            comparisons=tuple(
+                _minus(arm, GRADIENT) for title, arm in equal.items() if title != GRADIENT
+            ),
+            rule="any",
+        ),
+        dict(
+            name="gradient-x-input-is-best",
+            statement="Where passes are limited, the gradient times the input beats the best of "
+            "all other maps.",
+            estimand="mean accuracy of All with the gradient times the input less that with the "
+            "best other map, whichever that is, each trained for as many passes",
+            comparisons=(
+                _minus_best(
+                    GRADIENT_X_INPUT,
+                    "the best other map",
+                    [arm for title, arm in equal.items() if title != GRADIENT_X_INPUT],
+                ),
+            ),
+        ),
+        dict(
+            name="more-passes-help-at-equal-cost",
+            statement="SmoothGrad, alone or times the input, and integrated gradients beat the "
+            "maps of one pass that they refine, when these train for as many passes.",
+            estimand="mean accuracy of All with each less that with the gradient or the gradient "
+            "times the input, trained for as many passes as SmoothGrad takes",
+            comparisons=tuple(
+                _minus(MAPS[method], at_cost_of(MAPS[refined], longer))
+                for method, refined in REFINED.items()
+            ),
+        ),
+    ]
+
+
+def _of_lagged() -> list[dict[str, Any]]:
+    return [
+        dict(
+            name="lagged-is-as-good",
+            statement="Maps that the sample's last training step left are as good as exact ones.",
+            estimand="mean accuracy with lagged maps less that with exact ones, of All and of "
+            "FastABA-CE, at as many steps",
+            comparisons=(_minus(LAGGED, GRADIENT), _minus("FastABA-CE, lagged", "FastABA-CE")),
+            direction="equivalent",
+        ),
+        dict(
+            name="lagged-is-better-at-equal-cost",
+            statement="Lagged maps beat exact ones where both train for as many passes.",
+            estimand="mean accuracy of All with lagged maps, trained twice as long, less that with "
+            "exact ones",
+            comparisons=(_minus(at_cost_of(LAGGED, GRADIENT), GRADIENT),),
+        ),
+    ]
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def map_table(
+    runs: pd.DataFrame,
+    rng: np.random.Generator,
+    metric: str = "validation_accuracy",
+    confidence: float = statistics.CONFIDENCE,
+) -> pd.DataFrame:
+    """One row a map: what All gains with it over Vanilla within subsets, and what it costs.
+
+    Columns: map; gain, score (target class score), placebo (another sample's map) and equal_cost
+    (as many passes as the gradient), each in points with an interval; passes (a step); seconds (of
+    a run, over Vanilla's); n. The largest gain first; arms without runs are NaN.
+    """
+    values = runs.pivot(index="seed", columns="arm", values=metric)
+    by_arm = runs.groupby("arm")
+    cost = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
+    seconds = by_arm["seconds"].median().to_dict()
+    titles = [title for title in (*MAPS.values(), LAGGED) if title in values]
+    rows = []
+    for title, stream in zip(titles, rng.spawn(len(titles)), strict=True):
+        row: dict[str, Any] = {"map": title}
+        costly = at_cost_of(title, GRADIENT)
+        columns = {
+            "gain": title,
+            "score": scored(title),
+            "placebo": placebo_of(title),
+            "equal_cost": costly if costly in values else title,
+        }
+        for column, arm in columns.items():
+            gained = (values[arm] - values[VANILLA]).dropna() if arm in values else pd.Series()
+            interval = statistics.mean_interval(
+                gained.to_numpy(np.float64), stream, confidence=confidence
+            )
+            row |= tables.with_interval(column, interval)
+        row |= {"passes": cost[title], "seconds": seconds[title] / seconds[VANILLA]}
+        row["n"] = int(values[[title, VANILLA]].notna().all(axis=1).sum())
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=None if rows else ["map", "gain"])
+    return table.sort_values("gain", ascending=False, ignore_index=True)
+
+
+_SHOWN = {
+    "gain": ("target loss", "o", "#333333", "#333333"),
+    "score": ("target class score", "s", "#0072B2", "#0072B2"),
+    "equal_cost": ("as many passes as the gradient", "D", "#D55E00", "#D55E00"),
+    "placebo": ("another sample's map", "o", "#333333", "white"),
+}
+
+
+def map_plot(
+    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
+) -> Axes:
+    """Gains over Vanilla with each map, with intervals, the best on top.
+
+    table: from `map_table`. Open: with another sample's map in place of the sample's own.
+    """
+    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, map_height(table))
+    text, width, marker = figures.sizes(ax)
+    limits = figures.limits_of(table.assign(zero=0.0), [*_SHOWN, "zero"]) or (-1.0, 1.0)
+    for y, (_, row) in enumerate(table.iterrows()):
+        place = len(table) - 1 - y
+        ax.axhline(place - 0.5, color="0.92", lw=0.5 * width, zorder=-2)
+        for shift, (column, (_, mark, colour, face)) in zip(
+            (0.3, 0.1, -0.1, -0.3), _SHOWN.items(), strict=True
+        ):
+            if np.isfinite(row.get(column, np.nan)):
+                ends = row[f"{column}_low"], row[f"{column}_high"]
+                at = place + shift
+                figures.interval_line(ax, at, *ends, limits, color=colour, lw=0.8 * width)
+                ax.plot(row[column], at, mark, mfc=face, mec=colour, ms=0.6 * marker)
+    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.7, len(table) - 0.3)
+    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["map"]))
+    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(label)
+    handles = [
+        figures.legend_key(ax, name, mark, colour, face)
+        for name, mark, colour, face in _SHOWN.values()
+    ]
+    figures.legend_above(ax, handles, ncols=2)
+    return ax
+
+
+def map_height(table: pd.DataFrame) -> float:
+    """Height in mm at which `map_plot` names every map, on paper."""
+    return 28.0 + 7.0 * len(table)
+
+
+def exhibits(study: StudyResult, look: Look) -> Exhibits:
+    """The verdicts, and figure and table attributions."""
+    shown = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
+    collector = Collector(study, look)
+    table = map_table(study.frame, look.rng(), look.metric, look.confidence)
+    over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
+    collector.figure(
+        "attributions",
+        "What all adjustments gain with each attribution map",
+        table,
+        partial(map_plot, table),
+        height=map_height(table),
+        note=f"{look.label}; one set, strength and split throughout.",
+        interval=over,
+        width="double",
+    )
+    collector.table(
+        "attributions",
+        "Gain over Vanilla with each attribution map, and its cost",
+        table,
+        ["map", "gain", "score", "placebo", "equal_cost", "passes", "seconds", "n"],
+        note="Gains in points. Score: of target class score, otherwise loss; placebo: with another "
+        "sample's map; equal cost: trained for as many passes as with the gradient; passes: "
+        "forward and backward, a step; seconds: of a run, over those of Vanilla.",
+        interval=over,
+        digits=2,
+    )
+    return Exhibits(
+        {**collector.exhibits.figures, **shown.figures},
+        {**collector.exhibits.tables, **shown.tables},
+    )

@@ -1,0 +1,123 @@
+"""The study of attribution maps: what it declares, and what its table says of runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aba_core import Arm
+from aba_core.attribution import Attribution
+from analysis.studies import attributions, standard_study
+from analysis.studies.attributions import MAPS, SAMPLES, at_cost_of, placebo_of, scored
+
+STUDY = standard_study("attributions", preset="standard")
+SAMPLED = SAMPLES["standard"]
+
+
+def arm(name: str) -> Arm:
+    return next(one for one in STUDY.arms if one.name == name)
+
+
+@pytest.mark.parametrize("method", MAPS)
+def test_passes_are_those_that_the_map_itself_counts(method):
+    assert attributions.passes(method, SAMPLED) == Attribution(method, samples=SAMPLED).passes()
+
+
+def test_arms_of_one_target_differ_in_the_map_alone():
+    def but_for_the_map(name: str) -> dict:
+        given = dict(arm(name).data()["method"])
+        return {k: v for k, v in given.items() if not k.startswith("attribution")}
+
+    for title in MAPS.values():
+        assert but_for_the_map(title) == but_for_the_map("Gradient")
+        placebo = but_for_the_map(placebo_of(title))
+        assert placebo.pop("placebo") == "other_sample"
+        assert placebo == but_for_the_map("Gradient")
+    assert but_for_the_map(scored("SmoothGrad")) == but_for_the_map(scored("Gradient"))
+
+
+def test_arms_at_equal_cost_have_as_many_passes():
+    epochs = STUDY.config["epochs"]
+    for method, title in MAPS.items():
+        each = 1 + attributions.passes(method, SAMPLED)
+        name = attributions.at_equal_cost(MAPS, SAMPLED)[title]
+        assert dict(arm(name).config).get("epochs", epochs) * each == pytest.approx(2 * epochs)
+    longer = at_cost_of("Gradient", "SmoothGrad")
+    step = 1 + attributions.passes("smoothgrad", SAMPLED)
+    assert dict(arm(longer).config)["epochs"] * 2 == epochs * step
+    lagged = at_cost_of("Lagged gradient", "Gradient")
+    assert dict(arm(lagged).config)["epochs"] == 2 * epochs
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard"])
+def test_every_arm_is_asked_about_and_seeds_share_fresh_subsets(preset):
+    study = standard_study("attributions", preset=preset)
+    named = set().union(*(one.arms for one in study.hypotheses))
+    assert {one.name for one in study.arms} - named == {"Gaussian noise"}
+    for one in study.hypotheses:
+        for contrast in one.comparisons:
+            total = sum(contrast.weights.values()) - bool(contrast.minus_best_of)
+            assert total == pytest.approx(0, abs=1e-12), contrast.label
+    share = attributions.SHARE[preset]
+    assert len({study.arms[0].subset_of(seed) for seed in study.seeds}) * share == len(study.seeds)
+
+
+def test_a_map_at_a_layer_is_tried_on_the_model_itself_before_anything_runs():
+    # It has no convolution in the linear stand-in that other maps are tried with.
+    from analysis.plan import resolve
+    from analysis.study import Study, StudyError
+
+    study = Study(
+        name="own",
+        dataset="digits",
+        config={"epochs": 1},
+        arms=(Arm.of("cam", adjustments="all", attribution="grad_cam"),),
+        seeds=1,
+    )
+    assert len(resolve(study).keys) >= 1
+    with pytest.raises(StudyError, match="no convolution"):
+        resolve(study.model_copy(update={"config": {"epochs": 1, "model": "linear"}}))
+
+
+def made_runs() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for seed in range(8):
+        level = rng.normal(80, 5)
+        for name, gain in (
+            ("Vanilla", 0.0),
+            ("Gradient", 3.0),
+            ("SmoothGrad", 1.0),
+            (at_cost_of("SmoothGrad", "Gradient"), -2.0),
+            (placebo_of("Gradient"), 0.5),
+            (scored("Gradient"), 2.0),
+        ):
+            rows.append(
+                {
+                    **{
+                        "arm": name,
+                        "seed": seed,
+                        "step": 10,
+                        "passes": 20.0,
+                        "seconds": 1.0 + gain,
+                    },
+                    "validation_accuracy": level + gain + rng.normal(0, 0.1),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def test_the_table_gives_gains_within_subsets_and_costs_over_vanilla():
+    table = attributions.map_table(made_runs(), np.random.default_rng(0)).set_index("map")
+    assert list(table.index) == ["Gradient", "SmoothGrad"]
+    assert table.loc["Gradient", "gain"] == pytest.approx(3, abs=0.2)
+    assert table.loc["Gradient", "placebo"] == pytest.approx(0.5, abs=0.2)
+    assert table.loc["Gradient", "score"] == pytest.approx(2, abs=0.2)
+    assert table.loc["Gradient", "equal_cost"] == pytest.approx(3, abs=0.2)
+    assert table.loc["SmoothGrad", "equal_cost"] == pytest.approx(-2, abs=0.2)
+    assert np.isnan(table.loc["SmoothGrad", "placebo"])
+    assert table.loc["Gradient", "seconds"] == 4.0 and table.loc["Gradient", "passes"] == 2.0
+    # Subsets differ by 5 points, gains within them by a tenth.
+    assert table.loc["Gradient", "gain_high"] - table.loc["Gradient", "gain_low"] < 0.5
+    drawn = attributions.map_plot(table.reset_index())
+    height = {label.get_text(): label.get_position()[1] for label in drawn.get_yticklabels()}
+    assert height["Gradient"] > height["SmoothGrad"]
