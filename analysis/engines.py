@@ -287,7 +287,7 @@ def gpu_memory(chunk: Chunk) -> tuple[float, float, float]:
     from aba_core import train
 
     config, splits = chunk.config, load_splits(chunk.config)
-    one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0)
+    one_step = replace(config, epochs=config.batch_size / len(splits.train), mechanism=0, card=None)
     arm = next((arm for arm in chunk.arms if not arm.vanilla), chunk.arms[0])
     arm = replace(arm, subset_per_run=False, seeds_per_subset=1)  # any samples will do
     torch.cuda.empty_cache()

@@ -155,6 +155,7 @@ def test_every_command_works_from_a_wheel(place):
         "axioms": [],
         "run": RUN[1:],
         "plan": ["isolation", "--effect", "1"],
+        "card": ["--arms", "mixup", "--aspects", "calibration", "--seeds", "3", "--set", "epochs=1"],
         "try": ["tried.npz", "--model", "linear", "--replicates", "5", "--steps", "5"],
         "status": [],
         "pack": [],

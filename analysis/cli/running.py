@@ -22,8 +22,8 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "tuned, baselines, variance, mechanism, variability, variability-linear, or a YAML or "
-            "Python file.",
+            "tuned, baselines, variance, card, mechanism, variability, variability-linear, or a "
+            "YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,
@@ -104,6 +104,85 @@ def _run(study: Study, results: Path, **options: Any) -> bool:
     print(done.result.summary())
     print(f"{done}, in {results}/")
     return not done.result.missing
+
+
+@app.command()
+def card(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="[STUDY]", help="A study whose arms are judged."),
+    ] = None,
+    dataset: OfDataset = None,
+    preset: Preset = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Arms of the study; without one, methods, sets of adjustments or noise.",
+        ),
+    ] = None,
+    aspects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="calibration, selective, ood, corruption, attacks, geometry, memory, ensembles.  "
+            "[default: all]",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Data sets to tell apart from the study's."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
+        ),
+    ] = None,
+    results: Results = Path("results"),
+    out: Out = Path("reports"),
+    device: Device = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
+    ] = None,
+) -> None:
+    """Judge arms by everything besides accuracy.
+
+    Measures calibration, selective prediction, unfamiliar inputs, corruption, attacks, geometry,
+    memory and ensembles of every run, on test samples. Arms are compared with Vanilla within fresh
+    training subsets. Prints the estimated cost first. There is no single score.
+
+    \b
+    Examples:
+      aba card --dataset digits
+      aba card --arms all,mendaba,mixup --aspects calibration,attacks --seeds 10
+      aba card --others mnist
+      aba card my_study.yaml
+    """
+    import shlex
+    import sys
+
+    from analysis import exhibits, reading_cards
+    from analysis.studies import card as room
+
+    declared = reading_cards.declared(
+        study, dataset, preset, seeds, set_ or (), reading_cards.Asked(arms, aspects, others)
+    )
+    print(reading_cards.estimate(declared))
+    if not _run(declared, results, device=device, processes=processes):
+        raise typer.Exit(1)
+    shown = exhibits.of_study(declared.name, results, declared.dataset, reading_cards.LOOK)
+    table = shown.tables["card-long"].data
+    print("\n".join(room.sentences(table)))
+    print(reading_cards.spent(shown.tables["card-cost"].data))
+    command = shlex.join(["aba", *sys.argv[1:]])
+    for exhibit in shown.all():
+        exhibits.write(exhibit, out, command=command)
+    print(f"Figures are in {out / 'figures'}, tables in {out / 'tables'}.")
 
 
 @app.command("try")

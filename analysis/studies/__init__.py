@@ -22,6 +22,7 @@ _DECLARED_IN = {
     "baselines": ("baselines", "declare"),
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
+    "card": ("card", "declare"),
     "variability": ("variability", "declare"),
     "variability-linear": ("variability", "declare_linear"),
 }
