@@ -24,7 +24,7 @@ from torch.nn import functional
 from aba_core.aspects import CardSettings
 from aba_core.card.attacks import SuspectAttackWarning
 from aba_core.card.subject import Measured, Subject
-from aba_core.datasets import Splits, load_dataset
+from aba_core.datasets import DATASETS, Splits, load_dataset
 from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED
 from aba_core.replicas import Replicas
 
@@ -184,8 +184,9 @@ def others_of(settings: CardSettings, splits: Splits) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in settings.others:
         shape = splits.input_shape
-        other = load_dataset(name).test if len(shape) == 3 else None
-        if other is None or other.x.dim() != 4:
+        fits = name not in DATASETS or len(DATASETS[name].input_shape) == 3
+        other = load_dataset(name).test if len(shape) == 3 and fits else None
+        if other is None:
             raise ValueError(
                 f"others names {name!r}; allowed: pictures, where the data are pictures"
             )

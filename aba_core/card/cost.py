@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import torch
 
+from aba_core.architecture import initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.aspects import CardSettings
-from aba_core.card import corruption, ensembles, geometry, memory
+from aba_core.card import corruption, ensembles, geometry, memory, others_of
 from aba_core.card.attacks import MULTIPLES, RESTARTS, SPSA_DIRECTIONS, STEPS
 from aba_core.card.ood import strangers
 from aba_core.card.subject import BATCH, Subject
@@ -25,9 +26,8 @@ def estimate(config: TrainConfig, splits: Splits) -> dict[str, float]:
     """Seconds that each aspect of the config's card will take for one run by itself, on this
     machine, and "training" for the run's own training. Runs that share operations take less."""
     settings = config.card or CardSettings()
-    torch.manual_seed(0)
-    replicas = Replicas.stack([builder(config, splits)().eval()])
-    subject = Subject.of(replicas, splits, settings)
+    replicas = Replicas.stack([initial_model(builder(config, splits), 0, torch.float32).eval()])
+    subject = Subject.of(replicas, splits, settings, others=others_of(settings, splits))
     few = subject.x[:BATCH]
     forward = _seconds(lambda: subject.logits(few)) / len(few)
     own = few[: settings.attacked][None]
@@ -42,7 +42,7 @@ def estimate(config: TrainConfig, splits: Splits) -> dict[str, float]:
     every = {
         "calibration": 2 * samples * forward,
         "selective": samples * forward,
-        "ood": 2 * samples * forward * (1 + len(strangers(subject)) + len(settings.others)),
+        "ood": 2 * samples * forward * (1 + len(strangers(subject))),
         "corruption": samples * forward * 5 * len(corruption.corruptions(subject)),
         "attacks": attacked * gradient * attacks
         + settings.long_steps * slow

@@ -300,17 +300,18 @@ OF_SHIPPED = ("00_claims", "06_hypotheses", "07_mechanism", "08_variability")
 
 @app.command()
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """Train three studies on digits and write every report.
+    """Train four studies on digits and write every report.
 
-    Takes minutes. Trains isolation, tension and frozen with preset quick; finished runs are kept.
-    The other reports show the shipped results, because their studies take longer.
+    Takes minutes. Trains isolation, tension and frozen with preset quick, and a small report card;
+    finished runs are kept. The other reports show the shipped results, because their studies take
+    longer.
 
     \b
     Examples:
       aba demo
       aba demo --results /tmp/results --out /tmp/reports
     """
-    from analysis import reports
+    from analysis import reading_cards, reports
     from analysis.results import SHIPPED
     from analysis.studies import standard_study
 
@@ -319,6 +320,8 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
         processes.warm_up()  # while studies train
         for name in ("isolation", "tension", "frozen"):
             _run(standard_study(name, "digits", "quick"), results)
+        cheap = reading_cards.Asked("all,mixup", "calibration,selective,ood,corruption")
+        _run(reading_cards.declared(None, "digits", "quick", 3, (), cheap), results)
         options = {"force": True, "processes": processes}
         failed = terminal.report(names, results, out, {}, **options)
         failed += terminal.report(list(OF_SHIPPED), SHIPPED, out, {}, **options)

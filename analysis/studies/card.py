@@ -7,7 +7,7 @@ intervals hold together. A gain and a harm are judged alike, and there is no sin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -205,7 +205,7 @@ def card_table(
             for arm in (baseline, *arms):
                 values = tables.values_of(runs, arm, metric)
                 row = {**facts, "arm": arm, "mean": values.mean() if values.size else np.nan}
-                one: Mapping[Any, Any] = compared.loc[arm] if arm in compared.index else {}
+                one: dict[Any, Any] = compared.loc[arm].to_dict() if arm in compared.index else {}
                 for end in ("", "_low", "_high"):
                     row[f"difference{end}"] = one.get(f"difference{end}", np.nan)
                 row |= {"n": one.get("n", len(values)), "scope": one.get("scope", "")}
