@@ -74,6 +74,7 @@ class TrainConfig:
     schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
     steps, "cosine" brings it to 0, "cycles" five times, each from the full rate (Huang et al.
     2017). curve_every: metrics also every so many steps (0: only final).
+    subset: a name of the data set's, or a number of training samples.
     tokens: texts are cut to their first so many (0: all).
     mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
     before the first step, the last after the last one (0: never; see `aba_core.mechanism`).
@@ -90,7 +91,7 @@ class TrainConfig:
     kind: ClassVar[str] = "training"
 
     dataset: Any = "digits"
-    subset: str = "tiny"
+    subset: str | int = "tiny"
     model: Any = "small_cnn"
     batch_norm: bool = False
     epochs: float = 100
@@ -118,6 +119,9 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} is {value!r}; needed: a name, or {{use: module:function}}"
                 )
+        if isinstance(self.subset, bool):
+            raise ValueError(f"subset is {self.subset}; needed: a name or a number of samples")
+        object.__setattr__(self, "subset", str(self.subset))
         given = (self.metrics,) if isinstance(self.metrics, str | Mapping) else self.metrics
         metrics = tuple(Use.read(metric) or metric for metric in given)
         object.__setattr__(self, "metrics", metrics)
@@ -270,10 +274,11 @@ METHODS: dict[str, MethodInfo] = {
     "ghost-batch-norm": MethodInfo("Ghost batch norm", "aba_core.methods.norms:GhostBatchNorm"),
 }
 VANILLA = "Vanilla"
-# What an arm may train with in place of the config's: not the data, nor what is measured of it.
+# What an arm may train with in place of the config's: of the data only how many training samples,
+# and nothing of what is measured.
 OWN_CONFIG = (
     *("model", "batch_norm", "epochs", "batch_size", "optimizer", "learning_rate", "momentum"),
-    *("weight_decay", "schedule"),
+    *("weight_decay", "schedule", "subset"),
 )
 # The published methods, in the published order.
 PUBLISHED_METHODS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
@@ -337,7 +342,7 @@ class Arm:
         held = self.held.items() if isinstance(self.held, Mapping) else self.held
         object.__setattr__(self, "held", tuple(sorted((str(n), int(s)) for n, s in held)))
         own = self.config.items() if isinstance(self.config, Mapping) else self.config
-        own = tuple(sorted((str(name), value) for name, value in own))
+        own = tuple(sorted((str(n), str(v) if n == "subset" else v) for n, v in own))
         object.__setattr__(self, "config", own)
         for name, _ in own:
             if name not in OWN_CONFIG:

@@ -320,11 +320,12 @@ def load_dataset(
 ) -> Splits:
     """Load one dataset: training subset, validation and test, in standard units.
 
-    `subset_seed` draws the training subset (the same for every model compared on it). `embedding`
-    is for text: "glove", "corpus" (made from the training pool), or "auto", which is the full
-    GloVe where its file is there and otherwise "corpus" (data/README.md has the comparison).
-    `tokens` cuts texts to their first so many (0: all 1000).
-    `mirror` and `cache` default to ABA_DATA_MIRROR and ABA_DATA_CACHE.
+    `subset` is a name of the data set's, or a number of training samples as text ("400"); subsets
+    by number, drawn by one seed, contain the smaller ones. `subset_seed` draws the training subset
+    (the same for every model compared on it). `embedding` is for text: "glove", "corpus" (made from
+    the training pool), or "auto", which is the full GloVe where its file is there and otherwise
+    "corpus" (data/README.md has the comparison). `tokens` cuts texts to their first so many (0: all
+    1000). `mirror` and `cache` default to ABA_DATA_MIRROR and ABA_DATA_CACHE.
 
     Raises DatasetError: unknown name, subset or embedding; a damaged file; no file and no network.
     """
@@ -334,10 +335,7 @@ def load_dataset(
             "own: splits=splits_from(x, y), or {use: module:function}"
         )
     info = DATASETS[name]
-    if subset not in info.subsets:
-        allowed = ", ".join(f"{key} ({size})" for key, size in info.subsets.items())
-        near = meant(subset, info.subsets)
-        raise DatasetError(f"unknown subset {subset!r} of {name}{near}; known: {allowed}")
+    _size_of(info, subset)
     if not isinstance(subset_seed, int | np.integer) or subset_seed < 0:
         raise DatasetError(f"subset_seed must be an integer of 0 or more, not {subset_seed!r}")
     if embedding not in EMBEDDINGS:
@@ -414,6 +412,24 @@ def stratified(labels: np.ndarray, size: int, *purpose: str | int) -> tuple[np.n
     return np.flatnonzero(drawn), np.flatnonzero(~drawn)
 
 
+def _size_of(info: DatasetInfo, subset: str) -> int:
+    """How many training samples a subset has. Raises DatasetError."""
+    if subset in info.subsets:
+        return info.subsets[subset]
+    allowed = ", ".join(f"{key} ({size})" for key, size in info.subsets.items())
+    if not (subset.isascii() and subset.isdecimal()):
+        near = meant(subset, info.subsets)
+        raise DatasetError(
+            f"unknown subset {subset!r} of {info.name}{near}; known: {allowed}, or a number"
+        )
+    largest = max(info.subsets.values())
+    if len(subset) > 9 or not info.classes <= int(subset) <= largest:
+        raise DatasetError(
+            f"subset {subset} of {info.name}; allowed: {info.classes} to {largest} samples"
+        )
+    return int(subset)
+
+
 def _partition(
     info: DatasetInfo, labels: np.ndarray, test: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -443,7 +459,12 @@ def _drawn_positions(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Positions of each split, and of the whole training pool."""
     pool, validation, test = _partition(info, labels, test)
-    drawn, _ = stratified(labels[pool], info.subsets[subset], info.name, "subset", subset, seed)
+    size = _size_of(info, subset)
+    if size > len(pool):
+        raise DatasetError(f"subset {subset} of {info.name}; only {len(pool)} samples are here")
+    # Of one order, so that a subset contains those of fewer samples.
+    purpose = subset if subset in info.subsets else "by number"
+    drawn, _ = stratified(labels[pool], size, info.name, "subset", purpose, seed)
     return {"train": pool[drawn], "validation": validation, "test": test}, pool
 
 

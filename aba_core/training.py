@@ -328,7 +328,7 @@ def load_splits(config: TrainConfig) -> Splits:
     had, and where a function of one's own gives no `Splits`."""
     if not isinstance(config.dataset, Use):
         return load_dataset(
-            config.dataset, config.subset, subset_seed=config.subset_seed, tokens=config.tokens
+            config.dataset, str(config.subset), subset_seed=config.subset_seed, tokens=config.tokens
         )
     given = used(
         config.dataset, subset=config.subset, subset_seed=config.subset_seed, tokens=config.tokens

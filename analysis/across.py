@@ -3,6 +3,7 @@ method's run beats another's.
 
     runs on each data set → mean score [data set, method] → ranks → Friedman, Nemenyi
                           → P(a run of A beats a run of B), with an interval over runs
+                          → do the same arms rank alike on two data sets?
 
 The unit of the ranks is the data set, so few data sets tell little: the critical difference says
 how little. The probability of improvement generalises to further runs on the same data sets only.
@@ -30,6 +31,7 @@ from analysis.statistics import CONFIDENCE, Interval
 from analysis.tables import values_of
 
 RESAMPLES = 1_999
+LEAST_BLOCKS = 4  # of either data set, for an interval of rank agreement
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,55 @@ def probability_of_improvement(
 
 
 # --- a study on all the data sets that have it ---------------------------------------------------
+
+
+# --- the same arms on two data sets --------------------------------------------------------------
+
+
+def rank_agreement(
+    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """How far arms rank alike on two data sets: Spearman's correlation of their true means.
+
+    first, second: what runs reached, [block, arm], the same arms in the same order. Means err, and
+    so correlate less than what they estimate: the correlation is divided by the root of both
+    reliabilities (attenuation). Delete-one-block jackknife of Fisher's z over the blocks of both,
+    Student's t; it covers .95 to 1.00 where .95 is meant (tests/test_across.py). The arms are all
+    that the claim is about, not a sample. NaN where means do not differ beyond their errors.
+    """
+    n = min(len(first), len(second))
+    z = _fisher(first, second) if n >= LEAST_BLOCKS else math.nan
+    if not math.isfinite(z):
+        return Interval(math.nan, math.nan, math.nan, n, confidence, "none")
+    variance = 0.0
+    for kept, other, turn in ((first, second, 1), (second, first, -1)):
+        without = [
+            _fisher(*(np.delete(kept, block, axis=0), other)[::turn]) for block in range(len(kept))
+        ]
+        variance += (len(kept) - 1) * float(np.var(without))
+    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance)
+    low, high = math.tanh(z - reach), math.tanh(z + reach)
+    return Interval(math.tanh(z), low, high, n, confidence, "jackknife")
+
+
+def _fisher(first: np.ndarray, second: np.ndarray) -> float:
+    """Fisher's z of the corrected rank correlation; below 4 in size, as a correlation of 1 has
+    none."""
+    reliable = _reliability(first) * _reliability(second)
+    if not reliable > 0:
+        return math.nan
+    ranks = [stats.rankdata(values.mean(axis=0)) for values in (first, second)]
+    return math.atanh(np.clip(np.corrcoef(*ranks)[0, 1] / math.sqrt(reliable), -0.999, 0.999))
+
+
+def _reliability(values: np.ndarray) -> float:
+    """The share of the variance of means that is not their error; blocks' own levels are taken out.
+    values: [block, arm]"""
+    blocks, arms = values.shape
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    error = float((rest**2).sum()) / ((blocks - 1) * (arms - 1) * blocks)
+    spread = float(values.mean(axis=0).var(ddof=1))
+    return 1 - error / spread if spread > 0 else 0.0
 
 
 def runs_of(

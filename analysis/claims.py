@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,20 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import exhibits, figures, rules
+from analysis import across, comparisons, exhibits, figures, rules, statistics
 from analysis import results as store
+from analysis.comparisons import ComparisonError
 from analysis.exhibits import Exhibit, Look
 from analysis.reference import REFERENCE
 from analysis.reports.pages import shortened
 from analysis.results import ResultsError
 from analysis.rules import Verdict
-from analysis.tables import interval_text
+from analysis.studies.isolation import arm_name
 
 OPEN, EXACT = "not tested", "exact"
 NOT = "not "  # before a hypothesis that the claim denies
 METRICS = ("validation_accuracy", "test_accuracy")
+RANKS_ALIKE = 0.3  # a rank correlation below this is of no use
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Claim:
     """One published claim and what decides it here.
 
     hypotheses: names of declared hypotheses, "not NAME" where the claim denies one. run: the
-    command that makes their results. exact: tests, as "tests/test_x.py::test_y", where it holds by
+    command that makes their results. ranks_of: the study whose 27 adjustments, alone, are to rank
+    alike on every two data sets. exact: tests, as "tests/test_x.py::test_y", where it holds by
     arithmetic. untested: why nothing here decides it.
     """
 
@@ -52,6 +57,7 @@ class Claim:
     note: str
     hypotheses: tuple[str, ...] = ()
     run: str = ""
+    ranks_of: str = ""
     exact: tuple[str, ...] = ()
     untested: str = ""
 
@@ -70,6 +76,7 @@ def claims() -> tuple[Claim, ...]:
             row["note"],
             tuple(decided[row["id"]].get("hypotheses", ())),
             decided[row["id"]].get("run", ""),
+            decided[row["id"]].get("ranks_of", ""),
             tuple(decided[row["id"]].get("exact", ())),
             decided[row["id"]].get("untested", ""),
         )
@@ -95,14 +102,17 @@ def judged(
         study = store.load(results, name, dataset)
         if not study.declaration.study.hypotheses or study.frame.empty:
             continue
+        frozen_models = bool(study.declaration.study.frozen)  # evaluated on validation samples only
         by_metric = {
             metric: rules.test_all(
                 study, look.rng(), metric=metric, confidence=look.confidence, measured=groups
             )
-            for metric in dict.fromkeys((look.metric, METRICS[1]))
-            if metric in study.frame and study.frame[metric].notna().any()
+            for metric in (
+                [METRICS[0]] if frozen_models else dict.fromkeys((look.metric, METRICS[1]))
+            )
+            if frozen_models or (metric in study.frame and study.frame[metric].notna().any())
         }
-        main = by_metric.get(look.metric, [])
+        main = by_metric.get(METRICS[0] if frozen_models else look.metric, [])
         on_test = by_metric.get(METRICS[1], [None] * len(main))
         for verdict, tested in zip(main, on_test, strict=True):
             entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
@@ -115,9 +125,10 @@ def ledger(
     """One row for each claim, data set and hypothesis that decides it.
 
     Columns: claim, section, text; dataset ("" for what no data decide); hypothesis, study; verdict,
-    "not tested" or "exact"; comparison, estimate (points) with interval, n, scope; test_verdict,
-    test_estimate with interval; declared; reason: why it is not tested and with which command it
-    would be, or the tests of what is exact. Raises ResultsError for a data set without results.
+    "not tested" or "exact"; comparison, estimate (in its measure) with interval, n, scope;
+    test_verdict, test_estimate with interval; declared; reason: why it is not tested and with which
+    command it would be, or the tests of what is exact. Raises ResultsError for a data set without
+    results.
     """
     look = look or Look()
     present = exhibits.studies_by_dataset(results)
@@ -135,6 +146,8 @@ def ledger(
             for name in claim.hypotheses
             for study, verdict, tested in entries.get(name.removeprefix(NOT), [])
         ]
+        if claim.ranks_of:
+            found = [{**of_claim, **row} for row in _ranks(claim, results, list(verdicts), look)]
         rows += found or [{**of_claim, "dataset": "", **_open(claim)}]
     return pd.DataFrame(rows)
 
@@ -148,6 +161,7 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> 
         "study": study,
         "verdict": turned.get(verdict.verdict, verdict.verdict),
         "margin": verdict.hypothesis.margin,
+        "measure": verdict.hypothesis.measure,
         "declared": verdict.declared,
         "reason": "",
     }
@@ -162,6 +176,51 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> 
     for name, column in (("comparison", "label"), ("n", "n"), ("scope", "scope")):
         row[name] = verdict.decisive.get(column, "")
     return row
+
+
+def _ranks(
+    claim: Claim, results: Path | str, datasets: Sequence[str], look: Look
+) -> list[dict[str, Any]]:
+    """A row for every two data sets, at the later one, whether the adjustments rank alike."""
+    blocks: dict[str, dict[str, Any]] = {}
+    stated: dict[str, str] = {}
+    for name in datasets:
+        try:
+            study = store.load(results, claim.ranks_of, name)
+        except ResultsError:
+            continue
+        stated[name] = rules.declared_when(study)
+        for metric in METRICS:
+            grid = comparisons.grid_of(study.frame, metric)
+            with suppress(ComparisonError):
+                values = grid.by_subset[:, grid.columns([arm_name(i) for i in range(27)])]
+                blocks.setdefault(name, {})[metric] = values[np.isfinite(values).all(axis=1)]
+    rows = []
+    for one, other in combinations(blocks, 2):
+        row: dict[str, Any] = {
+            "dataset": other,
+            "hypothesis": "ranks-carry-over",
+            "statement": "The ranking of the 27 adjustments, alone, carries over to other data.",
+            "study": claim.ranks_of,
+            "comparison": f"rank correlation with {one}",
+            "margin": RANKS_ALIKE,
+            "measure": "(of 1)",
+            "scope": comparisons.SUBSETS_AND_SEEDS,
+            "declared": stated[other],
+            "reason": "",
+        }
+        for prefix, metric in (("", METRICS[0]), ("test_", METRICS[1])):
+            if metric not in blocks[one] or metric not in blocks[other]:
+                continue
+            pair = blocks[one][metric], blocks[other][metric]
+            found = across.rank_agreement(*pair, look.confidence)
+            row[f"{prefix}verdict"] = statistics.decide(found, RANKS_ALIKE, "greater")
+            ends = (found.estimate, found.low, found.high)
+            for end, value in zip(("", "_low", "_high"), ends, strict=True):
+                row[f"{prefix}estimate{end}"] = value
+            row["n"] = found.n
+        rows.append(row)
+    return rows
 
 
 def _open(claim: Claim) -> dict[str, Any]:
@@ -267,7 +326,7 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
         return figures.figure_of(ledger_plot(table, axes))
 
     title = "The published claims and what the results say of them"
-    words = f"{look.label}, estimates in points with {level} intervals; test beside validation."
+    words = f"{look.label}, estimates with {level} intervals; test beside validation."
     rest = "Claims that no results decide yet"
     why = "Why, and the command that would decide them."
     return (
@@ -300,8 +359,8 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _effect(row: Mapping[Any, Any], prefix: str) -> str:
-    values = [row.get(f"{prefix}estimate{end}", np.nan) for end in ("", "_low", "_high")]
-    return interval_text(*values) if np.isfinite(values[0]) else ""
+    estimate, low, high = (row.get(f"{prefix}estimate{e}", np.nan) for e in ("", "_low", "_high"))
+    return rules.effect_text(estimate, low, high, row["measure"]) if np.isfinite(estimate) else ""
 
 
 def undecided(table: pd.DataFrame) -> pd.DataFrame:

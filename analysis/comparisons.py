@@ -298,6 +298,43 @@ def _independent(arms: tuple[str, ...], values: Array, scope: str) -> Means:
     return Means(arms, mean, variance, third, counts, None, scope, 0)
 
 
+# --- spreads of runs --------------------------------------------------------------------------
+
+
+def spread(grid: Grid, weights: Mapping[str, float]) -> Bounds:
+    """Bounds of Σ weight · 100 ln(SD of an arm's runs), by the jackknife over blocks.
+
+    Where subsets have several seeds each, SDs are those within subsets, and subsets are the blocks.
+    Else a run is a block, and the SD is over subsets and seeds (or over the seeds of the one
+    subset). Blocks that lack a run of some arm are left out. Raises ComparisonError.
+    """
+    values = grid.values[:, grid.columns(list(weights))]
+    whole = np.isfinite(values).all(axis=1)
+    left_out = int(np.isfinite(values).any(axis=1).sum() - whole.sum())
+    values, subset = values[whole], grid.subset[whole]
+    subsets, counts = np.unique(subset, return_counts=True)
+    if len(subsets) > 1 and counts.min() > 1:
+        variances = np.stack([values[subset == one].var(axis=0, ddof=1) for one in subsets])
+        unit, scope, n = "subset", "seeds on one subset, over subsets", len(subsets)
+        leave = (variances.sum(axis=0) - variances) / max(n - 1, 1)
+        together = variances.mean(axis=0)
+    else:
+        unit, scope = ("subset", SUBSETS_AND_SEEDS) if len(subsets) > 1 else ("seed", SEEDS_ONLY)
+        n = len(values)
+        together = values.var(axis=0, ddof=1) if n > 1 else np.zeros(values.shape[1])
+        leave = np.array([np.delete(values, i, axis=0).var(axis=0, ddof=1) for i in range(n)])
+    if n < LEAST_BLOCKS + 1:
+        raise ComparisonError(f"{n} blocks have runs of all arms; needed: {LEAST_BLOCKS + 1}")
+    for arm, variance in zip(weights, leave.min(axis=0), strict=True):
+        if not variance > 0:
+            raise ComparisonError(f"the runs of {arm!r} are all alike")
+    weight = 50.0 * np.array(list(weights.values()))  # half of 100: SDs from variances
+    without = np.log(leave) @ weight
+    error = math.sqrt((n - 1) * without.var())
+    estimate = float(np.log(together) @ weight)
+    return replace(student(estimate, error, n - 1.0, n, unit), scope=scope, left_out=left_out)
+
+
 # --- contrasts of runs ---------------------------------------------------------------------------
 
 

@@ -29,19 +29,11 @@ from matplotlib.axes import Axes
 from aba_core.arms import METHODS, PLACEBO_TITLES, PUBLISHED_METHODS, VANILLA, Arm, TrainConfig
 from analysis import exhibits, figures, rules, runner, tables, tuning
 from analysis.comparisons import ComparisonError
+from analysis.hypothesis import Contrast, Hypothesis
 from analysis.rules import Verdict
 from analysis.studies.arms import arms_table, difference_table
 from analysis.studies.verdicts import verdict_height, verdict_plot
-from analysis.study import (
-    FRESH_SEED,
-    Contrast,
-    Hypothesis,
-    Study,
-    StudyError,
-    TunedClass,
-    Tuning,
-    on_fresh_subsets,
-)
+from analysis.study import FRESH_SEED, Study, StudyError, TunedClass, Tuning, on_fresh_subsets
 
 METRIC = "test_accuracy"
 STRENGTHS = (0.2, 0.5, 1.0)

@@ -74,7 +74,8 @@ class Plan:
 
     arms: in the declared order. fingerprint: of the data. primary: the column that runs are judged
     by, that of the task's primary quantity on validation. keys: {key: (arm, seed)}; of several keys
-    of a run it is written under the first. samples: to train on. chunks: of the whole study.
+    of a run it is written under the first. samples: {subset: to train on}. chunks: of the whole
+    study.
     """
 
     study: Study
@@ -83,12 +84,12 @@ class Plan:
     fingerprint: str
     primary: str
     keys: Mapping[str, tuple[str, int]]
-    samples: int
+    samples: Mapping[str, int]
     chunks: tuple[Chunk, ...]
 
     def steps(self, chunk: Chunk) -> int:
         """Of all the runs of a chunk."""
-        return len(chunk.runs) * chunk.config.steps(self.samples)
+        return len(chunk.runs) * chunk.config.steps(self.samples[str(chunk.config.subset)])
 
     def unfinished(self, finished: AbstractSet[tuple[str, int]]) -> list[Chunk]:
         """The chunks that still have something to compute, without the finished (arm, seed)."""
@@ -139,7 +140,11 @@ def resolve(
         raise StudyError(
             f"keep_correct is true, but {study.dataset} has no one right class a sample"
         )
-    samples = len(splits.train)
+    trained = {str(chunk.config.subset): chunk.config for chunk in chunks}
+    samples = {
+        subset: len((splits if subset == str(config.subset) else load_splits(own)).train)
+        for subset, own in trained.items()
+    }
     return Plan(study, config, arms, splits.fingerprint, primary, keys, samples, chunks)
 
 
@@ -206,7 +211,7 @@ def load_splits(config: TrainConfig) -> Splits:
     """The data of a configuration, read once in each process. Raises StudyError where a function of
     one's own gives none, and the data sets' own errors."""
     try:
-        return _cached_splits(config.dataset, config.subset, config.subset_seed, config.tokens)
+        return _cached_splits(config.dataset, str(config.subset), config.subset_seed, config.tokens)
     except ValueError as error:
         if isinstance(config.dataset, str):
             raise
@@ -228,7 +233,7 @@ def _check(
     except ValueError as error:
         raise StudyError(str(error)) from error
     for own in dict.fromkeys((config, *(arm.trained_by(config) for arm in arms))):
-        _check_training(own, splits)
+        _check_training(own, splits if own.subset == config.subset else load_splits(own))
     for arm, method in zip(arms, methods, strict=True):
         most = getattr(method, "top_k", None) or 0
         if getattr(method, "target", "") == "class_score" and most > splits.classes:

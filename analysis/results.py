@@ -15,13 +15,16 @@ from typing import Any
 
 import pandas as pd
 
+from aba_core.adjustments import ADJUSTMENTS
 from aba_core.identity import Use
 from aba_core.installation import HOME
+from analysis.hypothesis import group_arm
 from analysis.store.chunks import check_listed, keys_in, read_rows, runs_in_short, write_chunk
 from analysis.store.declarations import Declaration, declarations, declare
 from analysis.store.files import ResultsError, sweep
 
 __all__ = [
+    "AGAINST",
     "SHIPPED",
     "Declaration",
     "ResultsError",
@@ -30,6 +33,7 @@ __all__ = [
     "collect",
     "declarations",
     "declare",
+    "group_runs",
     "keys_in",
     "load",
     "measured",
@@ -42,6 +46,8 @@ __all__ = [
 
 # The results that come with the toolkit.
 SHIPPED = HOME / "data" / "results"
+# The share (percent) of a group's adjustments that change a frozen model's loss the other way.
+AGAINST = "against_group"
 
 
 @dataclass(frozen=True)
@@ -206,3 +212,28 @@ def measured(result: StudyResult) -> StudyResult:
     if not len(measurements.frame):
         raise ResultsError(f"{study.name} on {study.dataset} has runs but no measurements")
     return measurements
+
+
+# --- frozen models as runs of groups -------------------------------------------------------------
+
+
+def group_runs(frozen: pd.DataFrame) -> pd.DataFrame:
+    """Frozen results as runs, the models under each group's adjustments being an arm.
+
+    frozen: one row an arm, seed, adjustment and strength. One row an arm, group, strength and seed:
+    arm, seed, subset_seed; loss_change (nats), accuracy_change (points), class_score_change
+    (logits), means over the group's adjustments; `AGAINST`, of those that are neither Neutral nor
+    the adjustment 0.
+    """
+    group = frozen["adjustment"].map({a.index: str(a.group) for a in ADJUSTMENTS})
+    sign = group.map({"Epsilon": 1.0, "Delta": -1.0})
+    against = 100.0 * (frozen["loss_change"] * sign < 0)
+    rows = frozen.assign(**{AGAINST: against.where(sign.notna())}).assign(
+        arm=[
+            group_arm(*one)
+            for one in zip(frozen["arm"], group, frozen["strength"].astype(float), strict=True)
+        ]
+    )
+    values = ["loss_change", "accuracy_change", "class_score_change", AGAINST]
+    by = ["arm", "seed", *(name for name in ("subset_seed",) if name in rows)]
+    return rows[rows["status"] == "finished"].groupby(by, sort=False)[values].mean().reset_index()

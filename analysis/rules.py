@@ -18,19 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from aba_core.arms import Arm
 from analysis import comparisons, scopes, sequential, slopes, statistics, tables
 from analysis.comparisons import Bounds, ComparisonError, Grid
-from analysis.results import StudyResult
+from analysis.hypothesis import RULES_VERSION, Contrast, Hypothesis, Slope, needed_of, rule_at
+from analysis.results import StudyResult, group_runs
 from analysis.statistics import Interval
-from analysis.study import RULES_VERSION, Contrast, Hypothesis, Slope, Study, needed_of, rule_at
 
 POWER = 0.8
 
@@ -208,6 +206,8 @@ class Judge:
     def _bounds(self, comparison: Contrast | Slope, rng: np.random.Generator) -> Bounds:
         if isinstance(comparison, Slope):
             return slopes.bounds(comparison, self.grid, rng)
+        if comparison.of == "spread":
+            return comparisons.spread(self.grid, comparison.weights)
         if comparison.unit == "run":
             return comparisons.contrast(
                 self.grid,
@@ -226,7 +226,7 @@ class Judge:
 
     def _seeds_only(self, comparison: Contrast | Slope) -> Interval:
         """For the same training subsets, where that can be told; NaN else."""
-        if isinstance(comparison, Contrast) and comparison.unit == "run":
+        if isinstance(comparison, Contrast) and (comparison.unit, comparison.of) == ("run", "mean"):
             if (
                 len(self.grid.values) > len(self.grid.by_subset) > 1
                 and not comparison.minus_best_of
@@ -337,11 +337,12 @@ def _row(
 
     at_support, at_refute = ends(support, support), ends(refute, refute)
     supports = statistics.decide(
-        at_support, 0.0 if direction != "equivalent" else margin, direction
+        at_support, margin if direction in ("equivalent", "not worse") else 0.0, direction
     )
     refutes = statistics.decide(at_refute, margin, direction) == "refuted"
     shown = {
         "greater": ends(support, refute),
+        "not worse": ends(support, refute),
         "less": ends(refute, support),
         "different": at_refute if refutes else at_support,
         "equivalent": at_refute if refutes else at_support,
@@ -382,7 +383,7 @@ def effect_of(interval: Interval, margin: float, direction: str) -> str:
         (-interval.high, -interval.low) if direction == "less" else (interval.low, interval.high)
     )
     one_sided = direction in ("greater", "less")
-    if one_sided and high < 0:
+    if (one_sided and high < 0) or (direction == "not worse" and high < -margin):
         return "reversed"
     if -margin < low and high < margin:
         return "negligible"
@@ -408,16 +409,23 @@ _UNITS = {
 }
 
 
+def effect_text(estimate: float, low: float, high: float, measure: str) -> str:
+    """Text such as 1.2 [0.9, 1.5] points; two digits for what is no share of a hundred."""
+    digits = 1 if measure == "points" or measure.endswith("%") else 2
+    return f"{tables.interval_text(estimate, low, high, digits)} {measure}"
+
+
 def _sentence(verdict: Verdict) -> str:
     hypothesis, row = verdict.hypothesis, verdict.decisive
     subject = f"{row['label']}" + f" ({verdict.reason})" * (len(verdict.table) > 1)
-    effect = tables.interval_text(*(row[f"estimate{end}"] for end in ("", "_low", "_high")))
+    ends = row["estimate_low"], row["estimate_high"]
+    effect = effect_text(row["estimate"], *ends, hypothesis.measure)
     scope = f" ({row['scope']})" * bool(row["scope"])
     parts = [
-        f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} is {effect} points: "
+        f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} is {effect}: "
         f"{_effect_words(verdict)}. It rests on {row['n']} {_UNITS[row['unit']]}{scope}; "
         f"{hypothesis.n} seeds an arm were planned, and the smallest effect seen with 80 % power "
-        f"is {row['smallest_detectable']:.1f} points."
+        f"is {row['smallest_detectable']:.1f} {hypothesis.measure}."
     ]
     if row["left_out"]:
         parts.append(f"{row['left_out']} blocks lack a run and are left out.")
@@ -430,7 +438,11 @@ def _sentence(verdict: Verdict) -> str:
 def _effect_words(verdict: Verdict) -> str:
     """What the decisive interval says, as a clause."""
     hypothesis, effect = verdict.hypothesis, verdict.effect
-    margin = f"{hypothesis.margin:g} points"
+    margin = f"{hypothesis.margin:g} {hypothesis.measure}"
+    if hypothesis.direction == "not worse" and effect in ("exists", "open"):
+        if verdict.verdict == "supported":
+            return f"a loss of {margin} is excluded"
+        return f"a loss of {margin} is neither shown nor excluded"
     one_sided = hypothesis.direction in ("greater", "less")
     if effect == "reversed":
         if hypothesis.direction == "less":
@@ -448,50 +460,6 @@ def _effect_words(verdict: Verdict) -> str:
 
 
 # --- a study's hypotheses ------------------------------------------------------------------------
-
-
-def control_arm(study: Study) -> str:
-    """The arm that trains without augmentation and is changed in nothing else; "" without one."""
-    vanilla = (arm for arm in study.arms if arm.vanilla)
-    return next((arm.name for arm in vanilla if not (arm.seed_offset or arm.flip_bit)), "")
-
-
-def null_arms(study: Study) -> list[str]:
-    """Arms that train as the control does, but reseeded or with one bit of one weight changed."""
-
-    def in_all_else(arm: Arm) -> dict[str, Any]:
-        changed = ("name", "seed_offset", "flip_bit")
-        return {name: value for name, value in arm.data().items() if name not in changed}
-
-    control = [in_all_else(arm) for arm in study.arms if arm.name == control_arm(study)]
-    altered = (arm for arm in study.arms if arm.seed_offset or arm.flip_bit)
-    return [arm.name for arm in altered if in_all_else(arm) in control]
-
-
-def null_table(study: StudyResult, metric: str) -> pd.DataFrame:
-    """What arms that differ in nothing show: a diagnostic that decides nothing.
-
-    One row for each pair of the control and its null arms, with n, difference of the means (points)
-    and its 95 % interval (Welch). Arms that equal the control in every run (a bit that changes
-    nothing) are left out: they would show that chance does nothing. Over many pairs one interval
-    in twenty excludes 0, and the differences' quantiles are what chance gives two arms of so many
-    runs.
-    """
-    declared = study.declaration.study
-    names = [control_arm(declared), *null_arms(declared)]
-    grid = comparisons.grid_of(study.frame, metric)
-    rows = []
-    for first, second in combinations([name for name in names if name in grid.place], 2):
-        apart = np.diff(grid.values[:, grid.columns([first, second])], axis=1)
-        if not (np.abs(apart[np.isfinite(apart)]) > 0).any():
-            continue
-        try:
-            bounds = comparisons.contrast(grid, {first: 1.0, second: -1.0})
-        except ComparisonError:
-            continue
-        row: dict[str, Any] = {"first": first, "second": second, "n": bounds.n}
-        rows.append(row | tables.with_interval("difference", bounds.interval()))
-    return pd.DataFrame(rows)
 
 
 def declared_when(study: StudyResult) -> str:
@@ -528,9 +496,11 @@ def test_all(
     correction over all of them. Arguments: see `test`."""
     declared = declared_when(study)
     hypotheses = study.declaration.study.hypotheses
-    grid = comparisons.grid_of(study.frame, metric)
+    grids: dict[str, Grid] = {}
     judges = []
     for hypothesis, stream in zip(hypotheses, rng.spawn(len(hypotheses)), strict=True):
+        quantity = hypothesis.quantity or metric
+        grid = grids.setdefault(quantity, _grid(study, quantity))
         version = hypothesis.rules_version
         older = f", under version {version} of the rules" * (version < RULES_VERSION)
         judges.append(Judge(hypothesis, grid, stream, confidence, measured, look, declared + older))
@@ -544,6 +514,12 @@ def test_all(
         )
         for number, judge in enumerate(judges)
     ]
+
+
+def _grid(study: StudyResult, quantity: str) -> Grid:
+    """A quantity of a study's runs; of frozen models by group, see `results.group_runs`."""
+    frozen = bool(study.declaration.study.frozen) and len(study.frame)
+    return comparisons.grid_of(group_runs(study.frame) if frozen else study.frame, quantity)
 
 
 def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:
@@ -565,8 +541,9 @@ _SHOWN = ("estimate", "estimate_low", "estimate_high", "n", "unit", "scope", "sm
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a hypothesis: name, statement, verdict, effect, margin, the deciding comparison, its
-    estimate (points) with interval, n, scope, smallest_detectable, holds, declared."""
+    """One row a hypothesis: name, statement, verdict, effect, margin, measure (its unit and the
+    estimate's), the deciding comparison, its estimate with interval, n, scope, smallest_detectable,
+    holds, declared."""
     rows = []
     for verdict in verdicts:
         row: dict[str, Any] = {
@@ -575,6 +552,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "verdict": verdict.verdict,
             "effect": verdict.effect,
             "margin": verdict.hypothesis.margin,
+            "measure": verdict.hypothesis.measure,
             "holds": verdict.holds,
         }
         if len(verdict.table):
@@ -590,7 +568,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a comparison of every hypothesis; see `Verdict.table`."""
     parts = [
-        verdict.table.assign(hypothesis=verdict.hypothesis.name, margin=verdict.hypothesis.margin)
+        verdict.table.assign(
+            hypothesis=verdict.hypothesis.name,
+            margin=verdict.hypothesis.margin,
+            measure=verdict.hypothesis.measure,
+        )
         for verdict in verdicts
     ]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)

@@ -20,7 +20,7 @@ from analysis.comparisons import (
     Grid,
     student,
 )
-from analysis.study import Slope
+from analysis.hypothesis import Slope
 
 Array = NDArray[np.float64]
 

@@ -530,7 +530,7 @@ def cohens_kappa(first: ArrayLike, second: ArrayLike) -> float:
 
 # --- verdicts ------------------------------------------------------------------------------------
 
-DIRECTIONS = ("greater", "less", "different", "equivalent")
+DIRECTIONS = ("greater", "less", "different", "equivalent", "not worse")
 VERDICTS = ("supported", "refuted", "inconclusive")
 
 
@@ -565,6 +565,7 @@ def decide(
     less        high < 0 and low ≤ −m                   low > −m
     different   (low > 0 or high < 0) and not inside    inside
     equivalent  inside                                  low > m or high < −m
+    not worse   low > −m                                high < −m
     ==========  ======================================  ======================
 
     Everything else, also an effect without an interval, is inconclusive. An effect that is surely
@@ -585,5 +586,6 @@ def decide(
         "less": (high < 0, low > margin_low),
         "different": (low > 0 or high < 0, inside),
         "equivalent": (inside, low > margin_high or high < margin_low),
+        "not worse": (margin_low < low, high < margin_low),
     }[direction]
     return "refuted" if refuted else "supported" if supported else "inconclusive"

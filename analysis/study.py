@@ -6,39 +6,35 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
+from aba_core.adjustments import Group
 from aba_core.arms import Arm
 from aba_core.identity import (
     Use,
     load,
-    load_for_results,
     meant,
     plain,
     short_hash,
     trust,
-    version_of,
 )
+from analysis.hypothesis import Hypothesis, PlainData, group_arm, hashed
 from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
@@ -55,58 +51,15 @@ FRESH_SEED = 200
 MOST_SEEDS = 100_000
 MOST_RUNS = 1_000_000
 LAST_SEED = 2**62 - 1
-# Version of the rules in `rules` and `comparisons`: a part of what is declared. Declarations that
-# say none were made under version 1.
-RULES_VERSION = 2
-MOST_LOOKS = 100
 
 
 class StudyError(ValueError):
     """A study that cannot be built; one line saying which value is wrong and what is allowed."""
 
 
-def rule_at(where: str) -> Callable[..., Any]:
-    """A rule of one's own, "module:function". Raises ValueError, one line, where there is none."""
-    try:
-        rule = load_for_results(where)
-    except ValueError as error:
-        raise ValueError(
-            f"unknown rule {where!r}; known: all, any, at least K, or your own ({error})"
-        ) from error
-    if not callable(rule):
-        raise ValueError(f"rule {where!r} is no function but {rule!r:.60}")
-    return rule
-
-
-def needed_of(rule: str, m: int) -> int | None:
-    """How many of m comparisons must hold by a rule of words; None for a rule of one's own."""
-    if rule in ("all", "any"):
-        return m if rule == "all" else 1
-    counted = _AT_LEAST.fullmatch(rule)
-    return int(counted[1]) if counted else None
-
-
+GROUPS = tuple(str(group) for group in Group)
 # Fields of a study that decide none of its runs.
 _NO_IDENTITY = {"seeds", "preset", "note", "room", "baseline"}
-_AT_LEAST = re.compile(r"at least ([1-9]\d{0,3})")
-
-
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Declared(_Plain):
-    """Plain data that is hashed. Fields added later are written only where they say something, so
-    that what was declared before keeps its hash."""
-
-    @model_serializer(mode="wrap")
-    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        default = {"paired": False, "squares": (), "looks": 0}
-        return {
-            name: value
-            for name, value in write(self).items()
-            if name not in default or getattr(self, name) != default[name]
-        }
 
 
 # An arm in a study: read from the plain data of a file, and dumped as such.
@@ -120,14 +73,14 @@ def _arm(given: Any) -> Arm:
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Frozen(_Plain):
+class Frozen(PlainData):
     """Frozen evaluation of every trained model: strengths, and which features are low or high."""
 
     strengths: tuple[Strength, ...] = Field(min_length=1, max_length=1000)
     target: str = "loss"
 
 
-class TunedClass(_Plain):
+class TunedClass(PlainData):
     """Arms that are tuned together. values: what is tried, {field: values} of the method or of the
     training, all combinations; without any, the strengths of `Tuning`."""
 
@@ -136,7 +89,7 @@ class TunedClass(_Plain):
     values: dict[str, tuple[str | float | int, ...]] = {}
 
 
-class Tuning(_Plain):
+class Tuning(PlainData):
     """What is tried for each class of arms on validation, with seeds that are never reported.
 
     strengths: of all classes that name no values of their own. classes: by default every arm but
@@ -148,132 +101,9 @@ class Tuning(_Plain):
     classes: tuple[TunedClass, ...] = ()
 
 
-class Contrast(_Declared):
-    """One comparison of arms: a weighted sum of their mean accuracies (points).
-
-    weights: {arm: weight}. unit: what is repeated. "run": each arm's runs. "adjustment": the arms
-    with positive weight against those with negative, each by its mean. "measured": the same, with
-    groups of adjustments in place of arms, as a frozen model's change of loss sorts them.
-    minus_best_of: lists of arms; the truly best of each is taken away (averaged over the lists),
-    see `comparisons.best_of`. paired: runs of one seed are pairs also where all arms share one
-    training subset; arms that ran on the same several subsets are always compared within them.
-    """
-
-    label: str
-    weights: dict[str, float]
-    unit: Literal["run", "adjustment", "measured"] = "run"
-    minus_best_of: tuple[tuple[str, ...], ...] = ()
-    paired: bool = False
-
-    @property
-    def arms(self) -> set[str]:
-        """Arms that must have runs."""
-        named = set() if self.unit == "measured" else set(self.weights)
-        return named.union(*self.minus_best_of)
-
-
-class Slope(_Declared):
-    """How mean accuracy changes with one property of arms (points a unit), the others held.
-
-    term: the property asked about. covariates: {arm: {property: value}}, the same properties for
-    all. The arm is the unit: arms that differ in nothing but chance differ by themselves. squares:
-    properties whose squares are held as well; the verdict is the declared model's, and where it has
-    no squares the one with all of them is shown beside it.
-    """
-
-    label: str
-    term: str
-    covariates: dict[str, dict[str, float]]
-    squares: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _about_properties(self) -> Slope:
-        known = sorted(set().union(*self.covariates.values()))
-        for what, names in (("term", (self.term,)), ("squares", self.squares)):
-            for name in names:
-                if name not in known or (what == "squares" and name == self.term):
-                    others = [one for one in known if what == "term" or one != self.term]
-                    raise ValueError(
-                        f"{what} of {self.label!r} is {name!r}; known: {', '.join(others)}"
-                    )
-        return self
-
-    @property
-    def arms(self) -> set[str]:
-        """Arms that must have runs."""
-        return set(self.covariates)
-
-
-class Hypothesis(_Declared):
-    """A claim and how it is judged, declared before its runs.
-
-    statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, "any"
-    may, or "at least K"; the levels make a wrong verdict of the family as rare as of one (see
-    `rules.at_least`). Or a function of one's own as "module:function". direction, margin: see
-    `statistics.decide`; effects below the margin (points) are not worth having. n: seeds planned
-    for each arm. looks: how often it may be judged while runs are added, 0 where the number of runs
-    is fixed; see `sequential`. rules_version: of the rules that it is declared under.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    statement: str
-    estimand: str
-    comparisons: tuple[Contrast | Slope, ...] = Field(min_length=1)
-    rule: str = "all"
-    direction: Literal["greater", "less", "different", "equivalent"] = "greater"
-    margin: float = Field(default=0.5, ge=0, allow_inf_nan=False)
-    n: int = Field(ge=2)
-    looks: int = Field(default=0, ge=0, le=MOST_LOOKS)
-    rules_version: int = Field(default=RULES_VERSION, ge=1, le=RULES_VERSION)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_declared(cls, given: Any, info: ValidationInfo) -> Any:
-        if isinstance(given, dict) and (info.context or {}).get("declared"):
-            return {"rules_version": 1, **given}
-        return given
-
-    @field_validator("rule")
-    @classmethod
-    def _importable(cls, value: str, info: ValidationInfo) -> str:
-        # A declaration is read wherever its results are, also without the module of its rule.
-        needed = needed_of(value, m := len(info.data.get("comparisons", ())))
-        if needed is None and not (info.context or {}).get("declared"):
-            trust(value)
-            rule_at(value)
-        if needed is not None and m and needed > m:
-            raise ValueError(f"rule {value!r} of {m} comparisons; allowed: up to at least {m}")
-        return value
-
-    @property
-    def arms(self) -> set[str]:
-        """Arms that must have runs."""
-        return set().union(*(comparison.arms for comparison in self.comparisons))
-
-    @property
-    def identity(self) -> str:
-        """Short hash of all that is declared, with the version of the rules and that of a rule of
-        one's own."""
-        content = _hashed(self)
-        if needed_of(self.rule, len(self.comparisons)) is None:
-            try:
-                content["rule_version"] = version_of(rule_at(self.rule))
-            except ValueError:
-                content["rule_version"] = None  # its runs then carry another hash
-        return short_hash(content)
-
-
 def on_fresh_subsets(arms: Iterable[Arm], share: int = 1) -> tuple[Arm, ...]:
     """The same arms, each run on a fresh training subset that so many consecutive seeds share."""
     return tuple(replace(arm, subset_per_run=True, seeds_per_subset=share) for arm in arms)
-
-
-def _hashed(hypothesis: Hypothesis) -> dict[str, Any]:
-    """Its plain data for a hash. Version 1 of the rules was not written down."""
-    content = hypothesis.model_dump(mode="json")
-    if hypothesis.rules_version == 1:
-        del content["rules_version"]
-    return content
 
 
 def check_count(seeds: int) -> int:
@@ -283,7 +113,7 @@ def check_count(seeds: int) -> int:
     return seeds
 
 
-class Study(_Plain):
+class Study(PlainData):
     """One experiment: config (fields of `aba_core.TrainConfig`), arms, seeds.
 
     hypotheses: what the runs are to decide.
@@ -375,6 +205,10 @@ class Study(_Plain):
         cls, value: tuple[Hypothesis, ...], info: ValidationInfo
     ) -> tuple[Hypothesis, ...]:
         known = {arm.name for arm in info.data.get("arms", ())}
+        evaluated = info.data.get("frozen")
+        if evaluated is not None:
+            every = product(known, GROUPS, evaluated.strengths)
+            known = {group_arm(*one) for one in every}
         for hypothesis in value:
             unknown = sorted(hypothesis.arms - known)
             if unknown:
@@ -411,7 +245,7 @@ class Study(_Plain):
         """Short hash of everything but the seeds: more seeds continue the same study."""
         content = self.model_dump(mode="json", exclude=_NO_IDENTITY)
         content["arms"] = [arm.data() for arm in self.arms]
-        content["hypotheses"] = [_hashed(one) for one in self.hypotheses]
+        content["hypotheses"] = [hashed(one) for one in self.hypotheses]
         return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))
 
 
@@ -422,7 +256,8 @@ class Settings:
     config: fields of `aba_core.TrainConfig`. strength: for each kind of study, in standardised
     input units. seeds: runs an arm for each study, and tuning runs. methods: the benchmark's
     strengths where the slides give them. batch_norm: what differs where models have it. planned:
-    seeds that hypotheses are declared with. top_k: of target "class_score".
+    seeds that hypotheses are declared with. sizes: of training sets, the usual one first. top_k: of
+    target "class_score".
     """
 
     dataset: str
@@ -433,6 +268,7 @@ class Settings:
     methods: dict[str, float]
     batch_norm: dict[str, Any]
     planned: dict[str, int]
+    sizes: tuple[int, ...]
     top_k: int
     note: str
 
@@ -487,6 +323,7 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
         methods=chosen.get("methods", {}),
         batch_norm=chosen.get("batch_norm", {}),
         planned=settings["planned"],
+        sizes=tuple(settings["sizes"]),
         top_k=settings.get("top_k", 4),
         note=" ".join(chosen.get("note", "").split()),
     )

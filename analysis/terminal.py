@@ -84,7 +84,7 @@ def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataF
     for claim, rows in decided.groupby("claim", sort=False):
         print(claim)
         for row in rows.to_dict("records"):
-            effect = f" {row['effect']} points, n = {row['n']}" if row["effect"] else ""
+            effect = f" {row['effect']}, n = {row['n']}" if row["effect"] else ""
             test = f"; test: {row['test']}" if row["test"] else ""
             print(f"    {row['data set']}, {row['comparison']}: {row['verdict']}{effect}{test}")
     for claim, rows in rest.groupby("claim", sort=False):

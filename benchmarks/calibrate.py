@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.comparisons import Grid
+from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.rules import Judge
-from analysis.study import Contrast, Hypothesis, Slope
 
 Array = NDArray[np.float64]
 
@@ -278,6 +278,24 @@ def equivalence() -> Iterator[Case]:
     yield Case("equivalence", "both of 2", World(20), two, edge, edge, None)
 
 
+def not_worse() -> Iterator[Case]:
+    """A loss smaller than the margin."""
+    one = _claim([_pair("a", "b")], direction="not worse")
+    for n in (5, 20):
+        edge = {"a": -MARGIN, "b": 0.0}
+        yield Case("not worse", "normal", World(n), one, edge, edge, -MARGIN)
+
+
+def spreads() -> Iterator[Case]:
+    """Standard deviations of two arms that are the same, runs correlated within blocks."""
+    smaller = Contrast(label="SDs", weights={"a": 1.0, "b": -1.0}, of="spread")
+    one = _claim([smaller], direction="less", margin=10.0)
+    for shape in ("normal", "skewed", "two modes"):
+        for n in (10, 20, 40, 100):
+            world = World(n, shape=shape, together=0.5, subsets=3.0)
+            yield Case("spread", f"{shape}, in log %", world, one, {"a": 0.0, "b": 0.0}, None)
+
+
 def by_groups() -> Iterator[Case]:
     """Groups of adjustments, the adjustment as the unit."""
     for sizes, spreads in (((4, 4), ()), ((4, 13), ()), ((9, 9), ()), ((4, 13), (3.0,) * 4)):
@@ -340,7 +358,7 @@ def slopes() -> Iterator[Case]:
         )
 
 
-CASES = (single, families, best, equivalence, by_groups, slopes)
+CASES = (single, families, best, equivalence, not_worse, spreads, by_groups, slopes)
 
 
 # --- looks and many hypotheses -------------------------------------------------------------------
@@ -400,6 +418,8 @@ SHORT = {
     ("best of candidates", "9, ties", 5),
     ("best of candidates", "9, one deviation apart", 20),
     ("equivalence", "normal", 5),
+    ("not worse", "normal", 5),
+    ("spread", "normal, in log %", 20),
     ("slope over 40 sets", "10 subsets, slopes spread 1", 10),
     ("adjustments", "4 against 13", 1),
 }

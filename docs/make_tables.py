@@ -13,8 +13,8 @@ from pathlib import Path
 from analysis import claims
 from analysis.exhibits import Look, of_study, studies_by_dataset
 from analysis.results import SHIPPED, ResultsError
-from analysis.rules import Verdict
-from analysis.tables import interval_text, markdown
+from analysis.rules import Verdict, effect_text
+from analysis.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"readme": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
@@ -40,8 +40,8 @@ QUESTIONS = {
 
 
 def effect(verdict: Verdict) -> str:
-    ends = (verdict.decisive[f"estimate{end}"] for end in ("", "_low", "_high"))
-    return interval_text(*ends)
+    estimate, low, high = (verdict.decisive[f"estimate{end}"] for end in ("", "_low", "_high"))
+    return effect_text(estimate, low, high, verdict.hypothesis.measure).removesuffix(" points")
 
 
 def latest(judged: Judged, name: str) -> tuple[str, Verdict, Verdict | None] | None:
@@ -73,7 +73,7 @@ def questions(judged: dict[str, Judged]) -> str:
 def every_verdict(judged: Judged) -> str:
     """All hypotheses of a data set: what is claimed, the verdict on validation and on test."""
     rows = [
-        "| study | claim | verdict | deciding comparison | points | on test | n |",
+        "| study | claim | verdict | deciding comparison | effect (points) | on test | n |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in judged:

@@ -151,3 +151,40 @@ def test_a_study_is_ranked_over_the_data_sets_that_have_it(results, tmp_path):
 def test_ranks_need_two_data_sets(results):
     with pytest.raises(ResultsError, match="is there for digits; ranks need at least two"):
         across.runs_of(results, "tension")
+
+
+def made_of(rng, rho, n, noise, arms=27):
+    """(true rank correlation, runs on two data sets); blocks have levels of their own."""
+    true = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], arms).T
+    blocks = [
+        mean + noise * rng.standard_normal((count, arms)) + 2 * rng.standard_normal((count, 1))
+        for mean, count in zip(true, n, strict=True)
+    ]
+    return stats.spearmanr(*true).statistic, blocks
+
+
+def test_rank_agreement_without_noise_is_spearmans():
+    true, (first, second) = made_of(np.random.default_rng(0), 0.6, (6, 5), 1e-6)
+    assert across.rank_agreement(first, second).estimate == pytest.approx(true, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rho", "n", "noise"), [(0.75, (40, 16), 2.0), (0.0, (20, 20), 2.0)])
+def test_rank_agreement_undoes_attenuation_and_covers(rho, n, noise):
+    rng, inside, off, raw = np.random.default_rng(1), 0, [], []
+    for _ in range(100):
+        true, (first, second) = made_of(rng, rho, n, noise)
+        found = across.rank_agreement(first, second)
+        inside += found.low <= true <= found.high
+        off.append(found.estimate - true)
+        raw.append(stats.spearmanr(first.mean(0), second.mean(0)).statistic - true)
+    assert inside >= 90, inside  # Monte Carlo error of .95 in 100 is .022
+    assert abs(np.mean(off)) < 0.03
+    assert rho == 0 or np.mean(raw) < -0.03  # what it is for
+
+
+def test_rank_agreement_has_no_interval_where_there_is_nothing_to_rank():
+    same = np.ones((5, 27))
+    assert math.isnan(across.rank_agreement(same, same).estimate)
+    _, (first, second) = made_of(np.random.default_rng(2), 0.5, (3, 9), 1.0)
+    assert math.isnan(across.rank_agreement(first, second).low)
+    assert math.isnan(across.rank_agreement(first[:1], second).low)  # one training subset

@@ -38,9 +38,11 @@ def test_every_published_claim_has_an_entry_that_says_what_decides_it():
     known = claims.claims()
     assert [claim.id for claim in known] == [f"C{n:02}" for n in range(1, 37)]
     for claim in known:
-        ways = bool(claim.hypotheses) + bool(claim.exact) + bool(claim.untested)
-        assert ways == 1, claim.id
-        assert not claim.hypotheses or claim.run.startswith("aba run "), claim.id
+        ways = (claim.hypotheses, claim.ranks_of, claim.exact, claim.untested)
+        assert sum(map(bool, ways)) == 1, claim.id
+        assert not (claim.hypotheses or claim.ranks_of) or claim.run.startswith("aba run "), (
+            claim.id
+        )
 
 
 def test_claims_name_hypotheses_that_a_standard_study_declares():
@@ -132,3 +134,23 @@ def test_the_ledger_is_written_with_its_caption(ledger, tmp_path):
 def test_a_data_set_without_results_is_named(results):
     with pytest.raises(ResultsError, match="no studies on mnist.*there: digits"):
         claims.ledger(results, ["mnist"])
+
+
+def test_ranks_that_carry_over_are_told_for_every_two_data_sets(tmp_path):
+    turned = {"digits": 1.0, "mnist": 1.0, "cifar10": -1.0}
+    for dataset, sign in turned.items():
+        study = standard_study("hypotheses", dataset, "quick")
+        seeds = tuple(range(200, 206))
+        arms = tuple(arm for arm in study.arms if arm.name.startswith("adjustment "))
+        own = study.model_copy(update={"seeds": seeds, "arms": arms, "hypotheses": ()})
+        make_study(tmp_path, own, mean=lambda arm, s=sign: 60 + s * int(arm.split()[1]), sd=0.5)
+    table = claims.ledger(tmp_path)
+    rows = table[table["claim"] == "C12"].set_index(["dataset", "comparison"])
+    verdicts = rows["verdict"].to_dict()
+    assert verdicts == {
+        ("mnist", "rank correlation with digits"): "supported",
+        ("digits", "rank correlation with cifar10"): "refuted",
+        ("mnist", "rank correlation with cifar10"): "refuted",
+    }
+    assert rows["estimate"].abs().min() > 0.95
+    assert (rows["test_verdict"] == rows["verdict"]).all()

@@ -78,7 +78,13 @@ def test_the_table_has_the_published_sizes() -> None:
             ("minst",),
             "unknown dataset 'minst' .did you mean 'mnist'.*; known: digits, mnist, cifar10, news",
         ),
-        (("digits", "med"), r"unknown subset 'med' of digits; known: tiny \(100\), full \(797\)"),
+        (
+            ("digits", "med"),
+            r"unknown subset 'med' of digits; known: tiny \(100\), full \(797\), or a number",
+        ),
+        (("digits", "9"), r"subset 9 of digits; allowed: 10 to 797 samples"),
+        (("digits", "798"), r"subset 798 of digits; allowed: 10 to 797 samples"),
+        (("digits", "²00"), r"unknown subset '²00' of digits"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(
@@ -154,6 +160,16 @@ def test_the_same_arguments_give_the_same_data() -> None:
     assert one.fingerprint == two.fingerprint
     for left, right in zip(parts(one), parts(two), strict=True):
         assert torch.equal(left.x, right.x) and torch.equal(left.y, right.y)
+
+
+def test_a_subset_by_number_contains_the_smaller_ones_of_its_seed() -> None:
+    kept = [set(digits(size, subset_seed=3).train.index.tolist()) for size in ("100", "200", "400")]
+    assert [len(one) for one in kept] == [100, 200, 400]
+    assert kept[0] < kept[1] < kept[2]
+    assert set(digits("100", subset_seed=4).train.index.tolist()) != kept[0]
+    counts = np.bincount(digits("200", subset_seed=3).train.y.numpy())
+    assert counts.min() >= 17 and counts.max() <= 23  # the classes' shares, as everywhere
+    assert torch.equal(digits("200").test.index, digits().test.index)
 
 
 def test_the_subset_seed_moves_the_subset_only() -> None:

@@ -14,10 +14,11 @@ import pytest
 from oracles.made_results import make_study
 
 from aba_core.arms import Arm
+from analysis import chance, rules, slopes, statistics
 from analysis import results as store
-from analysis import rules, slopes, statistics
+from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.studies import hypotheses, standard_study
-from analysis.study import Contrast, Hypothesis, Slope, Study, StudyError, study_from_yaml
+from analysis.study import Study, StudyError, study_from_yaml
 
 
 def runs_of(means: dict[str, float], n: int = 10, sd: float = 1.0, seed: int = 0) -> pd.DataFrame:
@@ -232,13 +233,13 @@ def test_the_control_is_known_by_what_it_does_and_not_by_its_name():
         Arm.of("slower", method="vanilla", flip_bit=True, learning_rate=0.001),
     )
     study = Study(name="s", dataset="digits", arms=arms, seeds=2)
-    assert rules.control_arm(study) == "plain"
-    assert rules.null_arms(study) == ["again", "bit"]
+    assert chance.control_arm(study) == "plain"
+    assert chance.null_arms(study) == ["again", "bit"]
     without = study.model_copy(update={"arms": arms[:2]})
-    assert (rules.control_arm(without), rules.null_arms(without)) == ("", [])
+    assert (chance.control_arm(without), chance.null_arms(without)) == ("", [])
     standard = standard_study("hypotheses")
-    assert rules.control_arm(standard) == hypotheses.VANILLA
-    assert rules.null_arms(standard) == [*hypotheses.RESEEDED_ARMS, hypotheses.ONE_BIT]
+    assert chance.control_arm(standard) == hypotheses.VANILLA
+    assert chance.null_arms(standard) == [*hypotheses.RESEEDED_ARMS, hypotheses.ONE_BIT]
 
 
 def test_arms_that_differ_in_nothing_are_shown_and_decide_nothing(tmp_path):
@@ -252,7 +253,7 @@ def test_arms_that_differ_in_nothing_are_shown_and_decide_nothing(tmp_path):
     result = store.load(tmp_path, "s", "digits")
     frame, metric = result.frame, "validation_accuracy"
     frame.loc[frame["arm"] == "bit", metric] = frame.loc[frame["arm"] == "plain", metric].to_numpy()
-    table = rules.null_table(result, metric)
+    table = chance.null_table(result, metric)
     # The bit changed nothing: it says nothing beside its control, and is another arm's equal.
     assert table[["first", "second"]].to_numpy().tolist() == [["plain", "again"], ["again", "bit"]]
     values = {name: part[metric] for name, part in frame.groupby("arm")}

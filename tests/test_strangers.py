@@ -27,8 +27,9 @@ from aba_core.sources import DatasetError
 from analysis import exhibits, reports, runner, terminal
 from analysis import results as store
 from analysis.cli import app
+from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import SHIPPED, ResultsError
-from analysis.study import Contrast, Hypothesis, Study, StudyError, study_from_yaml
+from analysis.study import Study, StudyError, study_from_yaml
 
 ATTACKS = (
     "<script>alert('arm')</script>",

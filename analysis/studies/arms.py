@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from aba_core.identity import meant
 from aba_core.quantities import measured_as, quantity_of
 from analysis import figures, rules, tables
+from analysis.chance import control_arm
 from analysis.exhibits import Collector, Exhibits, ExportError, Look
+from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import StudyResult
-from analysis.rules import control_arm
 from analysis.statistics import CONFIDENCE
 from analysis.studies import STANDARD
 from analysis.studies.verdicts import verdict_height, verdict_plot
-from analysis.study import Contrast, Hypothesis, Study
+from analysis.study import Study
 
 
 def arms_table(

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from aba_core.arms import VANILLA, Arm
+from analysis.hypothesis import Contrast, Hypothesis
 from analysis.studies.hypotheses import placebo_name
-from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Study, TunedClass, Tuning
+from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
 NOISE = placebo_name("All", "gaussian")

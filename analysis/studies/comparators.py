@@ -17,10 +17,11 @@ from matplotlib.axes import Axes
 from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
 from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
+from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.studies.hypotheses import placebo_name
-from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Study, TunedClass, Tuning
+from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
 ALL, NOISE = "All", placebo_name("All", "gaussian")

@@ -21,14 +21,15 @@ from aba_core.adjustments import (
     members,
 )
 from aba_core.arms import PLACEBO_TITLES, Arm
-from analysis import rules
+from analysis import chance, rules
 from analysis.exhibits import Collector, Exhibits, Look
+from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.results import StudyResult
 from analysis.rules import Verdict
 from analysis.studies import frozen, sets
 from analysis.studies.isolation import arm_name
 from analysis.studies.verdicts import READING, verdict_height, verdict_plot
-from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Slope, Study
+from analysis.study import FRESH_SEED, Settings, Study
 from analysis.study import on_fresh_subsets as fresh
 
 VANILLA, RESEEDED, ONE_BIT = "Vanilla", "Vanilla, reseeded", "Vanilla, one bit changed"
@@ -490,7 +491,7 @@ def _tables(
             "that would have been seen with 80 % power.",
             interval=ways,
         )
-    nothing = rules.null_table(study, collector.look.metric)
+    nothing = chance.null_table(study, collector.look.metric)
     if len(nothing):
         collector.table(
             f"{prefix}null-arms",

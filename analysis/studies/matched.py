@@ -17,12 +17,13 @@ import pandas as pd
 from aba_core.adjustments import ADJUSTMENTS, OPPOSITES, PAIRS, group_set_text
 from aba_core.arms import VANILLA, Arm
 from analysis.exhibits import Collector, Exhibits, Look
+from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.studies.hypotheses import pair_name
 from analysis.studies.isolation import arm_name
 from analysis.studies.sets import properties, set_name
-from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Slope, Study
+from analysis.study import FRESH_SEED, Settings, Study
 from analysis.study import on_fresh_subsets as fresh
 
 Set = tuple[int, ...]

@@ -15,8 +15,9 @@ from aba_core.adjustments import ADJUSTMENTS, OPPOSITES, PAIRS
 from aba_core.arms import Arm
 from analysis import figures, mixed, slopes, statistics
 from analysis.exhibits import Collector
+from analysis.hypothesis import Hypothesis, Slope
 from analysis.studies.isolation import arm_name
-from analysis.study import FRESH_SEED, Hypothesis, Settings, Slope, Study
+from analysis.study import FRESH_SEED, Settings, Study
 from analysis.study import on_fresh_subsets as fresh
 
 SETS_PER_CELL = 12

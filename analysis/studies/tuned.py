@@ -18,12 +18,13 @@ from aba_core.arms import METHODS, PLACEBO_TITLES, VANILLA, Arm
 from aba_core.quantities import measured_as
 from analysis import figures, statistics, tuning
 from analysis.exhibits import Collector, Exhibits, Look
+from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import StudyResult
 from analysis.statistics import CONFIDENCE
 from analysis.studies import hypotheses
 from analysis.studies.hypotheses import pair_name, placebo_name
 from analysis.studies.isolation import arm_name
-from analysis.study import FRESH_SEED, Contrast, Hypothesis, Settings, Study, TunedClass, Tuning
+from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
 # What comparators are tried with; the first so many as there are strengths.

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 
 from aba_core.arms import METHODS, VANILLA, Arm
 from analysis import figures, statistics
+from analysis.chance import control_arm
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
-from analysis.rules import control_arm
 from analysis.statistics import CONFIDENCE, Interval
 from analysis.study import Settings, Study
 from analysis.tables import interval_text, shown_counts, with_interval

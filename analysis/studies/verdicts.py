@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from analysis import figures, tables
+from analysis import figures, rules, tables
 
 VERDICT_LOOKS = {
     "supported": ("#0072B2", "o"),
@@ -19,6 +19,7 @@ VERDICT_LOOKS = {
 }
 
 
+POINTS = "points"  # of accuracy, the unit of the axis
 VERDICT_WORDS = {"harm": "refuted: a harm"}
 READING = (
     "Supported: the interval lies above 0 and does not end below the margin, the right edge of the "
@@ -31,9 +32,10 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     """Effects with their intervals, coloured and marked by verdict, in the table's order.
 
     table: from `rules.verdict_table` or `rules.comparison_table`: the column `names`, estimate
-    (points) with interval, margin, verdict, effect. Shaded: effects too small to be worth having. A
-    claim that is refuted because the effect is reversed is marked as a harm. A hypothesis that was
-    not tested has its name and nothing else.
+    with interval, margin, measure, verdict, effect. Shaded: effects too small to be worth having.
+    Effects in another unit than points are written, not drawn. A claim that is refuted because the
+    effect is reversed is marked as a harm. A hypothesis that was not tested
+    has its name and nothing else.
     """
     reversed_ = (table["verdict"] == "refuted") & (table["effect"] == "reversed")
     table = table.assign(verdict=table["verdict"].mask(reversed_, "harm"))
@@ -53,6 +55,11 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
             )
             continue
         colour, symbol = VERDICT_LOOKS[row["verdict"]]
+        if row.get("measure", POINTS) != POINTS:  # not to be drawn on this axis
+            ends = row["estimate_low"], row["estimate_high"]
+            told = rules.effect_text(row["estimate"], *ends, row["measure"])
+            ax.text(limits[0], place, f" {told}", va="center", size=0.9 * size, color=colour)
+            continue
         band = Rectangle(
             (-row["margin"], place - 0.42), 2 * row["margin"], 0.84, color="0.9", lw=0, zorder=-1
         )
@@ -102,6 +109,8 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """A range with all effects but those that would flatten the rest."""
     if "estimate" not in table:  # no hypothesis was tested
         return -1.0, 1.0
+    if "measure" in table:
+        table = table[table["measure"] == POINTS]
     known = table["estimate"].abs().dropna()
     usual = known <= 2.5 * known.quantile(0.85) if len(known) > 3 else known <= known.max()
     shown = table.loc[usual[usual].index].assign(zero=0.0)

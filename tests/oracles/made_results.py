@@ -58,6 +58,7 @@ def make_study(
                 "study": study.name,
                 "dataset": study.dataset,
                 "subset": study.config.get("subset", "tiny"),
+                "subset_seed": arm.subset_of(seed) or 0,
                 "model": study.config.get("model", "small_cnn"),
                 "batch_norm": bool(study.config.get("batch_norm", False)),
                 "epochs": float(study.config.get("epochs", 100)),

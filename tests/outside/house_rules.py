@@ -1,7 +1,7 @@
 """A stranger's rules, as in a file of their own: nothing in the package names it."""
 
+from analysis.hypothesis import Hypothesis
 from analysis.rules import Compare, Ruling, at_least
-from analysis.study import Hypothesis
 
 
 def majority(hypothesis: Hypothesis, compare: Compare) -> Ruling:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from aba_core.adjustments import group_set_text
 from aba_core.arms import Arm
-from analysis import rules
+from analysis import chance
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.studies.mechanism import curves, measured
@@ -96,7 +96,7 @@ def exhibits(study: StudyResult, look: Look, measurements: StudyResult) -> Exhib
     collector = Collector(study, look)
     name = study.declaration.study.name
     prefix = "" if name == "mechanism" else f"{name}-"
-    control = rules.control_arm(study.declaration.study)
+    control = chance.control_arm(study.declaration.study)
     table = measured.metric_table(measurements.frame, look.rng(), confidence=look.confidence)
     samples = int(measurements.frame["probe_samples"].iloc[0])
     strength = float(measurements.frame["probe_strength"].iloc[0])
@@ -138,7 +138,7 @@ def _mediated(study: StudyResult, look: Look, measurements: StudyResult) -> pd.D
         study.frame,
         measurements.frame,
         look.rng(),
-        control=rules.control_arm(study.declaration.study),
+        control=chance.control_arm(study.declaration.study),
         metric=look.metric,
         confidence=look.confidence,
     )
@@ -175,7 +175,7 @@ def _show_mediation(collector: Collector, name: str, mediated: pd.DataFrame, con
 
 def sentences(study: StudyResult, look: Look, measurements: StudyResult) -> list[str]:
     """What the exhibits say, in words."""
-    control, frame = rules.control_arm(study.declaration.study), measurements.frame
+    control, frame = chance.control_arm(study.declaration.study), measurements.frame
     options: dict[str, Any] = {"confidence": look.confidence}
     return measured.sentences(
         measured.metric_table(frame, look.rng(), **options),
