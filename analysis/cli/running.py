@@ -110,7 +110,7 @@ def _run(study: Study, results: Path, **options: Any) -> bool:
 def card(
     study: Annotated[
         str | None,
-        typer.Argument(metavar="[STUDY]", help="A study whose arms are judged."),
+        typer.Argument(metavar="STUDY", help="A study whose arms are judged."),
     ] = None,
     dataset: OfDataset = None,
     preset: Preset = None,
