@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+from aba_core.aspects import CardSettings
 from aba_core.identity import Use, plain
 
 Optimizer = Literal["sgd", "adam"]
-Schedule = Literal["constant", "step", "cosine"]
+Schedule = Literal["constant", "step", "cosine", "cycles"]
 Precision = Literal["full", "bf16", "tf32"]
 # What an attribution map explains, how it may be made, and how it is split (see `attribution`).
 Target = Literal["loss", "class_score", "true_class", "predicted_class"]
@@ -71,7 +72,8 @@ class TrainConfig:
 
     epochs may be fractional; a run has round(epochs · samples / batch_size) steps, at least 1.
     schedule: "step" divides the learning rate by 10 at half and again at three quarters of the
-    steps, "cosine" brings it to 0. curve_every: metrics also every so many steps (0: only final).
+    steps, "cosine" brings it to 0, "cycles" five times, each from the full rate (Huang et al.
+    2017). curve_every: metrics also every so many steps (0: only final).
     subset: a name of the data set's, or a number of training samples.
     tokens: texts are cut to their first so many (0: all).
     mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
@@ -79,7 +81,8 @@ class TrainConfig:
     probe_strength: of the adjustments that arms without augmentation are measured with.
     dataset, model: a name, or {"use": "module:function", option: value} for one's own; see
     docs/guides. metrics: measured besides the loss and the task's primary quantity: names of
-    `quantities.QUANTITIES`, or "module:function" of one's own.
+    `quantities.QUANTITIES`, or "module:function" of one's own. card: the report card of every
+    trained model: aspects (see `quantities.ASPECTS`), or fields of `aspects.CardSettings`.
     dtype: "float32", or "float64" for comparisons. precision of products and convolutions while
     training: "full", that of dtype; "bf16", 8 bits of fraction (autocast; parameters, optimiser and
     metrics stay in dtype); "tf32", 10 bits, on CUDA only. benchmarks/README.md has the effect.
@@ -106,6 +109,7 @@ class TrainConfig:
     mechanism: int = 0
     probe_strength: float = 0.5
     metrics: tuple[Any, ...] = ()
+    card: Any = None
 
     def __post_init__(self) -> None:
         for name in ("dataset", "model"):
@@ -121,6 +125,7 @@ class TrainConfig:
         given = (self.metrics,) if isinstance(self.metrics, str | Mapping) else self.metrics
         metrics = tuple(Use.read(metric) or metric for metric in given)
         object.__setattr__(self, "metrics", metrics)
+        object.__setattr__(self, "card", CardSettings.read(self.card))
         for name, allowed in (
             ("optimizer", get_args(Optimizer)),
             ("schedule", get_args(Schedule)),
@@ -169,7 +174,8 @@ class TrainConfig:
         return {
             entry.name: value if isinstance(value, bool | int | float | str) else str(value)
             for entry in fields(self)
-            if entry.name != "metrics" and (value := getattr(self, entry.name)) is not None
+            if entry.name not in ("metrics", "card")
+            and (value := getattr(self, entry.name)) is not None
         }
 
     def steps(self, samples: int) -> int:
@@ -180,6 +186,9 @@ class TrainConfig:
         """What the schedule multiplies the learning rate by at a step."""
         if self.schedule == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        if self.schedule == "cycles":  # five times from the full rate
+            cycle = -(-steps // 5)
+            return 0.5 * (1.0 + math.cos(math.pi * (step % cycle) / cycle))
         if self.schedule == "step":
             return 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps))
         return 1.0

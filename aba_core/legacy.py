@@ -38,7 +38,9 @@ def legacy_key(
 
     method: the arm's, resolved. study: what of the study decides rows: frozen, keep_logits.
     """
-    if not isinstance(config.dataset, str) or not isinstance(config.model, str) or config.metrics:
+    if not isinstance(config.dataset, str) or not isinstance(config.model, str):
+        return None
+    if config.metrics or config.card is not None:
         return None
     if method is not None and (method.kind != "aba" or method.site != "input"):
         return None
@@ -47,7 +49,7 @@ def legacy_key(
     if method is not None and (method.member_per != "draw" or method.signed):
         return None
     fields = asdict(config)
-    del fields["metrics"]
+    del fields["metrics"], fields["card"]
     content = {"engine": 1, "config": _without_later(fields), "data": fingerprint}
     definition = {
         "augmentation": "None" if method is None else _augmentation_text(method),

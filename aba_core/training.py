@@ -151,6 +151,7 @@ class _Setting:
     keep_logits: bool
     graphs: bool
     progress: Callable[[int], None] | None
+    observe: Callable[[int, int, Replicas], None] | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -176,7 +177,7 @@ class _Member:
         return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
 
 
-# Eleven arguments: what is trained, then what of one's own takes a standard part's place.
+# Twelve arguments: what is trained, then what of one's own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
@@ -190,6 +191,7 @@ def train(
     keep_logits: bool = False,
     graphs: bool = False,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[int, int, Replicas], None] | None = None,
 ) -> Runs:
     """Train every arm with every seed, side by side where their structure allows.
 
@@ -197,7 +199,7 @@ def train(
     initialised model in place of `build_model(config.model, ...)`; loss: one number a sample, in
     place of that of the data's task. keep_logits: keep validation logits in `Runs.logits`. graphs:
     record the step as a CUDA graph and replay it (CUDA only). progress: called with the number of
-    model-steps just done.
+    model-steps just done; observe: with steps done, of how many, and what trains side by side.
     A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
     untouched by it. On a CPU the number of PyTorch's threads, which can change the last bits of
     results, is chosen by timing a few steps (`threads`), and restored. Raises ValueError for
@@ -241,7 +243,7 @@ def train(
     splits = splits.to(device)
     setting = _Setting(
         config, splits, build, task, loss or task.loss, device, study,
-        keep_logits, graphs, progress,
+        keep_logits, graphs, progress, observe,
     )  # fmt: skip
     runs = Runs(task=splits.task, majority=_uneven(splits))
     for group in _alike(members):
@@ -414,6 +416,8 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
             _record(runs.curve_rows, members, setting, number + 1, _metrics(replicas, setting)[0])
         if setting.progress is not None:
             setting.progress(len(members))
+        if setting.observe is not None:
+            setting.observe(number + 1, steps, replicas)
     best.restore()
     if isinstance(take_step, Recorded):
         take_step.release()  # metrics need the memory
@@ -497,6 +501,10 @@ def _finish(
         "seconds": [share] * len(members),
         "status": ["finished" if good else "diverged" for good in finite.tolist()],
     }
+    if setting.config.card is not None:
+        from aba_core.card import columns  # which trains as well
+
+        extra |= columns(setting, members, replicas)
     _record(runs.rows, members, setting, steps, metrics, extra)
     for number, (member, row) in enumerate(zip(members, runs.rows[-len(members) :], strict=True)):
         if member.method is not None and finite[number]:

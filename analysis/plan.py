@@ -175,6 +175,24 @@ def method_table() -> list[tuple[str, str, float, str]]:
     return method_table()
 
 
+def card_cost(study: Study) -> dict[str, float]:
+    """Seconds that each aspect of a study's card takes for a run by itself, estimated on this
+    machine with one thread; for those who must not import torch."""
+    import torch
+
+    from aba_core.card.cost import estimate
+
+    config = core_config(study)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return estimate(config, load_splits(config))
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    finally:
+        torch.set_num_threads(threads)
+
+
 def axiom_table() -> dict[str, dict[str, float]]:
     """How far each map breaks each axiom, for those who must not import torch."""
     from aba_core.axioms import table
@@ -307,6 +325,7 @@ def _rehearse(
         "mechanism": 0,
         "curve_every": 0,
         "metrics": (),
+        "card": None,
         "precision": "full",
     }
     plainly = [Arm(VANILLA)] if of_data else []
@@ -398,6 +417,7 @@ def core_config(study: Study) -> TrainConfig:
             f"unknown config field {unknown[0]!r}; known: {', '.join(sorted(known))}, strength"
         )
     switches = {field.name for field in fields(TrainConfig) if isinstance(field.default, bool)}
+    switches.add("card")
     for name, value in study.config.items():
         if isinstance(value, bool) and name not in switches:  # which Python counts as a number
             raise StudyError(f"{name} is {str(value).lower()}; needed: no true or false")

@@ -67,6 +67,8 @@ def trial(study: Study) -> Study:
             "hypotheses": study.hypotheses if not declared else (),
             "room": "analysis.studies.tuned:responses" if declared else study.room,
             "seeds": tuple(range(TUNING_SEED, TUNING_SEED + study.tuning.seeds)),
+            # Arms are tuned for their accuracy, and a card costs more than a training.
+            "config": {n: value for n, value in study.config.items() if n != "card"},
             "arms": tuple(
                 with_values(by_name[arm], values).renamed(candidate_name(arm, values))
                 for tuned in classes_of(study)

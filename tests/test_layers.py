@@ -14,6 +14,7 @@ CORE = sorted((ROOT / "aba_core").rglob("*.py"))
 PLAIN = (
     "adjustments",
     "arms",
+    "aspects",
     "identity",
     "installation",
     "kernels",

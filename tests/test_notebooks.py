@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from aba_core.aspects import CardSettings
 from analysis import reports, runner, toolkit_version
 from analysis.reference import PUBLISHED
 from analysis.reports import Outcome
-from analysis.studies import standard_study
+from analysis.studies import card, standard_study
+from analysis.study import settings_of
 
 # Executing them is the slow part: with `--dist loadgroup` one worker does it once.
 pytestmark = pytest.mark.xdist_group("notebooks")
@@ -38,6 +40,7 @@ FIGURES = {
     },
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
     "11_attributions": {"attributions"},
+    "12_report_card": {"card", "card-calibration", "card-attacks"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -56,6 +59,7 @@ TABLES = {
     "09_your_own": {"own-arms", "own-groups"},
     # The study of their quality is shown too where there is one; it takes longer to train.
     "11_attributions": {"attributions", "attributions-verdicts"},
+    "12_report_card": {"card", "card-long", "card-all", "card-cost"},
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.
@@ -99,6 +103,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
             changes["frozen"] = few
         runner.run(study.model_copy(update=changes), folder, device="cpu", processes=1)
+    few_aspects = CardSettings(("calibration", "attacks"), samples=20, attacked=10, long_steps=20)
+    asked = card.declare(settings_of("digits", "quick"), ["mixup"], few_aspects)
+    config = {**asked.config, "epochs": 1}
+    asked = asked.model_copy(update={"config": config, "seeds": (0, 1, 2), "tuning": None})
+    runner.run(asked, folder, device="cpu", processes=1)
     return folder
 
 

@@ -40,6 +40,7 @@ def test_every_declared_run_is_there_with_its_provenance():
         "groups-drawn-class",
         "attributions",
         "quality",
+        "card",
         "comparators-equal-passes",
         "comparators-more",
     }

@@ -16,6 +16,7 @@ MANY_ARGUMENTS = {
     ("own_data", "splits_from"),
     ("own", "compare"),
     ("running", "run"),
+    ("running", "card"),
     ("showing", "report"),
     ("showing", "figures_"),
     ("batch", "report"),

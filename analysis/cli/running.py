@@ -24,7 +24,7 @@ def run(
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
             "tuned, comparators, comparators-equal-passes, comparators-more, regimes, groups, "
             "groups-true-class, groups-drawn-class, attributions, quality, baselines, variance, "
-            "mechanism, variability, variability-linear, or a YAML or Python file.",
+            "card, mechanism, variability, variability-linear, or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,
@@ -105,6 +105,85 @@ def _run(study: Study, results: Path, **options: Any) -> bool:
     print(done.result.summary())
     print(f"{done}, in {results}/")
     return not done.result.missing
+
+
+@app.command()
+def card(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="A study whose arms are judged."),
+    ] = None,
+    dataset: OfDataset = None,
+    preset: Preset = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Arms of the study; without one, methods, sets of adjustments or noise.",
+        ),
+    ] = None,
+    aspects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="calibration, selective, ood, corruption, attacks, geometry, memory, ensembles.  "
+            "[default: all]",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Data sets to tell apart from the study's."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
+        ),
+    ] = None,
+    results: Results = Path("results"),
+    out: Out = Path("reports"),
+    device: Device = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
+    ] = None,
+) -> None:
+    """Judge arms by everything besides accuracy.
+
+    Measures calibration, selective prediction, unfamiliar inputs, corruption, attacks, geometry,
+    memory and ensembles of every run, on test samples. Arms are compared with Vanilla within fresh
+    training subsets. Prints the estimated cost first. There is no single score.
+
+    \b
+    Examples:
+      aba card --dataset digits
+      aba card --arms all,mendaba,mixup --aspects calibration,attacks --seeds 10
+      aba card --others mnist
+      aba card my_study.yaml
+    """
+    import shlex
+    import sys
+
+    from analysis import exhibits, reading_cards
+    from analysis.studies import card as room
+
+    declared = reading_cards.declared(
+        study, dataset, preset, seeds, set_ or (), reading_cards.Asked(arms, aspects, others)
+    )
+    print(reading_cards.estimate(declared))
+    if not _run(declared, results, device=device, processes=processes):
+        raise typer.Exit(1)
+    shown = exhibits.of_study(declared.name, results, declared.dataset, reading_cards.LOOK)
+    table = shown.tables["card-long"].data
+    print("\n".join(room.sentences(table)))
+    print(reading_cards.spent(shown.tables["card-cost"].data))
+    command = shlex.join(["aba", *sys.argv[1:]])
+    for exhibit in shown.all():
+        exhibits.write(exhibit, out, command=command)
+    print(f"Figures are in {out / 'figures'}, tables in {out / 'tables'}.")
 
 
 @app.command("try")
@@ -222,17 +301,18 @@ OF_SHIPPED = ("00_claims", "06_hypotheses", "07_mechanism", "08_variability")
 
 @app.command()
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """Train three studies on digits and write every report.
+    """Train four studies on digits and write every report.
 
-    Takes minutes. Trains isolation, tension and frozen with preset quick; finished runs are kept.
-    The other reports show the shipped results, because their studies take longer.
+    Takes minutes. Trains isolation, tension and frozen with preset quick, and a small report card;
+    finished runs are kept. The other reports show the shipped results, because their studies take
+    longer.
 
     \b
     Examples:
       aba demo
       aba demo --results /tmp/results --out /tmp/reports
     """
-    from analysis import reports
+    from analysis import reading_cards, reports
     from analysis.results import SHIPPED
     from analysis.studies import standard_study
 
@@ -241,6 +321,8 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
         processes.warm_up()  # while studies train
         for name in ("isolation", "tension", "frozen"):
             _run(standard_study(name, "digits", "quick"), results)
+        cheap = reading_cards.Asked("all,mixup", "calibration,selective,ood,corruption")
+        _run(reading_cards.declared(None, "digits", "quick", 3, (), cheap), results)
         options = {"force": True, "processes": processes}
         failed = terminal.report(names, results, out, {}, **options)
         failed += terminal.report(list(OF_SHIPPED), SHIPPED, out, {}, **options)

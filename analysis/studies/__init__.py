@@ -30,6 +30,7 @@ _DECLARED_IN = {
     "regimes": ("regimes", "declare"),
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
+    "card": ("card", "declare"),
     "variability": ("variability", "declare"),
     "variability-linear": ("variability", "declare_linear"),
 }

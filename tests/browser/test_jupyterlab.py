@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from aba_core.installation import CHECKOUT
-from analysis import reports, runner
+from analysis import reading_cards, reports, runner
 from analysis.cli import OF_SHIPPED
 from analysis.studies import standard_study
 
@@ -69,6 +69,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.5, 1.0)})
             changes["frozen"] = few
         runner.run(study.model_copy(update=changes), folder, device="cpu", processes=1)
+    asked = reading_cards.Asked(arms="mixup", aspects="calibration,attacks")
+    made = reading_cards.declared(None, "digits", None, 3, ["epochs=4"], asked)
+    runner.run(made.model_copy(update={"tuning": None}), folder, device="cpu", processes=1)
     return folder
 
 

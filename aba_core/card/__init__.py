@@ -1,0 +1,265 @@
+"""Report card: what a regulariser does besides accuracy. One file an aspect.
+
+    from aba_core.card import card
+    print(card(model, splits))
+
+Runs have the same columns where their training has a card: `TrainConfig(card=["calibration"])`.
+There is no single score: each aspect stands for itself.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aba_core.aspects import CardSettings
+from aba_core.card.attacks import SuspectAttackWarning
+from aba_core.card.subject import Measured, Subject
+from aba_core.datasets import DATASETS, Splits, load_dataset
+from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED
+from aba_core.replicas import Replicas
+
+if TYPE_CHECKING:
+    from aba_core.training import _Member, _Setting
+
+__all__ = ["Card", "CardSettings", "SuspectAttackWarning", "card", "columns", "others_of"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a report card says of one model.
+
+    values: by quantity, see `quantities.ASPECTS`; NaN where it cannot be measured. seconds: by
+    aspect. notes: what a reader must know. details: curves, reliability, margins and the like.
+    """
+
+    values: dict[str, float]
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a quantity: aspect, quantity, label, value, unit, better ("more", "less" or "")
+        and whether verdicts are about it."""
+        rows = [
+            {
+                "aspect": aspect,
+                "quantity": name,
+                "label": CARD_QUANTITIES[name].label,
+                "value": self.values[name],
+                "unit": CARD_QUANTITIES[name].unit,
+                "better": ("more" if CARD_QUANTITIES[name].more_is_better else "less")
+                if name in JUDGED[aspect]
+                else "",
+            }
+            for aspect, names in ASPECTS.items()
+            for name in names
+            if name in self.values
+        ]
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        shown = self.frame().dropna(subset=["value"])[["aspect", "label", "value", "unit"]]
+        shown["aspect"] = shown["aspect"].where(~shown["aspect"].duplicated(), "")
+        text = shown.to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+        return "\n".join([text, f"Cost: {spent}.", *self.notes])
+
+
+def card(
+    model: nn.Module,
+    splits: Splits,
+    retrain: Callable[[Splits, int], nn.Module] | None = None,
+    *,
+    others: dict[str, Tensor] | None = None,
+    **settings: Any,
+) -> Card:
+    """The report card of a trained model, anybody's own.
+
+    retrain: trains a model of the same kind on other splits with another seed; without it, what
+    needs further models is NaN. others: {name: inputs} of other distributions, of the same shape.
+    settings: fields of `CardSettings`, as aspects=["calibration"]. Raises ValueError for data that
+    do not have one class a sample, and for unknown settings.
+    """
+    given = CardSettings.read(settings)
+    assert given is not None
+    before = model.training
+    model.eval()
+    try:
+        replicas = Replicas.stack([model])
+        with replicas.undisturbed("eval") as quiet:
+            again = None if retrain is None else _by_user(retrain, replicas)
+            known = {**others_of(given, splits), **(others or {})}
+            for name, x in known.items():
+                if x.shape[1:] != splits.test.feature_shape:
+                    raise ValueError(
+                        f"samples of {name!r} have shape {tuple(x.shape[1:])}; needed: "
+                        f"{tuple(splits.test.feature_shape)}"
+                    )
+            subject = Subject.of(quiet, splits, given, again, known)
+            subject = replace(subject, watches=False)
+            measured, seconds = _measure(subject)
+    finally:
+        model.train(before)
+    notes = _notes(subject, retrain is not None)
+    values = {name: float(value[0]) for name, value in measured.items()}
+    return Card(values, seconds, notes, subject.details)
+
+
+def _measure(subject: Subject) -> tuple[Measured, dict[str, float]]:
+    """Every aspect that is asked for, and the seconds that each took."""
+    measured: Measured = {}
+    seconds: dict[str, float] = {}
+    for aspect in subject.settings.aspects:
+        started = time.perf_counter()
+        values = import_module(f"aba_core.card.{aspect}").measure(subject)
+        measured |= {name: values[name].detach().double().cpu() for name in ASPECTS[aspect]}
+        seconds[aspect] = time.perf_counter() - started
+    return measured, seconds
+
+
+def _notes(subject: Subject, retrained: bool) -> tuple[str, ...]:
+    """What a reader must know; a warning for attacks that broke their checks."""
+    notes = []
+    if "attacks" in subject.settings.aspects:
+        size = ", ".join(f"{value:.3g}" for value in subject.details["attack_radius"])
+        unit = "of the range [0, 1]" if subject.pictures else "standardised units"
+        notes.append(
+            f"Attacks in L∞ have ε = {subject.settings.epsilon:g} {unit}, which is {size} in the "
+            "model's units."
+        )
+        broken = [name for name, held in subject.details["attack_checks"].items() if not held[0]]
+        if broken:
+            text = (
+                f"Attacks are suspect, their accuracies too high: not so that {'; '.join(broken)}."
+            )
+            warnings.warn(text, SuspectAttackWarning, stacklevel=3)
+            notes.append(text)
+    lacking = [a for a in ("attacks", "memory", "ensembles") if a in subject.settings.aspects]
+    if lacking and not retrained:
+        notes.append(
+            f"What needs further models is not measured ({', '.join(lacking)}); give retrain=."
+        )
+    elif lacking:
+        notes.append("What watches a training is not measured; `aba card` does.")
+    return tuple(notes)
+
+
+def _by_user(retrain: Callable[[Splits, int], nn.Module], examined: Replicas) -> Any:
+    """A user's function as `subject.Retrain`: it cannot be watched and has one schedule."""
+
+    def again(
+        splits: Splits,
+        offset: int = 0,
+        observe: Any = None,
+        schedule: str = "",
+        usual: bool = False,
+    ) -> Replicas:
+        model = retrain(splits, offset)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"retrain returned {type(model).__name__}; needed: an nn.Module")
+        return Replicas.stack([model.eval()])
+
+    return again
+
+
+# --- other data sets -----------------------------------------------------------------------------
+
+
+def others_of(settings: CardSettings, splits: Splits) -> dict[str, Tensor]:
+    """Test samples of the other data sets that the settings name, in the splits' units and shape.
+
+    Pictures are scaled from range to range, resized (bilinear) and their channels averaged or
+    repeated. Raises ValueError for data that are no pictures, and the data sets' own errors.
+    """
+    found: dict[str, Tensor] = {}
+    for name in settings.others:
+        shape = splits.input_shape
+        fits = name not in DATASETS or len(DATASETS[name].input_shape) == 3
+        other = load_dataset(name).test if len(shape) == 3 and fits else None
+        if other is None:
+            raise ValueError(
+                f"others names {name!r}; allowed: pictures, where the data are pictures"
+            )
+        x = other.x[: settings.samples].double()
+        x = (x - x.amin()) / (x.amax() - x.amin())
+        x = functional.interpolate(x, shape[1:], mode="bilinear", antialias=True)
+        if x.shape[1] != shape[0]:
+            x = x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+        train = splits.train.x.double()
+        low, high = train.amin((0, 2, 3), keepdim=True), train.amax((0, 2, 3), keepdim=True)
+        found[name] = (low + x * (high - low)).to(splits.train.x.dtype)
+    return found
+
+
+# --- of runs in training -------------------------------------------------------------------------
+
+
+def columns(
+    setting: _Setting, members: Sequence[_Member], replicas: Replicas
+) -> dict[str, list[float]]:
+    """The card's columns of runs that trained side by side: test_QUANTITY, NaN for replicas that
+    are not finite, and seconds_ASPECT, each run's share."""
+    settings = setting.config.card
+    with replicas.undisturbed("eval") as quiet:
+        subject = Subject.of(
+            quiet,
+            setting.splits,
+            settings,
+            _anew(setting, members),
+            others_of(settings, setting.splits),
+        )
+        measured, seconds = _measure(subject)
+    finite = torch.isfinite(replicas.parameters).all(1).cpu()
+    table = {
+        f"test_{name}": torch.where(finite, value, float("nan")).tolist()
+        for name, value in measured.items()
+    }
+    share = {
+        f"seconds_{name}": [value / len(members)] * len(members) for name, value in seconds.items()
+    }
+    return table | share
+
+
+def _anew(setting: _Setting, members: Sequence[_Member]) -> Any:
+    """`subject.Retrain` of runs: by `train`, with the same configuration."""
+    from aba_core.arms import Arm
+    from aba_core.training import train
+
+    def again(
+        splits: Splits,
+        offset: int = 0,
+        observe: Any = None,
+        schedule: str = "",
+        usual: bool = False,
+    ) -> Replicas:
+        config = replace(setting.config, card=None, mechanism=0, curve_every=0, metrics=())
+        config = replace(config, schedule="cycles") if schedule == "cycles" else config
+        # One arm a run, all with seed 0: purposes have the seed plus the arm's offset.
+        seeds = [member.seed + member.arm.seed_offset + offset for member in members]
+        if usual:
+            names = list(map(str, seeds))
+            arms = [Arm(name, seed_offset=int(name)) for name in dict.fromkeys(names)]
+        else:
+            names = [str(number) for number in range(len(members))]
+            arms = [
+                replace(member.arm, name=name, config=(), subset_per_run=False,
+                        seeds_per_subset=1, seed_offset=seed)
+                for name, member, seed in zip(names, members, seeds, strict=True)
+            ]  # fmt: skip
+        runs = train(
+            config, arms, [0], setting.device, splits=splits, build=setting.build,
+            loss=setting.loss, observe=observe,
+        )  # fmt: skip
+        return Replicas.stack([runs.model(name, 0) for name in names], setting.device)
+
+    return again
