@@ -315,23 +315,25 @@ def undisturbed(model: nn.Module, mode: Mode, update_statistics: bool = False) -
     are to be updated in train mode."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module, name, buffer, buffer.clone())
+        (module, name, buffer)
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None and not (mode == "train" and update_statistics)
     ]
     cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
+        # Copies stand in for buffers: written back to, these would be others than those that a
+        # forward pass before this one keeps for its way back.
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer.clone()
         model.train(mode == "train")
         with torch.random.fork_rng(devices=cuda):
             yield
     finally:
         for module, training in modes:
             module.training = training
-        with torch.no_grad():
-            for module, name, buffer, before in buffers:
-                buffer.copy_(before)
-                module._buffers[name] = buffer  # which the model may have replaced
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
 
 
 def attribute(

@@ -195,6 +195,10 @@ class Split:
         data = self.data[index]
         return data if self.embedding is None else _embed(data, self.embedding)
 
+    def first(self, count: int) -> Split:
+        """The first so many samples."""
+        return replace(self, data=self.data[:count], y=self.y[:count], index=None)
+
     @property
     def feature_shape(self) -> tuple[int, ...]:
         tail = () if self.embedding is None else self.embedding.shape[1:]

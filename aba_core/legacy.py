@@ -24,6 +24,7 @@ _LATER: dict[str, Any] = {
     "mechanism": 0,
     "probe_strength": 0.5,
     "precision": "full",
+    "trainer": "replicas",
 }
 
 
@@ -39,6 +40,8 @@ def legacy_key(
     method: the arm's, resolved. study: what of the study decides rows: frozen, keep_logits.
     """
     if not isinstance(config.dataset, str) or not isinstance(config.model, str) or config.metrics:
+        return None
+    if config.single is not None:
         return None
     if method is not None and (method.kind != "aba" or method.site != "input"):
         return None
