@@ -30,7 +30,7 @@ from aba_core.architecture import first_line, mixes_samples
 from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
 from aba_core.making import Forward, Maker, ModuleMaker
-from aba_core.randomness import Draws
+from aba_core.randomness import Draws, choice
 from aba_core.rewriting import Transform
 
 Mode = Literal["eval", "train"]
@@ -55,7 +55,8 @@ class Attribution:
         {use: "module:function", option: value}, a function of one's own with the arguments of
         `MapFunction`, and its options; those of the toolkit are in `aba_core.maps`.
     target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
-        highest-scoring classes drawn at random; "true_class"; "predicted_class".
+        highest-scoring classes drawn at random; "true_class", of several labels one that is drawn;
+        "predicted_class".
     top_k: None is 4, or all classes where there are fewer.
     target_per: whether that class is drawn for each sample or its rank once for the batch.
     mode: whether batch norm and dropout act as in training while the map is made.
@@ -127,12 +128,7 @@ def attributed_classes(
     if attribution.target == "loss":
         return None
     if attribution.target == "true_class":
-        if labels.shape != logits.shape[:-1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}; "
-                "target 'true_class' needs one whole-number class a sample"
-            )
-        return labels
+        return _true_classes(logits, labels, draws.shared(attribution.target_per))
     if attribution.target == "predicted_class":
         return logits.argmax(-1)
     classes = logits.shape[-1]
@@ -143,6 +139,24 @@ def attributed_classes(
         )
     rank = (draws.shared(attribution.target_per).uniform("target") * top_k).long()
     return logits.topk(top_k, dim=-1).indices.gather(-1, rank[..., None]).squeeze(-1)
+
+
+def _true_classes(
+    logits: Float[Tensor, "*lead class_"], labels: Tensor, draws: Draws
+) -> Int64[Tensor, "*lead"]:
+    """The true class; of several labels, or of soft ones, one drawn by its weight. A sample without
+    any has its highest score attributed."""
+    if labels.shape == logits.shape and labels.is_floating_point():
+        weights = labels.double().clamp(min=0)
+        total = weights.sum(-1, keepdim=True)
+        drawn = choice(weights / total.clamp(min=1e-300), draws.uniform("target"))
+        return torch.where(total[..., 0] > 0, drawn, logits.argmax(-1))
+    if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype}; target 'true_class' "
+            "needs one whole-number class a sample, or the weights of all classes"
+        )
+    return labels
 
 
 class Objective:
