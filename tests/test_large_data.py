@@ -325,3 +325,67 @@ def test_label_tables_keep_their_columns_by_name():
     header = "ecg_id,patient_id,strat_fold,filename_lr,filename_hr,sub_class,B,A\n"
     tables = [gzip.compress((header + "7,1.0,3,a,b,['A'],0,1\n").encode())]
     assert ecg._labels_of(tables) == ({7: [1.0, 0.0]}, ("A", "B"))
+
+
+# --- the published table -------------------------------------------------------------------------
+
+
+def test_every_published_cell_is_measured_or_says_what_it_takes(tmp_path):
+    from analysis.reference import published_table
+    from analysis.studies import large
+
+    table = large.table(tmp_path)
+    published = published_table("benchmark_large")
+    assert sorted(table["published"]) == sorted(published["median"])
+    assert set(table["scope"]) == {"not run"}
+    assert (table[[f"hours_{gpu}" for gpu in large.GPUS]] > 0).all().all()
+    for command in set(table["command"]):
+        assert command.split()[2] in large.ROWS
+
+
+def test_a_large_study_declares_the_published_strengths_and_epochs():
+    from analysis.reference import published_table
+    from analysis.studies import large
+    from analysis.study import StudyError, find_study
+
+    published = published_table("benchmark_large")
+    for name, row in large.ROWS.items():
+        study = find_study(name, preset="published")
+        mine = published[(published["dataset"] == row.published[0])
+                         & (published["model"] == row.published[1])]  # fmt: skip
+        assert study.config["epochs"] == mine["epochs"].iloc[0]
+        chosen = mine[mine["randaugment"] == row.published[2]].set_index("method")["strength"]
+        for arm in study.arms[1:]:
+            assert arm.setting("strength") == chosen[arm.name.lower()]
+        assert find_study(name).config["epochs"] < study.config["epochs"]
+    with pytest.raises(StudyError, match="unknown study 'large-lenet'; known: large-resnet50"):
+        find_study("large-lenet")
+    with pytest.raises(StudyError, match="--dataset mnist does not go with large-vit"):
+        find_study("large-vit", dataset="mnist")
+
+
+def test_measured_cells_name_their_scope(tmp_path, monkeypatch):
+    from analysis import runner
+    from analysis.studies import large
+
+    splits = several_labels()
+    monkeypatch.setattr("analysis.plan.load_splits", lambda config: splits)
+    monkeypatch.setattr("analysis.engines.load_splits", lambda config: splits)
+    study = large.declare("large-ecg", "quick")
+    config = {**study.config, "model": "mlp", "epochs": 1, "batch_size": 12}
+    small = study.model_copy(update={"config": config, "seeds": (200, 201)})
+
+    def engine(chunks, report):
+        from analysis.engines import train_chunk
+
+        return ((chunk, train_chunk(chunk)) for chunk in chunks)
+
+    done = runner.run(small, tmp_path, device="cpu", engine=engine)
+    assert done.computed == 8
+    table = large.table(tmp_path)
+    cells = table[table["dataset"] == "ptb-xl"]
+    assert list(cells["runs"]) == [2] * 4
+    assert set(cells["scope"]) == {"own (own), mlp, 1 epochs"}
+    frame = done.result.frame
+    vanilla = frame.loc[frame["arm"] == "Vanilla", "test_macro_auc"]
+    assert cells.iloc[0]["ours"] == pytest.approx(vanilla.median())
