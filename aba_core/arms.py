@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from aba_core.aspects import CardSettings
 from aba_core.identity import Use, plain
+from aba_core.trainers import REPLICAS, Single, trainer_of
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["constant", "step", "cosine", "cycles"]
@@ -86,6 +87,8 @@ class TrainConfig:
     dtype: "float32", or "float64" for comparisons. precision of products and convolutions while
     training: "full", that of dtype; "bf16", 8 bits of fraction (autocast; parameters, optimiser and
     metrics stay in dtype); "tf32", 10 bits, on CUDA only. benchmarks/README.md has the effect.
+    trainer: "replicas", many small models side by side; or "single", one model at a time, which may
+    be large and read its data from disk, also as {kind: single, option: value} (`trainers.Single`).
     """
 
     kind: ClassVar[str] = "training"
@@ -110,8 +113,10 @@ class TrainConfig:
     probe_strength: float = 0.5
     metrics: tuple[Any, ...] = ()
     card: Any = None
+    trainer: Any = REPLICAS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trainer", trainer_of(self.trainer))
         for name in ("dataset", "model"):
             value = getattr(self, name)
             object.__setattr__(self, name, Use.read(value) or value)
@@ -161,6 +166,16 @@ class TrainConfig:
                 which = "0 or more steps, up" if name == "curve_every" else "whole numbers from"
                 which += f" {first} to" if name != "curve_every" else " to"
                 raise ValueError(f"{name} is {value!r}; allowed: {which} {last}")
+        if self.mechanism and self.single is not None:
+            raise ValueError(
+                f"mechanism is {self.mechanism} with trainer 'single'; allowed: 0, or trainer "
+                "'replicas'"
+            )
+
+    @property
+    def single(self) -> Single | None:
+        """The trainer of one model at a time, where it is the one asked for."""
+        return self.trainer if isinstance(self.trainer, Single) else None
 
     @property
     def irrelevant(self) -> frozenset[str]:

@@ -31,7 +31,7 @@ from aba_core.arms import MapKind, Target
 from aba_core.identity import Use
 from aba_core.kernels import losses
 from aba_core.making import Forward, Maker, ModuleMaker
-from aba_core.randomness import Draws
+from aba_core.randomness import Draws, choice
 from aba_core.rewriting import Transform
 
 Mode = Literal["eval", "train"]
@@ -58,7 +58,8 @@ class Attribution:
         {use: "module:function", option: value}, a function of one's own with the arguments of
         `MapFunction`, and its options; those of the toolkit are in `aba_core.maps`.
     target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
-        highest-scoring classes drawn at random; "true_class"; "predicted_class".
+        highest-scoring classes drawn at random; "true_class", of several labels one that is drawn;
+        "predicted_class".
     top_k: None is 4, or all classes where there are fewer.
     target_per: whether that class is drawn for each sample or its rank once for the batch.
     mode: whether batch norm and dropout act as in training while the map is made.
@@ -130,12 +131,7 @@ def attributed_classes(
     if attribution.target == "loss":
         return None
     if attribution.target == "true_class":
-        if labels.shape != logits.shape[:-1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} and type {labels.dtype}; "
-                "target 'true_class' needs one whole-number class a sample"
-            )
-        return labels
+        return _true_classes(logits, labels, draws.shared(attribution.target_per))
     if attribution.target == "predicted_class":
         return logits.argmax(-1)
     classes = logits.shape[-1]
@@ -146,6 +142,24 @@ def attributed_classes(
         )
     rank = (draws.shared(attribution.target_per).uniform("target") * top_k).long()
     return logits.topk(top_k, dim=-1).indices.gather(-1, rank[..., None]).squeeze(-1)
+
+
+def _true_classes(
+    logits: Float[Tensor, "*lead class_"], labels: Tensor, draws: Draws
+) -> Int64[Tensor, "*lead"]:
+    """The true class; of several labels, or of soft ones, one drawn by its weight. A sample without
+    any has its highest score attributed."""
+    if labels.shape == logits.shape and labels.is_floating_point():
+        weights = labels.double().clamp(min=0)
+        total = weights.sum(-1, keepdim=True)
+        drawn = choice(weights / total.clamp(min=1e-300), draws.uniform("target"))
+        return torch.where(total[..., 0] > 0, drawn, logits.argmax(-1))
+    if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype}; target 'true_class' "
+            "needs one whole-number class a sample, or the weights of all classes"
+        )
+    return labels
 
 
 class Objective:
@@ -341,23 +355,25 @@ def undisturbed(model: nn.Module, mode: Mode, update_statistics: bool = False) -
     are to be updated in train mode."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module, name, buffer, buffer.clone())
+        (module, name, buffer)
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None and not (mode == "train" and update_statistics)
     ]
     cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
+        # Copies stand in for buffers: written back to, these would be others than those that a
+        # forward pass before this one keeps for its way back.
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer.clone()
         model.train(mode == "train")
         with torch.random.fork_rng(devices=cuda):
             yield
     finally:
         for module, training in modes:
             module.training = training
-        with torch.no_grad():
-            for module, name, buffer, before in buffers:
-                buffer.copy_(before)
-                module._buffers[name] = buffer  # which the model may have replaced
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
 
 
 def attribute(

@@ -63,6 +63,17 @@ def warn_of_units(x: Tensor) -> None:
     )
 
 
+def warn_of_emulation(features: frozenset[str]) -> None:
+    """A warning for processors of the x86 family that have no products of bf16. features: as
+    Linux names them; none where nobody tells."""
+    if "sse2" in features and "avx512_bf16" not in features:
+        warnings.warn(
+            "precision is 'bf16', which this processor emulates (no AVX-512 BF16): steps can take "
+            "200 times as long as with 'full'",
+            stacklevel=4,
+        )
+
+
 def model_output(model: nn.Module, x: Tensor) -> Tensor:
     """What a model makes of a batch, which must be one tensor with a row a sample."""
     try:

@@ -28,6 +28,7 @@ from torch import Tensor
 from aba_core import measurements
 from aba_core.cut_data import find_cut, place_of, write_cut
 from aba_core.identity import meant
+from aba_core.large_data import LARGE
 from aba_core.measurements import Measurements, read_breast_cancer
 from aba_core.pictures import (
     Pictures,
@@ -210,6 +211,10 @@ class Split:
         data = self.data[index]
         return data if self.embedding is None else _embed(data, self.embedding)
 
+    def first(self, count: int) -> Split:
+        """The first so many samples."""
+        return replace(self, data=self.data[:count], y=self.y[:count], index=None)
+
     @property
     def feature_shape(self) -> tuple[int, ...]:
         tail = () if self.embedding is None else self.embedding.shape[1:]
@@ -344,9 +349,12 @@ def load_dataset(
 
     Raises DatasetError: unknown name, subset or embedding; a damaged file; no file and no network.
     """
+    if name in LARGE:
+        return _large(name, subset, subset_seed, tokens, data_places(cache, mirror))
     if name not in DATASETS:
+        known = (*DATASETS, *LARGE)
         raise DatasetError(
-            f"unknown dataset {name!r}{meant(name, DATASETS)}; known: {', '.join(DATASETS)}; your "
+            f"unknown dataset {name!r}{meant(name, known)}; known: {', '.join(known)}; your "
             "own: splits=splits_from(x, y), or {use: module:function}"
         )
     info = DATASETS[name]
@@ -410,6 +418,20 @@ def _arrays(
     return arrays | {"notes": np.array(raw.notes, dtype=str)}
 
 
+def _large(name: str, subset: str, subset_seed: int, tokens: int, places: Places) -> Splits:
+    """One of the larger data sets, by the module that reads it."""
+    if subset not in LARGE[name].subsets:
+        known = LARGE[name].subsets
+        allowed = ", ".join(f"{key} ({size})" for key, size in known.items())
+        raise DatasetError(
+            f"unknown subset {subset!r} of {name}{meant(subset, known)}; known: {allowed}"
+        )
+    if tokens:
+        raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
+    splits: Any = LARGE[name].read(name, subset, subset_seed, places)
+    return splits
+
+
 def dataset_status(
     *, cache: str | Path | None = None, mirror: str | Path | None = None
 ) -> list[DatasetStatus]:
@@ -425,6 +447,11 @@ def dataset_status(
             present=_present(info, places),
         )
         for info in DATASETS.values()
+    ] + [
+        DatasetStatus(
+            name, info.title, info.input_shape, info.classes, info.subsets, info.present(places)
+        )
+        for name, info in LARGE.items()
     ]
 
 

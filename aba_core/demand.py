@@ -215,7 +215,7 @@ def meta_step(config: TrainConfig, arm: Arm, splits: Splits, replicas: int) -> S
     task = training.task_of(splits.task)
     setting = training._Setting(
         config, splits, training.builder(config, splits), task, task.loss, "cpu", "", False,
-        False, None,
+        False, None, None,
     )  # fmt: skip
     one, setting = training._started(setting, members)
     setting = replace(setting, device="meta", splits=splits.to("meta"))

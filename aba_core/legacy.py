@@ -24,6 +24,7 @@ _LATER: dict[str, Any] = {
     "mechanism": 0,
     "probe_strength": 0.5,
     "precision": "full",
+    "trainer": "replicas",
 }
 
 
@@ -41,6 +42,8 @@ def legacy_key(
     if not isinstance(config.dataset, str) or not isinstance(config.model, str):
         return None
     if config.metrics or config.card is not None:
+        return None
+    if config.single is not None:
         return None
     if method is not None and (method.kind != "aba" or method.site != "input"):
         return None

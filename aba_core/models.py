@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aba_core.identity import meant
+from aba_core.networks import NETWORKS
 
 _VGG = {
     "vgg11": (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"),
@@ -132,9 +133,10 @@ def build_model(
 
     Raises ValueError for an unknown name, an input shape the model cannot take, or no classes.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}{meant(name, MODELS)}; known: {', '.join(MODELS)}")
-    builder, dimensions, meaning = MODELS[name]
+    known = {**MODELS, **NETWORKS}
+    if name not in known:
+        raise ValueError(f"unknown model {name!r}{meant(name, known)}; known: {', '.join(known)}")
+    builder, dimensions, meaning = known[name]
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1 or dimensions not in (None, len(shape)):
         raise ValueError(f"input shape {shape} for model {name!r}; needed: ({meaning})")

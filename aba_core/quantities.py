@@ -166,10 +166,10 @@ TASKS: dict[str, tuple[str, ...]] = {
     "multilabel": ("macro_auc", "accuracy", "macro_f1", "log_loss", "brier"),
     "regression": ("r2", "mae"),
 }
-# What a map may explain: a number has no class, and several labels no true one.
+# What a map may explain: a number has no class. Of several labels, a true one is drawn.
 TARGETS: dict[str, tuple[str, ...]] = {
     "multiclass": ("loss", "class_score", "true_class", "predicted_class"),
-    "multilabel": ("loss", "class_score", "predicted_class"),
+    "multilabel": ("loss", "class_score", "true_class", "predicted_class"),
     "regression": ("loss",),
 }
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aba_core.architecture import mixes_samples
 from aba_core.attribution import Attribution, Loss, attribution_map, undisturbed
 from aba_core.cutting import INPUT, halves
 from aba_core.making import ModuleMaker, ReplicasMaker
@@ -31,6 +32,10 @@ class Tail:
     loss: Loss
     outputs: int
     maps: Callable[[Tensor, Tensor, Attribution, Draws, bool], Tensor]
+    # Whether a sample's map may depend on the others of its batch. Passes through the model, as
+    # shares of a batch, that samples without need of a map have saved so far.
+    samples_meet: bool = True
+    saved: float = 0.0
     # The loss's gradient to each sample when it was trained on last, shaped like h, and whether it
     # ever was, [*lead]. Only for methods whose `needs_last_gradient` asks for it.
     last_gradient: tuple[Tensor, Tensor] | None = None
@@ -161,7 +166,7 @@ class SingleSite:
             self._head, self._rest, self._again = halves(model, site)
             if untrained is not None:
                 self._untrained = halves(untrained, site)[1]
-        self.tail = Tail(loss, outputs, self._map)
+        self.tail = Tail(loss, outputs, self._map, mixes_samples(model))
 
     def activations(self, x: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch *activation"]:
         """h at the site, in the model's present mode, differentiable in its parameters."""

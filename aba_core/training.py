@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from aba_core.architecture import flip_bit, initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import Loss
-from aba_core.checks import check_build, check_labels, check_sequence, warn_of_units
+from aba_core.checks import (
+    check_build,
+    check_labels,
+    check_sequence,
+    warn_of_emulation,
+    warn_of_units,
+)
 from aba_core.datasets import Splits, load_dataset
 from aba_core.evaluation import evaluation_batch, stacked_logits
 from aba_core.identity import Use, plain
@@ -177,7 +183,7 @@ class _Member:
         return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
 
 
-# Twelve arguments: what is trained, then what of one's own takes a standard part's place.
+# Fourteen arguments: what is trained, then what of one's own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
@@ -192,6 +198,8 @@ def train(
     graphs: bool = False,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[int, int, Replicas], None] | None = None,
+    checkpoints: Mapping[tuple[str, int], Path] | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Runs:
     """Train every arm with every seed, side by side where their structure allows.
 
@@ -200,6 +208,8 @@ def train(
     place of that of the data's task. keep_logits: keep validation logits in `Runs.logits`. graphs:
     record the step as a CUDA graph and replay it (CUDA only). progress: called with the number of
     model-steps just done; observe: with steps done, of how many, and what trains side by side.
+    checkpoints, watch: of trainer "single", where {(arm, seed): file} keeps each run's checkpoints,
+    and what sees its metrics at the steps of `curve_every`.
     A run whose loss ceased to be finite has status "diverged" and NaN metrics; the others are
     untouched by it. On a CPU the number of PyTorch's threads, which can change the last bits of
     results, is chosen by timing a few steps (`threads`), and restored. Raises ValueError for
@@ -214,20 +224,8 @@ def train(
             f"splits is a {type(splits).__name__}; needed: Splits, as splits_from(x, y)"
         )
     elif splits.train.embedding is None and any(member.method for member in members):
-        warn_of_units(splits.train.data[:256])
-    if config.batch_size > len(splits.train):
-        raise ValueError(
-            f"batch_size is {config.batch_size}; allowed: up to the {len(splits.train)} "
-            "training samples"
-        )
-    if config.precision == "tf32" and torch.device(device).type != "cuda":
-        raise ValueError(
-            f"precision is 'tf32', which {device!r} does not have; allowed: full, bf16"
-        )
-    if config.precision == "bf16" and torch.device(device).type == "cpu":
-        _warn_of_emulation(features())
-    if graphs and torch.device(device).type != "cuda":
-        raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
+        warn_of_units(splits.train.batch(torch.arange(min(256, len(splits.train)))))
+    _check_device(config, len(splits.train), device, graphs)
     task = task_of(splits.task)
     task.check_metrics(config.metrics)
     for member in members:
@@ -240,13 +238,18 @@ def train(
     build = builder(config, splits) if build is None else build
     check_build(build)
     check_labels(splits, loss or task.loss)
-    splits = splits.to(device)
+    single = config.single is not None  # whose batches move to the device one by one
+    splits = splits if single else splits.to(device)
     setting = _Setting(
         config, splits, build, task, loss or task.loss, device, study,
         keep_logits, graphs, progress, observe,
     )  # fmt: skip
     runs = Runs(task=splits.task, majority=_uneven(splits))
-    for group in _alike(members):
+    if single:
+        from aba_core.single.training import train_members
+
+        train_members(setting, members, runs, checkpoints, watch)
+    for group in () if single else _alike(members):
         with threads_restored():
             _train_group(setting, group, runs)
     place = {(member.arm.name, member.seed): number for number, member in enumerate(members)}
@@ -271,15 +274,20 @@ def _uneven(splits: Splits) -> dict[str, float]:
     }
 
 
-def _warn_of_emulation(features: frozenset[str]) -> None:
-    """A warning for processors of the x86 family that have no products of bf16. features: as
-    Linux names them; none where nobody tells."""
-    if "sse2" in features and "avx512_bf16" not in features:
-        warnings.warn(
-            "precision is 'bf16', which this processor emulates (no AVX-512 BF16): steps can take "
-            "200 times as long as with 'full'",
-            stacklevel=3,
+def _check_device(config: TrainConfig, samples: int, device: str, graphs: bool) -> None:
+    """Raises ValueError for what so many samples, or a device, do not have."""
+    if config.batch_size > samples:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; allowed: up to the {samples} training samples"
         )
+    if config.precision == "tf32" and torch.device(device).type != "cuda":
+        raise ValueError(
+            f"precision is 'tf32', which {device!r} does not have; allowed: full, bf16"
+        )
+    if config.precision == "bf16" and torch.device(device).type == "cpu":
+        warn_of_emulation(features())
+    if graphs and torch.device(device).type != "cuda":
+        raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
 
 
 def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> list[_Member]:

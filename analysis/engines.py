@@ -23,6 +23,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def _train_alone(chunk: Chunk, count: Callable[[int], None] | None) -> ChunkRows
             keep_logits=chunk.keep_logits,
             graphs=chunk.graphs,
             progress=count,
+            checkpoints=_checkpoints(chunk),
         )
         runs.rows = [row for row in runs.rows if (row["arm"], row["seed"]) in keys]
         rows = _frozen_rows(chunk, runs, splits) if chunk.frozen else _run_rows(chunk, runs, splits)
@@ -105,6 +107,13 @@ def _train_alone(chunk: Chunk, count: Callable[[int], None] | None) -> ChunkRows
         ]
         for kind, table in (("mechanism", runs.mechanism_rows), (chunk.kind, rows))
     }
+
+
+def _checkpoints(chunk: Chunk) -> dict[tuple[str, int], Path]:
+    """Where each run keeps its checkpoint."""
+    if not chunk.checkpoints:
+        return {}
+    return {(arm, seed): chunk.checkpoint(key) for arm, seed, key in chunk.runs}
 
 
 def _run_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any]]:

@@ -129,6 +129,12 @@ class Engine:
         rates = rates_of(name)
         while todo := rest.pop() if rest else next(((c, sys.maxsize) for c in waiting), None):
             chunk, most = todo
+            if chunk.config.single is not None:  # one run, kept by its checkpoints
+                rows = self._outcome(process, chunk, report)
+                if isinstance(rows, str):
+                    raise RuntimeError(f"{chunk.name}: {rows}")
+                yield chunk, rows
+                continue
             demand = demand_of(chunk)
             self.pace.each = None
             while chunk.runs:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -43,6 +44,7 @@ class Chunk:
 
     It holds all that training needs and nothing of where results are kept, and can be pickled.
     runs: (arm, seed, key) of those to be computed. hypotheses: the hash of what they are to decide.
+    checkpoints: the folder of those that trainer "single" keeps, "" for none.
     """
 
     study: str
@@ -56,6 +58,11 @@ class Chunk:
     frozen: Frozen | None = None
     hypotheses: str = ""
     keep_correct: bool = False
+    checkpoints: str = ""
+
+    def checkpoint(self, key: str) -> Path:
+        """Where the run with this key keeps its checkpoint."""
+        return Path(self.checkpoints) / f"{key}.pt"
 
     @property
     def name(self) -> str:
@@ -117,7 +124,9 @@ def resolve(
     methods = core_methods(arms)
     _check(config, splits, arms, methods)
     keys = run_keys(study, config, methods, splits.fingerprint)
-    if device != "cpu":
+    if config.single is not None:
+        arms_per_chunk = 1
+    elif device != "cpu":
         arms_per_chunk = len(arms)
     elif arms_per_chunk is None:
         arms_per_chunk = _arms_on_cpu(config, splits)
@@ -234,6 +243,7 @@ def _check(
         raise StudyError(str(error)) from error
     for own in dict.fromkeys((config, *(arm.trained_by(config) for arm in arms))):
         _check_training(own, splits if own.subset == config.subset else load_splits(own))
+    _check_trainer(config, splits)
     for arm, method in zip(arms, methods, strict=True):
         most = getattr(method, "top_k", None) or 0
         if getattr(method, "target", "") == "class_score" and most > splits.classes:
@@ -263,6 +273,25 @@ def _check_training(config: TrainConfig, splits: Splits) -> None:
             f"epochs is {config.epochs:g}, which is {steps:.3g} steps; "
             f"allowed: from 1 to {MOST_STEPS} steps"
         )
+
+
+def _check_trainer(config: TrainConfig, splits: Splits) -> None:
+    """Whether the trainer can have these data and do what is asked of it."""
+    from aba_core.streams import streamed
+
+    if config.single is None:
+        if streamed(splits.train):
+            raise StudyError(
+                f"trainer is 'replicas', which keeps data in memory, and {splits.name} is read "
+                "from disk; allowed: trainer: single"
+            )
+        return
+    from aba_core.single.transforms import check
+
+    try:
+        check(config.single.transforms, splits.input_shape)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
 
 
 def _fits(
@@ -319,7 +348,7 @@ def _rehearse(
     parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     few = replace(
         splits,
-        **{n: replace(p, data=p.data[:size], y=p.y[:size], index=None) for n, p in parts.items()},
+        **{n: part.first(size) for n, part in parts.items()},
     )
     measures_nothing: dict[str, Any] = {
         "mechanism": 0,
@@ -397,7 +426,7 @@ def _trainable_together(arms: Sequence[Arm]) -> list[list[Arm]]:
 
 def _seeds_together(whole: Chunk, arm: Arm) -> list[tuple[int | None, tuple[int, ...]]]:
     """(subset, seeds) that go into one chunk of arms like this one; no subset: the config's own."""
-    if whole.device == "cpu":
+    if whole.device == "cpu" or whole.config.single is not None:
         return [(arm.subset_of(seed), (seed,)) for seed in whole.seeds]
     together: dict[int | None, list[int]] = {}
     for seed in whole.seeds:

@@ -68,9 +68,18 @@ def run(
         raise StudyError(f"graphs are asked for on {device!r}; allowed: on cuda only")
 
     def complete(settled: Study) -> Completion:
-        return _complete(resolve(settled, device, graphs=graphs), Path(results), train, progress)
+        plan = _with_checkpoints(resolve(settled, device, graphs=graphs), Path(results))
+        return _complete(plan, Path(results), train, progress)
 
     return complete(study if study.tuning is None else _tuned(study, complete))
+
+
+def _with_checkpoints(plan: Plan, results: Path) -> Plan:
+    """The same plan; runs that keep checkpoints have them beside the results until they end."""
+    if plan.config.single is None or not plan.config.single.checkpoint_every:
+        return plan
+    folder = str(results.absolute() / "checkpoints")
+    return replace(plan, chunks=tuple(replace(c, checkpoints=folder) for c in plan.chunks))
 
 
 def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | None) -> Completion:
@@ -144,6 +153,8 @@ def _keep(results: Path, part: object) -> Chunk:
     for kind, rows in tables.items():
         if rows:
             store.write_chunk(results, kind, chunk.name, rows)
+    for _, _, key in chunk.runs if chunk.checkpoints else ():
+        chunk.checkpoint(key).unlink(missing_ok=True)
     return chunk
 
 

@@ -188,6 +188,31 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def print_large(table: pd.DataFrame, gpus: Iterable[str]) -> None:
+    """The published table of large models beside ours, and what the open cells would cost."""
+    rows = []
+    for cell in table.to_dict("records"):
+        measured = cell["runs"] > 0
+        ours = f"{cell['ours']:.2f}" + f" ± {cell['ours_sd']:.2f}" * (cell["runs"] > 1)
+        hours = [f"{cell[f'hours_{gpu}']:.1f}" for gpu in gpus]
+        rows.append(
+            (
+                f"{cell['model']}{', RandAugment' * (cell['randaugment'] == 'Yes')}",
+                cell["method"],
+                f"{cell['published']:.2f} ± {cell['published_sd']:.2f}",
+                f"{ours}, {cell['runs']} runs: {cell['scope']}" if measured else "not run",
+                *hours,
+            )
+        )
+    print_table(("model", "method", "published", "ours", *(f"{g} hours" for g in gpus)), rows)
+    print(
+        "\nPublished: median and SD. Hours: five runs at published scale, by counted operations at"
+    )
+    print("a tenth of the GPU's bf16 peak; expect a factor of three either way. To fill the cells:")
+    for command in dict.fromkeys(table["command"]):
+        print(f"  {command}")
+
+
 def print_plan(plan: design.Plan, label: str) -> None:
     """What a study needs to find an effect. label: of the metric."""
     from analysis.results import SHIPPED

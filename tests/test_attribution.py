@@ -15,7 +15,13 @@ from torch import nn
 
 from aba_core.adjustments import ADJUSTMENTS, Group
 from aba_core.arms import MapKind, Target
-from aba_core.attribution import MAPS, Attribution, attribute, cross_entropy
+from aba_core.attribution import (
+    MAPS,
+    Attribution,
+    attribute,
+    attributed_classes,
+    cross_entropy,
+)
 from aba_core.methods.aba import ABA, CHALLENGER, adjust
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, SignSplit, categorize
@@ -421,13 +427,28 @@ def test_a_loss_of_soft_labels_can_be_the_target(method):
     torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-13)
 
 
-def test_soft_labels_serve_every_target_but_the_true_class():
-    model, x, _ = probe("picture")
+def test_soft_labels_serve_every_target():
+    model, x, y = probe("picture")
     soft = torch.full((len(x), 4), 0.25, dtype=torch.float64)
-    for target in ("loss", "class_score", "predicted_class"):
+    for target in TARGETS:
         assert attribute(model, x, soft, target=target).shape == x.shape
     with pytest.raises(ValueError, match="'true_class' needs one whole-number class a sample"):
-        attribute(model, x, soft, target="true_class")
+        attribute(model, x, soft[:, :2], target="true_class")
+    one = torch.nn.functional.one_hot(y, 4).double()
+    by_weight = attribute(model, x, one, target="true_class")
+    assert torch.equal(by_weight, attribute(model, x, y, target="true_class"))
+
+
+def test_of_several_labels_one_is_drawn_by_its_weight():
+    logits = torch.randn(4000, 5, dtype=torch.float64)
+    labels = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5]).expand(4000, 5)
+    draws = Draws.single(0, 0, 4000, "cpu")
+    how = Attribution(target="true_class")
+    counts = torch.bincount(attributed_classes(logits, labels, how, draws), minlength=5)
+    assert counts[[0, 2]].sum() == 0
+    torch.testing.assert_close(counts / 4000, labels[0] / 2.5, rtol=0, atol=0.03)
+    none = attributed_classes(logits, torch.zeros(4000, 5), how, draws)
+    assert torch.equal(none, logits.argmax(1))
 
 
 def test_cross_entropy_is_that_of_torch_for_classes_and_soft_labels():

@@ -26,6 +26,7 @@ import torch
 
 from aba_core import datasets, pictures, sources, texts
 from aba_core.datasets import DATASETS, DatasetError, Split, Splits, dataset_status, load_dataset
+from aba_core.large_data import LARGE
 
 MIRROR = os.environ.get("ABA_DATA_MIRROR")
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="ABA_DATA_MIRROR names no mirror")
@@ -379,7 +380,7 @@ def test_a_wrong_download_is_refused_and_not_kept(
 
 def test_status_says_where_each_dataset_is(small_mnist: Path, tmp_path: Path) -> None:
     rows = {row.name: row for row in dataset_status(mirror=small_mnist)}
-    assert list(rows) == list(DATASETS)
+    assert list(rows) == [*DATASETS, *LARGE]
     assert rows["digits"].present == "bundled"
     assert rows["mnist"].present == "mirror"
     assert rows["cifar10"].present.startswith("not here (downloads 170 MB")

@@ -71,9 +71,9 @@ def test_the_text_model_reads_words_in_order():
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
-    known = "linear, mlp, small_cnn, larger_cnn, vgg11, vgg16, text_cnn"
-    with pytest.raises(ValueError, match=f"unknown model 'resnet'; known: {known}"):
-        build_model("resnet", (1, 8, 8), 10)
+    known = "linear, mlp, small_cnn, larger_cnn, vgg11, vgg16, text_cnn, resnet18, resnet18_thin"
+    with pytest.raises(ValueError, match=f"unknown model 'gru'; known: {known}"):
+        build_model("gru", (1, 8, 8), 10)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from aba_core.kernels.blocks import NUMBERS, computable
 
 
 def applies(x: Tensor, attribution: Tensor) -> bool:
-    """Whether C may adjust these."""
+    """Whether C may adjust these. It has no way back: activations of a hidden layer have one."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return False
     return x.numel() > 0 and computable((x, attribution), levels=0) and in_use()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aba_core.adjustments import AdjustmentSet
 from aba_core.architecture import mixes_samples
-from aba_core.arms import WITH_NOISE, WITH_SAMPLES
+from aba_core.arms import OF_ANY_MODEL, WITH_NOISE, WITH_SAMPLES
 from aba_core.attribution import (
     Attribution,
     Loss,
@@ -198,13 +198,7 @@ class Augmentation(Method):
             attribution, known = _last(tail)
             magnitude = magnitude * known
         else:
-            attribution = selecting_map(
-                self.placebo,
-                lambda: tail.map(h, y, self.maps, draws),
-                lambda: tail.map(h, y, self.maps, draws, untrained=True),
-                draws,
-                h.shape,
-            )
+            attribution = self._map(tail, h, y, draws, changes)
         changed = _adjusted(
             h.flatten(0, lead - 1),
             attribution.flatten(0, lead - 1),
@@ -215,6 +209,32 @@ class Augmentation(Method):
         if self.placebo == "gaussian":
             changed = in_random_direction(h, changed, draws)
         return changed, y
+
+    def _map(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws, changes: Tensor) -> Tensor:
+        """What the categories are made of. Of one model, samples whose features all change alike
+        are left out of the attribution pass, where each sample's map is its own: theirs is 0."""
+
+        def map_of(x: Tensor, labels: Tensor, drawn: Draws) -> Tensor:
+            return selecting_map(
+                self.placebo,
+                lambda: tail.map(x, labels, self.maps, drawn),
+                lambda: tail.map(x, labels, self.maps, drawn, untrained=True),
+                drawn,
+                x.shape,
+            )
+
+        own = self.attribution in OF_ANY_MODEL and not (tail.samples_meet or self.placebo)
+        if changes.dim() > 2 or not own or self.attribution_mode == "train":
+            return map_of(h, y, draws)
+        alike = self.split.covers  # otherwise some features may belong to no category
+        mapped = (changes != (changes[:, :1] if alike else 0)).any(1).nonzero()[:, 0]
+        tail.saved += self.maps.passes() * (1 - len(mapped) / len(h))
+        if len(mapped) == len(h):
+            return map_of(h, y, draws)
+        attribution = torch.zeros_like(h)
+        if len(mapped):
+            attribution[mapped] = map_of(h[mapped], y[mapped], draws.subset(mapped))
+        return attribution
 
     def changes(
         self, draws: Draws, like: Tensor

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -105,6 +105,17 @@ class Best:
         for kept, value in zip(self._kept, self._values, strict=True):
             chosen = lower.reshape(-1, *(1,) * (value.dim() - 1))
             kept.copy_(torch.where(chosen, value.detach(), kept))
+
+    def state(self) -> dict[str, list[Tensor] | Tensor]:
+        """What is kept, for a checkpoint."""
+        return {"kept": self._kept, "lowest": self._lowest}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self._kept = [
+            kept.to(value.device) for kept, value in zip(state["kept"], self._values, strict=True)
+        ]
+        self._lowest = state["lowest"]
 
     def restore(self) -> None:
         """Put the kept values in place; nothing where nobody looked."""

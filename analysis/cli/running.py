@@ -267,17 +267,24 @@ def plan_(
     """Compute the seeds that an effect needs, and their time.
 
     Uses the spread of pilot runs: those in the results folder, or else the shipped ones. Nothing is
-    trained. Without a pilot, exits with code 2 and names the command that makes one.
+    trained. Without a pilot, exits with code 2 and names the command that makes one. For "large",
+    prints the published table of large models beside ours, with what each open cell would cost.
 
     \b
     Examples:
       aba plan tension --effect 1.0 --power 0.8
       aba plan isolation --dataset mnist --preset standard --effect 0.5
+      aba plan large
     """
     from analysis import by_name, design, exhibits
     from analysis.results import load
     from analysis.study import find_study
 
+    if study == "large":
+        from analysis.studies import large
+
+        terminal.print_large(large.table(results), large.GPUS)
+        return
     label = exhibits.Look(metric).label
     if not Path(study).suffix and by_name.own_studies([study], results):
         ((_, of_dataset), *_) = by_name.datasets_of(study, results, [dataset] if dataset else None)

@@ -42,6 +42,8 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
 
     Raises StudyError for unknown names.
     """
+    if name.startswith("large-"):
+        return _of_large(name, dataset, preset)
     if name not in _DECLARED_IN:
         raise StudyError(
             f"unknown study {name!r}; known: {', '.join(STANDARD)}, or a YAML or Python file"
@@ -51,3 +53,15 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         import_module(f"analysis.studies.{module}"), function
     )
     return declare(settings_of(dataset, preset))
+
+
+def _of_large(name: str, dataset: str, preset: str) -> Study:
+    """A row of the published table of large models, which brings its own data set."""
+    from analysis.studies import large
+
+    if name not in large.ROWS:
+        raise StudyError(f"unknown study {name!r}; known: {', '.join(large.ROWS)}")
+    study = large.declare(name, preset)
+    if dataset not in ("digits", study.dataset):
+        raise StudyError(f"--dataset {dataset} does not go with {name}; its own: {study.dataset}")
+    return study

@@ -26,7 +26,7 @@ from analysis import figures, tables
 from analysis.exhibits import Collector, Exhibits, ExportError, Look
 from analysis.results import StudyResult
 from analysis.studies.arms import baseline_arm, difference_table
-from analysis.studies.comparators import ANYWHERE, OF_PICTURES, OF_TEXTS
+from analysis.studies.tried import ANYWHERE, OF_PICTURES, OF_TEXTS
 from analysis.study import FRESH_SEED, Settings, Study, StudyError, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 

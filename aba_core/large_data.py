@@ -1,0 +1,70 @@
+"""The larger data sets by name: shapes, training subsets, and the module that reads each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aba_core.identity import load
+from aba_core.sources import Places, find_file
+
+
+@dataclass(frozen=True)
+class LargeInfo:
+    """What a larger data set is. where: "module:function" that reads it. whole, part: files that
+    show that all of it, or the smaller subsets, are here."""
+
+    title: str
+    input_shape: tuple[int, ...]
+    classes: int
+    subsets: dict[str, int]
+    where: str
+    whole: str
+    part: str
+    megabytes: float
+    downloads: bool
+
+    def read(self, name: str, subset: str, subset_seed: int, places: Places) -> object:
+        """The splits of a subset."""
+        return load(self.where)(name, subset, subset_seed, places=places)
+
+    def present(self, places: Places) -> str:
+        """Where it would come from now."""
+        for file, note in ((self.whole, ""), (self.part, " (not full)")):
+            place = find_file(file, places)[0]
+            if place and file:
+                return place + note
+        how = "downloads" if self.downloads else "by hand,"
+        return f"not here ({how} {self.megabytes:.0f} MB)"
+
+
+_ECG = {"derived-400": 400, "derived-1000": 1000, "derived": 1442, "full": 17418}
+
+
+def _ecg(title: str, labels: int, derived: bool = True) -> LargeInfo:
+    subsets = _ECG if derived else {"full": _ECG["full"]}
+    part = "ptb-xl/ptbxl_subset1819_filtered_100hz.npz" if derived else ""
+    whole = "ptb-xl/ptbxl_database.csv"
+    return LargeInfo(
+        f"PTB-XL, {title}", (12, 1000), labels, subsets, "aba_core.ecg:load", whole, part, 1800,
+        False,
+    )  # fmt: skip
+
+
+LARGE: dict[str, LargeInfo] = {
+    "tiny-imagenet": LargeInfo(
+        "Tiny ImageNet",
+        (3, 64, 64),
+        200,
+        {"tiny": 2000, "med": 5000, "tenth": 10000, "full": 100000},
+        "aba_core.tiny_imagenet:load",
+        "tiny-imagenet/tiny-imagenet-200.zip",
+        "tiny-imagenet/tiny-imagenet-200-val10000-train50perclass.tar.gz",
+        248,
+        True,
+    ),
+    "ptb-xl": _ecg("71 statements", 71, derived=False),
+    "ptb-xl-superclass": _ecg("superclasses", 5),
+    "ptb-xl-subclass": _ecg("subclasses", 23),
+    "ptb-xl-form": _ecg("form", 19),
+    "ptb-xl-rhythm": _ecg("rhythm", 12),
+}

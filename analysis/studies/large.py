@@ -1,0 +1,188 @@
+"""Large: the published benchmark on Tiny ImageNet and PTB-XL, with full models and in reduced form,
+and its table beside ours, each cell measured or with the command and cost that would fill it.
+
+One study for each published row of four methods. The slides name models, epochs and strengths, and
+neither optimiser, batch size nor learning rate, nor the model on PTB-XL: those here are usual ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aba_core.arms import METHODS, VANILLA, Arm
+from analysis import reference
+from analysis.results import ResultsError, load
+from analysis.study import FRESH_SEED, Study, StudyError
+
+RUNS = 5  # of each cell, as the slides' medians and deviations suggest
+PASSES = {"vanilla": 1.0, "challenger": 1.5, "mendaba": 2.0, "fastaba": 1.75}
+# Dense peak of bf16 products in 10¹² operations a second, from the makers' data sheets.
+GPUS = {"L4": 121.0, "A100": 312.0, "H100": 989.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published row. published: (data set, model, RandAugment) as the table has them. forward:
+    multiplications and additions of one sample's forward pass, in 10⁹, on the data's own size.
+    reached: the share of a GPU's peak that training is assumed to reach; small inputs reach little,
+    depthwise convolutions least. quick: what the reduced form changes of the configuration."""
+
+    published: tuple[str, str, str]
+    dataset: str
+    model: Any
+    epochs: int
+    forward: float
+    reached: float
+    config: Mapping[str, Any]
+    quick: Mapping[str, Any]
+    transforms: tuple[str, ...] = ()
+    samples: int = 100_000
+    metric: str = "accuracy"
+    arms: tuple[str, ...] = field(default=tuple(PASSES))
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """Estimated GPU hours of one Vanilla run: a backward pass counts as two forward ones."""
+        operations = 3 * self.forward * 1e9 * self.samples * self.epochs
+        return {gpu: operations / (1e12 * peak * self.reached) / 3600 for gpu, peak in GPUS.items()}
+
+
+def _library(name: str) -> dict[str, str]:
+    return {"use": "aba_core.networks:of_library", "library": "torchvision", "name": name}
+
+
+_PICTURES = {"batch_size": 128, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4}
+_VIT = {"batch_size": 128, "optimizer": "adam", "learning_rate": 1e-4}
+_ECG = {"batch_size": 128, "optimizer": "adam", "learning_rate": 0.003}
+_SMALL = {"subset": "tiny", "epochs": 10, "batch_size": 64}
+_THIN = {**_SMALL, "model": "resnet18_thin", "batch_norm": True, "learning_rate": 0.02}
+ROWS = {
+    "large-resnet50": Row(
+        ("tiny-imagenet", "ResNet50", "No"), "tiny-imagenet", _library("resnet50"), 100, 0.68, 0.04,
+        _PICTURES, _THIN,
+    ),
+    "large-resnet50-ra": Row(
+        ("tiny-imagenet", "ResNet50", "Yes"), "tiny-imagenet", _library("resnet50"), 100, 0.68,
+        0.04, _PICTURES, _THIN, ("randaugment",),
+    ),
+    "large-efficientnet": Row(
+        ("tiny-imagenet", "EfficientB3", "No"), "tiny-imagenet", _library("efficientnet_b3"), 300,
+        0.17, 0.01, _PICTURES, _THIN,
+    ),
+    "large-efficientnet-ra": Row(
+        ("tiny-imagenet", "EfficientB3", "Yes"), "tiny-imagenet", _library("efficientnet_b3"), 300,
+        0.17, 0.01, _PICTURES, _THIN, ("randaugment",),
+    ),
+    "large-vit": Row(
+        ("tiny-imagenet", "ViT Base 16", "No"), "tiny-imagenet", _library("vit_b_16"), 50, 2.9, 0.2,
+        _VIT, {**_SMALL, "model": "tiny_vit", "learning_rate": 1e-3},
+    ),
+    "large-ecg": Row(
+        ("ptb-xl", "not stated", "No"), "ptb-xl", "fcn", 50, 0.55, 0.1,
+        {**_ECG, "batch_norm": True},
+        {"dataset": "ptb-xl-superclass", "subset": "derived-400", "epochs": 8, "batch_size": 32},
+        samples=17_418, metric="macro_auc",
+    ),
+}  # fmt: skip
+
+
+def declare(name: str, preset: str = "published") -> Study:
+    """The study of one row: with preset "published" all data and the published epochs, with "quick"
+    a reduced form that one core trains within an hour. Raises StudyError for other presets."""
+    if preset not in ("published", "quick"):
+        raise StudyError(f"preset {preset!r} does not exist for {name}; there: quick, published")
+    row, table = ROWS[name], _published(name)
+    reduced = preset == "quick"
+    config: dict[str, Any] = {
+        "dataset": row.dataset, "subset": "full", "model": row.model, "epochs": row.epochs,
+        "schedule": "cosine", **row.config, "precision": "full" if reduced else "bf16",
+    }  # fmt: skip
+    config |= dict(row.quick) if reduced else {}
+    trainer: dict[str, Any] = {"kind": "single", "checkpoint_every": 20 if reduced else 500}
+    if row.transforms:
+        trainer["transforms"] = list(row.transforms)
+    if not reduced:
+        trainer["workers"] = 8
+    arms = [
+        Arm.of(VANILLA)
+        if method == "vanilla"
+        else Arm.of(
+            METHODS[method].title, method=method, strength=float(table.loc[method].strength)
+        )
+        for method in row.arms
+    ]
+    fresh = {"fresh_subsets": 1} if reduced else {}
+    first = FRESH_SEED if reduced else 0
+    return Study.model_validate(
+        {
+            "name": name, "dataset": config["dataset"], "preset": preset, **fresh,
+            "config": {**config, "trainer": trainer}, "arms": arms,
+            "seeds": tuple(range(first, first + (3 if reduced else RUNS))),
+            "note": "A reduced form of the published row." if reduced else "",
+        }
+    )  # fmt: skip
+
+
+def table(results: Path | str) -> pd.DataFrame:
+    """The published table and ours side by side, one row a cell.
+
+    ours, ours_sd: median and deviation of the test metric, in percent, over `runs` runs; scope:
+    what they were trained on. Where nothing was, scope is "not run", and command and hours (of all
+    runs of the cell, for each type of GPU) say what it takes.
+    """
+    rows = []
+    for name, row in ROWS.items():
+        published = _published(name)
+        found = _found(results, name)
+        for method in row.arms:
+            cell = published.loc[method]
+            ours, scope = _measured(found, method, row)
+            hours = {g: RUNS * PASSES[method] * h for g, h in row.hours.items()}
+            rows.append(
+                {
+                    "dataset": row.published[0], "model": row.published[1],
+                    "randaugment": row.published[2], "method": method,
+                    "published": cell["median"], "published_sd": cell["std"], **ours,
+                    "scope": scope, "command": f"aba run {name} --preset published",
+                    **{f"hours_{gpu}": value for gpu, value in hours.items()},
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _published(name: str) -> pd.DataFrame:
+    dataset, model, randaugment = ROWS[name].published
+    every = reference.published_table("benchmark_large")
+    chosen = (every["dataset"] == dataset) & (every["model"] == model)
+    return every[chosen & (every["randaugment"] == randaugment)].set_index("method")
+
+
+def _found(results: Path | str, name: str) -> pd.DataFrame | None:
+    """The finished runs of a row's study, at full scale or, without them, in reduced form."""
+    quick = dict(ROWS[name].quick).get("dataset", ROWS[name].dataset)
+    for dataset, preset in ((ROWS[name].dataset, "published"), (quick, "quick")):
+        try:
+            frame = load(results, name, dataset, preset).frame
+        except ResultsError:
+            continue
+        if len(frame):
+            return frame[frame["status"] == "finished"]
+    return None
+
+
+def _measured(found: pd.DataFrame | None, method: str, row: Row) -> tuple[dict[str, Any], str]:
+    nothing = {"ours": float("nan"), "ours_sd": float("nan"), "runs": 0}
+    if found is None:
+        return nothing, "not run"
+    title = VANILLA if method == "vanilla" else METHODS[method].title
+    mine = found[found["arm"] == title]
+    if not len(mine):
+        return nothing, "not run"
+    first, values = mine.iloc[0], mine[f"test_{row.metric}"]
+    scope = f"{first['dataset']} ({first['subset']}), {first['model']}, {first['epochs']:g} epochs"
+    return {"ours": values.median(), "ours_sd": values.std(), "runs": len(values)}, scope
