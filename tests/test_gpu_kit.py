@@ -1,0 +1,102 @@
+"""The kit for a machine with a GPU: one folder that is complete, and stages that go on where they
+stopped. What the stages ask is tried with made-up cases."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from aba_core import load_dataset
+from aba_core.installation import CHECKOUT
+from benchmarks import gpu_kit, on_gpu
+
+
+def test_the_kit_holds_code_data_and_script(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "kit"
+    monkeypatch.setattr(sys, "argv", ["gpu_kit", str(folder), "--missing", "--data", "digits"])
+    assert gpu_kit.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{folder}: ")
+    for name in ("aba_core/training.py", "analysis/cli/running.py", "benchmarks/gpu.sh", "COMMIT"):
+        assert (folder / name).is_file()
+    assert os.access(folder / "benchmarks/gpu.sh", os.X_OK)
+    assert not list(folder.rglob("__pycache__")) and not (folder / "data/results").exists()
+    cut = load_dataset("digits", "tiny", mirror=folder / "data/mirror")
+    assert cut.fingerprint == load_dataset("digits", "tiny").fingerprint
+    with pytest.raises(SystemExit):
+        gpu_kit.main()
+    assert "is there and not empty" in capsys.readouterr().err
+
+
+def test_a_kit_that_is_too_large_is_said_to_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_kit", str(tmp_path), "--missing", "--data"])
+    monkeypatch.setattr(gpu_kit, "MOST", 1000)
+    assert gpu_kit.main() == 1
+    assert "more than 0 MiB; leave out a data set" in capsys.readouterr().err
+
+
+def test_a_stage_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    calls = []
+
+    def cases(device):
+        for name in ("a", "b", "c"):
+            yield name, lambda name=name: calls.append(name) or answer[name]()
+
+    def fails():
+        raise RuntimeError("CUDA error: made up\nand more")
+
+    answer = {"a": lambda: {"good": True}, "b": fails, "c": lambda: {"good": False}}
+    monkeypatch.setitem(on_gpu.CASES, "parity", cases)
+    assert not on_gpu.run_cases("parity", "cpu", tmp_path, time.monotonic() - 1)
+    assert calls == []
+    ticks = iter(range(100))
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr(on_gpu, "time", clock)
+    assert not on_gpu.run_cases("parity", "cpu", tmp_path, 3.5)
+    assert calls == ["a", "b"]
+    assert on_gpu.run_cases("parity", "cpu", tmp_path, math.inf)
+    assert calls == ["a", "b", "c"]
+    found = json.loads((tmp_path / "parity.json").read_text())
+    assert found["a"]["good"] and not found["c"]["good"]
+    assert found["b"]["error"] == "RuntimeError: CUDA error: made up"
+
+
+def test_every_model_and_method_is_compared():
+    from aba_core.arms import METHODS
+    from aba_core.models import MODELS
+
+    names = [name for name, _ in on_gpu.parity("cpu")]
+    assert len(names) == len(set(names))
+    assert {f"method {kind}" for kind in METHODS} <= set(names)
+    for model in MODELS:
+        assert {f"{model}, sgd", f"{model}, adam"} <= set(names)
+
+
+def test_what_differs_is_seen():
+    config = on_gpu.TrainConfig(model="mlp", optimizer="adam", **on_gpu.PRECISE)
+    one = on_gpu.metrics(config, on_gpu.Arm("all", on_gpu.MENDABA), "cpu")
+    assert on_gpu.apart(one, one) == 0
+    assert on_gpu.apart(one, one * (1 + 1e-5)) == pytest.approx(1e-5, rel=1e-3)
+
+
+def test_recorded_steps_are_used_where_they_agreed(tmp_path):
+    assert not on_gpu._graphs_agree(tmp_path)
+    path = tmp_path / "graphs.json"
+    for last, agree in (
+        ({"difference": 1.0}, True),
+        ({"good": False}, False),
+        ({"error": ""}, False),
+    ):
+        path.write_text(json.dumps({"x": {"good": True}, "y": last}))
+        assert on_gpu._graphs_agree(tmp_path) is agree
+
+
+def test_the_script_refuses_what_it_does_not_know(tmp_path):
+    command = ["bash", str(CHECKOUT / "benchmarks/gpu.sh"), "everything", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHON": sys.executable, "WORK": str(tmp_path / "work")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "invalid choice: 'everything'" in done.stderr
