@@ -394,14 +394,18 @@ def _runs(keys: Mapping[str, tuple[str, int]]) -> tuple[tuple[str, int, str], ..
 
 
 def _cut(whole: Chunk, arms_per_chunk: int) -> tuple[Chunk, ...]:
-    """Chunks of a study: as even in arms as can be, with one seed on a CPU, or all on a GPU.
+    """Chunks of a study: as even in arms as can be, with one seed on a CPU, or those that share a
+    subset, or all on a GPU.
 
     Arms that draw their own training samples stand apart, one subset at a time: each has other
     data. So do arms with a training of their own.
     """
     chunks = []
     for alike in _trainable_together(whole.arms):
-        blocks = -(-len(alike) // arms_per_chunk)
+        share = alike[0].seeds_per_subset if whole.device == "cpu" else 1
+        blocks = -(
+            -len(alike) // max(1, arms_per_chunk // share)
+        )  # as many runs whatever they share
         size = -(-len(alike) // blocks)
         for subset, seeds in _seeds_together(whole, alike[0]):
             config = alike[0].trained_by(whole.config)
@@ -426,7 +430,8 @@ def _trainable_together(arms: Sequence[Arm]) -> list[list[Arm]]:
 
 def _seeds_together(whole: Chunk, arm: Arm) -> list[tuple[int | None, tuple[int, ...]]]:
     """(subset, seeds) that go into one chunk of arms like this one; no subset: the config's own."""
-    if whole.device == "cpu" or whole.config.single is not None:
+    apart = whole.device == "cpu" and arm.seeds_per_subset == 1
+    if apart or whole.config.single is not None:
         return [(arm.subset_of(seed), (seed,)) for seed in whole.seeds]
     together: dict[int | None, list[int]] = {}
     for seed in whole.seeds:

@@ -22,7 +22,7 @@ import torch
 from aba_core import METHODS, Arm, TrainConfig, train
 from aba_core.attribution import MAPS
 from aba_core.methods.base import method_of, stand_ins
-from benchmarks.bench import made_up
+from benchmarks.workloads import made_up
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- cost of each method: begin -->", "<!-- cost of each method: end -->"

@@ -40,14 +40,18 @@ def test_a_run_on_a_shared_fresh_subset_is_that_of_the_subset(tmp_path):
     assert set(fresh["key"]).isdisjoint(same["key"])
 
 
-def test_on_a_gpu_a_chunk_has_all_the_seeds_of_a_subset():
-    assert [chunk.seeds for chunk in plan.resolve(study(fresh_subsets=2), "cuda").chunks] == [
-        (4, 5),
-        (6, 7),
-    ]
-    assert [chunk.seeds for chunk in plan.resolve(study(fresh_subsets=2)).chunks] == [
+def test_a_chunk_has_all_the_seeds_of_a_subset_and_on_a_cpu_no_more_runs_for_it():
+    for device in ("cpu", "cuda"):
+        chunks = plan.resolve(study(fresh_subsets=2), device).chunks
+        assert [chunk.seeds for chunk in chunks] == [(4, 5), (6, 7)]
+    assert [chunk.seeds for chunk in plan.resolve(study(fresh_subsets=1)).chunks] == [
         (seed,) for seed in (4, 5, 6, 7)
     ]
+    few = plan.resolve(study(fresh_subsets=2), arms_per_chunk=2).chunks
+    assert {len(chunk.runs) for chunk in few} == {2}
+    assert sorted(run for chunk in few for run in chunk.runs) == sorted(
+        run for chunk in chunks for run in chunk.runs
+    )
 
 
 def test_fresh_subsets_are_short_for_what_each_arm_says():
