@@ -36,6 +36,7 @@ FIGURES = {
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
+    "10_comparators": {"comparators", "comparators-best", "comparators-cost"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -52,13 +53,19 @@ TABLES = {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
     "09_your_own": {"own-arms", "own-groups"},
+    "10_comparators": {"comparators", "comparators-verdicts"},
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.
 STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
-    *("mechanism", "variability", "variability-linear"),
+    *("mechanism", "variability", "variability-linear", "comparators"),
 )
+# Of the hundred arms of that study, and not tuned.
+COMPARED = {
+    *("Vanilla", "All", "Challenger", "MendABA", "FastABA", "FastABA-CE"),
+    *("Mixup", "Mixup, with All", "SAM"),
+}
 # These take no data set by name: what they export is named for their own data, or for all.
 NAMED = {"00_claims": "all", "09_your_own": "own"}
 
@@ -90,6 +97,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # What is judged within subsets needs three of them.
         seeds = (0, 1, 2) if study.hypotheses else (0, 1)
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": seeds}
+        if name == "comparators":
+            changes["arms"] = tuple(arm for arm in study.arms if arm.name in COMPARED)
+            changes["hypotheses"] = tuple(h for h in study.hypotheses if h.arms <= COMPARED)
+            changes["tuning"] = None
         if study.frozen:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
             changes["frozen"] = few
