@@ -42,7 +42,7 @@ def gain_table(
     passes = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
     seconds, epochs = by_arm["seconds"].mean().to_dict(), by_arm["epochs"].first().to_dict()
     with_norm = by_arm["batch_norm"].first().to_dict()
-    names = alone(runs)
+    names = sorted(alone(runs))
     rows = []
     for name, stream in zip(names, rng.spawn(len(names)), strict=True):
         row: dict[str, Any] = {"arm": name}
@@ -326,14 +326,14 @@ def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
 # --- for the notebook ----------------------------------------------------------------------------
 
 MANY = 5  # names in a sentence
+ENDS = ("gain", "gain_low", "gain_high")
 
 
 def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
     """What the figures of a study say, in sentences. shown: its exhibits."""
     table = shown.tables[study].data.set_index("arm")
-    own = table.loc[ALL]
-    gained = tables.interval_text(own["gain"], own["gain_low"], own["gain_high"])
-    place = 1 + int((table["gain"] > own["gain"]).sum())
+    gained = tables.interval_text(*(float(table.at[ALL, end]) for end in ENDS))
+    place = 1 + int((table["gain"] > table.at[ALL, "gain"]).sum())
     said = [f"All adjustments gain {gained} points over Vanilla: place {place} of {len(table)}."]
     for name in best_names(shown, study):
         best = shown.figures[name].data
@@ -344,8 +344,7 @@ def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
             said.append(f"Of {len(best)} arms, only {tables.listed(may)} may be the best.")
     single = table[table["passes"].round(2) == 1]
     if len(single):
-        first = single.iloc[0]
-        most = tables.interval_text(first["gain"], first["gain_low"], first["gain_high"])
+        most = tables.interval_text(*(float(single[end].iloc[0]) for end in ENDS))
         said.append(f"Of the methods of one pass a step, {single.index[0]} gains most: {most}.")
     return said
 
