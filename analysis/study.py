@@ -288,14 +288,13 @@ class Settings:
         """A standard study of these settings. fields: further fields of `Study`; config is added to
         the settings' own; seeds: a number or the seeds, by default as many as settings say."""
         config = {"dataset": self.dataset, **self.config, **fields.pop("config", {})}
-        seeds: Any = fields.pop("seeds", None) or self.seeds[name]
         return Study(
             name=name,
             dataset=self.dataset,
             preset=self.preset,
             config=config,
             arms=tuple(arms),
-            seeds=seeds,
+            seeds=fields.pop("seeds", self.seeds.get(name)),  # type: ignore[arg-type]
             note=" ".join(filter(None, (self.note, fields.pop("note", "")))),
             **fields,
         )

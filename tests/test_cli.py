@@ -26,10 +26,10 @@ def test_adjustments_prints_the_27_in_published_order():
         assert line.split(",")[:5] == row.split(",")[1:6]
 
 
-def test_datasets_lists_the_four_and_what_is_bundled():
+def test_datasets_lists_all_and_what_is_bundled():
     done = aba("datasets")
     assert done.returncode == 0
-    for name in ("digits", "mnist", "cifar10", "news"):
+    for name in ("digits", "mnist", "cifar10", "news", "breast-cancer"):
         assert name in done.stdout
     assert "bundled" in done.stdout
 

@@ -63,7 +63,7 @@ def files_under(folder: Path) -> list[str]:
 
 
 def test_the_table_has_the_published_sizes() -> None:
-    assert list(DATASETS) == ["digits", "mnist", "cifar10", "news"]
+    assert list(DATASETS) == ["digits", "mnist", "cifar10", "news", "breast-cancer"]
     sizes = {name: (info.subsets, info.validation, info.test) for name, info in DATASETS.items()}
     assert sizes["mnist"] == ({"tiny": 100, "med": 1000, "full": 50000}, 10000, 10000)
     assert sizes["cifar10"] == ({"tiny": 1000, "full": 40000}, 10000, 10000)
@@ -130,6 +130,25 @@ def test_reading_files_needs_no_torch(module: str) -> None:
 @functools.cache
 def digits(subset: str = "tiny", subset_seed: int = 0) -> Splits:
     return load_dataset("digits", subset, subset_seed=subset_seed)
+
+
+def test_tumours_are_a_table_in_standard_units_of_its_pool() -> None:
+    tiny, full = (load_dataset("breast-cancer", subset) for subset in ("tiny", "full"))
+    assert [len(part) for part in parts(full)] == [269, 150, 150] and len(tiny.train) == 40
+    assert tiny.input_shape == (30,) and tiny.train.x.dtype == torch.float32
+    assert sorted(number for part in parts(full) for number in indices(part)) == list(range(569))
+    assert torch.allclose(full.train.x.mean(0), torch.zeros(30), atol=1e-6)
+    assert torch.allclose(full.train.x.std(0, correction=0), torch.ones(30), atol=1e-6)
+    raw = tiny.train.x.double() * tiny.std + tiny.mean
+    from sklearn.datasets import load_breast_cancer
+
+    source = load_breast_cancer()
+    expected = torch.from_numpy(source.data[indices(tiny.train)])
+    assert torch.allclose(raw, expected, rtol=1e-5, atol=1e-5)
+    assert tiny.train.y.tolist() == source.target[indices(tiny.train)].tolist()
+    assert tiny.class_names == ("malignant", "benign")
+    with pytest.raises(DatasetError, match="tokens is 5, but breast-cancer has no texts"):
+        load_dataset("breast-cancer", tokens=5)
 
 
 def test_digits_have_the_announced_sizes_and_types() -> None:

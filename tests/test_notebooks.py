@@ -39,6 +39,7 @@ FIGURES = {
         for name in "cosines coherence violations curvature first-layer mediation".split()
     },
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
+    "10_comparators": {"comparators", "comparators-best", "comparators-cost"},
     "11_attributions": {"attributions"},
     "12_report_card": {"card", "card-calibration", "card-attacks"},
     "13_any_study": {"hypothesis"},
@@ -57,6 +58,7 @@ TABLES = {
         f"mechanism-{name}" for name in ("gradients", "violations", "curvature", "mediation")
     },
     "09_your_own": {"own-arms", "own-groups"},
+    "10_comparators": {"comparators", "comparators-verdicts"},
     # The study of their quality is shown too where there is one; it takes longer to train.
     "11_attributions": {"attributions", "attributions-verdicts"},
     "12_report_card": {"card", "card-long", "card-all", "card-cost"},
@@ -65,8 +67,13 @@ TABLES = {
 # The studies that notebooks read.
 STUDIES = (
     *("isolation", "tension", "frozen", "hypotheses", "sets"),
-    *("mechanism", "variability", "variability-linear", "attributions"),
+    *("mechanism", "variability", "variability-linear", "attributions", "comparators"),
 )
+# Of the hundred arms of that study, and not tuned.
+COMPARED = {
+    *("Vanilla", "All", "Challenger", "MendABA", "FastABA", "FastABA-CE"),
+    *("Mixup", "Mixup, with All", "SAM"),
+}
 # These take no data set by name: what they export is named for their own data, or for all.
 NAMED = {"00_claims": "all", "09_your_own": "own"}
 
@@ -99,6 +106,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seeds = (0, 1, 2) if study.hypotheses else (0, 1)
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": seeds}
         changes["arms"] = tuple(replace(arm, config=()) for arm in study.arms)  # none has more
+        if name == "comparators":
+            changes["arms"] = tuple(arm for arm in study.arms if arm.name in COMPARED)
+            changes["hypotheses"] = tuple(h for h in study.hypotheses if h.arms <= COMPARED)
+            changes["tuning"] = None
         if study.frozen:
             few = study.frozen.model_copy(update={"strengths": (0.0, 0.3, 1.0)})
             changes["frozen"] = few

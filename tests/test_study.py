@@ -30,7 +30,9 @@ def test_tension_has_the_six_published_unions_and_the_missing_one():
 def test_every_standard_study_exists_for_every_dataset_and_its_presets():
     for dataset, presets in {
         "digits": ("quick", "standard"),
-        **dict.fromkeys(("mnist", "cifar10", "news"), ("quick", "standard", "published")),
+        "breast-cancer": ("quick", "standard"),
+        "mnist": ("quick", "standard", "med", "published"),
+        **dict.fromkeys(("cifar10", "news"), ("quick", "standard", "published")),
     }.items():
         for preset in presets:
             for name in STANDARD:

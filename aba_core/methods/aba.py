@@ -79,6 +79,12 @@ class Augmentation(Method):
     signed: bool = False
     lagged: bool = False
 
+    @property
+    def version(self) -> int:  # type: ignore[override]
+        """2 where a map moves activations of a hidden layer: runs made before, with C kernels, let
+        no gradient through to the layers before it."""
+        return 1 if self.site == INPUT or self.placebo == "gaussian" else 2
+
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
             object.__setattr__(self, "adjustments", AdjustmentSet.parse(self.adjustments))

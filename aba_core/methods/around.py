@@ -160,6 +160,7 @@ class AnySite(Around):
     """
 
     kind: ClassVar[str] = "any-site"
+    version: ClassVar[int] = 2  # see Augmentation.version
 
     sites: Any
     order: int = 0

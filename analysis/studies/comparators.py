@@ -29,6 +29,7 @@ from analysis.studies.tried import (
     compared,
     layers_of,
     left_out,
+    left_out_of_rest,
     rest,
 )
 from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
@@ -76,16 +77,16 @@ def declare(settings: Settings) -> Study:
         "comparators",
         fresh(arms),
         hypotheses=declared(list(tried), layers, n),
-        **_shared(settings, classes(tried, layers, len(strengths))),
+        **_shared(settings, classes(tried, layers, len(strengths)), left_out(settings)),
     )
 
 
-def _shared(settings: Settings, tuned: tuple[TunedClass, ...]) -> dict[str, Any]:
-    """What the three studies have in common: subsets, room, tuning, and what does not apply."""
+def _shared(settings: Settings, tuned: tuple[TunedClass, ...], note: str) -> dict[str, Any]:
+    """What the three studies have in common: subsets, room, tuning. note: what does not apply."""
     return dict(
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["comparators"])),
         room="analysis.studies.comparators:exhibits",
-        note=left_out(settings),
+        note=note,
         tuning=Tuning(
             strengths=settings.strength["benchmark"],
             seeds=min(TUNING_SEEDS, settings.seeds["tuning"]),
@@ -122,7 +123,7 @@ def declare_equal_passes(settings: Settings) -> Study:
         "comparators-equal-passes",
         [_with_passes_of_vanilla(arm, settings.config["epochs"]) for arm in arms],
         hypotheses=tuple(Hypothesis(n=n, **said) for said in claims),
-        **_shared(settings, tuned),
+        **_shared(settings, tuned, left_out(settings)),
     )
 
 
@@ -161,7 +162,7 @@ def declare_more(settings: Settings) -> Study:
         "comparators-more",
         fresh(arms),
         hypotheses=tuple(Hypothesis(n=n, **said) for said in _of_rest(found)),
-        **_shared(settings, tuple(tuned)),
+        **_shared(settings, tuple(tuned), left_out_of_rest(settings)),
     )
 
 

@@ -8,6 +8,7 @@ multiple comparisons with the best, gain against cost.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from aba_core.arms import PUBLISHED_METHODS, VANILLA
-from analysis import comparisons, figures, statistics, tables
-from analysis.exhibits import Collector, Exhibits, Look
-from analysis.results import StudyResult
+from analysis import across, comparisons, figures, statistics, tables
+from analysis.exhibits import Collector, Exhibit, Exhibits, Look
+from analysis.results import ResultsError, StudyResult
 from analysis.studies.comparators import NOISE, VANILLA_NORM, title_of, with_all
 from analysis.studies.tried import ALL
 
@@ -41,7 +42,7 @@ def gain_table(
     passes = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
     seconds, epochs = by_arm["seconds"].mean().to_dict(), by_arm["epochs"].first().to_dict()
     with_norm = by_arm["batch_norm"].first().to_dict()
-    names = alone(runs)
+    names = sorted(alone(runs))
     rows = []
     for name, stream in zip(names, rng.spawn(len(names)), strict=True):
         row: dict[str, Any] = {"arm": name}
@@ -320,3 +321,42 @@ def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
         interval=over,
         digits=2,
     )
+
+
+# --- for the notebook ----------------------------------------------------------------------------
+
+MANY = 5  # names in a sentence
+ENDS = ("gain", "gain_low", "gain_high")
+
+
+def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
+    """What the figures of a study say, in sentences. shown: its exhibits."""
+    table = shown.tables[study].data.set_index("arm")
+    gained = tables.interval_text(*(float(table.at[ALL, end]) for end in ENDS))
+    place = 1 + int((table["gain"] > table.at[ALL, "gain"]).sum())
+    said = [f"All adjustments gain {gained} points over Vanilla: place {place} of {len(table)}."]
+    for name in best_names(shown, study):
+        best = shown.figures[name].data
+        may = list(best.loc[best["may_be_best"] != "no", "arm"])
+        if len(may) > MANY:
+            said.append(f"{len(may)} of {len(best)} arms may be the best, {may[0]} among them.")
+        else:
+            said.append(f"Of {len(best)} arms, only {tables.listed(may)} may be the best.")
+    single = table[table["passes"].round(2) == 1]
+    if len(single):
+        most = tables.interval_text(*(float(single[end].iloc[0]) for end in ENDS))
+        said.append(f"Of the methods of one pass a step, {single.index[0]} gains most: {most}.")
+    return said
+
+
+def best_names(shown: Exhibits, study: str = "comparators") -> list[str]:
+    """The figure of multiple comparisons with the best; none where subsets are too few."""
+    return [name for name in (f"{study}-best",) if name in shown.figures]
+
+
+def ranks(results: Path | str, look: Look, study: str = "comparators") -> tuple[Exhibit, ...]:
+    """Mean ranks over the data sets that have the study; () where they are fewer than two."""
+    try:
+        return across.shown(results, study, VANILLA, look)
+    except ResultsError:
+        return ()

@@ -180,18 +180,32 @@ def compared(settings: Settings) -> Tried:
 
 
 def left_out(settings: Settings) -> str:
-    """Which methods do not apply to the data, and why, in a sentence; "" where all do."""
+    """Which methods do not apply to the data, and why, in a sentence or two."""
     there = compared(settings)
-    names = [METHODS[kind].title for kind in {**OF_PICTURES, **OF_TEXTS} if kind not in there]
-    if settings.inputs == "pictures":
-        names = [METHODS["word-dropout"].title]
+    titles = [METHODS[kind].title for kind in {**OF_PICTURES, **OF_TEXTS} if kind not in there]
     made_for = {"pictures": "texts", "texts": "pictures", "tables": "pictures or texts"}
-    why = made_for[settings.inputs]
-    named = ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
-    said = f"Not compared on {settings.inputs}: {named}, made for {why}."
+    return _said(settings, titles, made_for[settings.inputs])
+
+
+def left_out_of_rest(settings: Settings) -> str:
+    """The same for the methods of `rest`; "" where all apply."""
+    if settings.inputs != "pictures":
+        kinds = ("reldrop-block-lrp", "puzzlemix", "keepaugment")
+        return _said(settings, [METHODS[kind].title for kind in kinds], "pictures")
+    return _said(settings, [], "")
+
+
+def _said(settings: Settings, titles: list[str], made_for: str) -> str:
+    said = []
+    if titles:
+        named = "; ".join(titles)  # a title may hold a comma
+        said.append(f"Not compared on {settings.inputs}, since made for {made_for}: {named}.")
     if not layers_of(settings):
-        said += f" {settings.config['model']} has no chain of hidden layers for methods to act at."
-    return said
+        said.append(
+            f"{settings.config['model']} has no chain of hidden layers for methods to act at: "
+            f"{METHODS['any-site'].title.lower()} is left out."
+        )
+    return " ".join(said)
 
 
 def layers_of(settings: Settings) -> tuple[str, ...]:

@@ -38,3 +38,26 @@ def lower_bound_over_the_best(samples, weights, lists, tail: float) -> float:
             full[arm] = full.get(arm, 0.0) - 1 / len(lists)
         bounds.append(welch_bounds(samples, full, tail)[1])
     return min(bounds)
+
+
+def against_best(values: np.ndarray, confidence: float) -> list[tuple[float, float, float]]:
+    """Each arm less the best of the others with Hsu's bounds, by Bonferroni. [block, arm]"""
+    blocks, arms = values.shape
+    tail = (1 - confidence) / (arms - 1)
+
+    def difference(one: int, other: int) -> tuple[float, float]:
+        apart = values[:, one] - values[:, other]
+        return apart.mean(), stats.t.ppf(1 - tail, blocks - 1) * stats.sem(apart)
+
+    others = {one: [arm for arm in range(arms) if arm != one] for one in range(arms)}
+    upper = {
+        one: max(0.0, min(sum(difference(one, other)) for other in others[one]))
+        for one in range(arms)
+    }
+    bounds = []
+    for one in range(arms):
+        rivals = [difference(one, other) for other in others[one] if upper[other] > 0]
+        lower = min((mean - reach for mean, reach in rivals), default=0.0)
+        estimate = min(difference(one, other)[0] for other in others[one])
+        bounds.append((estimate, min(0.0, lower), upper[one]))
+    return bounds
