@@ -354,7 +354,7 @@ def gain_plot(
     for y, (_, row) in enumerate(table.iterrows()):
         place = len(table) - 1 - y
         ax.axhline(place, color="0.94", lw=0.5 * width, zorder=-2)
-        colour = "#D55E00" if row["arm"] in own else "#333333"
+        colour = figures.OTHER_COLOURS[0] if row["arm"] in own else "#333333"
         for column, shift, face in (("gain", 0.14, colour), ("with_all", -0.22, "white")):
             if np.isfinite(row.get(column, np.nan)):
                 ends = row[f"{column}_low"], row[f"{column}_high"]
@@ -371,7 +371,7 @@ def gain_plot(
     handles = [
         figures.legend_key(ax, "alone", "o", "#333333", "#333333"),
         figures.legend_key(ax, "with All", "o", "#333333", "white"),
-        figures.legend_key(ax, "ABA, alone", "o", "#D55E00", "#D55E00"),
+        figures.legend_key(ax, "ABA, alone", "o", *2 * figures.OTHER_COLOURS[:1]),
     ]
     figures.legend_above(ax, handles, ncols=3)
     return ax
