@@ -196,11 +196,12 @@ def test_a_failing_notebook_keeps_its_copy_and_the_other_reports(
 
     # Each page has the way to the others; written again, they are not said twice.
     reports.write_index(out)
-    ways = '<a href="index.html">All reports</a> · <a href="{}.html">{} Title of {}</a><!--'
+    way = '<a href="{}.html">{} Title of {}</a>'
     page = (out / "01_good-mine-times=3.html").read_text()
-    assert ways.format("02_bad-mine", "→", "02_bad") in page
+    assert f"All reports</a> · {way.format('02_bad-mine', '→', '02_bad')}<!-- /nav -->" in page
     page = (out / "02_bad-mine.html").read_text()
-    assert ways.format("01_good-mine-times%3D3", "←", "01_good") in page
+    assert page.count(way.format("01_good-mine-times%3D3", "←", "01_good (times 3)")) == 1
+    assert page.count(way.format("03_dead-mine", "→", "03_dead")) == 1
     assert not leftovers(out)
 
 
