@@ -233,7 +233,7 @@ def _warn_of_random_transforms(dataset: Any, pairs: Sequence[Any]) -> None:
 def _own_stack(x: Any) -> Tensor:
     if isinstance(x, list) and x and isinstance(x[0], Tensor):
         x = torch.stack([entry.detach().cpu() for entry in x])
-    values = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
+    values = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
     if values.is_complex():
         raise ValueError("complex numbers")
     return values.to(torch.float32)

@@ -213,6 +213,11 @@ def _members(
     anything is read."""
     check_sequence("arms", arms, "[Arm('vanilla')]")
     check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
+    other = next((arm for arm in arms if not isinstance(arm, Arm)), None)
+    if other is not None:
+        raise ValueError(
+            f"an arm is {other!r}; needed: an Arm, as Arm.of('MendABA', method='mendaba')"
+        )
     names = [arm.name for arm in arms]
     for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
         repeated = [value for value, times in values.items() if times > 1]
