@@ -36,7 +36,8 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     """
     if name not in _DECLARED_IN:
         raise StudyError(
-            f"unknown study {name!r}{meant(name, STANDARD)}; known: {', '.join(STANDARD)}, or a YAML or Python file"
+            f"unknown study {name!r}{meant(name, STANDARD)}; known: {', '.join(STANDARD)}, "
+            "or a YAML or Python file"
         )
     module, function = _DECLARED_IN[name]
     declare: Callable[[Settings], Study] = getattr(
