@@ -62,7 +62,7 @@ class ABAClassifier(ClassifierMixin, BaseEstimator):
         splits = assembled(
             {"train": split, "validation": split, "test": split},
             "as they are", name="own", subset="own", subset_seed=0,
-            class_names=[str(name) for name in self.classes_],
+            class_names=tuple(str(name) for name in self.classes_),
             mean=torch.zeros(()), std=torch.ones(()), task="multiclass",
         )  # fmt: skip
         config = TrainConfig(
