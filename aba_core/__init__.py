@@ -23,6 +23,7 @@ _PUBLIC = {
     "tasks": ("Task", "task_of"),
     "selection": ("Percentiles", "SignSplit", "categorize"),
     "training": ("Runs", "train"),
+    "estimator": ("ABAClassifier",),
     "evaluation": ("frozen",),
     "inspection": ("Inspection", "inspect_sample"),
     "models": ("MODELS", "build_model"),
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from aba_core.arms import METHODS, Arm, TrainConfig
     from aba_core.attribution import MAPS, Attribution, Objective, attribute
     from aba_core.datasets import DATASETS, Splits, load_dataset
+    from aba_core.estimator import ABAClassifier
     from aba_core.evaluation import frozen
     from aba_core.inspection import Inspection, inspect_sample
     from aba_core.methods.aba import (

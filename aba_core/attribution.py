@@ -442,6 +442,11 @@ def _logits(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, asking: bool) ->
             f"the model {type(model).__name__} refuses a batch of shape {tuple(x.shape)} and type "
             f"{x.dtype}: {first_line(error)}{cure}"
         ) from error
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the model {type(model).__name__} returns a {type(logits).__name__}; needed: a tensor "
+            "of logits [batch, classes]"
+        )
     if asking and loss is cross_entropy and y.dim() == 1 and logits.dim() == 2:
         outputs, last = logits.shape[1], int(y.max())
         if last >= outputs:

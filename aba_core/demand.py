@@ -211,7 +211,7 @@ def meta_step(config: TrainConfig, arm: Arm, splits: Splits, replicas: int) -> S
     device, where it has been called once: what is kept from the first step on is there."""
     from aba_core import training
 
-    members = training._members(config, [arm], [0])
+    members = training._members(config, [arm], [0], None)
     task = training.task_of(splits.task)
     setting = training._Setting(
         config, splits, training.builder(config, splits), task, task.loss, "cpu", "", False,

@@ -78,8 +78,8 @@ def splits_from(
     )
 
 
-def training_subset(splits: Splits, size: int, seed: int) -> Splits:
-    """The same splits, of the training samples so many, stratified by class and drawn from `seed`.
+def drawn_subset(splits: Splits, size: int, seed: int) -> Tensor:
+    """The places of so many training samples, stratified by class and drawn from `seed`.
 
     Raises DatasetError for a size that is not below the number of training samples, or below two a
     class.
@@ -91,7 +91,12 @@ def training_subset(splits: Splits, size: int, seed: int) -> Splits:
             f"{len(pool) - 1}, a part of the {len(pool)} training samples"
         )
     drawn, _ = stratified(pool.y.numpy(), size, splits.name, "subset", seed)
-    at = torch.from_numpy(drawn)
+    return torch.from_numpy(drawn)
+
+
+def training_subset(splits: Splits, size: int, seed: int) -> Splits:
+    """The same splits with the training samples of `drawn_subset` alone. Raises DatasetError."""
+    pool, at = splits.train, drawn_subset(splits, size, seed)
     index = pool.index[at] if pool.index is not None else None
     part = replace(pool, data=pool.data[at], y=pool.y[at], index=index)
     return replace(
@@ -228,7 +233,7 @@ def _warn_of_random_transforms(dataset: Any, pairs: Sequence[Any]) -> None:
 def _own_stack(x: Any) -> Tensor:
     if isinstance(x, list) and x and isinstance(x[0], Tensor):
         x = torch.stack([entry.detach().cpu() for entry in x])
-    values = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
+    values = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
     if values.is_complex():
         raise ValueError("complex numbers")
     return values.to(torch.float32)

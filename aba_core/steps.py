@@ -38,7 +38,8 @@ class Step:
     method: stacked; None trains as usual. site: the replicas cut where the method acts; sites: by
     name, where it acts at one or another.
     train: the training split, on the replicas' device. seeds: one tensor [replica, 1] a purpose.
-    learning_rate: one a replica. number: which step is next, from 0. rows: its samples.
+    learning_rate: one a replica. places: which samples of `train` a replica trains on, None for
+    all of them. number: which step is next, from 0. rows: its samples, by their order in `places`.
     uniforms: its `Draws.usual`. finite: which replicas' losses were finite in all steps so far.
     """
 
@@ -51,6 +52,7 @@ class Step:
     seeds: dict[str, Int64[Tensor, "replica 1"]]
     learning_rate: Float[Tensor, "replica 1"]
     sites: Mapping[str, StackedSite] = field(default_factory=dict)
+    places: Int64[Tensor, "replica taken"] | None = None
     number: Int64[Tensor, "1"] = field(init=False)
     rows: Int64[Tensor, "replica batch"] = field(init=False)
     uniforms: Float64[Tensor, "4 replica batch"] = field(init=False)
@@ -67,7 +69,8 @@ class Step:
         self._place = torch.arange(batch, device=device).expand(replicas, batch)
         moments = 1 if self.config.optimizer == "sgd" else 2
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
-        self._steps = self.config.steps(len(self.train))
+        self.samples = len(self.train) if self.places is None else self.places.shape[1]
+        self._steps = self.config.steps(self.samples)
         # Each sample's last gradient [replica · sample, *feature], and whether it has one.
         self._last: tuple[Tensor, Tensor] | None = None
         rates = schedule(self.config, self._steps)
@@ -90,7 +93,8 @@ class Step:
     def __call__(self) -> None:
         parameters = self.replicas.parameters
         self.replicas.begin(self.number)
-        x, labels = self.train.batch(self.rows).to(parameters.dtype), self.train.y[self.rows]
+        taken = self.rows if self.places is None else self.places.gather(1, self.rows)
+        x, labels = self.train.batch(taken).to(parameters.dtype), self.train.y[taken]
         with products_in(self.config.precision, parameters.device, repeated=True):
             if self.method is not None and self.method.needs_last_gradient:
                 losses, gradient = self._remembering(x, labels)
@@ -109,7 +113,7 @@ class Step:
         """The step of a method that takes each sample's last gradient for its map: the loss's
         gradient to the inputs that were trained on is kept."""
         assert self.site is not None
-        samples = len(self.train)
+        samples = self.samples
         if self._last is None:
             known = torch.zeros(len(x), samples, dtype=torch.bool, device=x.device)
             self._last = x.new_zeros(len(x) * samples, *x.shape[2:]), known

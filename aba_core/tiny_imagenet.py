@@ -167,15 +167,16 @@ def _pack(source: SourceFile, places: Places, path: Path) -> dict[str, np.ndarra
     part.write_bytes(b"".join(contents))
     part.replace(path)
     starts = np.cumsum([0, *map(len, contents)])
-    labels, turn = (np.array([entry[k] for entry in entries], dtype=np.int64) for k in (1, 2))
+    labels = np.array([label for _, label, _ in entries], dtype=np.int64)
+    turns = np.array([number for _, _, number in entries], dtype=np.int64)
     read = Decoded(str(path), starts)
-    first = np.flatnonzero((turn >= 0) & (turn < FEW))
+    first = np.flatnonzero((turns >= 0) & (turns < FEW))
     pixels = torch.stack([read(int(place)) for place in first]).numpy()
     mean, std = mean_and_std(pixels)
     words = dict(line.split("\t")[:2] for line in files["words.txt"].decode().splitlines())
     return {
         "labels": labels,
-        "turn": turn,
+        "turn": turns,
         "starts": starts,
         "hashes": np.array([_short(content) for content in contents], dtype="S16"),
         "mean": mean,
@@ -197,8 +198,8 @@ def _files(content: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
                 if not entry.is_dir() and not name.startswith("test/"):
                     yield name, archive.read(entry)
         return
-    for name, member in tar_files(content, path):
-        yield "/".join(name.parts[1:]), member
+    for place, member in tar_files(content, path):
+        yield "/".join(place.parts[1:]), member
 
 
 def with_official_test(subset: str = "full", subset_seed: int = 0) -> Splits:

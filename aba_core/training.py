@@ -13,15 +13,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aba_core.architecture import flip_bit, initial_model
@@ -44,103 +43,13 @@ from aba_core.methods.decay import Best
 from aba_core.models import build_model
 from aba_core.precision import products_in
 from aba_core.probing import probe, try_evaluation
-from aba_core.quantities import TASKS
 from aba_core.randomness import batch_order, epoch_order, purpose_seeds
 from aba_core.replicas import Replicas
+from aba_core.runs import Runs
 from aba_core.sites import StackedSite
 from aba_core.steps import Recorded, Step
 from aba_core.tasks import Task, task_of, used
 from aba_core.threads import choose_threads, threads_restored
-
-# Columns that a table of runs begins with, before what has been the same for all.
-_FIRST = ("arm", "seed", "status")
-
-
-@dataclass(repr=False)
-class Runs:
-    """What a training left: metrics, curves and the trained models.
-
-    majority: the share of the most frequent class by split, in percent, where samples have one
-    class: accuracies are to be read beside it.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    curve_rows: list[dict[str, Any]] = field(default_factory=list)
-    mechanism_rows: list[dict[str, Any]] = field(default_factory=list)
-    logits: dict[tuple[str, int], Float[Tensor, "sample class_"]] = field(default_factory=dict)
-    # {run: {split: which samples it classifies correctly}}; empty where there is no one right class
-    correct: dict[tuple[str, int], dict[str, Bool[Tensor, "sample"]]] = field(default_factory=dict)
-    _models: dict[tuple[str, int], Callable[[], nn.Module]] = field(default_factory=dict)
-    task: str = "multiclass"
-    majority: dict[str, float] = field(default_factory=dict)
-
-    def frame(self) -> pd.DataFrame:
-        """One row per (arm, seed) with the metrics of the final step; accuracies in percent.
-
-        Arm, seed and the primary metric come first; columns that only some methods have last."""
-        frame = pd.DataFrame(self.rows)
-        common = [str(name) for name in frame if all(name in row for row in self.rows)]
-        first = [name for name in (*_FIRST, *self._primary) if name in common]
-        common = [*first, *(name for name in common if name not in first)]
-        return frame[[*common, *sorted({str(name) for name in frame} - set(common))]]
-
-    @property
-    def _primary(self) -> tuple[str, str]:
-        """The columns that runs are judged by, on validation and on test."""
-        quantity = TASKS[self.task][0]
-        return f"validation_{quantity}", f"test_{quantity}"
-
-    def summary(self) -> pd.DataFrame:
-        """One row an arm, in the declared order: runs, how many diverged, and mean and standard
-        deviation over seeds of the primary metric on validation and test."""
-        frame = pd.DataFrame(self.rows)
-        by_arm = frame.groupby("arm", sort=False)
-        table: dict[str, Any] = {
-            "runs": by_arm.size(),
-            "diverged": by_arm["status"].agg(lambda s: sum(s != "finished")),
-        }
-        for name in self._primary:
-            table |= {name: by_arm[name].mean(), f"{name}_sd": by_arm[name].std()}
-        return pd.DataFrame(table).reset_index()
-
-    def __repr__(self) -> str:
-        if not self.rows:
-            return "<Runs: none>"
-        table = self.summary()
-        seeds = len({row["seed"] for row in self.rows})
-        of = f"{self.rows[0]['dataset']} ({self.rows[0]['subset']})"
-        head = f"<Runs: {len(table)} arms, {seeds} seeds, {len(self.rows)} runs on {of}>"
-        shown = table.head(20).to_string(index=False, float_format=lambda value: f"{value:.3g}")
-        more = f"\n… and {len(table) - 20} arms more" * (len(table) > 20)
-        return f"{head}\n{shown}{more}" + f"\n{self._beside}" * bool(self._beside)
-
-    @property
-    def _beside(self) -> str:
-        """What accuracies are to be read beside, where classes are uneven."""
-        shares = [f"{share:.0f} % on {split}" for split, share in self.majority.items()]
-        return f"Always guessing the most frequent class: {', '.join(shares)}." if shares else ""
-
-    def _repr_html_(self) -> str:
-        if not self.rows:
-            return "<p>Runs: none</p>"
-        table = self.summary().to_html(index=False, border=0, float_format="{:.3g}".format)
-        return table + f"<p>{self._beside}</p>" * bool(self._beside)
-
-    def curves(self) -> pd.DataFrame:
-        """One row per (arm, seed, step) at the steps chosen by `curve_every`."""
-        return pd.DataFrame(self.curve_rows)
-
-    def mechanism(self) -> pd.DataFrame:
-        """One row per (arm, seed, step) at the steps chosen by `TrainConfig.mechanism`, with the
-        metrics of `mechanism.measure`."""
-        return pd.DataFrame(self.mechanism_rows)
-
-    def model(self, arm: str, seed: int) -> nn.Module:
-        """The trained model of one run, in eval mode."""
-        if (arm, seed) not in self._models:
-            known = ", ".join(sorted({name for name, _ in self._models}))
-            raise KeyError(f"no run of arm {arm!r} with seed {seed}; arms: {known}")
-        return self._models[arm, seed]()
 
 
 @dataclass(frozen=True)
@@ -158,6 +67,13 @@ class _Setting:
     graphs: bool
     progress: Callable[[int], None] | None
     observe: Callable[[int, int, Replicas], None] | None
+    subsets: Mapping[int, Tensor] | None = None
+
+    def places(self, members: Sequence[_Member]) -> Int64[Tensor, "replica taken"] | None:
+        """Which training samples each run has; None for all of them."""
+        if self.subsets is None:
+            return None
+        return torch.stack([self.subsets[member.seed] for member in members]).to(self.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -183,7 +99,7 @@ class _Member:
         return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
 
 
-# Fourteen arguments: what is trained, then what of one's own takes a standard part's place.
+# Fifteen arguments: what is trained, then what of one's own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
@@ -191,6 +107,7 @@ def train(
     device: str = "cpu",
     *,
     splits: Splits | None = None,
+    subsets: Mapping[int, Int64[Tensor, "sample"]] | None = None,
     study: str = "",
     build: Callable[[], nn.Module] | None = None,
     loss: Loss | None = None,
@@ -203,8 +120,9 @@ def train(
 ) -> Runs:
     """Train every arm with every seed, side by side where their structure allows.
 
-    splits: data in place of `load_dataset(config.dataset, config.subset)`; build: a freshly
-    initialised model in place of `build_model(config.model, ...)`; loss: one number a sample, in
+    splits: data in place of `load_dataset(config.dataset, config.subset)`; subsets: by seed, the
+    training samples that its runs have, by their places, equally many; build: a freshly initialised
+    model in place of `build_model(config.model, ...)`; loss: one number a sample, in
     place of that of the data's task. keep_logits: keep validation logits in `Runs.logits`. graphs:
     record the step as a CUDA graph and replay it (CUDA only). progress: called with the number of
     model-steps just done; observe: with steps done, of how many, and what trains side by side.
@@ -216,7 +134,7 @@ def train(
     repeated arm names or seeds, a batch larger than the training set, and whatever the parts
     refuse.
     """
-    members = _members(config, arms, seeds)
+    members = _members(config, arms, seeds, subsets)
     if splits is None:
         splits = load_splits(config)
     elif not isinstance(splits, Splits):
@@ -225,16 +143,14 @@ def train(
         )
     elif splits.train.embedding is None and any(member.method for member in members):
         warn_of_units(splits.train.batch(torch.arange(min(256, len(splits.train)))))
-    _check_device(config, len(splits.train), device, graphs)
+    samples = len(splits.train) if subsets is None else len(subsets[members[0].seed])
+    _check_device(config, samples, device, graphs)
     task = task_of(splits.task)
     task.check_metrics(config.metrics)
     for member in members:
         task.check_targets(member.arm.name, member.method)
-        if graphs and member.method is not None and member.method.varies:
-            raise ValueError(
-                f"graphs is True; arm {member.arm.name!r} changes from step to step, which a "
-                "recording cannot; allowed: False"
-            )
+        if graphs:
+            _check_recorded(member)
     build = builder(config, splits) if build is None else build
     check_build(build)
     check_labels(splits, loss or task.loss)
@@ -242,7 +158,7 @@ def train(
     splits = splits if single else splits.to(device)
     setting = _Setting(
         config, splits, build, task, loss or task.loss, device, study,
-        keep_logits, graphs, progress, observe,
+        keep_logits, graphs, progress, observe, subsets,
     )  # fmt: skip
     runs = Runs(task=splits.task, majority=_uneven(splits))
     if single:
@@ -261,6 +177,15 @@ def train(
     for rows in (runs.curve_rows, runs.mechanism_rows):
         rows.sort(key=lambda row: (row["step"], declared(row)))
     return runs
+
+
+def _check_recorded(member: _Member) -> None:
+    """Raises ValueError for a method that a CUDA graph cannot hold."""
+    if member.method is not None and member.method.varies:
+        raise ValueError(
+            f"graphs is True; arm {member.arm.name!r} changes from step to step, which a "
+            "recording cannot; allowed: False"
+        )
 
 
 def _uneven(splits: Splits) -> dict[str, float]:
@@ -290,11 +215,21 @@ def _check_device(config: TrainConfig, samples: int, device: str, graphs: bool) 
         raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
 
 
-def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> list[_Member]:
+def _members(
+    config: TrainConfig,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    subsets: Mapping[int, Tensor] | None,
+) -> list[_Member]:
     """Every run that is asked for. Raises ValueError for what can be known to be wrong before
     anything is read."""
     check_sequence("arms", arms, "[Arm('vanilla')]")
     check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
+    other = next((arm for arm in arms if not isinstance(arm, Arm)), None)
+    if other is not None:
+        raise ValueError(
+            f"an arm is {other!r}; needed: an Arm, as Arm.of('MendABA', method='mendaba')"
+        )
     names = [arm.name for arm in arms]
     for what, values in (("arm name", Counter(names)), ("seed", Counter(map(str, seeds)))):
         repeated = [value for value, times in values.items() if times > 1]
@@ -315,6 +250,9 @@ def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> 
                 f"arm {arm.name!r} has a training of its own ({dict(arm.config)}); give that "
                 "config, or let `aba run` do it"
             )
+    if subsets is not None:
+        _check_subsets(config, seeds, subsets)
+        return members
     for arm, seed in ((arm, seed) for arm in arms for seed in seeds):
         if arm.subset_of(seed) not in (None, config.subset_seed):
             raise ValueError(
@@ -323,6 +261,20 @@ def _members(config: TrainConfig, arms: Sequence[Arm], seeds: Sequence[int]) -> 
                 f"{seed}), or let `aba run` do it"
             )
     return members
+
+
+def _check_subsets(
+    config: TrainConfig, seeds: Sequence[int], subsets: Mapping[int, Tensor]
+) -> None:
+    """Raises ValueError for subsets that do not fit the seeds or one another."""
+    lacking = [seed for seed in seeds if seed not in subsets]
+    if lacking:
+        raise ValueError(f"subsets has none for seed {lacking[0]}; needed: one for each seed")
+    sizes = sorted({len(subsets[seed]) for seed in seeds})
+    if len(sizes) > 1:
+        raise ValueError(f"subsets have {sizes[0]} to {sizes[-1]} samples; needed: equally many")
+    if config.mechanism:
+        raise ValueError("subsets are given; mechanism is measured on one training set: leave it")
 
 
 def _method_of(arm: Arm) -> Method | None:
@@ -392,7 +344,7 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
             config.probe_strength, setting.loss,
         )  # fmt: skip
 
-    samples, batch = len(splits.train), config.batch_size
+    samples, batch = step.samples, config.batch_size
     steps = config.steps(samples)
     measured = measured_steps(config.mechanism, steps)
     epoch_orders = lru_cache(maxsize=2)(
@@ -421,7 +373,8 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
         if every and ((number + 1) % every == 0 or number + 1 == steps):
             best.look(_validation_loss(replicas, setting))
         if config.curve_every and (number + 1) % config.curve_every == 0 and number + 1 < steps:
-            _record(runs.curve_rows, members, setting, number + 1, _metrics(replicas, setting)[0])
+            metrics, *_ = _metrics(replicas, setting, step.places)
+            _record(runs.curve_rows, members, setting, number + 1, metrics)
         if setting.progress is not None:
             setting.progress(len(members))
         if setting.observe is not None:
@@ -482,7 +435,10 @@ def _step(
             for place in dict.fromkeys((method.site, *method.places()))
         }
     site = sites[method.site] if method else None
-    return Step(config, replicas, method, site, setting.loss, train, seeds, learning_rate, sites)
+    return Step(
+        config, replicas, method, site, setting.loss, train, seeds, learning_rate, sites,
+        setting.places(members),
+    )  # fmt: skip
 
 
 def _finish(
@@ -495,7 +451,7 @@ def _finish(
 ) -> None:
     """Metrics of the last step, and what is kept of each run."""
     replicas = step.replicas
-    metrics, logits, correct = _metrics(replicas, setting)
+    metrics, logits, correct = _metrics(replicas, setting, step.places)
     finite = step.finite & torch.isfinite(replicas.parameters).all(1)
     for name in ("validation_loss", "test_loss", "train_loss"):
         finite &= torch.isfinite(metrics[name])
@@ -533,7 +489,7 @@ def _whole(number: float) -> float:
 
 
 def _metrics(
-    replicas: Replicas, setting: _Setting
+    replicas: Replicas, setting: _Setting, places: Int64[Tensor, "replica taken"] | None
 ) -> tuple[
     dict[str, Tensor],
     Float[Tensor, "replica sample class_"],
@@ -553,11 +509,28 @@ def _metrics(
             split = getattr(setting.splits, name)
             logits = stacked_logits(forward, split, replicas.parameters.dtype, batch)
             kept += [logits] if name == "validation" else []
-            values = setting.measure(logits, split.y)
+            if places is not None and name == "train":
+                values = _each_on_its_own(logits, split.y, places, setting)
+            else:
+                values = setting.measure(logits, split.y)
             metrics |= {f"{name}_{quantity}": value for quantity, value in values.items()}
             if setting.task.name == "multiclass" and split.y.dim() == 1 and name != "train":
                 correct[name] = logits.argmax(-1) == split.y
     return metrics, kept[0], correct
+
+
+def _each_on_its_own(
+    logits: Float[Tensor, "replica sample class_"],
+    y: Tensor,
+    places: Int64[Tensor, "replica taken"],
+    setting: _Setting,
+) -> dict[str, Float[Tensor, "replica"]]:
+    """What the task measures, of each replica on its own samples."""
+    measured = [
+        setting.measure(own[chosen][None], y[chosen])
+        for own, chosen in zip(logits, places, strict=True)
+    ]
+    return {name: torch.cat([one[name] for one in measured]) for name in measured[0]}
 
 
 def _validation_loss(replicas: Replicas, setting: _Setting) -> Float[Tensor, "replica"]:
@@ -583,6 +556,9 @@ def _record(
     shared |= {"dataset": splits.name, "subset": splits.subset, "embedding": splits.embedding}
     for number, member in enumerate(members):
         row = {**shared, **describe(member.arm, member.method), "seed": member.seed, "step": step}
+        if setting.subsets is not None:
+            row["subset"] = f"{len(setting.subsets[member.seed])} of {len(splits.train)}"
+            row["subset_seed"] = member.seed
         if member.arm.learning_rate is not None:
             row["learning_rate"] = member.arm.learning_rate
         row |= {name: values[number] for name, values in columns.items()}

@@ -235,9 +235,9 @@ def _open(claim: Claim) -> dict[str, Any]:
 # --- shown ---------------------------------------------------------------------------------------
 
 LOOKS = {
-    "supported": ("#0072B2", "o"),
-    "refuted": ("#D55E00", "X"),
-    "inconclusive": ("#7A7A7A", "D"),
+    "supported": (figures.VERDICT_COLOURS["supported"], "o"),
+    "refuted": (figures.VERDICT_COLOURS["refuted"], "X"),
+    "inconclusive": (figures.VERDICT_COLOURS["inconclusive"], "D"),
     EXACT: ("#000000", "*"),
 }
 UNTESTED = ("0.7", "_")

@@ -43,6 +43,16 @@ COLOURS = {
     "All": "#000000",
     "vanilla": "#000000",
 }
+# Each colour has one meaning: none of these is a group's.
+VERDICT_COLOURS = {
+    "supported": "#117733",
+    "refuted": "#882255",
+    "inconclusive": "#999933",
+    "harm": "#000000",
+}
+CATEGORY_COLOURS = ("#35978F", "#E6E6E6", "#8C510A")  # low, middle or none, high
+MAP_COLOURS = "BrBG_r"  # negative teal, positive brown: the categories are its ends
+OTHER_COLOURS = ("#332288", "#44AA99", "#DDCC77", "#CC6677", "#661100")
 MARKERS = {"Neutral": "o", "Delta": "v", "Epsilon": "^"}
 LEGEND_ORDER = ("Epsilon", "Neutral", "Delta")
 

@@ -191,11 +191,12 @@ def compare(
     )
     trial = tuning.trial(study)
     total = len(trial.arms) * len(trial.seeds) + len(study.arms) * len(study.seeds)
+    total *= config.steps(size)
     done = 0
 
-    def count(runs: int) -> None:
+    def count(model_steps: int) -> None:
         nonlocal done
-        done += runs
+        done += model_steps
         if progress is not None:
             progress(f"own data: {splits.name}", done, total)
 

@@ -180,6 +180,9 @@ def builder_of(model: str, splits: Splits) -> Callable[[], Any]:
     return builder(TrainConfig(model={"use": model} if ":" in model else model), splits)
 
 
+PARAMETERS_AT_ONCE = 20_000_000  # of models that train side by side; Adam keeps four such numbers
+
+
 def train_in_memory(
     study: Study,
     splits: Splits,
@@ -189,24 +192,30 @@ def train_in_memory(
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Every arm of a study with every seed, each seed on a training subset of its own: one row a
-    run. Nothing is written. progress: called with the number of runs just done.
+    run. Nothing is written. progress: called with the number of model-steps just done.
 
     Raises StudyError for whatever the parts refuse.
     """
     from aba_core import train
-    from aba_core.own_data import training_subset
+    from aba_core.checks import check_build
+    from aba_core.own_data import drawn_subset
 
-    frames = []
-    for seed in study.seeds:
-        part = training_subset(splits, train_samples, seed)
-        own = replace(config, subset_seed=seed)
-        try:
-            runs = train(own, study.arms, [seed], splits=part, build=build)
-        except ValueError as error:
-            raise StudyError(" ".join(str(error).split())) from error
-        frames.append(runs.frame())
-        if progress is not None:
-            progress(len(study.arms))
+    subsets = {seed: drawn_subset(splits, train_samples, seed) for seed in study.seeds}
+    try:
+        check_build(build)
+        model = build()
+        size = sum(p.numel() for p in model.parameters()) if hasattr(model, "parameters") else 0
+        together = max(1, PARAMETERS_AT_ONCE // max(1, size * len(study.arms)))
+        parts = [study.seeds[at : at + together] for at in range(0, len(study.seeds), together)]
+        frames = [
+            train(
+                config, study.arms, seeds, splits=splits, subsets=subsets, build=build,
+                progress=progress,
+            ).frame()
+            for seeds in parts
+        ]  # fmt: skip
+    except ValueError as error:
+        raise StudyError(" ".join(str(error).split())) from error
     return pd.concat(frames, ignore_index=True)
 
 

@@ -306,7 +306,8 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
     if dataset not in every:
         raise StudyError(f"unknown dataset {dataset!r}; known: {', '.join(every)}")
     if preset not in PRESETS:
-        raise StudyError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        near = meant(preset, PRESETS)
+        raise StudyError(f"unknown preset {preset!r}{near}; known: {', '.join(PRESETS)}")
     settings = every[dataset]
     if preset not in settings["presets"]:
         raise StudyError(

@@ -95,16 +95,16 @@ def _shades(ax: Axes, view: View, values: np.ndarray, **colours: Any) -> None:
 def _map(figure: Figure, ax: Axes, view: View) -> None:
     """The map by its largest value; of the channels of a colour picture, the sum."""
     shown = view.attribution if view.display is None else view.attribution.sum(0, keepdims=True)
-    _shades(ax, view, shown / np.abs(shown).max(), cmap="PuOr_r", vmin=-1, vmax=1)
+    _shades(ax, view, shown / np.abs(shown).max(), cmap=figures.MAP_COLOURS, vmin=-1, vmax=1)
     ax.set_title("Attribution (largest = 1)")
-    bar = plt.cm.ScalarMappable(plt.Normalize(-1, 1), "PuOr_r")
+    bar = plt.cm.ScalarMappable(plt.Normalize(-1, 1), figures.MAP_COLOURS)
     figure.colorbar(bar, ax=ax, shrink=0.8)
 
 
 def _categories(ax: Axes, view: View) -> None:
     signs = view.categories[2].astype(float) - view.categories[0]
     if view.display is not None:
-        _shades(ax, view, signs, cmap="PuOr_r", vmin=-3, vmax=3)
+        _shades(ax, view, signs, cmap=figures.MAP_COLOURS, vmin=-3, vmax=3)
         ax.set_title("Categories: high less low channels")
         return
     _shades(ax, view, signs, cmap=ListedColormap(CATEGORY_COLOURS), vmin=-1, vmax=1)

@@ -1,8 +1,8 @@
-"""Draw the pictures of the documentation anew: `python docs/make_pictures.py [--results results]`.
+"""Draw the pictures of the documentation anew: `python docs/make_pictures.py [--results DIR]`.
 
 concepts.svg trains a small model for a few seconds. The others show the digits studies of a results
-folder (`aba run isolation --preset standard`, likewise tension, frozen and hypotheses) and are left
-as they are where it has none.
+folder (hypotheses, isolation and frozen with preset standard), by default the shipped ones,
+and are left as they are where it has none.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from aba_core import (
 from analysis import claims, exhibits, figures, results
 from analysis.studies.frozen import curve_table, frozen_curves
 from analysis.studies.isolation import isolation_plot, isolation_table
-from analysis.studies.tension import hypothesis_plot, hypothesis_table
 
 IMAGES = Path(__file__).resolve().parent / "images"
-STRENGTH = 1.0
+STRENGTH = 0.5
 SHOWN = (17, 16, 15)  # an Epsilon, a Delta and a Neutral adjustment
 
 
@@ -69,43 +68,46 @@ def concepts() -> plt.Figure:
     inches = 1 / figures.MILLIMETRES_PER_INCH
     size = (figures.TWO_COLUMNS * inches, 40 * inches)
     figure, axes = plt.subplots(1, 6, figsize=size, layout="constrained")
-    picture(axes[0], x[0, 0].numpy(), f"input, loss {loss(x):.2f}", **grey)
+    picture(axes[0], x[0, 0].numpy(), f"1 input, loss {loss(x):.2f}", **grey)
     reach = float(attribution.abs().max())
     picture(
         axes[1],
         attribution[0, 0].numpy(),
-        "attribution map",
-        cmap="PuOr_r",
+        "2 attribution map",
+        cmap=figures.MAP_COLOURS,
         vmin=-reach,
         vmax=reach,
     )
-    low, high = figures.COLOURS["Delta"], figures.COLOURS["Epsilon"]
+    low, _, high = figures.CATEGORY_COLOURS
     number = categories[:, 0, 0].int().argmax(0).numpy()
-    picture(axes[2], number, "low, middle, high", cmap=ListedColormap([low, "0.9", high]))
+    picture(axes[2], number, "3 categories", cmap=ListedColormap([low, "0.9", high]))
     for ax, index in zip(axes[3:], SHOWN, strict=True):
         adjustment = ADJUSTMENTS[index]
         changes = torch.tensor([tuple(adjustment)], dtype=x.dtype)
         moved = adjust(x, categories, changes, STRENGTH, torch.ones(1))
         picture(ax, moved[0, 0].numpy(), f"{adjustment.group}, loss {loss(moved):.2f}", **grey)
-        ax.set_xlabel(str(adjustment), color=figures.COLOURS[adjustment.group.value])
+        signs = (" −0+"[change + 2] for change in adjustment)
+        told = "low {}, middle {}, high {}".format(*signs).replace("middle 0, ", "")
+        ax.set_xlabel(told, color=figures.COLOURS[adjustment.group.value])
     axes[0].set_xlabel("8×8 features")
-    axes[1].set_xlabel("+ raises the loss")
-    axes[2].set_xlabel("10 %, 80 %, 10 %")
+    axes[1].set_xlabel("brown: raises loss")
+    axes[2].set_xlabel("low, middle, high")
     return figure
 
 
 def of_results(folder: Path) -> dict[str, plt.Figure]:
     """The figures of the digits studies in a results folder."""
     isolation = results.load(folder, "isolation", "digits").frame
-    tension = results.load(folder, "tension", "digits").frame
+    declared = results.load(folder, "hypotheses", "digits").frame
+    alone = declared[declared["arm"].str.startswith("adjustment ")]  # on fresh subsets
     frozen = results.load(folder, "frozen", "digits").frame
-    table = isolation_table(isolation, np.random.default_rng(0))
+    table = isolation_table(alone, np.random.default_rng(0))
+    of_one = isolation_table(isolation, np.random.default_rng(0))
     changes = curve_table(frozen, np.random.default_rng(0), values=["loss_change"])
-    sets = hypothesis_table(isolation, tension, np.random.default_rng(0))
     axes = {
         "isolation-digits": isolation_plot(table),
         "square-digits": figures.adjustment_heatmap(table),
-        "hypothesis-digits": hypothesis_plot(sets),
+        "isolation-one-subset-digits": isolation_plot(of_one),
         "frozen-digits": frozen_curves(frozen, changes, arm="Vanilla"),
     }
     drawn = {name: ax.figure for name, ax in axes.items()}
@@ -122,7 +124,7 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--results", type=Path, default=results.SHIPPED)
     folder = parser.parse_args().results
     torch.set_num_threads(1)
     with figures.style("paper"):

@@ -23,19 +23,19 @@ Judged = dict[str, list[tuple[str, Verdict, Verdict | None]]]
 
 # What the README asks, and the hypothesis that answers it.
 QUESTIONS = {
-    "All 27 adjustments beat training without": "augmentation-helps",
-    "Alone, Epsilon beats Neutral and Neutral beats Delta": "group-order",
-    "**Variety**: larger sets of equal opposition are better (a doubling)": "variety",
-    "**Tension**: opposed sets beat matched unopposed sets": "matched-tension",
-    "An adjustment and its opposite beat the better of the two": "tension-of-one-best",
+    "All 27 beat training without": "augmentation-helps",
+    "Epsilon beats Neutral beats Delta": "group-order",
+    "**Variety**: a doubling at equal opposition helps": "variety",
+    "**Tension**: opposed sets beat matched unopposed": "matched-tension",
+    "An adjustment and its opposite beat the better one": "tension-of-one-best",
     "Every joined set beats its best group": "tension-best-group",
-    "All adjustments beat the best one alone": "set-beats-best-member",
-    "The model's own map beats every placebo map": "attribution-matters",
+    "All beat the best one alone": "set-beats-best-member",
+    "The model's own map beats placebo maps": "attribution-matters",
     "Gaussian noise of the same norm is as good": "noise-is-as-good",
-    "Changing the middle category helps": "middle-helps",
-    "A class score is a better target than the loss": "class-score",
+    "Changing the middle helps": "middle-helps",
+    "Class score beats loss as target": "class-score",
     "Random magnitudes beat fixed ones": "random-magnitude",
-    "All adjustments beat the best cheap comparator": "beats-cheap-comparators",
+    "All beat the best cheap comparator": "beats-cheap-comparators",
 }
 
 

@@ -15,11 +15,20 @@ from sklearn.datasets import load_wine
 from torch import nn
 from torch.utils.data import Dataset
 
-from aba_core import ABA, FASTABA, Arm, TrainConfig, attribute, frozen, splits_from, train
+from aba_core import (
+    ABA,
+    FASTABA,
+    Arm,
+    TrainConfig,
+    attribute,
+    frozen,
+    splits_from,
+    train,
+)
 from analysis import by_name, exhibits, runner
 from analysis.exhibits import ExportError, Look
 from analysis.results import ResultsError, load
-from analysis.studies import arms
+from analysis.studies import arms, standard_study
 from analysis.study import StudyError, find_study
 
 ROOT = Path(__file__).parents[1]
@@ -224,6 +233,17 @@ def test_random_transforms_that_would_be_frozen_are_warned_of():
         (lambda x, y: frozen(nn.Linear(12, 3), splits_from(x, y).test, [0.5]), "refuses a batch"),
         (lambda x, y: train(TrainConfig(), [Arm("V")], [0], splits=(x, y)), "splits is a tuple"),
         (lambda x, y: train(TrainConfig("digts"), [Arm("V")], [0]), "did you mean 'digits'"),
+        (
+            lambda x, y: train(TrainConfig(), ["mendaba"], [0]),
+            "an arm is 'mendaba'; needed",
+        ),
+        (lambda x, y: ABA("mendba"), "unknown augmentation 'mendba' .did you mean 'mendaba'"),
+        (lambda x, y: ABA("mendaba", strenght=1), "'strenght' .did you mean 'strength'"),
+        (lambda x, y: ABA("mendaba", strength="big"), "strength is 'big'; needed: a number"),
+        (lambda x, y: ABA("mendaba")("vgg11", x, y), "model is 'vgg11'; needed: a torch.nn.Module"),
+        (lambda x, y: ABA("mendaba")(nn.LSTM(x.shape[1], 3), x, y), "LSTM returns a tuple; needed"),
+        (lambda x, y: standard_study("isolatoin"), "'isolatoin' .did you mean 'isolation'"),
+        (lambda x, y: standard_study("isolation", "digits", "quik"), "did you mean 'quick'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(call, message):

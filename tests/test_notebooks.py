@@ -1,5 +1,6 @@
 """The committed notebooks are clean, and run headlessly on small real results."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -198,6 +199,12 @@ def test_a_notebook_runs_without_errors_or_warnings(
     assert len(pictures) == len(FIGURES[name])
     assert all(out["metadata"]["image/png"]["alt"] for out in pictures)
     assert any("answer" in out["metadata"].get("aba", {}) for out in displayed)
+    # Each picture has its caption below, in the notebook and in the page.
+    below = [after for out, after in zip(displayed, displayed[1:], strict=False) if out in pictures]
+    captions = [out["metadata"]["aba"]["caption"] for out in below]
+    page = outcome.files[1].read_text()
+    assert page.count('<p class="caption">') == len(captions) == len(pictures)
+    assert all(f"{html.escape(caption)}</p>" in page for caption in captions)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -253,6 +260,7 @@ def test_a_page_stands_alone(reported: tuple[Path, dict[str, Outcome]], name: st
     assert not re.search(r"@import|url\(", text)
     if name in NAMES:
         assert len(references.fetched) == len(FIGURES[name])
+        assert "index.html" in references.links  # the way back
         # The code is there, behind the switch.
         assert 'id="show-code"' in text and "reports" in text
 
@@ -266,7 +274,7 @@ def test_the_index_links_every_report_and_says_what_was_found(
     assert all((out / link).exists() for link in links)
     assert {f"{outcome.stem}.html" for outcome in outcomes.values()} <= set(links)
     assert "54 of 54 runs, 2 seeds" in text
-    assert "Epsilon" in text and "Variety" in text and "finished" in text
+    assert "Epsilon" in text and "Variety" in text and "failed" not in text
     assert f"aba-toolkit {toolkit_version()}" in text
 
 

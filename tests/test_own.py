@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import nn
 
 from aba_core import Arm, TrainConfig, build_model, splits_from, train
 from aba_core.datasets import DatasetError
-from aba_core.own_data import training_subset
+from aba_core.own_data import drawn_subset, training_subset
+from aba_core.runs import Runs
 from analysis import own, own_data
 from analysis.own import ABA_ARMS, Answer, compare, declared, usual_training
 from analysis.study import FRESH_SEED, TUNING_SEED, StudyError
@@ -55,6 +57,58 @@ def test_runs_are_those_of_training_each_subset_by_hand(cancer: Answer):
         rows = cancer.runs[(cancer.runs["arm"] == arm.name) & (cancer.runs["seed"] == seed)]
         for metric in ("validation_accuracy", "test_accuracy"):
             assert rows[metric].item() == pytest.approx(alone[metric], abs=1e-9)
+
+
+@pytest.mark.parametrize("member_per", ["draw", "sample"])
+def test_runs_on_subsets_side_by_side_are_those_of_each_subset_alone(member_per):
+    splits = splits_from(*load_wine(return_X_y=True))
+    config = replace(quick(40), dtype="float64", curve_every=10)
+    by_map = {"adjustments": "all", "strength": 0.5, "member_per": member_per}
+    arms = [Arm("Vanilla"), Arm.of("All", **by_map), Arm.of("Mixup", method="mixup", alpha=0.4)]
+    subsets = {seed: drawn_subset(splits, 40, seed) for seed in (4, 5, 6)}
+    build = partial(build_model, "mlp", (13,), 3)
+    together = train(config, arms, [4, 5, 6], splits=splits, subsets=subsets, build=build)
+    drawn = ["subset", "subset_seed"]
+    metrics = ["validation_loss", "test_loss", "train_loss", "train_accuracy", "test_accuracy"]
+    for seed in subsets:
+        part = training_subset(splits, 40, seed)
+        own = replace(config, subset_seed=seed)
+        alone = train(own, arms, [seed], splits=part, build=build)
+        for table in (Runs.frame, Runs.curves):
+            one, several = table(alone), table(together)
+            several = several[several["seed"] == seed].reset_index(drop=True)
+            assert (several[drawn] == one[drawn]).to_numpy().all()
+            pd.testing.assert_frame_equal(several[["arm", *metrics]], one[["arm", *metrics]])
+
+
+@pytest.mark.parametrize(
+    "subsets, given, message",
+    [
+        ({4: torch.arange(20)}, {}, "subsets has none for seed 5; needed: one for each seed"),
+        (
+            {4: torch.arange(20), 5: torch.arange(21)},
+            {},
+            "subsets have 20 to 21 samples; needed: equally many",
+        ),
+        (
+            {4: torch.arange(20), 5: torch.arange(20)},
+            {"mechanism": 2},
+            "mechanism",
+        ),
+        ({4: torch.arange(5), 5: torch.arange(5)}, {}, "allowed: up to the 5 training samples"),
+    ],
+)
+def test_subsets_that_do_not_fit_are_refused(subsets, given, message):
+    splits = splits_from(*load_wine(return_X_y=True))
+    with pytest.raises(ValueError, match=message):
+        train(
+            replace(quick(40), **given),
+            [Arm("Vanilla")],
+            [4, 5],
+            splits=splits,
+            subsets=subsets,
+            build=partial(build_model, "linear", (13,), 3),
+        )
 
 
 def test_differences_are_paired_t_intervals_at_bonferronis_level(cancer: Answer):

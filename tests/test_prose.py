@@ -112,3 +112,10 @@ def test_each_rule_finds_its_fault_and_nothing_in_code():
     assert not faults(written) and faults(written + "\n\nTwo  spaces.")
     named = "<!-- verdicts on digits: begin -->\nIt  is.\n<!-- verdicts on digits: end -->"
     assert not faults(named)
+
+
+def test_the_front_page_is_read_in_five_minutes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 700
+    assert text.index("](docs/images/concepts.svg)") < text.index("\n\n", 60)  # the picture first
+    assert text.count("![") == 2

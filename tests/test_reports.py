@@ -193,6 +193,15 @@ def test_a_failing_notebook_keeps_its_copy_and_the_other_reports(
     index = (out / "index.html").read_text()
     assert "Title of 01_good" in index
     assert "failed: cell In [4]: ZeroDivisionError: division by zero" in index
+
+    # Each page has the way to the others; written again, they are not said twice.
+    reports.write_index(out)
+    way = '<a href="{}.html">{} Title of {}</a>'
+    page = (out / "01_good-mine-times=3.html").read_text()
+    assert f"All reports</a> · {way.format('02_bad-mine', '→', '02_bad')}<!-- /nav -->" in page
+    page = (out / "02_bad-mine.html").read_text()
+    assert page.count(way.format("01_good-mine-times%3D3", "←", "01_good (times 3)")) == 1
+    assert page.count(way.format("03_dead-mine", "→", "03_dead")) == 1
     assert not leftovers(out)
 
 

@@ -26,7 +26,7 @@ from aba_core.attribution import (
     map_of,
 )
 from aba_core.checks import warn_of_units
-from aba_core.identity import Use
+from aba_core.identity import Use, meant
 from aba_core.kernels import adjusting, on_gpu
 from aba_core.methods.base import Method
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
@@ -447,15 +447,21 @@ class ABA:
             name = augmentation.lower().replace("_", "-")
             if name not in PRESETS:
                 raise ValueError(
-                    f"unknown augmentation {augmentation!r}; known: {', '.join(PRESETS)}"
+                    f"unknown augmentation {augmentation!r}{meant(name, PRESETS)}; "
+                    f"known: {', '.join(PRESETS)}"
                 )
             augmentation = PRESETS[name]
         if strength is not None:
+            if not isinstance(strength, int | float):
+                raise ValueError(f"strength is {strength!r}; needed: a number, as 0.5")
             changes["strength"] = strength
         known = [entry.name for entry in fields(Augmentation)]
         for name in changes:
             if name not in known:
-                raise ValueError(f"unknown field {name!r}; known: seed, loss, {', '.join(known)}")
+                raise ValueError(
+                    f"unknown field {name!r}{meant(name, ['seed', 'loss', *known])}; "
+                    f"known: seed, loss, {', '.join(known)}"
+                )
         augmentation = replace(augmentation, **changes)
         if augmentation.site != INPUT:
             raise ValueError(
@@ -501,6 +507,8 @@ class ABA:
         waits = x.device.type != "cpu"
         looking = not waits or self._calls % LOOK_EVERY == 0
         check_inputs(x, y, look=looking)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model is {model!r}; needed: a torch.nn.Module")
         aug = self.augmentation
         if not self._calls:
             warn_of_units(x)

@@ -17,12 +17,10 @@ from matplotlib.lines import Line2D
 
 from analysis import figures
 from analysis.explorer.choice import Choice, View, cached_adjustments, named
-from analysis.figures import COLOURS, MARKERS
+from analysis.figures import CATEGORY_COLOURS, COLOURS, MAP_COLOURS, MARKERS
 
-CATEGORY_COLOURS = ("#0072B2", "#E6E6E6", "#D55E00")  # low, middle or none, high
 PIXELS_PER_INCH = 130
 _SIZE = (figures.TWO_COLUMNS / figures.MILLIMETRES_PER_INCH, 4.4)
-_MAPS = "PuOr_r"
 _TITLE: dict[str, Any] = {"y": 1.03, "pad": 0}  # placed here: matplotlib's own search costs 30 ms
 
 Update = Callable[[Choice, View], None]  # sets a part of a drawing to what is looked at
@@ -97,9 +95,9 @@ def picture(values: np.ndarray) -> np.ndarray:
 def _pictures(axes: Sequence[Axes], like: View) -> Update:
     aspect: Literal["equal", "auto"] = "equal" if like.x.ndim == 3 else "auto"
     channels = like.x.shape[0] if like.x.ndim == 3 else 1
-    shades: Any = colormaps[_MAPS] if channels > 1 else ListedColormap(CATEGORY_COLOURS)
+    shades: Any = colormaps[MAP_COLOURS] if channels > 1 else ListedColormap(CATEGORY_COLOURS)
     images = []
-    for ax, colours in zip(axes, ("gray", _MAPS, shades, "gray"), strict=True):
+    for ax, colours in zip(axes, ("gray", MAP_COLOURS, shades, "gray"), strict=True):
         ax.set_xticks([])
         ax.set_yticks([])
         for spine in ax.spines.values():

@@ -82,6 +82,7 @@ def report(
     *,
     variants: Sequence[Mapping[str, Any]] = ({},),
     usual: Mapping[str, Any] | None = None,
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
     started: Callable[[int], None] | None = None,
     processes: Processes | None = None,
@@ -95,7 +96,7 @@ def report(
 
     variants: sets of further parameters, as from `grid`; every notebook runs once with each set
     that makes a difference to it. usual: parameters that nobody asked for, for the notebooks that
-    know them.
+    know them; instead: by notebook, what stands in their place.
 
     Names of the files hold what varies and what is not as usual, numbers of a grid padded so that
     they sort: 02_isolation-digits-confidence=0.90.html; figures and tables are then in a folder of
@@ -111,7 +112,9 @@ def report(
     if jobs < 1:
         raise ReportError(f"jobs is {jobs}; allowed: whole numbers from 1")
     folder, formats = make_folder(out), check_formats(formats)
-    work = make_jobs(names or notebooks(), parameters, variants, usual or {}, folder, formats)
+    work = make_jobs(
+        names or notebooks(), parameters, variants, usual or {}, folder, formats, instead
+    )
     refuse_others([] if force else work)
     if started is not None:
         started(len(work))

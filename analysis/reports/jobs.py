@@ -85,6 +85,7 @@ def make_jobs(
     usual: Mapping[str, Any],
     out: Path,
     formats: tuple[str, ...],
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Job]:
     """The reports of a batch, see `report`. Raises ReportError for a parameter that no notebook
     has, and for two notebooks of one name."""
@@ -95,7 +96,8 @@ def make_jobs(
             raise ReportError(unknown(parameter, [path.stem for path in paths], known))
     jobs: dict[str, Job] = {}
     for path in paths:
-        for job in _jobs_of_one(path, parameters, variants, usual, out, formats):
+        own = {**usual, **(instead or {}).get(path.stem, {})}
+        for job in _jobs_of_one(path, parameters, variants, own, out, formats):
             if jobs.setdefault(job.stem, job).notebook != job.notebook:
                 raise ReportError(
                     f"two notebooks would write {job.stem}; report them into two folders"

@@ -152,7 +152,7 @@ class Page:
         if figure is None:
             self._rows(exhibit.data, exhibit.columns, exhibit.digits, seeds)
         else:
-            self._picture(figure, exhibit.description, zoom)
+            self._picture(figure, exhibit.description, zoom, exhibit.caption)
 
     def table(
         self,
@@ -195,8 +195,8 @@ class Page:
     def figure(self, name: str, figure: Figure | Axes, description: str, zoom: float = 1.4) -> None:
         """Show a figure and export it as figures/<name>-<dataset>.pdf, .svg, .png.
 
-        description: what a reader who cannot see it is told. zoom: size on the screen over that
-        on paper.
+        description: its caption, and what a reader who cannot see it is told. zoom: size on the
+        screen over that on paper.
         """
         from matplotlib.figure import Figure
 
@@ -209,7 +209,7 @@ class Page:
                 figures.save_figure(whole, stem)
         self._picture(whole, description, zoom)
 
-    def _picture(self, whole: Figure, description: str, zoom: float) -> None:
+    def _picture(self, whole: Figure, description: str, zoom: float, caption: str = "") -> None:
         from IPython.display import Image, display
         from matplotlib import pyplot as plt
 
@@ -218,6 +218,8 @@ class Page:
         width = round(whole.get_size_inches()[0] * 96 * zoom)
         plt.close(whole)  # or the notebook would show it a second time
         display(Image(picture.getvalue(), width=width, alt=description))
+        said = caption or description
+        self._show(said if said.endswith(".") else f"{said}.", "caption")
 
     def _show(self, text: str, kind: str = "") -> None:
         from IPython.display import Markdown, display

@@ -12,11 +12,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from aba_core.installation import HOME
 from analysis import toolkit_version
@@ -76,9 +78,11 @@ def to_html(notebook: Any, name: str, parameters: Mapping[str, Any], error: str 
     )
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     exporter.exclude_anchor_links = True
+    code, dark = HtmlFormatter(style="default"), HtmlFormatter(style="monokai")
+    at_night = f"@media (prefers-color-scheme: dark) {{ {dark.get_style_defs('.highlight')} }}"
     page = {
         "title": _title(notebook) or name,
-        "style": template("page.css") + HtmlFormatter(style="default").get_style_defs(".highlight"),
+        "style": "\n".join((template("page.css"), code.get_style_defs(".highlight"), at_night)),
         "error": error,
         "facts": f"{name}; aba-toolkit {toolkit_version()}; {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "parameters": {k: shortened(v) for k, v in parameters.items() if k != "out" and v != ""},
@@ -111,7 +115,8 @@ def _marked(notebook: Mapping[str, Any], kind: str) -> list[str]:
 
 
 def write_index(out: str | Path) -> Path:
-    """Write out/index.html, the front page of all reports in a folder, from the executed copies."""
+    """Write out/index.html, the front page of all reports in a folder, from the executed copies;
+    and in every page the way to the front page and to the reports before and after it."""
     from jinja2 import Environment
 
     out = Path(out)
@@ -123,6 +128,7 @@ def write_index(out: str | Path) -> Path:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a notebook of the user's own
         entries.append(_entry(path, notebook, facts))
+    _link_pages(out, entries)
     files = {name: sum(1 for _ in (out / name).glob("*.*")) for name in ("figures", "tables")}
     environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
     text = environment.from_string(template("index.html")).render(
@@ -136,6 +142,26 @@ def write_index(out: str | Path) -> Path:
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return target
+
+
+def _link_pages(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Renew what stands between the marks of navigation in the pages of a folder."""
+    pages = [entry for entry in entries if entry["link"].endswith(".html")]
+    for place, entry in enumerate(pages):
+        around = {"←": pages[place - 1] if place else None, "→": (*pages[place + 1 :], None)[0]}
+        links = ['<a href="index.html">All reports</a>'] + [
+            f'<a href="{quote(other["link"])}">{arrow} {escape(other["title"])}</a>'
+            for arrow, other in around.items()
+            if other is not None
+        ]
+        path = out / entry["link"]
+        before = path.read_text(encoding="utf-8")
+        start, mark, rest = before.partition("<!-- nav -->")
+        _, end, rest = rest.partition("<!-- /nav -->")
+        after = f"{start}{mark}{' · '.join(links)}{end}{rest}"
+        if mark and end and after != before:
+            with whole_file(path) as temporary:
+                temporary.write_text(after, encoding="utf-8")
 
 
 _KINDS = {"html": "page", "pdf": "PDF", "ipynb": "notebook"}

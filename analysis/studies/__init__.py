@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
+from aba_core.identity import meant
 from analysis.study import Settings, Study, StudyError, settings_of
 
 # study: (module, function that declares it)
@@ -46,7 +47,8 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         return _of_large(name, dataset, preset)
     if name not in _DECLARED_IN:
         raise StudyError(
-            f"unknown study {name!r}; known: {', '.join(STANDARD)}, or a YAML or Python file"
+            f"unknown study {name!r}{meant(name, STANDARD)}; known: {', '.join(STANDARD)}, "
+            "or a YAML or Python file"
         )
     module, function = _DECLARED_IN[name]
     declare: Callable[[Settings], Study] = getattr(

@@ -360,8 +360,8 @@ def map_table(
 
 _SHOWN = {
     "gain": ("target loss", "o", "#333333", "#333333"),
-    "score": ("target class score", "s", "#0072B2", "#0072B2"),
-    "equal_cost": ("as many passes as the gradient", "D", "#D55E00", "#D55E00"),
+    "score": ("target class score", "s", *2 * figures.OTHER_COLOURS[1:2]),
+    "equal_cost": ("as many passes as the gradient", "D", *2 * figures.OTHER_COLOURS[:1]),
     "placebo": ("another sample's map", "o", "#333333", "white"),
 }
 

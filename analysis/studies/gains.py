@@ -22,7 +22,7 @@ from analysis.results import ResultsError, StudyResult
 from analysis.studies.comparators import NOISE, VANILLA_NORM, title_of, with_all
 from analysis.studies.tried import ALL
 
-OURS, OTHERS = "#D55E00", "#333333"
+OURS, OTHERS = figures.OTHER_COLOURS[0], "#333333"
 
 
 def gain_table(
@@ -329,10 +329,16 @@ MANY = 5  # names in a sentence
 ENDS = ("gain", "gain_low", "gain_high")
 
 
+def _text(rows: pd.DataFrame) -> str:
+    """The first row's gain with its interval."""
+    gain, low, high = (float(rows[end].iloc[0]) for end in ENDS)
+    return tables.interval_text(gain, low, high)
+
+
 def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
     """What the figures of a study say, in sentences. shown: its exhibits."""
     table = shown.tables[study].data.set_index("arm")
-    gained = tables.interval_text(*(float(table.at[ALL, end]) for end in ENDS))
+    gained = _text(table.loc[[ALL]])
     place = 1 + int((table["gain"] > table.at[ALL, "gain"]).sum())
     said = [f"All adjustments gain {gained} points over Vanilla: place {place} of {len(table)}."]
     for name in best_names(shown, study):
@@ -344,7 +350,7 @@ def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
             said.append(f"Of {len(best)} arms, only {tables.listed(may)} may be the best.")
     single = table[table["passes"].round(2) == 1]
     if len(single):
-        most = tables.interval_text(*(float(single[end].iloc[0]) for end in ENDS))
+        most = _text(single)
         said.append(f"Of the methods of one pass a step, {single.index[0]} gains most: {most}.")
     return said
 

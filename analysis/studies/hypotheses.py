@@ -6,6 +6,7 @@ away: placebos, brightness, chance. Every run has a fresh training subset, on wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -21,7 +22,7 @@ from aba_core.adjustments import (
     members,
 )
 from aba_core.arms import PLACEBO_TITLES, Arm
-from analysis import chance, rules
+from analysis import chance, rules, statistics
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.results import StudyResult
@@ -392,6 +393,15 @@ def _of_hiding(pictures: bool) -> list[dict[str, Any]]:
 
 
 # --- what is shown -------------------------------------------------------------------------------
+
+
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """How many hypotheses have which verdict, in one sentence."""
+    kinds = Counter(one.verdict for one in verdicts)
+    parts = [
+        f"{kinds[kind]} {kind}" for kind in (*statistics.VERDICTS, "not tested") if kinds[kind]
+    ]
+    return f"Of {len(verdicts)} declared hypotheses: {', '.join(parts)}."
 
 
 def judge(

@@ -112,7 +112,7 @@ def declare(name: str, preset: str = "published") -> Study:
         Arm.of(VANILLA)
         if method == "vanilla"
         else Arm.of(
-            METHODS[method].title, method=method, strength=float(table.loc[method].strength)
+            METHODS[method].title, method=method, strength=float(str(table.at[method, "strength"]))
         )
         for method in row.arms
     ]

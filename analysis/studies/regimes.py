@@ -217,8 +217,8 @@ def gain_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     sized = table[table["size"].notna()]
     normed = table[table["size"].isna()].assign(size=sized["size"].min() * 2**-0.5)
     for part, colour, symbol, label in (
-        (sized, "#D55E00", "o", "without batch norm"),
-        (normed, "#0072B2", "s", "with batch norm"),
+        (sized, figures.OTHER_COLOURS[0], "o", "without batch norm"),
+        (normed, figures.OTHER_COLOURS[1], "s", "with batch norm"),
     ):
         if part.empty:
             continue

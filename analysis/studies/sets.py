@@ -163,9 +163,9 @@ def mixed_table(
 
 # opposition: colour, marker, name
 _OPPOSITION_LOOKS = {
-    0.0: ("#0072B2", "o", "none"),
+    0.0: (figures.OTHER_COLOURS[1], "o", "none"),
     0.5: ("#7A7A7A", "s", "half"),
-    1.0: ("#D55E00", "^", "all"),
+    1.0: (figures.OTHER_COLOURS[0], "^", "all"),
 }
 
 

@@ -324,7 +324,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
 
 
 # Neither is the colour of a group.
-_METHOD_LOOKS = (("o", "black", "black"), ("s", "white", "#009E73"))
+_METHOD_LOOKS = (("o", "black", "black"), ("s", "white", figures.OTHER_COLOURS[1]))
 
 
 def variability_plot(

@@ -219,9 +219,9 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
 
 
 _LOOKS = {
-    "subset": ("o", "#0072B2"),
+    "subset": ("o", figures.OTHER_COLOURS[0]),
     "seed": ("s", "black"),
-    "images": ("^", "#D55E00"),
+    "images": ("^", figures.OTHER_COLOURS[3]),
     "residual": ("D", "#7A7A7A"),
 }
 

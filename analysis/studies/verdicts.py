@@ -11,11 +11,10 @@ from matplotlib.patches import Rectangle
 
 from analysis import figures, rules, tables
 
+_VERDICT_MARKERS = {"supported": "o", "refuted": "X", "harm": "v", "inconclusive": "D"}
 VERDICT_LOOKS = {
-    "supported": ("#0072B2", "o"),
-    "refuted": ("#D55E00", "X"),
-    "harm": ("#000000", "v"),
-    "inconclusive": ("#7A7A7A", "D"),
+    verdict: (figures.VERDICT_COLOURS[verdict], marker)
+    for verdict, marker in _VERDICT_MARKERS.items()
 }
 
 

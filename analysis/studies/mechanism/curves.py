@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from analysis import figures
 from analysis.tables import LABELS
 
-_FURTHER_COLOURS = ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#8C564B")
+_FURTHER_COLOURS = figures.OTHER_COLOURS
 _FURTHER_MARKERS = ("s", "D", "P", "X", "p")
 
 
