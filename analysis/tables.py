@@ -283,6 +283,8 @@ def _label(column: str) -> str:
     metric, _, what = column.rpartition("_")
     if column not in LABELS and what in ("mean", "median", "sd") and metrics_in([metric]):
         return f"{metric_label(metric)}, {'SD' if what == 'sd' else what}"
+    if column[:1].isupper():  # the name of an arm
+        return column
     return LABELS.get(column, column.replace("_", " ").capitalize())
 
 
