@@ -326,19 +326,12 @@ def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
 # --- for the notebook ----------------------------------------------------------------------------
 
 MANY = 5  # names in a sentence
-ENDS = ("gain", "gain_low", "gain_high")
-
-
-def _text(rows: pd.DataFrame) -> str:
-    """The first row's gain with its interval."""
-    gain, low, high = (float(rows[end].iloc[0]) for end in ENDS)
-    return tables.interval_text(gain, low, high)
 
 
 def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
     """What the figures of a study say, in sentences. shown: its exhibits."""
     table = shown.tables[study].data.set_index("arm")
-    gained = _text(table.loc[[ALL]])
+    gained = _gain_text(table, ALL)
     place = 1 + int((table["gain"] > table.at[ALL, "gain"]).sum())
     said = [f"All adjustments gain {gained} points over Vanilla: place {place} of {len(table)}."]
     for name in best_names(shown, study):
@@ -350,9 +343,14 @@ def answers(shown: Exhibits, study: str = "comparators") -> list[str]:
             said.append(f"Of {len(best)} arms, only {tables.listed(may)} may be the best.")
     single = table[table["passes"].round(2) == 1]
     if len(single):
-        most = _text(single)
+        most = _gain_text(single, single.index[0])
         said.append(f"Of the methods of one pass a step, {single.index[0]} gains most: {most}.")
     return said
+
+
+def _gain_text(table: pd.DataFrame, arm: str) -> str:
+    gain, low, high = table.loc[arm, ["gain", "gain_low", "gain_high"]].to_numpy(np.float64)
+    return tables.interval_text(float(gain), float(low), float(high))
 
 
 def best_names(shown: Exhibits, study: str = "comparators") -> list[str]:
