@@ -148,7 +148,7 @@ def _packed(source: SourceFile, places: Places) -> tuple[Path, dict[str, np.ndar
 
 
 def _pack(source: SourceFile, places: Places, path: Path) -> dict[str, np.ndarray]:
-    place, archive = fetch(source, places)
+    _, archive = fetch(source, places)
     content = read_bytes(archive)
     check_hash(content, source.hashes, archive)
     files = dict(_files(content, archive))
@@ -158,8 +158,8 @@ def _pack(source: SourceFile, places: Places, path: Path) -> dict[str, np.ndarra
     entries = [(f"val/images/{file}", number[label], -1) for file, label in said]
     for file in files:
         if file.startswith("train/") and file.endswith(".JPEG"):
-            label, _, turn = Path(file).stem.rpartition("_")
-            entries.append((file, number[label], int(turn)))
+            label, _, place_in_class = Path(file).stem.rpartition("_")
+            entries.append((file, number[label], int(place_in_class)))
     entries.sort(key=lambda entry: (entry[2] < 0, entry[1], entry[2], entry[0]))
     contents = [files[file] for file, _, _ in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,16 +167,16 @@ def _pack(source: SourceFile, places: Places, path: Path) -> dict[str, np.ndarra
     part.write_bytes(b"".join(contents))
     part.replace(path)
     starts = np.cumsum([0, *map(len, contents)])
-    labels = np.array([label for _, label, _ in entries], dtype=np.int64)
-    turns = np.array([number for _, _, number in entries], dtype=np.int64)
+    labels = np.array([each for _, each, _ in entries], dtype=np.int64)
+    turn = np.array([each for _, _, each in entries], dtype=np.int64)
     read = Decoded(str(path), starts)
-    first = np.flatnonzero((turns >= 0) & (turns < FEW))
+    first = np.flatnonzero((turn >= 0) & (turn < FEW))
     pixels = torch.stack([read(int(place)) for place in first]).numpy()
     mean, std = mean_and_std(pixels)
     words = dict(line.split("\t")[:2] for line in files["words.txt"].decode().splitlines())
     return {
         "labels": labels,
-        "turn": turns,
+        "turn": turn,
         "starts": starts,
         "hashes": np.array([_short(content) for content in contents], dtype="S16"),
         "mean": mean,
@@ -198,8 +198,8 @@ def _files(content: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
                 if not entry.is_dir() and not name.startswith("test/"):
                     yield name, archive.read(entry)
         return
-    for place, member in tar_files(content, path):
-        yield "/".join(place.parts[1:]), member
+    for member, unpacked in tar_files(content, path):
+        yield "/".join(member.parts[1:]), unpacked
 
 
 def with_official_test(subset: str = "full", subset_seed: int = 0) -> Splits:

@@ -96,7 +96,7 @@ def declare(name: str, preset: str = "published") -> Study:
     a reduced form that one core trains within an hour. Raises StudyError for other presets."""
     if preset not in ("published", "quick"):
         raise StudyError(f"preset {preset!r} does not exist for {name}; there: quick, published")
-    row, table = ROWS[name], _published(name)
+    row, strengths = ROWS[name], _published(name)["strength"].to_dict()
     reduced = preset == "quick"
     config: dict[str, Any] = {
         "dataset": row.dataset, "subset": "full", "model": row.model, "epochs": row.epochs,
@@ -111,9 +111,7 @@ def declare(name: str, preset: str = "published") -> Study:
     arms = [
         Arm.of(VANILLA)
         if method == "vanilla"
-        else Arm.of(
-            METHODS[method].title, method=method, strength=float(str(table.at[method, "strength"]))
-        )
+        else Arm.of(METHODS[method].title, method=method, strength=strengths[method])
         for method in row.arms
     ]
     fresh = {"fresh_subsets": 1} if reduced else {}
