@@ -717,7 +717,7 @@ def test_a_library_that_is_wrong_is_not_used(tmp_path):
     # As a compiler would be that takes a maximum for a minimum.
     compiler.write_text(
         "#!/bin/sh\n"
-        f"cp {compiling.SOURCES[0].parent}/vectors.h {tmp_path}\n"
+        f"cp {compiling.SOURCES[0].parent}/*.h {tmp_path}\n"
         f"""sed 's/best > zero/best < zero/' {compiling.SOURCES[0]} > {tmp_path}/fused.c\n"""
         f"""for word; do shift; [ "$word" = {compiling.SOURCES[0]} ] && word={tmp_path}/fused.c\n"""
         f"""set -- "$@" "$word"; done\nexec {real} "$@"\n"""
