@@ -310,7 +310,7 @@ LONGEST = ("00_claims", "06_hypotheses", "09_your_own", "07_mechanism")
 
 @app.command()
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
-    """Train four studies on digits and write every report.
+    """Train three studies on digits and write every report.
 
     Takes about a minute. Trains isolation, tension and frozen with preset quick; finished runs are
     kept. The other reports show the shipped results, because their studies take longer.
