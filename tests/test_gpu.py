@@ -5,9 +5,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from oracles import small_device
 
 from aba_core import AdjustmentSet, Arm, Augmentation, TrainConfig, layers, train
-from analysis import engines, runner
+from aba_core.convolutions import WAYS
+from analysis import engines, gpu, runner
 from analysis.plan import resolve
 from analysis.studies import standard_study
 
@@ -26,7 +28,7 @@ def metrics(config, splits, device, **options) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("convolution", ["grouped", "matmul"])
+@pytest.mark.parametrize("convolution", ["auto", *WAYS])
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_gpu_gives_a_cpus_numbers(graphs, convolution, batch_norm, tiny_splits, monkeypatch):
     config = replace(CONFIG, batch_norm=batch_norm)
@@ -54,22 +56,17 @@ def test_a_study_runs_within_the_memory_that_is_free(tmp_path):
     assert set(outcome.result.frame["device"]) == {torch.cuda.get_device_name()}
 
 
-def test_a_chunk_that_does_not_fit_is_trained_in_halves(tmp_path, monkeypatch, capsys):
+def test_a_chunk_that_does_not_fit_is_trained_in_halves(monkeypatch, capsys):
     study = standard_study("tension", "digits", "quick")
     study = study.model_copy(
         update={"seeds": tuple(range(8)), "config": {**study.config, "epochs": 1}}
     )
     (chunk,) = resolve(study, "cuda").chunks
-    _, once, each = engines.gpu_memory(chunk)
+    # Room for about half of the runs, which the engine is told nothing of.
+    _, _, each = engines.gpu_memory(chunk)
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    # Room for about half of the runs, which the estimate is told nothing of.
-    runs = len(study.arms) * len(study.seeds)
-    torch.cuda.set_per_process_memory_fraction((once + each * runs / 2) / total)
-    monkeypatch.setattr(engines, "gpu_memory", lambda chunk: (1e15, 0.0, 1.0))
-    try:
-        outcome = runner.run(study, tmp_path, "cuda")
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert not outcome.result.missing
-    assert "do not fit in memory; trying halves" in capsys.readouterr().err
+    monkeypatch.setenv("ABA_TEST_SHARE", str(each * len(chunk.runs) / 2 / total))
+    engine = gpu.Engine(small_device.train_on_a_share, small_device.named)
+    parts = list(engine([chunk], lambda steps: None))
+    assert [run for part, _ in parts for run in part.runs] == list(chunk.runs)
+    assert "trying halves in a fresh process" in capsys.readouterr().err

@@ -49,3 +49,11 @@ def never_fit(chunk, count):
 
 def find_nothing_wrong_with_memory(chunk, count):
     raise ValueError("learning_rate is 'much'")
+
+
+def train_on_a_share(chunk, count):
+    """Real training on a real GPU of which only a share may be used."""
+    from analysis.engines import train_chunk
+
+    torch.cuda.set_per_process_memory_fraction(float(os.environ["ABA_TEST_SHARE"]))
+    return train_chunk(chunk, count)
