@@ -187,8 +187,8 @@ def plan_(
     """Compute the seeds that an effect needs, and their time.
 
     Uses the spread of pilot runs: those in the results folder, or else the shipped ones. Nothing is
-    trained. Without a pilot, exits with code 2 and names the command that makes one. For a
-    study of large models, prints their published table beside ours, with what open cells would cost.
+    trained. Without a pilot, exits with code 2 and names the command that makes one. For a study of
+    large models, prints their published table beside ours, with what open cells would cost.
 
     \b
     Examples:
