@@ -206,9 +206,10 @@ def print_large(table: pd.DataFrame, gpus: Iterable[str]) -> None:
         )
     print_table(("model", "method", "published", "ours", *(f"{g} hours" for g in gpus)), rows)
     print(
-        "\nPublished: median and SD. Hours: five runs at published scale, by counted operations at"
+        "\nPublished: median and SD. Hours: five runs at published scale, by counted operations and"
     )
-    print("a tenth of the GPU's bf16 peak; expect a factor of three either way. To fill the cells:")
+    print("an assumed share of the GPU's bf16 peak (not measured: expect a factor of three either")
+    print("way). To fill the cells:")
     for command in dict.fromkeys(table["command"]):
         print(f"  {command}")
 

@@ -4,6 +4,7 @@ kill."""
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -214,7 +215,9 @@ def test_a_checkpoint_that_is_damaged_or_of_another_run_is_said_to_be_so(tmp_pat
 def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
     found = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     out = tmp_path / "ranks"
-    port = str(20000 + os.getpid() % 20000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     ranks = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "tests/oracles/one_run.py"), str(out), "--method", method],

@@ -6,6 +6,7 @@ sample is changed alike however many ranks there are. Without `torchrun` there i
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -76,4 +77,5 @@ def ranks(device: str) -> Ranks:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
+        atexit.register(distributed.destroy_process_group)  # its threads outlive no interpreter
     return Ranks(distributed.get_rank(), distributed.get_world_size())

@@ -7,6 +7,7 @@ parameters, as in the replica engine.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -77,9 +78,11 @@ class SingleStep:
         forward: Any = self.model
         if self.what.ranks.count > 1 and not self._flat:
             on = [torch.cuda.current_device()] if self.what.device.startswith("cuda") else None
-            forward = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=on, broadcast_buffers=False
-            )
+            with warnings.catch_warnings():  # the option's new name is younger than our PyTorch
+                warnings.simplefilter("ignore", FutureWarning)
+                forward = nn.parallel.DistributedDataParallel(
+                    self.model, device_ids=on, broadcast_buffers=False
+                )
         return torch.compile(forward) if self.trainer.compile else forward
 
     def site(self, place: str) -> SingleSite:

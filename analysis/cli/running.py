@@ -267,20 +267,20 @@ def plan_(
     """Compute the seeds that an effect needs, and their time.
 
     Uses the spread of pilot runs: those in the results folder, or else the shipped ones. Nothing is
-    trained. Without a pilot, exits with code 2 and names the command that makes one. For "large",
-    prints the published table of large models beside ours, with what each open cell would cost.
+    trained. Without a pilot, exits with code 2 and names the command that makes one. For a study of
+    large models, prints their published table beside ours, with what open cells would cost.
 
     \b
     Examples:
       aba plan tension --effect 1.0 --power 0.8
       aba plan isolation --dataset mnist --preset standard --effect 0.5
-      aba plan large
+      aba plan large-resnet50
     """
     from analysis import by_name, design, exhibits
     from analysis.results import load
     from analysis.study import find_study
 
-    if study == "large":
+    if study.partition("-")[0] == "large" and not Path(study).suffix:
         from analysis.studies import large
 
         terminal.print_large(large.table(results), large.GPUS)
