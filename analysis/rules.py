@@ -196,7 +196,8 @@ def _grids(runs: pd.DataFrame) -> Callable[[str], Grid]:
 class Judge:
     """One hypothesis and what is known of its comparisons, whose bounds are found once.
 
-    grid: of the metric that it is about; grid_of: of any other. For the rest see `test`.
+    grid: of the metric that it is about; grid_of: of any other, where a comparison needs one. For
+    the rest see `test`.
     problem: why it cannot be tested.
     """
 
@@ -209,7 +210,7 @@ class Judge:
     declared: str = ""
     problem: str = ""
     bounds: list[Bounds] = field(default_factory=list)
-    grid_of: Callable[[str], Grid] = field(kw_only=True)
+    grid_of: Callable[[str], Grid] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         one = self.hypothesis
@@ -232,6 +233,8 @@ class Judge:
         if isinstance(comparison, Slope):
             return slopes.bounds(comparison, self.grid, rng)
         if isinstance(comparison, Correlation):
+            if self.grid_of is None:
+                raise ComparisonError(f"needs runs with {comparison.of}")
             return correlations.bounds(comparison, self.grid_of(comparison.of), self.grid, rng)
         if comparison.of == "spread":
             return comparisons.spread(self.grid, comparison.weights)

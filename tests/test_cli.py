@@ -205,7 +205,7 @@ def test_figures_says_what_it_made_and_what_is_not_there(tmp_path):
     done = aba(*command)
     assert done.returncode == 0, done.stderr
     assert "isolation on digits: 3 figures, 4 tables in" in done.stdout
-    assert "no results of tension, frozen, benchmark" in done.stdout
+    assert "no results of tension, frozen, groups" in done.stdout
     asked = aba(*command, "benchmark")
     assert asked.returncode == 1 and "run: aba run benchmark" in asked.stderr
     assert aba("figures", "--results", str(tmp_path / "none")).returncode == 1
