@@ -178,4 +178,5 @@ def test_a_recorded_step_draws_new_masks_at_each_replay():
             one.set(number, rows)
         called()
         replay()
-        assert torch.equal(called.replicas.parameters, recorded.replicas.parameters), number
+        # Called, the loss may come from C and differ in its last bits; other masks differ in all.
+        torch.testing.assert_close(called.replicas.parameters, recorded.replicas.parameters)
