@@ -46,7 +46,8 @@ class Claim:
     """One published claim and what decides it here.
 
     hypotheses: names of declared hypotheses, "not NAME" where the claim denies one. run: the
-    command that makes their results. ranks_of: the study whose 27 adjustments, alone, are to rank
+    command that makes their results. only: the data sets that it is about, all where it names none.
+    ranks_of: the study whose 27 adjustments, alone, are to rank
     alike on every two data sets. exact: tests, as "tests/test_x.py::test_y", where it holds by
     arithmetic. untested: why nothing here decides it.
     """
@@ -58,6 +59,7 @@ class Claim:
     hypotheses: tuple[str, ...] = ()
     run: str = ""
     ranks_of: str = ""
+    only: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     untested: str = ""
 
@@ -77,6 +79,7 @@ def claims() -> tuple[Claim, ...]:
             tuple(decided[row["id"]].get("hypotheses", ())),
             decided[row["id"]].get("run", ""),
             decided[row["id"]].get("ranks_of", ""),
+            tuple(decided[row["id"]].get("only", ())),
             tuple(decided[row["id"]].get("exact", ())),
             decided[row["id"]].get("untested", ""),
         )
@@ -145,6 +148,7 @@ def ledger(
         found = [
             {**of_claim, "dataset": dataset, **_row(study, verdict, tested, NOT in name)}
             for dataset, entries in verdicts.items()
+            if dataset in (claim.only or verdicts)
             for name in claim.hypotheses
             for study, verdict, tested in entries.get(name.removeprefix(NOT), [])
         ]

@@ -154,3 +154,10 @@ def test_ranks_that_carry_over_are_told_for_every_two_data_sets(tmp_path):
     }
     assert rows["estimate"].abs().min() > 0.95
     assert (rows["test_verdict"] == rows["verdict"]).all()
+
+
+def test_a_claim_about_some_data_sets_is_not_decided_on_others(results, monkeypatch):
+    claim = next(one for one in claims.claims() if "middle-helps" in one.hypotheses)
+    for only, where in (((), "digits"), (("news",), "")):
+        monkeypatch.setattr(claims, "claims", lambda o=only: (replace(claim, only=o),))
+        assert set(claims.ledger(results)["dataset"]) == {where}

@@ -39,7 +39,10 @@ def test_datasets_lists_all_and_what_is_bundled():
     [
         (["rn"], "No such command 'rn'"),
         (["run"], "Missing argument 'STUDY'"),
-        (["run", "isolatoin"], "unknown study 'isolatoin' (did you mean 'isolation'?); known: isolation, tension"),
+        (
+            ["run", "isolatoin"],
+            "unknown study 'isolatoin' (did you mean 'isolation'?); known: isolation",
+        ),
         (["run", "isolation", "--dataset", "minst"], "unknown dataset 'minst'; known: digits"),
         (["run", "isolation", "--seeds", "x"], "'--seeds'"),
         (["run", "isolation", "--set", "epoch=3"], "unknown config field 'epoch'; known:"),
@@ -50,7 +53,10 @@ def test_datasets_lists_all_and_what_is_bundled():
         (["run", "isolation", "--device", "tpu"], "unknown device 'tpu'; known: auto, cpu, cuda"),
         (["run", "isolation", "--engine", "dask"], "unknown engine 'dask'; known: auto, processes"),
         (["run", "isolation", "--engine", "my:engine"], "engine 'my:engine': cannot import 'my'"),
-        (["plan", "isolatoin"], "unknown study 'isolatoin' (did you mean 'isolation'?); known: isolation, tension"),
+        (
+            ["plan", "isolatoin"],
+            "unknown study 'isolatoin' (did you mean 'isolation'?); known: isolation",
+        ),
         (["plan", "isolation", "--effect", "0"], "effect is 0; allowed: numbers above 0"),
         (["plan", "isolation", "--metric", "loss"], "unknown metric 'loss'; known: validation"),
         (
