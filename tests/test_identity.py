@@ -243,4 +243,5 @@ def test_defaults_are_part_of_every_result():
         config.pop("card") is None and aba.pop("lagged") is False
     )  # came later: keys leave them out
     assert (short_hash(config), short_hash(aba)) == ("ce2e5bb928bf", "62235a0685ba")
-    assert Method().version == Augmentation.version == 1
+    assert Method().version == MENDABA.version == 1
+    assert replace(MENDABA, site="2").version == 2  # runs without its gradient are not found
