@@ -392,17 +392,18 @@ def whole_files(folder: Path, name: str) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Files:
-    """How figures are written. style: "paper" for printed columns or "talk" for slides; where none
-    is given, what suits the width."""
+    """How figures are written. width: "" for each figure's own. style: "paper" for printed columns
+    or "talk" for slides; where none is given, what suits the width."""
 
     formats: Sequence[str] = FORMATS
-    width: str = "single"
+    width: str = ""
     style: str = ""
 
     def __post_init__(self) -> None:
         if not self.style:
             object.__setattr__(self, "style", "talk" if self.width == "slide" else "paper")
-        _check("width", self.width, figures.WIDTHS)
+        if self.width:
+            _check("width", self.width, figures.WIDTHS)
         _check("style", self.style, figures.STYLES)
         for name in self.formats:
             _check("format", name, FORMATS)
@@ -412,6 +413,12 @@ class Files:
             raise ExportError(
                 "style talk does not fit width single; allowed with it: double, slide"
             )
+
+    def width_of(self, exhibit: Exhibit) -> str:
+        """The width that an exhibit is drawn at: what is given, or its own; text for slides does
+        not fit a single column."""
+        own = "double" if self.style == "talk" else exhibit.width
+        return self.width or own
 
 
 def _check(what: str, value: str, known: Sequence[str]) -> None:
@@ -423,7 +430,8 @@ def command(results: str | Path, dataset: str, look: Look, files: Files, preset:
     """The command line that makes an exhibit, whatever the folder it is written to."""
     usual = Look()
     words = ["aba", "figures", "--results", str(results), "--dataset", dataset]
-    words += ["--format", ",".join(files.formats), "--width", files.width, "--style", files.style]
+    words += ["--format", ",".join(files.formats)]
+    words += ["--width", files.width] * bool(files.width) + ["--style", files.style]
     for name in ("metric", "confidence", "seed"):
         if getattr(look, name) != getattr(usual, name):
             words += [f"--{name}", str(getattr(look, name))]
@@ -453,7 +461,7 @@ def write(
     .csv, the command, the toolkit's version. figure: where it is drawn already. files: by default
     every format, at the exhibit's own width.
     """
-    files = files or Files(width=exhibit.width)
+    files = files or Files()
     folder = Path(out) / ("figures" if exhibit.draw else "tables")
     facts: dict[str, Any] = {
         "name": exhibit.name,
@@ -469,7 +477,7 @@ def write(
         if exhibit.draw is None:
             paths = tables.save_table(exhibit.data, stem, exhibit.digits, exhibit.columns)
         else:
-            drawn = figure or draw(exhibit, files.width, files.style)
+            drawn = figure or draw(exhibit, files.width_of(exhibit), files.style)
             size = [
                 round(float(x) * figures.MILLIMETRES_PER_INCH, 1) for x in drawn.get_size_inches()
             ]

@@ -325,7 +325,7 @@ def test_sets_without_their_members_say_what_they_need(tmp_path):
         ({"style": "poster"}, "unknown style 'poster'; known: paper, talk"),
         ({"formats": ["jpg"]}, "unknown format 'jpg'; known: pdf, svg, png"),
         ({"formats": []}, "no format; known"),
-        ({"style": "talk"}, "style talk does not fit width single"),
+        ({"style": "talk", "width": "single"}, "style talk does not fit width single"),
     ],
 )
 def test_a_wrong_choice_is_one_line_before_anything_is_written(choice, message):

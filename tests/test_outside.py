@@ -561,7 +561,6 @@ def test_data_models_and_metrics_that_cannot_be_are_one_line(folder, capsys, cha
     [
         ("numbers", "class_score", "target is 'class_score'; allowed for a regression task: loss"),
         ("numbers", "true_class", "target is 'true_class'; allowed for a regression task: loss"),
-        ("labels", "true_class", "target is 'true_class'; allowed for a multilabel task: loss, cl"),
     ],
 )
 def test_a_target_that_the_task_does_not_have_is_refused(folder, capsys, data, target, message):

@@ -109,8 +109,12 @@ def figures_(
     ] = None,
     format: Annotated[str, typer.Option(help="Formats, separated by commas.")] = "pdf,svg,png",
     width: Annotated[
-        str, typer.Option(help="Width: single (85 mm), double (175 mm) or slide (254 × 143 mm).")
-    ] = "single",
+        str | None,
+        typer.Option(
+            help="Width: single (85 mm), double (175 mm) or slide (254 × 143 mm).  "
+            "[default: each figure's own]"
+        ),
+    ] = None,
     style: Annotated[
         str | None, typer.Option(help="Style: paper or talk.  [default: talk for slides]")
     ] = None,
@@ -150,7 +154,7 @@ def figures_(
         studies or (),
         dataset or (),
         files=exhibits.Files(
-            [name.strip() for name in format.split(",") if name.strip()], width, style or ""
+            [name.strip() for name in format.split(",") if name.strip()], width or "", style or ""
         ),
         look=exhibits.Look(metric, confidence, seed),
         preset=preset,
