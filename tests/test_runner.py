@@ -474,7 +474,7 @@ def test_a_wrong_arm_is_named_before_anything_runs(tmp_path, arm, message):
     [
         ({"epoch": 3}, "unknown config field 'epoch'; known: batch_norm"),
         ({"epochs": 0}, "epochs is 0.0; allowed"),
-        ({"model": "resnet"}, "unknown model 'resnet'; known: linear, mlp"),
+        ({"model": "resnet"}, "unknown model 'resnet' (did you mean 'resnet18'?); known: linear"),
         ({"model": "text_cnn"}, "input shape (1, 8, 8) for model 'text_cnn'"),
         ({"batch_size": 101}, "batch_size is 101; allowed: up to the 100"),
         ({"subset": "huge"}, "unknown subset 'huge'"),
