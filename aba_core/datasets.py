@@ -28,7 +28,7 @@ from torch import Tensor
 from aba_core import measurements
 from aba_core.cut_data import find_cut, place_of, write_cut
 from aba_core.identity import meant
-from aba_core.large_data import LARGE
+from aba_core.large_data import LARGE, read_large
 from aba_core.measurements import Measurements, read_breast_cancer
 from aba_core.pictures import (
     Pictures,
@@ -350,7 +350,7 @@ def load_dataset(
     Raises DatasetError: unknown name, subset or embedding; a damaged file; no file and no network.
     """
     if name in LARGE:
-        return _large(name, subset, subset_seed, tokens, data_places(cache, mirror))
+        return read_large(name, subset, subset_seed, tokens, data_places(cache, mirror))
     if name not in DATASETS:
         known = (*DATASETS, *LARGE)
         raise DatasetError(
@@ -381,8 +381,7 @@ def cut_dataset(
 ) -> tuple[Path, int]:
     """Write one subset with validation and test as a file that `load_dataset` finds in a mirror at
     this folder; the file and its bytes. Raises DatasetError as `load_dataset` does."""
-    places = data_places(None, None)
-    arrays = _arrays(DATASETS[name], subset, subset_seed, "auto", places)
+    arrays = _arrays(DATASETS[name], subset, subset_seed, "auto", data_places(None, None))
     path = Path(folder) / place_of(name, subset, subset_seed)
     return path, write_cut(arrays, path)
 
@@ -416,20 +415,6 @@ def _arrays(
         of_part = {"samples": samples[at], "labels": raw.labels[at], "index": index[at]}
         arrays |= {f"{part}_{what}": values for what, values in of_part.items()}
     return arrays | {"notes": np.array(raw.notes, dtype=str)}
-
-
-def _large(name: str, subset: str, subset_seed: int, tokens: int, places: Places) -> Splits:
-    """One of the larger data sets, by the module that reads it."""
-    if subset not in LARGE[name].subsets:
-        known = LARGE[name].subsets
-        allowed = ", ".join(f"{key} ({size})" for key, size in known.items())
-        raise DatasetError(
-            f"unknown subset {subset!r} of {name}{meant(subset, known)}; known: {allowed}"
-        )
-    if tokens:
-        raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
-    splits: Any = LARGE[name].read(name, subset, subset_seed, places)
-    return splits
 
 
 def dataset_status(

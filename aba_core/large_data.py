@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from aba_core.identity import load
-from aba_core.sources import Places, find_file
+from aba_core.identity import load, meant
+from aba_core.sources import DatasetError, Places, find_file
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,17 @@ LARGE: dict[str, LargeInfo] = {
     "ptb-xl-form": _ecg("form", 19),
     "ptb-xl-rhythm": _ecg("rhythm", 12),
 }
+
+
+def read_large(name: str, subset: str, subset_seed: int, tokens: int, places: Places) -> Any:
+    """The splits of one of the larger data sets, by the module that reads it. Raises
+    DatasetError."""
+    known = LARGE[name].subsets
+    if subset not in known:
+        allowed = ", ".join(f"{key} ({size})" for key, size in known.items())
+        raise DatasetError(
+            f"unknown subset {subset!r} of {name}{meant(subset, known)}; known: {allowed}"
+        )
+    if tokens:
+        raise DatasetError(f"tokens is {tokens}, but {name} has no texts; allowed: 0")
+    return LARGE[name].read(name, subset, subset_seed, places)

@@ -112,7 +112,7 @@ def blocks(results: Path = SHIPPED) -> dict[str, dict[str, str]]:
         for name, of_dataset in judged.items()
         if any(latest(of_dataset, one) for one in of_dataset)
     }
-    for study in ("comparators", "variance"):
+    for study in ("comparators", "variance", "regimes", "attributions", "card"):
         for dataset in judged:
             table = exhibit_table(study, dataset, study, results)
             if table:

@@ -90,7 +90,7 @@ def test_more_seeds_continue_the_same_study_and_other_settings_do_not():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("isolatoin",), "unknown study 'isolatoin'; known: isolation, tension"),
+        (("isolatoin",), "unknown study 'isolatoin' (did you mean 'isolation'?); known"),
         (("isolation", "minst"), "unknown dataset 'minst'; known: digits, mnist"),
         (("isolation", "digits", "huge"), "unknown preset 'huge'; known: quick, standard"),
         (("isolation", "digits", "published"), "preset 'published' does not exist for 'digits'"),
