@@ -106,7 +106,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # What is judged within subsets needs three of them.
         seeds = (0, 1, 2) if study.hypotheses else (0, 1)
         changes: dict[str, Any] = {"config": {**study.config, "epochs": 1}, "seeds": seeds}
-        changes["arms"] = tuple(replace(arm, config=()) for arm in study.arms)  # none has more
+        # None has more but those that are to differ by it.
+        changes["arms"] = tuple(
+            replace(a, config={"epochs": 2} if a.config else ()) for a in study.arms
+        )
         if name == "comparators":
             changes["arms"] = tuple(arm for arm in study.arms if arm.name in COMPARED)
             changes["hypotheses"] = tuple(h for h in study.hypotheses if h.arms <= COMPARED)

@@ -14,8 +14,8 @@ from aba_core import Arm, TrainConfig, load_dataset, train
 from aba_core import quality as of_maps
 from aba_core.quality import Judged
 from analysis import correlations, rules
+from analysis.hypothesis import Correlation, Hypothesis
 from analysis.studies import quality, standard_study
-from analysis.study import Correlation, Hypothesis
 
 CONFIG = TrainConfig(epochs=12, batch_size=20, optimizer="adam", learning_rate=0.005)
 
@@ -242,7 +242,7 @@ def test_a_hypothesis_about_another_column_is_judged_by_it():
         comparisons=({"label": "a − b", "weights": {"m9, judged": 1.0, "m1, judged": -1.0}},),
         n=6,
     )
-    by_quality = Hypothesis(**said, metric="map_diffroar")
+    by_quality = Hypothesis(**said, quantity="map_diffroar")
     found = rules.test(by_quality, runs, np.random.default_rng(0))
     assert found.verdict == "supported" and found.decisive["estimate"] == pytest.approx(24, abs=2)
     assert rules.test(Hypothesis(**said), runs, np.random.default_rng(0)).verdict != "supported"

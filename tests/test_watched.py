@@ -19,17 +19,30 @@ from aba_core.methods import aba as aba_method
 from aba_core.methods.base import stand_ins
 
 OF_TEXTS = ("word-dropout",)
-OF_NORMS = ("advprop", "ghost-batch-norm", "norm-decay")
+OF_NORMS = (
+    *("advprop", "ghost-batch-norm", "norm-decay"),
+    *("batch-group-norm", "example-weighing"),
+)
 FITTING = {"ghost-batch-norm": {"size": 3}}  # half of the batch
 CONFIG = TrainConfig(batch_size=6, epochs=2, optimizer="adam", schedule="cosine")
 
 
 def meta_step(config, arms, splits, parts=False):
     """The step that `train` would take on another device; parts: and the setting it is of."""
-    members = core._members(config, arms, [0, 1])
+    members = core._members(config, arms, [0, 1], None)
     task = core.task_of(splits.task)
     setting = core._Setting(
-        config, splits, core.builder(config, splits), task, task.loss, "cpu", "", False, False, None
+        config,
+        splits,
+        core.builder(config, splits),
+        task,
+        task.loss,
+        "cpu",
+        "",
+        False,
+        False,
+        None,
+        None,
     )
     replicas, setting = core._started(setting, members)
     setting = replace(setting, device="meta", splits=splits.to("meta"))
@@ -89,7 +102,7 @@ def test_metrics_stay_on_their_device(soft, tiny_splits):
         }
         setting = replace(setting, splits=replace(splits, **parts))
     with Watcher():
-        metrics, logits, correct = core._metrics(step.replicas, setting)
+        metrics, logits, correct = core._metrics(step.replicas, setting, None)
     assert logits.device.type == "meta"
     assert {values.device.type for values in (*metrics.values(), *correct.values())} == {"meta"}
 

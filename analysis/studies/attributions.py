@@ -98,12 +98,12 @@ def mapless(placebo: str) -> str:
 def declare(settings: Settings) -> Study:
     """Every map, its placebo, some with target class score, and the comparisons at equal cost, on
     fresh subsets, which seeds share."""
-    samples = SAMPLES[settings.preset]
+    samples = SAMPLES.get(settings.preset, SAMPLES["standard"])
     maps = {method: MAPS[method] for method in (FEW if settings.preset == "quick" else MAPS)}
     n = settings.planned["attributions"]
     return settings.study(
         "attributions",
-        fresh(arms(settings, maps, samples), SHARE[settings.preset]),
+        fresh(arms(settings, maps, samples), SHARE.get(settings.preset, SHARE["standard"])),
         hypotheses=declared(maps, n, samples),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["attributions"])),
         room="analysis.studies.attributions:exhibits",

@@ -61,7 +61,7 @@ def judged(title: str) -> str:
 
 def declare(settings: Settings) -> Study:
     """Every map judged, and ABA with it, on fresh subsets, which seeds share."""
-    samples = SAMPLES[settings.preset]
+    samples = SAMPLES.get(settings.preset, SAMPLES["standard"])
     maps = {method: MAPS[method] for method in (FEW if settings.preset == "quick" else MAPS)}
     with_maps = attributions.arms(settings, maps, samples)
     wanted = {VANILLA, *maps.values()}
@@ -79,7 +79,7 @@ def declare(settings: Settings) -> Study:
     arms = [*(arm for arm in with_maps if arm.name in wanted), *judging]
     return settings.study(
         "quality",
-        fresh(arms, SHARE[settings.preset]),
+        fresh(arms, SHARE.get(settings.preset, SHARE["standard"])),
         hypotheses=declared(maps, settings.planned["quality"], settings.pictures),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["quality"])),
         room="analysis.studies.quality:exhibits",
