@@ -111,15 +111,15 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
         "frozen-digits": frozen_curves(frozen, changes, arm="Vanilla"),
     }
     drawn = {name: ax.figure for name, ax in axes.items()}
-    verdicts = exhibits.of_study("hypotheses", folder, "digits").figures["verdicts"]
-    assert verdicts.draw is not None
-    shown, _, _ = claims.shown(claims.ledger(folder), exhibits.Look())
-    assert shown.draw is not None
-    return {  # type: ignore[dict-item]
-        **drawn,
-        "verdicts-digits": verdicts.draw("double"),
-        "claims": shown.draw("double"),
+    look = exhibits.Look("test_accuracy")
+    shown = {
+        "verdicts-digits": exhibits.of_study("hypotheses", folder, "digits").figures["verdicts"],
+        "regimes-digits": exhibits.of_study("regimes", folder, "digits", look).figures["regimes"],
+        "card-digits": exhibits.of_study("card", folder, "digits", look).figures["card"],
+        "claims": claims.shown(claims.ledger(folder), exhibits.Look())[0],
     }
+    more = {name: one.draw(one.width) for name, one in shown.items() if one.draw is not None}
+    return {**drawn, **more}  # type: ignore[dict-item]
 
 
 def main() -> None:

@@ -86,7 +86,8 @@ def stem(name: str) -> str:
 
 def shown(stem: str) -> str:
     """The name that a figure or table was exported under, without the data set's."""
-    return stem.removesuffix("-digits").removesuffix("-own").removesuffix("-all")
+    bare = stem.removesuffix("-digits")
+    return bare if bare != stem else stem.removesuffix("-own").removesuffix("-all")
 
 
 def read(path: Path) -> dict[str, Any]:
