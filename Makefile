@@ -23,7 +23,7 @@ $(VENV)/.made: requirements.lock requirements-torch.lock pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: venv  ## train the studies on digits and write reports/ (within a minute on 2 cores)
+demo: venv  ## train the studies on digits and write reports/ (little more than a minute on 2 cores)
 	@$(BIN)/aba demo --results $(DEMO_RESULTS) --out $(DEMO_REPORTS)
 
 test: venv  ## every test but the slow ones

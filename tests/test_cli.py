@@ -75,6 +75,16 @@ def test_a_usage_error_is_one_line_that_names_the_value_and_exits_with_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_the_demo_writes_every_report(tmp_path):
+    done = aba("demo", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {
+        path.name.split("-")[0].removesuffix(".html") for path in (tmp_path / "o").glob("*.html")
+    }
+    assert pages == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} | {"index"}
+
+
 def test_version_is_the_packages():
     done = aba("--version")
     assert done.returncode == 0 and done.stdout == f"aba {version('aba-toolkit')}\n"
