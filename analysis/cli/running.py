@@ -315,8 +315,9 @@ LONGEST = ("00_claims", "06_hypotheses", "09_your_own", "07_mechanism", "10_comp
 def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None:
     """Train three studies on digits and write every report.
 
-    Takes little more than a minute. Trains isolation, tension and frozen with preset quick; finished runs are
-    kept. The other reports show the shipped results, because their studies take longer.
+    Takes little more than a minute. Trains isolation, tension and frozen with preset quick;
+    finished runs are kept. The other reports show the shipped results, because their studies take
+    longer.
 
     \b
     Examples:
