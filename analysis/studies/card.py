@@ -244,15 +244,17 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """Each arm's gains and harms in a sentence, harms as prominently as gains."""
+    """Each arm's gains, by aspect, and its harms, by name, in a sentence."""
     lines = []
     for arm, part in table[table["verdict"] != ""].groupby("arm", sort=False):
-        said = []
-        for verdict, word in (("gain", "better"), ("harm", "worse")):
-            names = part.loc[part["verdict"] == verdict, "label"].tolist()
-            said.append(f"{word} in {tables.listed(names) if names else 'nothing'}")
-        rest = int(part["verdict"].isin(["open", "negligible"]).sum())
-        lines.append(f"{arm}: {said[0]}; {said[1]}; {rest} of {len(part)} open or negligible.")
+        better, worse = (part[part["verdict"] == verdict] for verdict in ("gain", "harm"))
+        aspects = better["aspect"].unique().tolist()
+        where = f" ({tables.listed(aspects)})" if aspects else ""
+        names = tables.listed(worse["label"].tolist()) if len(worse) else "none"
+        lines.append(
+            f"{arm} is better in {len(better)} of {len(part)} quantities{where} and worse in "
+            f"{len(worse)}: {names}."
+        )
     return lines
 
 
