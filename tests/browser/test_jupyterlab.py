@@ -238,7 +238,7 @@ class Explorer:
         self.seconds: dict[str, float] = {}
 
     def source(self) -> str:
-        return self.box.locator("img").get_attribute("src")
+        return self.box.locator("img").first.get_attribute("src")  # below it: all maps
 
     def message(self) -> str:
         return self.box.locator(".widget-html").last.inner_text()
