@@ -106,7 +106,7 @@ def _pictures(axes: Sequence[Axes], like: View) -> Update:
         images.append(ax.imshow(picture(like.x), cmap=colours, aspect=aspect))
     images[1].set_clim(-1, 1)
     images[2].set_clim(-channels, channels)
-    axes[1].set_xlabel("Orange: raising it raises the loss", fontsize=6.5)
+    axes[1].set_xlabel("Brown: raising it raises the loss", fontsize=6.5)
     counts = [
         axes[2].text(
             *(place, -0.05, ""),
