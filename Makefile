@@ -30,10 +30,10 @@ test: venv  ## every test but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
 
 test-slow: venv  ## the slow tests too: coverage simulations, published sizes
-	$(BIN)/python -m pytest -m "not browser" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not browser" -n 2 --dist loadfile
 
 test-browser: venv  ## the notebooks in JupyterLab, in a headless Chromium; pictures in build/browser
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.45' || true

@@ -41,6 +41,10 @@ METRICS = ("validation_accuracy", "test_accuracy")
 RANKS_ALIKE = 0.3  # a rank correlation below this is of no use
 
 
+# {hypothesis: (study, verdict by the look's metric, verdict on test)}
+Judged = Mapping[str, Sequence[tuple[str, Verdict, Verdict | None]]]
+
+
 @dataclass(frozen=True)
 class Claim:
     """One published claim and what decides it here.
@@ -125,9 +129,13 @@ def judged(
 
 
 def ledger(
-    results: Path | str, datasets: Sequence[str] = (), look: Look | None = None
+    results: Path | str,
+    datasets: Sequence[str] = (),
+    look: Look | None = None,
+    verdicts: Mapping[str, Judged] | None = None,
 ) -> pd.DataFrame:
-    """One row for each claim, data set and hypothesis that decides it.
+    """One row for each claim, data set and hypothesis that decides it. verdicts: from `judged`, by
+    data set, where they are known already.
 
     Columns: claim, section, text; dataset ("" for what no data decide); hypothesis, study; verdict,
     "not tested" or "exact"; comparison, estimate (in its measure) with interval, n, scope;
@@ -141,7 +149,8 @@ def ledger(
         if name not in present:
             known = ", ".join(present) or "none"
             raise ResultsError(f"no studies on {name} in {results}; there: {known}")
-    verdicts = {name: judged(results, name, look) for name in datasets or present}
+    if verdicts is None:
+        verdicts = {name: judged(results, name, look) for name in datasets or present}
     rows: list[dict[str, Any]] = []
     for claim in claims():
         of_claim = {"claim": claim.id, "section": claim.section, "text": claim.text}

@@ -117,7 +117,7 @@ def blocks(results: Path = SHIPPED) -> dict[str, dict[str, str]]:
             table = exhibit_table(study, dataset, study, results)
             if table:
                 of_results[f"{study} on {dataset}"] = table
-    ledger = claims.ledger(results)
+    ledger = claims.ledger(results, verdicts=judged)
     of_results["claims"] = "\n".join(f"- {line}" for line in claims.sentences(ledger))
     return {"readme": {"verdicts": questions(judged)}, "results": of_results}
 

@@ -43,9 +43,6 @@ from analysis.cluster import engine, schedulers, slurm, worker
 from analysis.engines import EngineError
 from analysis.study import Study, StudyError
 
-# A cluster for all tests of this file: they stay in one process.
-pytestmark = pytest.mark.xdist_group("cluster")
-
 ROOT = Path(__file__).parents[1]
 ARMS = (
     Arm.of("vanilla"),

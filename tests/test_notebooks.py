@@ -17,8 +17,6 @@ from analysis.reports import Outcome
 from analysis.studies import card, standard_study
 from analysis.study import settings_of
 
-# Executing them is the slow part: with `--dist loadgroup` one worker does it once.
-pytestmark = pytest.mark.xdist_group("notebooks")
 NAMES = reports.notebooks()
 FIGURES = {
     "00_claims": {"claims"},

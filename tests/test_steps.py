@@ -128,7 +128,8 @@ def test_a_recorded_step_replays_as_it_runs(case, tiny_splits, like_a_gpu):
                     value.copy_(kept)
             replay()
         for value, other in zip(state(called), state(recorded), strict=True):
-            assert torch.equal(value, other), number
+            # Called, the loss may come from C and differ in its last bits.
+            torch.testing.assert_close(value, other)
     assert bool((called.replicas.parameters[0] != called.replicas.parameters[1]).any())
 
 

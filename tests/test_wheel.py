@@ -15,8 +15,6 @@ from sklearn.datasets import load_wine
 
 from aba_core import installation
 
-# One worker builds.
-pytestmark = pytest.mark.xdist_group("wheel")
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 STUDY = """

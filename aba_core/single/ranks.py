@@ -63,6 +63,12 @@ class Ranks:
         return held[0]
 
 
+def _leave() -> None:
+    """End the group: its threads must outlive no interpreter, nor a rank that others still ask."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 @cache
 def ranks(device: str) -> Ranks:
     """The ranks of this process, which joins the others at the first call.
@@ -77,5 +83,5 @@ def ranks(device: str) -> Ranks:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
-        atexit.register(distributed.destroy_process_group)  # its threads outlive no interpreter
+        atexit.register(_leave)
     return Ranks(distributed.get_rank(), distributed.get_world_size())

@@ -52,6 +52,9 @@ def main() -> None:
         curves = [{n: v for n, v in row.items() if n != "seconds"} for row in runs.curve_rows]
         parameters = flat_parameters(runs.model("a", 5))
         torch.save({"rows": rows, "curves": curves, "parameters": parameters}, given.out)
+    if torch.distributed.is_initialized():  # together: a rank that others still ask must not end
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def with_dropout() -> torch.nn.Module:
