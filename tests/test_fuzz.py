@@ -438,6 +438,8 @@ def harm(folder: Path, kind: str, which: int, how: Any) -> None:
         (folder.parent / "changed.parquet").unlink(missing_ok=True)
     elif kind == "declaration":
         declared = sorted(folder.glob("studies/*.json"))[which % 2]
+        if not declared.is_file():  # a link to what has no end, from the harm before
+            return
         said = json.loads(declared.read_text())
         ways = places(said)
         *way, last = ways[how[1] % len(ways)]

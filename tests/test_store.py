@@ -69,7 +69,10 @@ def content(folder: Path) -> tuple[dict[str, set[frozenset]], list[object]]:
 
 def test_the_shipped_results_are_as_they_were_written():
     findings = verify(SHIPPED)
-    assert findings.problems == findings.notes == ()
+    assert findings.problems == ()
+    # Where the files of a data set are absent, the keys of its runs cannot be made again.
+    assert [note for note in findings.notes if not note.endswith(", not here")] == []
+    assert not findings.notes or not os.environ.get("ABA_DATA_MIRROR")
     assert (findings.files, findings.runs) == (196, 49444)
 
 
