@@ -129,25 +129,24 @@ class Engine:
         rates = rates_of(name)
         while todo := rest.pop() if rest else next(((c, sys.maxsize) for c in waiting), None):
             chunk, most = todo
-            if chunk.config.single is not None:  # one run, kept by its checkpoints
-                rows = self._outcome(process, chunk, report)
-                if isinstance(rows, str):
-                    raise RuntimeError(f"{chunk.name}: {rows}")
-                yield chunk, rows
-                continue
-            demand = demand_of(chunk)
+            # One large model is one run, which takes what it takes and is kept by its checkpoints.
+            demand = demand_of(chunk) if chunk.config.single is None else None
             self.pace.each = None
             while chunk.runs:
-                fitting = min(most, demand.fitting(SHARE * free))
-                fitting = min(fitting, self.pace.runs(demand, rates, chunk.graphs))
-                size = evenly(fitting, len(chunk.runs), len(chunk.seeds))
+                size = 1
+                if demand is not None:
+                    fitting = min(most, demand.fitting(SHARE * free))
+                    fitting = min(fitting, self.pace.runs(demand, rates, chunk.graphs))
+                    size = evenly(fitting, len(chunk.runs), len(chunk.seeds))
                 part = replace(chunk, runs=chunk.runs[:size])
                 rows = self._outcome(process, part, report)
                 if isinstance(rows, str):
                     self._fewer(chunk, size, rows, rest, name)
                     yield None
                     return
-                self.pace.learn(size, demand.seconds(size, rates, chunk.graphs), _seconds(rows))
+                if demand is not None:
+                    predicted = demand.seconds(size, rates, chunk.graphs)
+                    self.pace.learn(size, predicted, _seconds(rows))
                 chunk = replace(chunk, runs=chunk.runs[size:])
                 yield part, rows
 

@@ -6,7 +6,7 @@ They are part of a study, declared and hashed before its runs; `rules` judges th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pydantic import (
@@ -87,6 +87,17 @@ class Contrast(_Declared):
         """Arms that must have runs."""
         named = set() if self.unit == "measured" else set(self.weights)
         return named.union(*self.minus_best_of)
+
+
+def minus(arm: str, other: str, label: str = "") -> Contrast:
+    """The difference of two arms, labelled with their names unless something else is given."""
+    return Contrast(label=label or f"{arm} − {other}", weights={arm: 1.0, other: -1.0})
+
+
+def minus_best(arm: str, reference: str, others: Iterable[str]) -> Contrast:
+    """An arm less the best of the others, whichever that is. reference: what they are called."""
+    best = (tuple(others),)
+    return Contrast(label=f"{arm} − {reference}", weights={arm: 1.0}, minus_best_of=best)
 
 
 class Slope(_Declared):

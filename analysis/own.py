@@ -29,7 +29,7 @@ from matplotlib.axes import Axes
 from aba_core.arms import METHODS, PLACEBO_TITLES, PUBLISHED_METHODS, VANILLA, Arm, TrainConfig
 from analysis import exhibits, figures, rules, runner, tables, tuning
 from analysis.comparisons import ComparisonError
-from analysis.hypothesis import Contrast, Hypothesis
+from analysis.hypothesis import Contrast, Hypothesis, minus
 from analysis.rules import Verdict
 from analysis.studies.arms import arms_table, difference_table
 from analysis.studies.verdicts import verdict_height, verdict_plot
@@ -273,19 +273,19 @@ def _hypotheses(n: int, margin: float, others: Sequence[str]) -> tuple[Hypothesi
             "aba-helps",
             "Some form of ABA beats training without.",
             "any",
-            [_minus(arm, VANILLA) for arm in ABA_ARMS],
+            [minus(arm, VANILLA) for arm in ABA_ARMS],
         ),
         (
             "map-matters",
             "The sample's own map beats every placebo.",
             "all",
-            [_minus("All", placebo) for placebo in PLACEBOS.values()],
+            [minus("All", placebo) for placebo in PLACEBOS.values()],
         ),
         (
             "beats-others",
             "All adjustments beat every other regulariser.",
             "all",
-            [_minus("All", other) for other in others],
+            [minus("All", other) for other in others],
         ),
     )
     estimand = "difference of mean test accuracies within training subsets"
@@ -296,10 +296,6 @@ def _hypotheses(n: int, margin: float, others: Sequence[str]) -> tuple[Hypothesi
         )
         for name, statement, rule, contrasts in said
     )  # fmt: skip
-
-
-def _minus(arm: str, other: str) -> Contrast:
-    return Contrast(label=f"{arm} − {other}", weights={arm: 1.0, other: -1.0})
 
 
 def judged(

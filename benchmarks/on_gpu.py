@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from aba_core import METHODS, Arm, TrainConfig, convolutions, train
+from aba_core.architecture import first_line
 from aba_core.datasets import Splits
 from aba_core.methods.base import stand_ins
 from aba_core.models import MODELS
@@ -177,7 +178,7 @@ def run_cases(stage: str, device: str, out: Path, until: float) -> bool:
         try:
             found = case()
         except Exception as error:  # whatever an untried device says
-            found = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+            found = {"error": f"{type(error).__name__}: {first_line(error)[:200]}"}
         done[name] = {**found, "seconds_taken": round(time.monotonic() - began, 2)}
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(done, indent=1) + "\n")

@@ -89,3 +89,24 @@ def test_the_engine_by_name_trains_chunks_like_any_other(chunk, monkeypatch):
     assert part.runs == on_cpu.runs
     for row, own in zip(rows["runs"], expected["runs"], strict=True):
         assert row["validation_loss"] == own["validation_loss"] and row["key"] == own["key"]
+
+
+@pytest.fixture(scope="module")
+def large():
+    study = Study(
+        name="large", dataset="digits", seeds=(0,), arms=[{"name": "vanilla"}],
+        config={"epochs": 1, "batch_size": 20, "trainer": "single"},
+    )  # fmt: skip
+    (chunk,) = plan.resolve(study, "cuda").chunks
+    return chunk
+
+
+def test_one_large_model_is_a_part_whatever_replicas_would_demand(large, monkeypatch):
+    monkeypatch.setattr(gpu, "demand_of", lambda chunk: pytest.fail("it is no replica"))
+    ((part, rows),) = trained(large, small_device.be_quick)
+    assert part.runs == large.runs and len(rows["runs"]) == 1
+
+
+def test_one_large_model_that_does_not_fit_is_an_error(large):
+    with pytest.raises(MemoryError, match="a single run does not fit on made up: CUDA out of mem"):
+        trained(large, small_device.never_fit)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -310,11 +311,8 @@ def test_pretrained_weights_come_from_a_file_of_known_hash(tmp_path):
         train(replace(config, model={**use, "sha256": "00"}), [Arm("a")], [0], splits=splits)
 
 
-def test_a_library_that_is_not_installed_is_named():
-    from importlib.util import find_spec
-
-    if find_spec("torchvision"):
-        pytest.skip("torchvision is installed")
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not
     use = {"use": "aba_core.networks:of_library", "library": "torchvision", "name": "resnet50"}
     splits = splits_from(RNG.normal(size=(30, 3, 16, 16)), RNG.integers(0, 3, 30))
     with pytest.raises(ValueError, match=r"needs torchvision.*'aba-toolkit\[vision\]'"):

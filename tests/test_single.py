@@ -19,6 +19,7 @@ from oracles.tiny_data import make_splits
 from torch import nn
 
 from aba_core import CHALLENGER, FASTABA, MENDABA, Arm, TrainConfig, train
+from aba_core.single import transforms
 from aba_core.single.transforms import Transforms
 from aba_core.streams import streams_from
 from aba_core.trainers import Single
@@ -319,17 +320,11 @@ def test_transforms_act_before_the_method_and_change_the_run():
     assert torch.equal(one, again) and not torch.equal(one, none)
 
 
-def test_randaugment_without_torchvision_says_what_is_missing():
-    if "torchvision" in sys.modules or _has_torchvision():
-        pytest.skip("torchvision is installed")
+def test_randaugment_without_torchvision_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
+    transforms._randaugment.cache_clear()
     with pytest.raises(ValueError, match=r"needs torchvision.*install 'aba-toolkit\[vision\]'"):
         trained(single(transforms="randaugment"))
-
-
-def _has_torchvision() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("torchvision") is not None
 
 
 # --- what may be said ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ the map. At equal cost each map is trained for as many passes as another, by mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from aba_core.arms import PLACEBO_TITLES, VANILLA, WITH_SAMPLES, Arm
 from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis
+from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.study import FRESH_SEED, Settings, Study
@@ -164,14 +164,6 @@ def at_equal_cost(maps: Mapping[str, str], samples: int) -> dict[str, str]:
 # --- what is claimed -----------------------------------------------------------------------------
 
 
-def _minus(a: str, b: str) -> Contrast:
-    return Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0})
-
-
-def _minus_best(name: str, label: str, others: Iterable[str]) -> Contrast:
-    return Contrast(label=f"{name} − {label}", weights={name: 1.0}, minus_best_of=(tuple(others),))
-
-
 def declared(maps: Mapping[str, str], n: int, samples: int) -> tuple[Hypothesis, ...]:
     """What the study is to decide, on n runs an arm."""
     parts = (*_of_maps(maps), *_of_cost(maps, samples), *_of_lagged())
@@ -187,34 +179,34 @@ def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
             name="every-map-helps",
             statement="All adjustments beat training without, whichever map they are led by.",
             estimand="mean accuracy of All with each map less that of Vanilla",
-            comparisons=tuple(_minus(title, VANILLA) for title in titles),
+            comparisons=tuple(minus(title, VANILLA) for title in titles),
         ),
         dict(
             name="maps-beat-placebos",
             statement="Some map beats the same map of another sample.",
             estimand="mean accuracy of All with each map less that with another sample's, a family",
-            comparisons=tuple(_minus(title, placebo_of(title)) for title in titles),
+            comparisons=tuple(minus(title, placebo_of(title)) for title in titles),
             rule="any",
         ),
         dict(
             name="maps-beat-random-features",
             statement="Some map beats random features.",
             estimand="mean accuracy of All with each map less that with random features, a family",
-            comparisons=tuple(_minus(title, mapless("random")) for title in titles),
+            comparisons=tuple(minus(title, mapless("random")) for title in titles),
             rule="any",
         ),
         dict(
             name="some-map-beats-gradient",
             statement="Some map beats the gradient, at as many steps.",
             estimand="mean accuracy of All with each other map less that with the gradient",
-            comparisons=tuple(_minus(title, GRADIENT) for title in titles if title != GRADIENT),
+            comparisons=tuple(minus(title, GRADIENT) for title in titles if title != GRADIENT),
             rule="any",
         ),
         dict(
             name="finer-maps-beat-gradient",
             statement="LRP or integrated gradients beat the gradient, at as many steps.",
             estimand="mean accuracy of All with each less that with the gradient, a family",
-            comparisons=tuple(_minus(title, GRADIENT) for title in finer),
+            comparisons=tuple(minus(title, GRADIENT) for title in finer),
             rule="any",
         ),
         dict(
@@ -224,7 +216,7 @@ def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
             estimand="mean accuracy of All with each less that with the gradient or the gradient "
             "times the input",
             comparisons=tuple(
-                _minus(MAPS[method], MAPS[cheap]) for method, cheap in REFINED.items()
+                minus(MAPS[method], MAPS[cheap]) for method, cheap in REFINED.items()
             ),
         ),
         dict(
@@ -255,7 +247,7 @@ def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
             "beat the best of all other maps.",
             estimand="mean accuracy of All with either less that with the best other map, "
             "whichever that is, each trained for as many passes as the gradient",
-            comparisons=tuple(_minus_best(name, "the best other map", others) for name in cheap),
+            comparisons=tuple(minus_best(name, "the best other map", others) for name in cheap),
         ),
         dict(
             name="some-map-beats-gradient-at-equal-cost",
@@ -263,7 +255,7 @@ def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
             estimand="mean accuracy of All with each other map, trained for as many passes, less "
             "that with the gradient",
             comparisons=tuple(
-                _minus(arm, GRADIENT) for title, arm in equal.items() if title != GRADIENT
+                minus(arm, GRADIENT) for title, arm in equal.items() if title != GRADIENT
             ),
             rule="any",
         ),
@@ -274,7 +266,7 @@ def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
             estimand="mean accuracy of All with the gradient times the input less that with the "
             "best other map, whichever that is, each trained for as many passes",
             comparisons=(
-                _minus_best(
+                minus_best(
                     GRADIENT_X_INPUT,
                     "the best other map",
                     [arm for title, arm in equal.items() if title != GRADIENT_X_INPUT],
@@ -288,7 +280,7 @@ def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
             estimand="mean accuracy of All with each less that with the gradient or the gradient "
             "times the input, trained for as many passes as SmoothGrad takes",
             comparisons=tuple(
-                _minus(MAPS[method], at_cost_of(MAPS[refined], longer))
+                minus(MAPS[method], at_cost_of(MAPS[refined], longer))
                 for method, refined in REFINED.items()
             ),
         ),
@@ -302,7 +294,7 @@ def _of_lagged() -> list[dict[str, Any]]:
             statement="Maps that the sample's last training step left are as good as exact ones.",
             estimand="mean accuracy with lagged maps less that with exact ones, of All and of "
             "FastABA-CE, at as many steps",
-            comparisons=(_minus(LAGGED, GRADIENT), _minus("FastABA-CE, lagged", "FastABA-CE")),
+            comparisons=(minus(LAGGED, GRADIENT), minus("FastABA-CE, lagged", "FastABA-CE")),
             direction="equivalent",
         ),
         dict(
@@ -310,7 +302,7 @@ def _of_lagged() -> list[dict[str, Any]]:
             statement="Lagged maps beat exact ones where both train for as many passes.",
             estimand="mean accuracy of All with lagged maps, trained twice as long, less that with "
             "exact ones",
-            comparisons=(_minus(at_cost_of(LAGGED, GRADIENT), GRADIENT),),
+            comparisons=(minus(at_cost_of(LAGGED, GRADIENT), GRADIENT),),
         ),
     ]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from aba_core.arms import VANILLA, Arm
-from analysis.hypothesis import Contrast, Hypothesis
+from analysis.hypothesis import Contrast, Hypothesis, minus
 from analysis.studies.hypotheses import placebo_name
 from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
@@ -61,12 +61,9 @@ def grid_of(config: dict[str, Any]) -> dict[str, tuple[str | float | int, ...]]:
 
 
 def _declared(trainings: list[str], n: int) -> tuple[Hypothesis, ...]:
-    def minus(label: str, more: str, less: str) -> Contrast:
-        return Contrast(label=label, weights={more: 1.0, less: -1.0})
-
     def gains(of: str) -> tuple[Contrast, ...]:
         return tuple(
-            minus(f"{title}: {of} − {VANILLA}", f"{of}, {title}", f"{VANILLA}, {title}")
+            minus(f"{of}, {title}", f"{VANILLA}, {title}", f"{title}: {of} − {VANILLA}")
             for title in trainings
         )
 
@@ -76,10 +73,7 @@ def _declared(trainings: list[str], n: int) -> tuple[Hypothesis, ...]:
             name="tuning-helps",
             statement="Tuning the training improves training without augmentation.",
             estimand="mean accuracy of Vanilla with its own training less that with the common one",
-            comparisons=tuple(
-                minus(f"{VANILLA}, {title} − {VANILLA}", f"{VANILLA}, {title}", VANILLA)
-                for title in trainings
-            ),
+            comparisons=tuple(minus(f"{VANILLA}, {title}", VANILLA) for title in trainings),
             rule="any",
             n=n,
         ),
@@ -87,7 +81,7 @@ def _declared(trainings: list[str], n: int) -> tuple[Hypothesis, ...]:
             name="augmentation-beats-tuned-vanilla",
             statement="All adjustments with the common training beat Vanilla with a tuned one.",
             estimand="mean accuracy of All less that of tuned Vanilla, same model",
-            comparisons=(minus(f"All − {better}", "All", better),),
+            comparisons=(minus("All", better),),
             n=n,
         ),
         Hypothesis(

@@ -13,7 +13,7 @@ from typing import Any
 
 from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
 from analysis.exhibits import Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis
+from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.studies.hypotheses import placebo_name
@@ -189,14 +189,6 @@ def classes(tried: Tried, layers: tuple[str, ...], values: int) -> tuple[TunedCl
 # --- what is claimed -----------------------------------------------------------------------------
 
 
-def _minus(a: str, b: str) -> Contrast:
-    return Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0})
-
-
-def _all_minus_best(of: str, arms: list[str]) -> Contrast:
-    return Contrast(label=f"All − {of}", weights={ALL: 1.0}, minus_best_of=(tuple(arms),))
-
-
 def declared(kinds: list[str], layers: tuple[str, ...], n: int) -> tuple[Hypothesis, ...]:
     """What the study is to decide, on n subsets. kinds: of the comparators."""
     parts = (
@@ -214,26 +206,26 @@ def _of_published() -> list[dict[str, Any]]:
             name="published-methods-help",
             statement="Each published method beats training without it.",
             estimand="mean accuracy of each of the four published methods less that of Vanilla",
-            comparisons=tuple(_minus(name, VANILLA) for name in names.values()),
+            comparisons=tuple(minus(name, VANILLA) for name in names.values()),
         ),
         dict(
             name="mendaba-beats-challenger",
             statement="MendABA beats Challenger.",
             estimand="mean accuracy of MendABA less that of Challenger",
-            comparisons=(_minus(names["mendaba"], names["challenger"]),),
+            comparisons=(minus(names["mendaba"], names["challenger"]),),
         ),
         dict(
             name="fastaba-is-as-good",
             statement="FastABA is as good as MendABA.",
             estimand="mean accuracy of FastABA less that of MendABA",
-            comparisons=(_minus(names["fastaba"], names["mendaba"]),),
+            comparisons=(minus(names["fastaba"], names["mendaba"]),),
             direction="equivalent",
         ),
         dict(
             name="fastaba-ce-is-better",
             statement="FastABA with the loss as target beats FastABA with a class score.",
             estimand="mean accuracy of FastABA-CE less that of FastABA",
-            comparisons=(_minus(names["fastaba-ce"], names["fastaba"]),),
+            comparisons=(minus(names["fastaba-ce"], names["fastaba"]),),
         ),
     ]
 
@@ -247,7 +239,7 @@ def _of_comparators(kinds: list[str]) -> list[dict[str, Any]]:
             name="comparators-help",
             statement="Some other regulariser beats training without.",
             estimand="mean accuracy of each comparator less that of Vanilla, a family",
-            comparisons=tuple(_minus(title, VANILLA) for title in titles),
+            comparisons=tuple(minus(title, VANILLA) for title in titles),
             rule="any",
         ),
         dict(
@@ -255,13 +247,13 @@ def _of_comparators(kinds: list[str]) -> list[dict[str, Any]]:
             statement="All adjustments beat the best of the cheap comparators, tuned alike.",
             estimand="mean accuracy of All less that of the best of mixup, Gaussian noise, label "
             "smoothing, input dropout and weight decay, whichever that is",
-            comparisons=(_all_minus_best("the best cheap one", cheap),),
+            comparisons=(minus_best(ALL, "the best cheap one", cheap),),
         ),
         dict(
             name="beats-every-comparator",
             statement="All adjustments beat the best of all comparators, tuned alike.",
             estimand="mean accuracy of All less that of the best comparator, whichever that is",
-            comparisons=(_all_minus_best("the best comparator", titles),),
+            comparisons=(minus_best(ALL, "the best comparator", titles),),
         ),
         dict(
             name="adds-to-comparators",
@@ -283,7 +275,7 @@ def _of_comparators(kinds: list[str]) -> list[dict[str, Any]]:
                 name="hand-crafted-is-better",
                 statement="Hand-crafted augmentation beats all adjustments.",
                 estimand="mean accuracy of each hand-crafted augmentation less that of All",
-                comparisons=tuple(_minus(title, ALL) for title in hand_crafted),
+                comparisons=tuple(minus(title, ALL) for title in hand_crafted),
                 rule="any",
             )
         )
@@ -304,7 +296,7 @@ def _of_layers(layers: tuple[str, ...]) -> list[dict[str, Any]]:
             name="hidden-layers-help",
             statement="Augmenting a hidden layer beats training without.",
             estimand="mean accuracy of All at a layer less that of Vanilla",
-            comparisons=tuple(_minus(at_layer(ALL, site), VANILLA) for site in layers),
+            comparisons=tuple(minus(at_layer(ALL, site), VANILLA) for site in layers),
             rule="any",
         ),
         dict(
@@ -312,7 +304,7 @@ def _of_layers(layers: tuple[str, ...]) -> list[dict[str, Any]]:
             statement="Augmenting a hidden layer beats noise of the same norm there.",
             estimand="mean accuracy of All at a layer less that of Gaussian noise there",
             comparisons=tuple(
-                _minus(at_layer(ALL, site), at_layer("Noise", site)) for site in layers
+                minus(at_layer(ALL, site), at_layer("Noise", site)) for site in layers
             ),
             rule="any",
         ),
@@ -329,8 +321,8 @@ def _of_rest(found: tuple[Rest, ...]) -> list[dict[str, Any]]:
             statement="Some further regulariser beats training without.",
             estimand="mean accuracy of each method less that of Vanilla; of batch norm, with it",
             comparisons=(
-                *(_minus(title, VANILLA) for title in others),
-                *(_minus(one.title, VANILLA_NORM) for one in found if one.norm),
+                *(minus(title, VANILLA) for title in others),
+                *(minus(one.title, VANILLA_NORM) for one in found if one.norm),
             ),
             rule="any",
         ),
@@ -338,7 +330,7 @@ def _of_rest(found: tuple[Rest, ...]) -> list[dict[str, Any]]:
             name="beats-further-comparators",
             statement="All adjustments beat the best of the further comparators, tuned alike.",
             estimand="mean accuracy of All less that of the best one without batch norm, whichever",
-            comparisons=(_all_minus_best("the best further one", others),),
+            comparisons=(minus_best(ALL, "the best further one", others),),
         ),
         dict(
             name="adds-to-further-comparators",
@@ -350,27 +342,27 @@ def _of_rest(found: tuple[Rest, ...]) -> list[dict[str, Any]]:
             name="helps-with-batch-norm",
             statement="All adjustments help a model with batch norm.",
             estimand="mean accuracy of All less that of Vanilla, both with batch norm",
-            comparisons=(_minus(ALL_NORM, VANILLA_NORM),),
+            comparisons=(minus(ALL_NORM, VANILLA_NORM),),
         ),
         dict(
             name="early-is-as-good",
             statement="All adjustments in the first half of training are as good as throughout.",
             estimand="mean accuracy of All in the first half of the steps less that of All",
-            comparisons=(_minus("Early All", ALL),),
+            comparisons=(minus("Early All", ALL),),
             direction="equivalent",
         ),
         dict(
             name="early-is-not-late",
             statement="All adjustments early and late in the training differ.",
             estimand="mean accuracy of All in the first half less that in the second half",
-            comparisons=(_minus("Early All", "Late All"),),
+            comparisons=(minus("Early All", "Late All"),),
             direction="different",
         ),
         dict(
             name="copies-help",
             statement="Two changed copies of each sample beat one.",
             estimand="mean accuracy of All with two copies a step less that of All",
-            comparisons=(_minus("All, two copies", ALL),),
+            comparisons=(minus("All, two copies", ALL),),
         ),
     ]
     drawn = "All at a layer drawn at each step"
@@ -380,7 +372,7 @@ def _of_rest(found: tuple[Rest, ...]) -> list[dict[str, Any]]:
                 name="drawn-layers-help",
                 statement="Augmenting a layer drawn at each step beats augmenting the input.",
                 estimand="mean accuracy of All at a drawn layer less that of All at the input",
-                comparisons=(_minus(drawn, ALL),),
+                comparisons=(minus(drawn, ALL),),
             )
         )
     return said

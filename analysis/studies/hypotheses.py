@@ -24,7 +24,7 @@ from aba_core.adjustments import (
 from aba_core.arms import PLACEBO_TITLES, Arm
 from analysis import chance, rules, statistics
 from analysis.exhibits import Collector, Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis, Slope
+from analysis.hypothesis import Contrast, Hypothesis, Slope, minus, minus_best
 from analysis.results import StudyResult
 from analysis.rules import Verdict
 from analysis.studies import frozen, sets
@@ -131,36 +131,26 @@ def _summed(*parts: tuple[float, Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def _minus(a: str, b: str) -> Contrast:
-    return Contrast(label=f"{a} − {b}", weights={a: 1.0, b: -1.0})
-
-
-def _against_best(name: str, reference: str, arms: Sequence[str]) -> Contrast:
-    return Contrast(
-        label=f"{name} − {reference}", weights={name: 1.0}, minus_best_of=(tuple(arms),)
-    )
-
-
 def _of_vanilla() -> list[dict[str, Any]]:
     return [
         dict(
             name="null-arms",
             statement="Reseeding, or one bit of one weight, changes no arm's mean.",
             estimand="mean accuracy of Vanilla less that of Vanilla changed in nothing of matter",
-            comparisons=tuple(_minus(VANILLA, arm) for arm in (*RESEEDED_ARMS, ONE_BIT)),
+            comparisons=tuple(minus(VANILLA, arm) for arm in (*RESEEDED_ARMS, ONE_BIT)),
             direction="equivalent",
         ),
         dict(
             name="augmentation-helps",
             statement="Training with all adjustments beats training without.",
             estimand="mean accuracy of All less that of Vanilla",
-            comparisons=(_minus("All", VANILLA),),
+            comparisons=(minus("All", VANILLA),),
         ),
         dict(
             name="one-adjustment-helps",
             statement="Some adjustment alone beats training without.",
             estimand="mean accuracy of each adjustment but 0 less that of Vanilla, a family of 26",
-            comparisons=tuple(_minus(arm_name(i), VANILLA) for i in range(1, 27)),
+            comparisons=tuple(minus(arm_name(i), VANILLA) for i in range(1, 27)),
             rule="any",
         ),
     ]
@@ -233,7 +223,7 @@ def _of_unions() -> list[dict[str, Any]]:
             estimand="mean accuracy of a group's set less that of its best member, whichever "
             "that is",
             comparisons=tuple(
-                _against_best(name, "its best member", _group_arms(name)) for name in GROUPS
+                minus_best(name, "its best member", _group_arms(name)) for name in GROUPS
             ),
         ),
         dict(
@@ -242,7 +232,7 @@ def _of_unions() -> list[dict[str, Any]]:
             estimand="mean accuracy of a joined set less that of its best group's set, "
             "whichever that is",
             comparisons=tuple(
-                _against_best(name, "its best group", [group.value for group in groups])
+                minus_best(name, "its best group", [group.value for group in groups])
                 for name, groups in unions.items()
             ),
         ),
@@ -253,7 +243,7 @@ def _of_unions() -> list[dict[str, Any]]:
             estimand="mean accuracy of Eps. & Del. less that of Eps. & Neu.; the same of their "
             "gains over the mean of their two groups' sets",
             comparisons=(
-                _minus("Eps. & Del.", "Eps. & Neu."),
+                minus("Eps. & Del.", "Eps. & Neu."),
                 Contrast(
                     label="gain of Eps. & Del. − gain of Eps. & Neu.",
                     weights={
@@ -269,7 +259,7 @@ def _of_unions() -> list[dict[str, Any]]:
             name="set-beats-best-member",
             statement="All adjustments together beat the best one alone.",
             estimand="mean accuracy of All less that of the best of 27, whichever that is",
-            comparisons=(_against_best("All", "best of 27", [arm_name(i) for i in range(27)]),),
+            comparisons=(minus_best("All", "best of 27", [arm_name(i) for i in range(27)]),),
         ),
     ]
 
@@ -305,7 +295,7 @@ def _of_opposites() -> list[dict[str, Any]]:
 
 def _of_placebos() -> list[dict[str, Any]]:
     def placebos(of: str) -> tuple[Contrast, ...]:
-        return tuple(_minus(of, placebo_name(of, placebo)) for placebo in PLACEBO_TITLES)
+        return tuple(minus(of, placebo_name(of, placebo)) for placebo in PLACEBO_TITLES)
 
     return [
         dict(
@@ -324,14 +314,14 @@ def _of_placebos() -> list[dict[str, Any]]:
             name="noise-helps",
             statement="Gaussian noise of the same norm, without any map, beats training without.",
             estimand="mean accuracy of All as Gaussian noise less that of Vanilla",
-            comparisons=(_minus(placebo_name("All", "gaussian"), VANILLA),),
+            comparisons=(minus(placebo_name("All", "gaussian"), VANILLA),),
         ),
         dict(
             name="noise-is-as-good",
             statement="Gaussian noise of the same norm, without any map, is as good as all "
             "adjustments.",
             estimand="mean accuracy of All less that of All as Gaussian noise",
-            comparisons=(_minus("All", placebo_name("All", "gaussian")),),
+            comparisons=(minus("All", placebo_name("All", "gaussian")),),
             direction="equivalent",
         ),
     ]
@@ -343,20 +333,20 @@ def _of_settings() -> list[dict[str, Any]]:
             name="brightness",
             statement="Shifting all features alike, which needs no map, beats training without.",
             estimand="mean accuracy of the pair (1,1,1), (−1,−1,−1) less that of Vanilla",
-            comparisons=(_minus(pair_name(BRIGHTNESS), VANILLA),),
+            comparisons=(minus(pair_name(BRIGHTNESS), VANILLA),),
         ),
         dict(
             name="contrast-beyond-brightness",
             statement="Changing attributed features only beats shifting all features alike.",
             estimand="mean accuracy of the adjustments that leave the middle alone less that of "
             "the brightness pair",
-            comparisons=(_minus("All, middle left alone", pair_name(BRIGHTNESS)),),
+            comparisons=(minus("All, middle left alone", pair_name(BRIGHTNESS)),),
         ),
         dict(
             name="middle-helps",
             statement="Including changes of middle features helps (slides, additional findings).",
             estimand="mean accuracy of All less that of the adjustments without the middle",
-            comparisons=(_minus("All", "All, middle left alone"),),
+            comparisons=(minus("All", "All, middle left alone"),),
         ),
         dict(
             name="class-score",
@@ -364,15 +354,15 @@ def _of_settings() -> list[dict[str, Any]]:
             "findings).",
             estimand="mean accuracy with target class score less that with target loss",
             comparisons=(
-                _minus("All, class score", "All"),
-                _minus("MendABA, class score", "MendABA, loss"),
+                minus("All, class score", "All"),
+                minus("MendABA, class score", "MendABA, loss"),
             ),
         ),
         dict(
             name="random-magnitude",
             statement="A random magnitude beats a fixed one (slides, additional findings).",
             estimand="mean accuracy with |N(0, 1)| less that with 1; mean squares are equal",
-            comparisons=(_minus("All", "All, fixed magnitude"),),
+            comparisons=(minus("All", "All, fixed magnitude"),),
         ),
     ]
 
@@ -386,7 +376,7 @@ def _of_hiding(pictures: bool) -> list[dict[str, Any]]:
             statement="Hiding features that the attribution names beats hiding as many at random.",
             estimand="mean accuracy with the tenth of highest or lowest attribution set to 0 less "
             "that with a random tenth, and with a square of as many",
-            comparisons=tuple(_minus(of, other) for of in guided for other in others),
+            comparisons=tuple(minus(of, other) for of in guided for other in others),
             rule="any",
         ),
     ]

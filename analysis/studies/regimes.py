@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
 from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis
+from analysis.hypothesis import Contrast, Hypothesis, minus
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning, settings_of
@@ -111,8 +111,8 @@ def _of_size(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def _gain(condition: str) -> Contrast:
-    a, b = under(ALL, condition), under(VANILLA, condition)
-    return Contrast(label=f"{a} − {VANILLA}", weights={a: 1.0, b: -1.0})
+    arm = under(ALL, condition)
+    return minus(arm, under(VANILLA, condition), f"{arm} − {VANILLA}")
 
 
 def _of_batch_norm(pictures: bool) -> list[dict[str, Any]]:
@@ -164,11 +164,7 @@ def _of_methods() -> list[dict[str, Any]]:
             name="mendaba-is-not-worse",
             statement="MendABA is at least as good as Challenger.",
             estimand="mean accuracy of MendABA less that of Challenger",
-            comparisons=(
-                Contrast(
-                    label=f"{mendaba} − {challenger}", weights={mendaba: 1.0, challenger: -1.0}
-                ),
-            ),
+            comparisons=(minus(mendaba, challenger),),
             direction="not worse",
         ),
     ]
