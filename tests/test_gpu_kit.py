@@ -76,6 +76,14 @@ def test_every_model_and_method_is_compared():
         assert {f"{model}, sgd", f"{model}, adam"} <= set(names)
 
 
+@pytest.mark.slow
+def test_every_method_can_be_compared():
+    """With the device for its own reference, only a method that cannot train differs."""
+    cases = [(name, case) for name, case in on_gpu.parity("cpu") if name.startswith("method ")]
+    assert len(cases) > 50
+    assert {name: found for name, case in cases if not (found := case())["good"]} == {}
+
+
 def test_what_differs_is_seen():
     config = on_gpu.TrainConfig(model="mlp", optimizer="adam", **on_gpu.PRECISE)
     one = on_gpu.metrics(config, on_gpu.Arm("all", on_gpu.MENDABA), "cpu")
