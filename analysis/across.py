@@ -14,7 +14,7 @@ al. 2021, "Deep reinforcement learning at the edge of the statistical precipice"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,9 +200,13 @@ def _reliability(values: np.ndarray) -> float:
 
 
 def runs_of(
-    results: Path | str, study: str, datasets: Sequence[str] = ()
+    results: Path | str,
+    study: str,
+    datasets: Sequence[str] = (),
+    ranked: Callable[[str], bool] = lambda arm: True,
 ) -> dict[str, pd.DataFrame]:
-    """{data set: runs} of one study, wherever it was run. Raises ResultsError below two."""
+    """{data set: runs} of one study, wherever it was run, of the arms that are ranked. Raises
+    ResultsError below two."""
     present = [
         name
         for name, studies in exhibits.studies_by_dataset(results).items()
@@ -213,7 +217,8 @@ def runs_of(
         raise ResultsError(
             f"{study} in {results} is there for {known}; ranks need at least two data sets"
         )
-    return {name: store.load(results, study, name).frame for name in present}
+    frames = {name: store.load(results, study, name).frame for name in present}
+    return {name: frame[frame["arm"].map(ranked)] for name, frame in frames.items()}
 
 
 def improvement_table(runs: Mapping[str, pd.DataFrame], reference: str, look: Look) -> pd.DataFrame:
@@ -256,7 +261,8 @@ def rank_plot(ranked: Ranking, ax: Axes | None = None) -> Axes:
     text, width, marker = figures.sizes(ax)
     first, last = 1.0, float(len(names))
     ax.hlines(0, first, last, color="black", lw=width)
-    for rank in range(1, len(names) + 1):
+    between = 1 if len(names) <= 20 else 5 if len(names) <= 60 else 10
+    for rank in [1, *range(2 if between == 1 else between, len(names) + 1, between)]:
         ax.vlines(rank, 0, 0.15, color="black", lw=width)
         ax.text(rank, 0.25, str(rank), ha="center", va="bottom", size=0.875 * text)
     top = 1.3
@@ -291,16 +297,23 @@ def rank_height(ranked: Ranking) -> float:
     return 24.0 + 4.0 * ((len(ranked.ranks) + 1) // 2) + 3.0 * len(ranked.alike)
 
 
-def shown(results: Path | str, study: str, reference: str, look: Look) -> tuple[Exhibit, Exhibit]:
-    """The critical-difference diagram of a study's arms, and their table. Raises ResultsError."""
-    runs = runs_of(results, study)
-    ranked = ranking(scores_of(runs, look.metric), look.confidence)
+def shown(
+    results: Path | str,
+    study: str,
+    reference: str,
+    look: Look,
+    ranked: Callable[[str], bool] = lambda arm: True,
+) -> tuple[Exhibit, Exhibit]:
+    """The critical-difference diagram of a study's arms, and their table. ranked: which arms, by
+    name. Raises ResultsError."""
+    runs = runs_of(results, study, ranked=ranked)
+    order = ranking(scores_of(runs, look.metric), look.confidence)
     table = improvement_table(runs, reference, look)
     level = f"{100 * look.confidence:g} %"
     facts = {"dataset": "all", "datasets": list(runs), "interval": f"{level}, bootstrap over runs"}
     words = (
         f"{look.label} of the {study} study on {', '.join(runs)}; rank 1 is the best. Friedman's "
-        f"test that all are alike: p = {ranked.p:.3f}. Bars join methods that {ranked.data_sets} "
+        f"test that all are alike: p = {order.p:.3f}. Bars join methods that {order.data_sets} "
         "data sets cannot tell apart."
     )
     chances = (
@@ -309,7 +322,7 @@ def shown(results: Path | str, study: str, reference: str, look: Look) -> tuple[
     )
 
     def draw(width: str) -> object:
-        return figures.figure_of(rank_plot(ranked, figures.sized_axes(width, rank_height(ranked))))
+        return figures.figure_of(rank_plot(order, figures.sized_axes(width, rank_height(order))))
 
     name, title = f"ranks-{study}", f"Mean ranks of the {study} study over data sets"
     columns = ["arm", "mean_rank", "improvement", "data_sets", "n"]

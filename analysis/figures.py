@@ -13,7 +13,7 @@ triangles pointing down (the loss falls), Epsilon orange triangles pointing up (
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,68 @@ def interval_line(
     ):
         if outside:
             ax.plot([end], [y], marker=marker, ms=3 * width, color=colour)
+
+
+def named_rows(
+    ax: Axes, names: Sequence[str], limits: tuple[float, float], label: str, *, shift: float = 0.0
+) -> range:
+    """The frame of a figure with a name a row, the first on top, and a line at 0; the places of
+    the rows. shift: of the thin line of each row from its place."""
+    text, width, _ = sizes(ax)
+    places = range(len(names) - 1, -1, -1)
+    for place in places:
+        ax.axhline(place + shift, color="0.93", lw=0.5 * width, zorder=-2)
+    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
+    ax.set_xlim(limits)
+    ax.set_ylim(-0.7, len(names) - 0.3)
+    ax.set_yticks(places, list(names))
+    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(label)
+    return places
+
+
+def mark_in_row(
+    ax: Axes, y: float, row: Mapping[str, Any], column: str, look: tuple[str, str, str],
+    scale: float = 1.0,
+) -> None:  # fmt: skip
+    """A number with its interval as a mark on a line; nothing where there is none. look: symbol,
+    colour, colour inside."""
+    if not np.isfinite(row.get(column, np.nan)):
+        return
+    _, width, marker = sizes(ax)
+    symbol, colour, face = look
+    ends = row[f"{column}_low"], row[f"{column}_high"]
+    interval_line(ax, y, *ends, ax.get_xlim(), color=colour, lw=0.9 * scale * width)
+    ax.plot(row[column], y, symbol, mfc=face, mec=colour, ms=0.7 * scale * marker)
+
+
+def numbers_beside(ax: Axes, points: np.ndarray, size: float) -> None:
+    """Numbers from 1 beside marks, where they hide neither a mark nor another number; at limits
+    that are set. points: [mark, (x, y)]; size: of the text, in points."""
+    figure_of(ax).draw_without_rendering()  # the layout decides how long an axis is
+    scale = 72 / figure_of(ax).dpi
+    marks = ax.transData.transform(points) * scale
+    taken = [*marks]
+    # In each direction first near the mark, then further away.
+    around = [(x, y) for reach in (1.0, 1.9) for x, y in ((1, 1), (-1, 1), (1, -1), (-1, -1))]
+    for number, (point, mark) in enumerate(zip(points, marks, strict=True), 1):
+        half = 0.3 * size * len(str(number))
+        offsets = [(x * (half + 2), y * 0.9 * size) for x, y in around]
+        room = [
+            min(
+                max(abs(mark[0] + x - other[0]) / half, abs(mark[1] + y - other[1]) / size)
+                for other in taken
+            )
+            for x, y in offsets
+        ]
+        best = next((n for n, free in enumerate(room) if free > 1.2), int(np.argmax(room)))
+        x, y = offsets[best]
+        taken.append(mark + offsets[best])
+        ax.annotate(
+            str(number), point, (x, y), textcoords="offset points", size=size, ha="center",
+            va="center", zorder=4,
+        )  # fmt: skip
 
 
 # Shared by figures with one line of marks a row: isolation, tension, arms.

@@ -3,6 +3,7 @@
 from functools import partial
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
@@ -73,6 +74,20 @@ def test_the_heatmap_shows_27_numbers_and_checks_its_column():
     figures.adjustment_heatmap(table, value="gain", digits=2, label="Gain")
     with pytest.raises(ValueError, match="unknown column 'means'"):
         figures.adjustment_heatmap(table, value="means")
+
+
+def test_numbers_beside_marks_hide_neither_marks_nor_one_another():
+    ax = figures.new_axes()
+    points = np.array([[0.0, 0.0], [0.0, 0.0], [0.02, 0.02], [0.02, -0.02], [1.0, 1.0]])
+    ax.plot(*points.T, "o")
+    figures.numbers_beside(ax, points, 6.0)
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "4", "5"]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        for at in ax.transData.transform(points):
+            assert not box.contains(*at)
 
 
 def test_style_changes_nothing_outside_its_context():

@@ -1,7 +1,9 @@
 """Methods on the seam: each equals its slow twin, under the replica engine and in anybody's
 loop."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from torch import nn
 
 from aba_core import ABA, AdjustmentSet, Arm, Augmentation, Regularizer, train
 from aba_core.arms import METHODS
+from aba_core.attribution import MAPS
 from aba_core.methods.base import Chain, Method, method_of, stand_ins
 from aba_core.methods.dropout import Dropout
 from aba_core.methods.labels import LabelSmoothing
@@ -32,6 +35,7 @@ from aba_core.methods.occlusion import Cutout
 from aba_core.methods.sharpness import SAM
 from aba_core.randomness import Draws, batch_order, epoch_order
 from aba_core.training import initial_model
+from benchmarks import methods as costs
 
 METHODS_TRIED = {
     "mixup": Mixup(alpha=0.4),
@@ -226,6 +230,21 @@ def test_label_weights_equal_the_share_of_pixels():
 
 
 # --- from plain data -----------------------------------------------------------------------------
+
+
+def test_every_method_and_map_has_its_measured_cost():
+    page = (Path(__file__).parents[1] / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for begin, end, names in (
+        (costs.BEGIN, costs.END, {*METHODS}),
+        (costs.MAPS_BEGIN, costs.MAPS_END, {costs.LAGGED, *MAPS, *costs.CAPTUM}),
+    ):
+        rows = re.findall(
+            r"`(.+)` \| ([\d.]+) \| \*\*([\d.]+)\*\* \[", page.partition(begin)[2].partition(end)[0]
+        )
+        assert {name for name, _, _ in rows} == names
+        # Drawing, changing and moving cost little beside passes; Captum's maps are no passes.
+        for name, passes, ratio in rows:
+            assert name in costs.CAPTUM or 0.5 < float(ratio) / float(passes) < 2.2, name
 
 
 @pytest.mark.parametrize("kind", METHODS)

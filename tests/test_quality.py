@@ -286,6 +286,6 @@ def test_the_table_has_a_row_a_map_and_the_gain_beside_its_quality(judged):
         judged.set_index("arm").loc["gradient", "map_pointing"]
     )
     drawn_on = quality.quality_plot(table.reset_index())
-    *numbers, names = [text.get_text() for text in drawn_on.texts]
+    names, *numbers = [text.get_text() for text in drawn_on.texts]
     assert numbers == ["1", "2", "3"]
     assert names.splitlines() == [f"{n}  {name}" for n, name in enumerate(table.index, 1)]

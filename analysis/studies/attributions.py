@@ -350,11 +350,13 @@ def map_table(
     return table.sort_values("gain", ascending=False, ignore_index=True)
 
 
+# What is drawn of each map: its words, and its symbol, colour and colour inside.
+_DARK = "#333333"
 _SHOWN = {
-    "gain": ("target loss", "o", "#333333", "#333333"),
-    "score": ("target class score", "s", *2 * figures.OTHER_COLOURS[1:2]),
-    "equal_cost": ("as many passes as the gradient", "D", *2 * figures.OTHER_COLOURS[:1]),
-    "placebo": ("another sample's map", "o", "#333333", "white"),
+    "gain": ("target loss", ("o", _DARK, _DARK)),
+    "score": ("target class score", ("s", *2 * figures.OTHER_COLOURS[1:2])),
+    "equal_cost": ("as many passes as the gradient", ("D", *2 * figures.OTHER_COLOURS[:1])),
+    "placebo": ("another sample's map", ("o", _DARK, "white")),
 }
 
 
@@ -366,30 +368,12 @@ def map_plot(
     table: from `map_table`. Open: with another sample's map in place of the sample's own.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, map_height(table))
-    text, width, marker = figures.sizes(ax)
     limits = figures.limits_of(table.assign(zero=0.0), [*_SHOWN, "zero"]) or (-1.0, 1.0)
-    for y, (_, row) in enumerate(table.iterrows()):
-        place = len(table) - 1 - y
-        ax.axhline(place - 0.5, color="0.92", lw=0.5 * width, zorder=-2)
-        for shift, (column, (_, mark, colour, face)) in zip(
-            (0.3, 0.1, -0.1, -0.3), _SHOWN.items(), strict=True
-        ):
-            if np.isfinite(row.get(column, np.nan)):
-                ends = row[f"{column}_low"], row[f"{column}_high"]
-                at = place + shift
-                figures.interval_line(ax, at, *ends, limits, color=colour, lw=0.8 * width)
-                ax.plot(row[column], at, mark, mfc=face, mec=colour, ms=0.6 * marker)
-    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
-    ax.set_xlim(limits)
-    ax.set_ylim(-0.7, len(table) - 0.3)
-    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["map"]))
-    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(label)
-    handles = [
-        figures.legend_key(ax, name, mark, colour, face)
-        for name, mark, colour, face in _SHOWN.values()
-    ]
+    places = figures.named_rows(ax, table["map"], limits, label, shift=-0.5)
+    for place, row in zip(places, table.to_dict("records"), strict=True):
+        for shift, (column, (_, look)) in zip((0.3, 0.1, -0.1, -0.3), _SHOWN.items(), strict=True):
+            figures.mark_in_row(ax, place + shift, row, column, look, 0.87)
+    handles = [figures.legend_key(ax, words, *look) for words, look in _SHOWN.values()]
     figures.legend_above(ax, handles, ncols=2)
     return ax
 

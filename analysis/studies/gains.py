@@ -65,7 +65,11 @@ def gain_table(
 def alone(runs: pd.DataFrame) -> list[str]:
     """The methods' arms, without All beside them and without training as usual."""
     names = map(str, dict.fromkeys(runs["arm"]))
-    return [name for name in names if not name.endswith(with_all("")) and not _usual(name)]
+    return [name for name in names if _apart(name) and not _usual(name)]
+
+
+def _apart(name: str) -> bool:
+    return not name.endswith(with_all(""))
 
 
 def _usual(name: str) -> bool:
@@ -83,29 +87,16 @@ def gain_plot(
 ) -> Axes:
     """Gains over Vanilla with intervals, alone (filled) and with All (open), the best on top.
 
-    table: from `gain_table`. ABA's own arms are orange.
+    table: from `gain_table`. ABA's own arms are dark blue.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
-    text, width, marker = figures.sizes(ax)
     columns = [name for name in ("gain", "with_all") if name in table]
     limits = figures.limits_of(table.assign(zero=0.0), [*columns, "zero"]) or (-1.0, 1.0)
-    for y, (_, row) in enumerate(table.iterrows()):
-        place = len(table) - 1 - y
-        ax.axhline(place, color="0.94", lw=0.5 * width, zorder=-2)
+    places = figures.named_rows(ax, table["arm"], limits, label)
+    for place, row in zip(places, table.to_dict("records"), strict=True):
         colour = OURS if ours(row["arm"]) else OTHERS
-        for column, shift, face in (("gain", 0.14, colour), ("with_all", -0.22, "white")):
-            if np.isfinite(row.get(column, np.nan)):
-                ends = row[f"{column}_low"], row[f"{column}_high"]
-                at = place + shift
-                figures.interval_line(ax, at, *ends, limits, color=colour, lw=0.9 * width)
-                ax.plot(row[column], at, "o", mfc=face, mec=colour, ms=0.7 * marker)
-    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
-    ax.set_xlim(limits)
-    ax.set_ylim(-0.7, len(table) - 0.3)
-    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["arm"]))
-    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(label)
+        figures.mark_in_row(ax, place + 0.14, row, "gain", ("o", colour, colour))
+        figures.mark_in_row(ax, place - 0.22, row, "with_all", ("o", colour, "white"))
     handles = [
         figures.legend_key(ax, "alone", "o", OTHERS, OTHERS),
         *[figures.legend_key(ax, "with All", "o", OTHERS, "white")] * ("with_all" in table),
@@ -159,26 +150,15 @@ def best_plot(
 ) -> Axes:
     """Each method less the best of the others; filled where it may be the best, the best on top.
 
-    table: from `best_table`. ABA's own arms are orange.
+    table: from `best_table`. ABA's own arms are dark blue.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
-    text, width, marker = figures.sizes(ax)
     limits = figures.limits_of(table.assign(zero=0.0), ["behind", "zero"]) or (-1.0, 1.0)
-    for y, (_, row) in enumerate(table.iterrows()):
-        place = len(table) - 1 - y
-        ax.axhline(place, color="0.94", lw=0.5 * width, zorder=-2)
+    places = figures.named_rows(ax, table["arm"], limits, label)
+    for place, row in zip(places, table.to_dict("records"), strict=True):
         colour = OURS if ours(row["arm"]) else OTHERS
-        ends = row["behind_low"], row["behind_high"]
-        figures.interval_line(ax, place, *ends, limits, color=colour, lw=0.9 * width)
         face = colour if row["may_be_best"] != "no" else "white"
-        ax.plot(row["behind"], place, "o", mfc=face, mec=colour, ms=0.7 * marker)
-    ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
-    ax.set_xlim(limits)
-    ax.set_ylim(-0.7, len(table) - 0.3)
-    ax.set_yticks(range(len(table) - 1, -1, -1), list(table["arm"]))
-    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(label)
+        figures.mark_in_row(ax, place, row, "behind", ("o", colour, face))
     handles = [
         figures.legend_key(ax, "may be the best", "o", OTHERS, OTHERS),
         figures.legend_key(ax, "is not", "o", OTHERS, "white"),
@@ -198,7 +178,7 @@ def cost_plot(
     and All.
 
     table: from `gain_table`. Passes are counted, so that they are the same on every machine. ABA's
-    own arms are orange.
+    own arms are dark blue.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, COST_HEIGHT)
     text, width, marker = figures.sizes(ax)
@@ -359,8 +339,9 @@ def best_names(shown: Exhibits, study: str = "comparators") -> list[str]:
 
 
 def ranks(results: Path | str, look: Look, study: str = "comparators") -> tuple[Exhibit, ...]:
-    """Mean ranks over the data sets that have the study; () where they are fewer than two."""
+    """Mean ranks of the methods alone over the data sets that have the study; () where they are
+    fewer than two."""
     try:
-        return across.shown(results, study, VANILLA, look)
+        return across.shown(results, study, VANILLA, look, _apart)
     except ResultsError:
         return ()

@@ -225,14 +225,10 @@ def quality_plot(
         ends = np.clip([row["gain_low"], row["gain_high"]], *up)
         ax.plot([row["diffroar"]] * 2, ends, color="0.8", lw=0.7 * width, zorder=1)
         ax.plot(row["diffroar"], row["gain"], "o", color="black", ms=0.5 * marker, zorder=3)
-        ax.annotate(
-            str(number), (row["diffroar"], row["gain"]), (2, 2), textcoords="offset points",
-            size=0.75 * text, zorder=4,
-        )  # fmt: skip
-    beside = ax.transAxes
-    ax.text(1.02, 1, "\n".join(names), transform=beside, size=0.75 * text, va="top")
     ax.set_xlim(across)
     ax.set_ylim(up)
+    ax.text(1.02, 1, "\n".join(names), transform=ax.transAxes, size=0.75 * text, va="top")
+    figures.numbers_beside(ax, known[["diffroar", "gain"]].to_numpy(np.float64), 0.75 * text)
     ax.axhline(0, color="0.4", lw=0.6 * width, zorder=0)
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
     ax.set_xlabel("DiffROAR (points)")
