@@ -57,8 +57,9 @@ def frozen_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 def mixes_samples(model: nn.Module) -> bool:
     """Whether a sample's output depends on the batch it is in, even in eval mode: batch norm
-    without running statistics. The map of such a model is that of the whole batch."""
-    return any(
+    without running statistics, or a module that says so. The map of such a model is that of the
+    whole batch."""
+    return getattr(model, "mixes_samples", False) is True or any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
         for module in model.modules()
     )

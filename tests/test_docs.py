@@ -2,7 +2,8 @@
 
 Every fenced `python` block of docs/ runs, those of a page one after another as in one session. One
 whose first line is `# NAME.py` is a file, which the page's other blocks and studies import. A block
-that cannot be run is preceded by the line `<!-- not run: REASON -->`.
+that cannot be run is preceded by the line `<!-- not run: REASON -->`, and one that needs a library
+beyond the lock by `<!-- needs: MODULE -->`.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +50,13 @@ def name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and why it is not run."""
+    """A fenced block: its language, its text, why it is not run, and a module that it needs."""
 
     language: str
     text: str
     line: int
     not_run: str
+    needs: str
 
     @property
     def file(self) -> str:
@@ -73,8 +76,10 @@ def blocks(path: Path) -> Iterator[Block]:
         end = next(n for n in range(place + 1, len(lines)) if lines[n].strip() == "```")
         before = lines[place - 1] if place else ""
         reason = re.fullmatch(r"<!-- not run: (.+) -->", before)
+        needs = re.fullmatch(r"<!-- needs: (\w+) -->", before)
         text = "\n".join(lines[place + 1 : end])
-        yield Block(fence[1], text, place + 2, reason[1] if reason else "")
+        why, module = (found[1] if found else "" for found in (reason, needs))
+        yield Block(fence[1], text, place + 2, why, module)
         place = end + 1
 
 
@@ -121,13 +126,20 @@ def write_files(path: Path, folder: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_the_python_of_a_page_runs(path, reader):
     session: dict[str, object] = {"__name__": "page"}
+    missing = []
     write_files(path, reader)
     for block in blocks(path):
-        if block.language == "python" and not block.not_run and not block.file:
+        if block.needs and importlib.util.find_spec(block.needs) is None:
+            missing.append(block.needs)
+        elif block.language == "python" and not block.not_run and not block.file:
             # Empty lines before it, so that an error names the line of the page.
             code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                if block.needs:  # others' warnings, of others' libraries
+                    warnings.simplefilter("ignore")
                 exec(code, session)
+    if missing:
+        pytest.skip(f"the other blocks ran; not installed: {', '.join(missing)}")
 
 
 def test_most_python_is_run():

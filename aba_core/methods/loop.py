@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,8 +27,10 @@ class Regularizer:
 
     method: a `Method`, or the plain data of one, as {"kind": "sam", "rho": 0.1}. loss: one number a
     sample. steps: of the whole training, for methods that ask how far it is. untrained: the model
-    that makes the maps of placebo "untrained". Each call is one step; draws depend on (seed, step,
-    place in the batch), so setting `step` continues a stopped training exactly.
+    that makes the maps of placebo "untrained". rank: of this process among those that share every
+    batch equally; its samples' places follow those of the ranks before it. Each call is one step;
+    draws depend on (seed, step, place in the batch), so setting `step` continues a stopped training
+    exactly.
     """
 
     def __init__(
@@ -36,12 +40,14 @@ class Regularizer:
         loss: Loss = cross_entropy,
         steps: int = 0,
         untrained: nn.Module | None = None,
+        rank: int = 0,
     ) -> None:
         self.method = method_of(method) or Method()
         self.seed = check_seed(seed)
         self.loss = loss
         self.steps = steps
         self.untrained = untrained
+        self.rank = rank
         self.step = 0
         self._best: Best | None = None
         self._outputs: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -51,46 +57,83 @@ class Regularizer:
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
     ) -> tuple[Float[Tensor, "batch *feature"], Tensor]:
-        """The changed inputs and labels; the model is left as it was.
+        """The changed inputs and labels; the model is left as it was. The inputs are detached,
+        unless x requires gradients, as embeddings do.
 
         Raises ValueError for a method that changes more than those: take `backward`.
         """
         method = self.method.acting(self.step, self.steps)
-        hooks = ("loss", "gradient", "architecture")
-        beyond = [hook for hook in hooks if has_own(self.method, hook)]
-        if self.method.looks_every:
-            beyond.append("end of training")
-        if method.site != INPUT or beyond:
-            what = f"the layer {method.site!r}" if method.site != INPUT else f"the {beyond[0]}"
+        if self.beyond_inputs:
             raise ValueError(
-                f"{self.method.kind!r} changes {what}; use backward(model, x, y) in place of a call"
+                f"{self.method.kind!r} changes the {self.beyond_inputs}; use backward(model, x, y) "
+                "or training_loss(model, x, y) in place of a call"
             )
         check_inputs(x, y)
-        site = self._site(model, x, method)
-        x, y = method.batch(site.tail, x.detach(), y, self._draws(x))
+        site, attached = self._site(model, x, method), x.requires_grad
+        x, y = method.batch(site.tail, x, y, self._draws(x))
         self.step += 1
-        return x.detach(), y
+        return x if attached else x.detach(), y
 
     def backward(
         self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
     ) -> Float[Tensor, ""]:
         """The mean loss of the batch, in train mode; adds the method's gradient to each parameter's
         `.grad`, as `loss.backward()` does."""
+        parameters = _trained(model)
+        losses, gradient = self._gradient(model, parameters, *self._mean_loss(model, x, y))
+        for value, piece in zip(parameters, _pieces(parameters, gradient), strict=True):
+            value.grad = piece.clone() if value.grad is None else value.grad + piece
+        self.step += 1
+        return losses[0]
+
+    def training_loss(
+        self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
+    ) -> Float[Tensor, ""]:
+        """The mean loss of the batch, in train mode, for a trainer that calls `backward` itself:
+        that adds the method's gradient to each parameter's `.grad`, times whatever the trainer
+        multiplied the loss by. For Lightning, Hugging Face and `DistributedDataParallel`."""
+        method, mean = self._mean_loss(model, x, y)
+        if has_own(method, "gradient"):
+            parameters = _trained(model)
+            losses, gradient = self._gradient(model, parameters, method, mean)
+            loss = _Known.apply(losses[0], gradient, *parameters)
+        else:
+            loss = mean()
+        self.step += 1
+        return loss
+
+    def _mean_loss(
+        self, model: nn.Module, x: Tensor, y: Tensor
+    ) -> tuple[Method, Callable[[], Tensor]]:
+        """What acts at this step, and what computes the mean loss, once the inputs are changed."""
         check_inputs(x, y)
         model.train()
         method, draws = self.method.fitted(model).acting(self.step, self.steps), self._draws(x)
         site = self._site(model, x, method)
-        parameters = [value for value in model.parameters() if value.requires_grad]
-        start = torch.cat([value.detach().flatten() for value in parameters])[None]
         labels = y
         if method.site == INPUT:
-            x, labels = method.batch(site.tail, x.detach(), y, draws)
+            x, labels = method.batch(site.tail, x, y, draws)
 
-        def through() -> tuple[Tensor, Tensor]:
+        def mean() -> Tensor:
             h, targets = site.activations(x), labels
             if method.site != INPUT:
                 h, targets = method.batch(site.tail, h, y, draws)
-            loss = method.loss(site.logits(h), targets, self.loss).mean()
+            return method.loss(site.logits(h), targets, self.loss).mean()
+
+        return method, mean
+
+    def _gradient(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        method: Method,
+        mean: Callable[[], Tensor],
+    ) -> tuple:
+        """The mean loss [1] and the method's gradient of it [1, parameter]."""
+        start = torch.cat([value.detach().flatten() for value in parameters])[None]
+
+        def through() -> tuple[Tensor, Tensor]:
+            loss = mean()
             pieces = torch.autograd.grad(loss, parameters, allow_unused=True)
             flat = [
                 torch.zeros_like(value).flatten() if piece is None else piece.flatten()
@@ -109,11 +152,16 @@ class Regularizer:
             finally:
                 _fill(parameters, start)
 
-        losses, gradient = method.gradient(at, start)
-        for value, piece in zip(parameters, _pieces(parameters, gradient), strict=True):
-            value.grad = piece.clone() if value.grad is None else value.grad + piece
-        self.step += 1
-        return losses[0]
+        return method.gradient(at, start)
+
+    @property
+    def beyond_inputs(self) -> str:
+        """What the method changes besides inputs and labels, "" for nothing."""
+        if sites := {site for site in self.method.places() if site != INPUT}:
+            return f"layer {min(sites)!r}"
+        hooks = ("loss", "gradient", "architecture")
+        beyond = [hook for hook in hooks if has_own(self.method, hook)]
+        return beyond[0] if beyond else "end of training" * bool(self.method.looks_every)
 
     def look(self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor) -> float:
         """The mean loss in eval mode, of validation data say; the model's values are kept where it
@@ -145,7 +193,25 @@ class Regularizer:
 
     def _draws(self, x: Tensor) -> Draws:
         purposes = self.method.names_of_purposes()
-        return Draws.single(self.seed, self.step, len(x), x.device, purposes, self.steps)
+        draws = Draws.single(self.seed, self.step, len(x), x.device, purposes, self.steps)
+        return replace(draws, index=draws.index + self.rank * len(x)) if self.rank else draws
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradient is known already: that of a method with a `gradient` of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradient: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.pieces = _pieces(list(parameters), gradient)  # type: ignore[arg-type]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple:  # type: ignore[override]
+        return None, None, *(factor * piece for piece in ctx.pieces)
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [value for value in model.parameters() if value.requires_grad]
 
 
 def _pieces(parameters: list[nn.Parameter], flat: Tensor) -> list[Tensor]:
