@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,17 @@ def plain(value: Any) -> Any:
         )
     irrelevant = getattr(value, "irrelevant", ())
     content = {"kind": value.kind, "version": getattr(value, "version", 1)}
-    for entry in fields(value):
-        given = plain(getattr(value, entry.name))
-        if entry.name not in irrelevant and given != _default(entry):
-            content[entry.name] = given
+    for name, default in _defaults(type(value)):
+        given = plain(getattr(value, name))
+        if name not in irrelevant and given != default:
+            content[name] = given
     return content
+
+
+@cache
+def _defaults(kind: type) -> tuple[tuple[str, Any], ...]:
+    """The fields of a dataclass with their defaults as plain data."""
+    return tuple((entry.name, _default(entry)) for entry in fields(kind))
 
 
 def _default(entry: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scipy import stats
+from scipy import special
 
 from analysis.statistics import Interval
 
@@ -34,5 +34,5 @@ def effect_of(interval: Interval, margin: float, direction: str) -> str:
 def smallest_detectable(interval: Interval, power: float = POWER) -> float:
     """The smallest effect (points) whose interval would exclude 0 with this power, as a normal
     error of the interval's width has it. NaN where there is no interval."""
-    reach = stats.norm.ppf((1 + interval.confidence) / 2)
-    return float((interval.high - interval.low) / 2 * (reach + stats.norm.ppf(power)) / reach)
+    reach = special.ndtri((1 + interval.confidence) / 2)
+    return float((interval.high - interval.low) / 2 * (reach + special.ndtri(power)) / reach)

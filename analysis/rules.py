@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -266,7 +266,7 @@ class Judge:
         return Interval(math.nan, math.nan, math.nan, 0, self.confidence, "none")
 
     def compare(self, confidence: float, support: int, refute: int | None = None) -> pd.DataFrame:
-        """See `Compare`."""
+        """See `Compare`; the rows of `_row`, each with its chances."""
         m = len(self.bounds)
         refute = m - support + 1 if refute is None else refute
         looks = self.hypothesis.looks
@@ -275,9 +275,16 @@ class Judge:
             for share in (support, refute)
         ]
         return pd.DataFrame(
-            _row(comparison, bounds, self.hypothesis, tails[0], tails[1])
-            for comparison, bounds in zip(self.hypothesis.comparisons, self.bounds, strict=True)
+            _row(comparison, bounds, self.hypothesis, tails[0], tails[1]) | chances
+            for comparison, bounds, chances in zip(
+                self.hypothesis.comparisons, self.bounds, self._chances, strict=True
+            )
         )
+
+    @cached_property
+    def _chances(self) -> list[dict[str, float]]:
+        """`comparisons.practical` of every comparison: the same at every level."""
+        return [comparisons.practical(bounds, self.hypothesis.margin) for bounds in self.bounds]
 
     def ruling(self, compare: Compare) -> Ruling:
         """What the declared rule makes of the comparisons. Raises RuleError."""
@@ -356,8 +363,7 @@ def _row(
     label, n, unit, scope, left_out, correlation, p_permutation: see `Bounds`. estimate (points)
     with estimate_low and estimate_high: the bounds that decide, each at the level of what it
     decides, so that the verdict can be read off them. verdict: of this comparison. effect: see
-    `effect_of`. chance_above, _within, _below: `comparisons.practical`. smallest_detectable:
-    points, 80 % power. supports, refutes: either, for itself.
+    `effect_of`. smallest_detectable: points, 80 % power. supports, refutes: either, for itself.
     """
     margin, direction = hypothesis.margin, hypothesis.direction
 
@@ -392,7 +398,6 @@ def _row(
         "p_permutation": bounds.p_permutation,
         "verdict": verdict,
         "effect": effect_of(shown, margin, direction),
-        **comparisons.practical(bounds, margin),
         "smallest_detectable": smallest_detectable(at_support),
         "supports": held,
         "refutes": refutes,

@@ -243,7 +243,7 @@ class Study(PlainData):
     @property
     def identity(self) -> str:
         """Short hash of everything but the seeds: more seeds continue the same study."""
-        content = self.model_dump(mode="json", exclude=_NO_IDENTITY)
+        content = self.model_dump(mode="json", exclude={*_NO_IDENTITY, "arms"})
         content["arms"] = [arm.data() for arm in self.arms]
         content["hypotheses"] = [hashed(one) for one in self.hypotheses]
         return short_hash(plain({n: v for n, v in content.items() if v not in (None, [], False)}))

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class Event:
 
     at: str
     declaration: Declaration
+
+    @cached_property
+    def identity(self) -> str:
+        """The study's, which takes longer than reading it: once for each file."""
+        return self.declaration.study.identity
 
     @property
     def order(self) -> tuple[str, str]:
@@ -107,7 +113,7 @@ def declarations(results: Path) -> list[Declaration]:
     studies: dict[tuple[str, str, str], list[Event]] = {}
     for event in _events(results):
         study = event.declaration.study
-        studies.setdefault((study.name, study.dataset, study.identity), []).append(event)
+        studies.setdefault((study.name, study.dataset, event.identity), []).append(event)
     return [merged(events) for events in studies.values()]
 
 
@@ -133,12 +139,13 @@ def merged(events: Sequence[Event]) -> Declaration:
 def _events_of(results: Path, study: Study) -> list[Event]:
     """A study is known by what it says and not by the file's name, which older versions chose by
     other rules."""
+    identity = study.identity
     return [
         event
         for event in _events(results, f"{study.name}-{study.dataset}-")
         if (event.declaration.study.name, event.declaration.study.dataset)
         == (study.name, study.dataset)
-        and event.declaration.study.identity == study.identity
+        and event.identity == identity
     ]
 
 
