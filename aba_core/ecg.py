@@ -5,6 +5,9 @@ from PTB-XL"): all 71 statements, 5 diagnostic superclasses, 23 subclasses, 19 o
 rhythm. A record belongs to a set if it has one of its labels. Folds 1 to 8 train, 9 validates, 10
 tests, as its makers recommend.
 
+"ptb-xl-superclass-25hz" is the superclasses of the derived records at a quarter of the rate: means
+of four neighbours, for models that train in seconds.
+
 Two sources. The official folder (version 1.0.3, unpacked as `ptb-xl/` in mirror or cache), whose
 records are read in their own format, 16-bit numbers, and checked against its SHA256SUMS.txt. And
 the derived file that data/README.md describes: 1819 records, filtered, each lead scaled by itself;
@@ -34,6 +37,7 @@ from aba_core.streams import Stream, stream_splits
 NAMES = {
     "ptb-xl": "all",
     "ptb-xl-superclass": "super_class",
+    "ptb-xl-superclass-25hz": "super_class",
     "ptb-xl-subclass": "sub_class",
     "ptb-xl-form": "form",
     "ptb-xl-rhythm": "rhythm",
@@ -42,6 +46,7 @@ LABELS = {"all": 71, "super_class": 5, "sub_class": 23, "form": 19, "rhythm": 12
 # Training records; of "derived-…" drawn from the derived file's 1442 by subset_seed.
 SUBSETS = {"derived-400": 400, "derived-1000": 1000, "derived": 1442, "full": 17418}
 SHAPE = (12, 1000)
+TOGETHER = {"ptb-xl-superclass-25hz": 4}  # neighbours in time that are averaged
 FOLDER = "ptb-xl"
 DERIVED = "ptbxl_subset1819_filtered_100hz.npz"
 _HASHES = {
@@ -83,6 +88,8 @@ def load(
         what, known = (name, NAMES) if name not in NAMES else (subset, SUBSETS)
         raise DatasetError(f"unknown name or subset {what!r} of PTB-XL; known: {', '.join(known)}")
     places = places or data_places(None, None)
+    if subset == "full" and name in TOGETHER:
+        raise DatasetError(f"subset 'full' of {name}; allowed: {', '.join(list(SUBSETS)[:-1])}")
     if subset == "full":
         return _official(name, subset_seed, places)
     return _derived(name, subset, subset_seed, places)
@@ -111,6 +118,8 @@ def _derived(name: str, subset: str, subset_seed: int, places: Places) -> Splits
     with np.load(io.BytesIO(_file(DERIVED, places)), allow_pickle=False) as stored:
         signals, scale = stored["signals"], float(stored["scale"])
         records, folds = stored["ecg_id"], stored["strat_fold"]
+    if name in TOGETHER:
+        signals = signals.reshape(*signals.shape[:2], -1, TOGETHER[name]).mean(3, dtype=np.float32)
     tables = [_file(f"ptbxl_{which}_{part}.csv.gz", places) for part in ("train", "val", "test")]
     labels, titles = _labels_of(tables)
     known = np.array([record in labels for record in records.tolist()])

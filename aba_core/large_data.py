@@ -1,4 +1,5 @@
-"""The larger data sets by name: shapes, training subsets, and the module that reads each."""
+"""The data sets that have a module of their own, most of them larger: shapes, training subsets, and
+the function that reads each."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from aba_core.sources import DatasetError, Places, find_file
 
 @dataclass(frozen=True)
 class LargeInfo:
-    """What a larger data set is. where: "module:function" that reads it. whole, part: files that
-    show that all of it, or the smaller subsets, are here."""
+    """What such a data set is. where: "module:function" that reads it. whole, part: files that
+    show that all of it, or the smaller subsets, are here; "" for what comes with a package."""
 
     title: str
     input_shape: tuple[int, ...]
@@ -30,6 +31,8 @@ class LargeInfo:
 
     def present(self, places: Places) -> str:
         """Where it would come from now."""
+        if not self.whole:
+            return "bundled"
         for file, note in ((self.whole, ""), (self.part, " (not full)")):
             place = find_file(file, places)[0]
             if place and file:
@@ -41,12 +44,13 @@ class LargeInfo:
 _ECG = {"derived-400": 400, "derived-1000": 1000, "derived": 1442, "full": 17418}
 
 
-def _ecg(title: str, labels: int, derived: bool = True) -> LargeInfo:
+def _ecg(title: str, labels: int, derived: bool = True, times: int = 1000) -> LargeInfo:
     subsets = _ECG if derived else {"full": _ECG["full"]}
+    subsets = subsets if times == 1000 else {n: k for n, k in subsets.items() if n != "full"}
     part = "ptb-xl/ptbxl_subset1819_filtered_100hz.npz" if derived else ""
     whole = "ptb-xl/ptbxl_database.csv"
     return LargeInfo(
-        f"PTB-XL, {title}", (12, 1000), labels, subsets, "aba_core.ecg:load", whole, part, 1800,
+        f"PTB-XL, {title}", (12, times), labels, subsets, "aba_core.ecg:load", whole, part, 1800,
         False,
     )  # fmt: skip
 
@@ -63,16 +67,39 @@ LARGE: dict[str, LargeInfo] = {
         248,
         True,
     ),
+    "tiny-imagenet-20": LargeInfo(
+        "Tiny ImageNet, 20 classes",
+        (3, 64, 64),
+        20,
+        {"tiny": 200, "med": 500, "tenth": 1000, "full": 10000},
+        "aba_core.tiny_imagenet:load",
+        "tiny-imagenet/tiny-imagenet-200.zip",
+        "tiny-imagenet/tiny-imagenet-200-val10000-train50perclass.tar.gz",
+        248,
+        True,
+    ),
     "ptb-xl": _ecg("71 statements", 71, derived=False),
     "ptb-xl-superclass": _ecg("superclasses", 5),
+    "ptb-xl-superclass-25hz": _ecg("superclasses, 25 Hz", 5, times=250),
     "ptb-xl-subclass": _ecg("subclasses", 23),
     "ptb-xl-form": _ecg("form", 19),
     "ptb-xl-rhythm": _ecg("rhythm", 12),
+    "diabetes": LargeInfo(
+        "Diabetes (10 measurements)",
+        (10,),
+        1,
+        {"tiny": 60, "med": 120, "full": 222},
+        "aba_core.diabetes:load",
+        "",
+        "",
+        0,
+        False,
+    ),
 }
 
 
 def read_large(name: str, subset: str, subset_seed: int, tokens: int, places: Places) -> Any:
-    """The splits of one of the larger data sets, by the module that reads it. Raises
+    """The splits of one of these data sets, by the module that reads it. Raises
     DatasetError."""
     known = LARGE[name].subsets
     if subset not in known:

@@ -16,7 +16,7 @@ class Measurements:
     """All rows of a source, in its own order."""
 
     values: np.ndarray  # float64 [n, feature]
-    labels: np.ndarray  # int64 [n]
+    labels: np.ndarray  # int64 [n]; of a regression float64
     notes: tuple[str, ...] = ()
 
 
@@ -29,6 +29,18 @@ def read_breast_cancer() -> Measurements:
         values=bundle.data.astype(np.float64),
         labels=bundle.target.astype(np.int64),
         notes=("scikit-learn's bundled tumours, 30 measurements of cell nuclei each",),
+    )
+
+
+def read_diabetes() -> Measurements:
+    """The 442 patients that come with scikit-learn, in the units that they were measured in."""
+    from sklearn.datasets import load_diabetes
+
+    bundle = load_diabetes(scaled=False)
+    return Measurements(
+        values=bundle.data.astype(np.float64),
+        labels=bundle.target.astype(np.float64),
+        notes=("scikit-learn's bundled patients, ten measurements each",),
     )
 
 

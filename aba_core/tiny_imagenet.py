@@ -5,6 +5,9 @@ memory. The official test set has no labels. By default the official validation 
 split: half validates and half tests, drawn by class from `SPLIT_SEED`. With `official_test` all of
 it tests, and 50 training pictures of each class validate, where the archive has all 500.
 
+"tiny-imagenet-20" is a smaller task: 20 of the classes, drawn by `subset_seed`. Ten consecutive
+seeds, from a multiple of ten, have ten disjoint sets of classes, hence of pictures in all splits.
+
 Sources: Stanford CS231n's archive (MD5 as torchvision-style loaders list it), or the part of it
 that data/README.md describes, with the first 50 training pictures of each class. Units are those of
 these 50, in both.
@@ -24,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aba_core.datasets import Splits, stratified
+from aba_core.datasets import SPLIT_SEED, Splits, stratified
 from aba_core.pictures import mean_and_std
 from aba_core.sources import (
     DatasetError,
@@ -53,6 +56,7 @@ PART = SourceFile(
     28.3,
 )
 SHAPE, FEW = (3, 64, 64), 50
+FEWER = {"tiny-imagenet-20": 20}  # classes
 # Name: training pictures of each class; the small ones are drawn from the first 50 of each.
 SUBSETS = {"tiny": 10, "med": 25, "tenth": 50, "full": 500}
 
@@ -82,8 +86,11 @@ def load(
     official_test: bool = False,
     places: Places | None = None,
 ) -> Splits:
-    """The splits, on disk. Raises DatasetError where files are not there or not as they should be,
-    and for a subset that the archive at hand does not have."""
+    """The splits, on disk. name: "tiny-imagenet-20" for the task of fewer classes.
+
+    Raises DatasetError where files are not there or not as they should be, and for a subset that
+    the archive at hand does not have.
+    """
     if subset not in SUBSETS:
         raise DatasetError(f"unknown subset {subset!r} of {name}; known: {', '.join(SUBSETS)}")
     places = places or data_places(None, None)
@@ -96,8 +103,15 @@ def load(
             "training pictures of each class; known without it: tiny, med, tenth"
         )
     path, table = _packed(ARCHIVE if whole else PART, places)
-    labels, turn = table["labels"], table["turn"]
+    labels, turn, titles = table["labels"], table["turn"], table["names"]
     training, official = np.flatnonzero(turn >= 0), np.flatnonzero(turn < 0)
+    notes = [f"tested on {'all' if official_test else 'half of the'} official validation pictures"]
+    if name in FEWER:
+        chosen = drawn_classes(len(titles), FEWER[name], subset_seed)
+        training, official = (at[np.isin(labels[at], chosen)] for at in (training, official))
+        labels = np.searchsorted(chosen, labels)  # of the other classes' pictures: never looked at
+        titles = titles[chosen]
+        notes.append(f"{len(chosen)} of the {len(table['names'])} classes, drawn by the seed")
     if official_test:
         test, held = official, training[turn[training] >= SUBSETS["full"] - FEW]
         training = np.setdiff1d(training, held)
@@ -106,7 +120,7 @@ def load(
         test, held = official[half], official[rest]
     pool = training if subset == "full" else training[turn[training] < FEW]
     if subset in ("tiny", "med"):
-        size = SUBSETS[subset] * len(table["names"])
+        size = SUBSETS[subset] * len(titles)
         drawn, _ = stratified(labels[pool], size, name, "subset", subset, subset_seed)
         pool = pool[drawn]
     mean, std = torch.from_numpy(table["mean"]), torch.from_numpy(table["std"])
@@ -121,16 +135,24 @@ def load(
     for part, stream in parts.items():
         at = stream.index.numpy()
         digest.update(part.encode() + table["hashes"][at].tobytes() + labels[at].tobytes())
-    where = "all official" if official_test else "half of the official"
     return stream_splits(
         parts,
         name=name,
         subset=subset,
         subset_seed=subset_seed,
-        class_names=tuple(str(each) for each in table["names"]),
-        notes=(f"tested on {where} validation pictures", "units of 50 pictures of each class"),
+        class_names=tuple(map(str, titles)),
+        notes=(*notes, "units of 50 pictures of each class"),
         fingerprint=digest.hexdigest(),
     )
+
+
+def drawn_classes(classes: int, count: int, seed: int) -> np.ndarray:
+    """The numbers of so many of the classes, sorted. Seeds share out one order of the classes until
+    all are taken, then the next."""
+    turn, place = divmod(seed, classes // count)
+    key = hashlib.sha256(f"{SPLIT_SEED}/tiny-imagenet/classes/{turn}".encode()).digest()
+    order = np.argsort(np.random.PCG64(int.from_bytes(key, "big")).random_raw(classes))
+    return np.sort(order[place * count : (place + 1) * count])
 
 
 def _packed(source: SourceFile, places: Places) -> tuple[Path, dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from itertools import combinations
@@ -29,9 +29,10 @@ from analysis import across, comparisons, exhibits, figures, rules, statistics
 from analysis import results as store
 from analysis.comparisons import ComparisonError
 from analysis.exhibits import Exhibit, Look
+from analysis.hypothesis import Hypothesis
 from analysis.reference import REFERENCE
 from analysis.reports.pages import shortened
-from analysis.results import ResultsError
+from analysis.results import ResultsError, StudyResult
 from analysis.rules import Verdict
 from analysis.studies.isolation import arm_name
 
@@ -110,22 +111,53 @@ def judged(
         if not study.declaration.study.hypotheses or study.frame.empty:
             continue
         frozen_models = bool(study.declaration.study.frozen)  # evaluated on validation samples only
+        metrics = [METRICS[0]] if frozen_models else dict.fromkeys((look.metric, METRICS[1]))
         by_metric = {
             metric: rules.test_all(
-                study, look.rng(), metric=metric, confidence=look.confidence, measured=groups
+                _on_test(study) if metric == METRICS[1] else study,
+                look.rng(),
+                metric=metric,
+                confidence=look.confidence,
+                measured=groups,
             )
-            for metric in (
-                [METRICS[0]] if frozen_models else dict.fromkeys((look.metric, METRICS[1]))
-            )
-            if frozen_models or (metric in study.frame and study.frame[metric].notna().any())
+            for metric in metrics
+            if frozen_models or _has(study, metric)
         }
         main = by_metric.get(METRICS[0] if frozen_models else look.metric, [])
         on_test = by_metric.get(METRICS[1], [None] * len(main))
         for verdict, tested in zip(main, on_test, strict=True):
-            if verdict.hypothesis.quantity:  # it is about neither accuracy
-                tested = None
+            if verdict.hypothesis.quantity and not _of_split(verdict.hypothesis):
+                tested = None  # it is about neither
             entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
     return entries
+
+
+VALIDATION, TEST = "validation_", "test_"
+
+
+def _of_split(hypothesis: Hypothesis) -> bool:
+    """Whether it names a quantity of validation, which is measured on test as well."""
+    return hypothesis.quantity.startswith(VALIDATION)
+
+
+def _has(study: StudyResult, metric: str) -> bool:
+    """Whether the runs have the metric, or the hypotheses name what they are about themselves."""
+    frame = study.frame
+    named = all(map(_of_split, study.declaration.study.hypotheses))
+    return named or (metric in frame and bool(frame[metric].notna().any()))
+
+
+def _on_test(study: StudyResult) -> StudyResult:
+    """The same study with hypotheses that name a quantity of validation asked of test."""
+    declared = study.declaration.study
+    asked = tuple(
+        one.model_copy(update={"quantity": TEST + one.quantity.removeprefix(VALIDATION)})
+        if _of_split(one)
+        else one
+        for one in declared.hypotheses
+    )
+    on_test = replace(study.declaration, study=declared.model_copy(update={"hypotheses": asked}))
+    return replace(study, declaration=on_test)
 
 
 def ledger(

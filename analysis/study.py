@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -257,7 +257,8 @@ class Settings:
     input units. seeds: runs an arm for each study, and tuning runs. methods: the benchmark's
     strengths where the slides give them. batch_norm: what differs where models have it. planned:
     seeds that hypotheses are declared with. sizes: of training sets, the usual one first. top_k: of
-    target "class_score".
+    target "class_score". studies: the only ones there are, () for the standard ones. networks:
+    {name: what it changes of the config}. quantity: what the task measures, where not accuracy.
     """
 
     dataset: str
@@ -272,6 +273,9 @@ class Settings:
     top_k: int
     note: str
     inputs: str = "pictures"
+    studies: tuple[str, ...] = ()
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quantity: str = "accuracy"
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -324,10 +328,13 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
         methods=chosen.get("methods", {}),
         batch_norm=chosen.get("batch_norm", {}),
         planned=settings["planned"],
-        sizes=tuple(chosen.get("sizes", settings["sizes"])),
+        sizes=tuple(chosen.get("sizes", settings.get("sizes", ()))),
         top_k=settings.get("top_k", 4),
         note=" ".join(chosen.get("note", "").split()),
         inputs=settings.get("inputs", "pictures"),
+        studies=tuple(settings.get("studies", ())),
+        networks=settings.get("networks", {}),
+        quantity=settings.get("quantity", "accuracy"),
     )
 
 

@@ -12,7 +12,7 @@ from analysis import claims, exhibits, rules
 from analysis import results as store
 from analysis.exhibits import Look
 from analysis.results import ResultsError
-from analysis.studies import STANDARD, standard_study
+from analysis.studies import OF_OWN_DATA, STANDARD, standard_study
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +46,8 @@ def test_every_published_claim_has_an_entry_that_says_what_decides_it():
 
 
 def test_claims_name_hypotheses_that_a_standard_study_declares():
-    declared = {h.name for name in STANDARD for h in standard_study(name).hypotheses}
+    studies = (*STANDARD, *OF_OWN_DATA)
+    declared = {h.name for name in studies for h in standard_study(name).hypotheses}
     named = {n.removeprefix(claims.NOT) for claim in claims.claims() for n in claim.hypotheses}
     assert named <= declared
 

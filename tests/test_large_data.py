@@ -83,6 +83,31 @@ def test_pictures_are_decoded_from_the_archives_own_bytes(small_imagenet):
     assert torch.equal(again.train.x, splits.train.x)
 
 
+def test_fewer_classes_are_those_that_the_seed_draws(small_imagenet, monkeypatch):
+    _, places = small_imagenet
+    monkeypatch.setattr(tiny_imagenet, "FEWER", {"tiny-imagenet-20": 1})
+    whole = tiny_imagenet.load(subset="tenth", places=places)
+    seen = set()
+    for seed in (0, 1):
+        one = tiny_imagenet.load("tiny-imagenet-20", "tenth", seed, places=places)
+        (title,) = one.class_names
+        label = whole.class_names.index(title)
+        assert [len(one.train), len(one.validation) + len(one.test)] == [4, (4, 6)[label]]
+        for part in (one.train, one.validation, one.test):
+            assert set(part.y.tolist()) == {0}
+        chosen = whole.train.y == label
+        assert torch.equal(one.train.x, whole.train.x[chosen])
+        seen.add(title)
+    assert seen == {"dog", "cat"}
+
+
+def test_seeds_share_out_all_classes_before_any_comes_again():
+    drawn = [tiny_imagenet.drawn_classes(200, 20, seed) for seed in range(20)]
+    for turn in (drawn[:10], drawn[10:]):
+        assert sorted(np.concatenate(turn).tolist()) == list(range(200))
+    assert not np.array_equal(drawn[0], drawn[10])
+
+
 def test_a_pack_that_is_not_whole_is_made_again(small_imagenet):
     _, places = small_imagenet
     x = tiny_imagenet.load(subset="tenth", places=places).train.x
@@ -199,7 +224,12 @@ def test_without_files_it_is_said_what_to_get(tmp_path):
         ecg.load("ptb-xl", "derived", places=places)
     with pytest.raises(DatasetError, match=r"unknown subset 'tiny' of ptb-xl-form; known: derived"):
         load_dataset("ptb-xl-form", "tiny")
-    assert all(info.input_shape in ((3, 64, 64), (12, 1000)) for info in LARGE.values())
+    with pytest.raises(DatasetError, match="subset 'full' of ptb-xl-superclass-25hz; allowed: der"):
+        ecg.load("ptb-xl-superclass-25hz", "full", places=places)
+    for name, info in LARGE.items():
+        expected = {"tiny-imagenet": (3, 64, 64), "tiny-imagenet-20": (3, 64, 64),
+                    "ptb-xl-superclass-25hz": (12, 250), "diabetes": (10,)}  # fmt: skip
+        assert info.input_shape == expected.get(name, (12, 1000))
 
 
 MIRROR = os.environ.get("ABA_DATA_MIRROR", "")

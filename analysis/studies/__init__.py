@@ -36,25 +36,34 @@ _DECLARED_IN = {
     "variability-linear": ("variability", "declare_linear"),
 }
 STANDARD = tuple(_DECLARED_IN)
+# Studies of data sets of their own (`settings.yaml` says which), and the one where none is named.
+OF_OWN_DATA = {"tasks": "diabetes", "architectures": "tiny-imagenet-20"}
 
 
 def standard_study(name: str, dataset: str = "digits", preset: str = "quick") -> Study:
     """One of the standard studies with the settings of its data set and preset.
 
-    Raises StudyError for unknown names.
+    Raises StudyError for unknown names, and for data that a study is not of.
     """
     if name.startswith("large-"):
         return _of_large(name, dataset, preset)
-    if name not in _DECLARED_IN:
+    known = (*STANDARD, *OF_OWN_DATA)
+    if name not in known:
         raise StudyError(
-            f"unknown study {name!r}{meant(name, STANDARD)}; known: {', '.join(STANDARD)}, "
+            f"unknown study {name!r}{meant(name, known)}; known: {', '.join(known)}, "
             "or a YAML or Python file"
         )
-    module, function = _DECLARED_IN[name]
+    if name in OF_OWN_DATA and dataset == "digits":
+        dataset = OF_OWN_DATA[name]
+    module, function = _DECLARED_IN.get(name, (name, "declare"))
     declare: Callable[[Settings], Study] = getattr(
         import_module(f"analysis.studies.{module}"), function
     )
-    return declare(settings_of(dataset, preset))
+    settings = settings_of(dataset, preset)
+    of_data = settings.studies or STANDARD
+    if name not in of_data:
+        raise StudyError(f"{name} is no study of {dataset}; there: {', '.join(of_data)}")
+    return declare(settings)
 
 
 def _of_large(name: str, dataset: str, preset: str) -> Study:

@@ -8,6 +8,7 @@ neither optimiser, batch size nor learning rate, nor the model on PTB-XL: those 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ import pandas as pd
 from aba_core.arms import METHODS, VANILLA, Arm
 from analysis import reference
 from analysis.results import ResultsError, load
+from analysis.studies.architectures import (
+    BOTH,
+    FASTABA,
+    HAND_CRAFTED,
+    MENDABA,
+    RESNET,
+    VIT,
+    name_of,
+)
 from analysis.study import FRESH_SEED, Study, StudyError
 
 RUNS = 5  # of each cell, as the slides' medians and deviations suggest
@@ -30,7 +40,8 @@ class Row:
     """One published row. published: (data set, model, RandAugment) as the table has them. forward:
     multiplications and additions of one sample's forward pass, in 10⁹, on the data's own size.
     reached: the share of a GPU's peak that training is assumed to reach; small inputs reach little,
-    depthwise convolutions least. quick: what the reduced form changes of the configuration."""
+    depthwise convolutions least. quick: what the reduced form changes of the configuration.
+    reduced: {method: the arm of study `architectures` that has it}."""
 
     published: tuple[str, str, str]
     dataset: str
@@ -44,6 +55,7 @@ class Row:
     samples: int = 100_000
     metric: str = "accuracy"
     arms: tuple[str, ...] = field(default=tuple(PASSES))
+    reduced: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hours(self) -> dict[str, float]:
@@ -56,6 +68,11 @@ def _library(name: str) -> dict[str, str]:
     return {"use": "aba_core.networks:of_library", "library": "torchvision", "name": name}
 
 
+def _reduced(network: str) -> dict[str, str]:
+    titles = {"vanilla": VANILLA, "mendaba": MENDABA, "fastaba": FASTABA}
+    return {method: name_of(title, network) for method, title in titles.items()}
+
+
 _PICTURES = {"batch_size": 128, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4}
 _VIT = {"batch_size": 128, "optimizer": "adam", "learning_rate": 1e-4}
 _ECG = {"batch_size": 128, "optimizer": "adam", "learning_rate": 0.003}
@@ -64,11 +81,12 @@ _THIN = {**_SMALL, "model": "resnet18_thin", "batch_norm": True, "learning_rate"
 ROWS = {
     "large-resnet50": Row(
         ("tiny-imagenet", "ResNet50", "No"), "tiny-imagenet", _library("resnet50"), 100, 0.68, 0.04,
-        _PICTURES, _THIN,
+        _PICTURES, _THIN, reduced=_reduced(RESNET),
     ),
     "large-resnet50-ra": Row(
         ("tiny-imagenet", "ResNet50", "Yes"), "tiny-imagenet", _library("resnet50"), 100, 0.68,
         0.04, _PICTURES, _THIN, ("randaugment",),
+        reduced={"vanilla": name_of(HAND_CRAFTED, RESNET), "mendaba": name_of(BOTH, RESNET)},
     ),
     "large-efficientnet": Row(
         ("tiny-imagenet", "EfficientB3", "No"), "tiny-imagenet", _library("efficientnet_b3"), 300,
@@ -80,7 +98,7 @@ ROWS = {
     ),
     "large-vit": Row(
         ("tiny-imagenet", "ViT Base 16", "No"), "tiny-imagenet", _library("vit_b_16"), 50, 2.9, 0.2,
-        _VIT, {**_SMALL, "model": "tiny_vit", "learning_rate": 1e-3},
+        _VIT, {**_SMALL, "model": "tiny_vit", "learning_rate": 1e-3}, reduced=_reduced(VIT),
     ),
     "large-ecg": Row(
         ("ptb-xl", "not stated", "No"), "ptb-xl", "fcn", 50, 0.55, 0.1,
@@ -136,7 +154,7 @@ def table(results: Path | str) -> pd.DataFrame:
     rows = []
     for name, row in ROWS.items():
         published = _published(name)
-        found = _found(results, name)
+        found = _found(results, name, row)
         for method in row.arms:
             cell = published.loc[method]
             ours, scope = _measured(found, method, row)
@@ -160,27 +178,31 @@ def _published(name: str) -> pd.DataFrame:
     return every[chosen & (every["randaugment"] == randaugment)].set_index("method")
 
 
-def _found(results: Path | str, name: str) -> pd.DataFrame | None:
-    """The finished runs of a row's study, at full scale or, without them, in reduced form."""
-    quick = dict(ROWS[name].quick).get("dataset", ROWS[name].dataset)
-    for dataset, preset in ((ROWS[name].dataset, "published"), (quick, "quick")):
-        try:
-            frame = load(results, name, dataset, preset).frame
-        except ResultsError:
-            continue
-        if len(frame):
-            return frame[frame["status"] == "finished"]
-    return None
+def _found(results: Path | str, name: str, row: Row) -> list[tuple[pd.DataFrame, dict[str, str]]]:
+    """The finished runs that there are of a row, and the arm of each method in them: at full scale,
+    in its reduced form, in study `architectures`."""
+    titles = {m: VANILLA if m == "vanilla" else METHODS[m].title for m in row.arms}
+    quick = dict(row.quick).get("dataset", row.dataset)
+    places = [(name, row.dataset, "published", titles), (name, quick, "quick", titles)]
+    if row.reduced:
+        places.append(("architectures", "tiny-imagenet-20", "", dict(row.reduced)))
+    found = []
+    for study, dataset, preset, arms in places:
+        with suppress(ResultsError):
+            frame = load(results, study, dataset, preset).frame
+            found.append((frame[frame["status"] == "finished"], arms))
+    return found
 
 
-def _measured(found: pd.DataFrame | None, method: str, row: Row) -> tuple[dict[str, Any], str]:
-    nothing = {"ours": float("nan"), "ours_sd": float("nan"), "runs": 0}
-    if found is None:
-        return nothing, "not run"
-    title = VANILLA if method == "vanilla" else METHODS[method].title
-    mine = found[found["arm"] == title]
-    if not len(mine):
-        return nothing, "not run"
-    first, values = mine.iloc[0], mine[f"test_{row.metric}"]
-    scope = f"{first['dataset']} ({first['subset']}), {first['model']}, {first['epochs']:g} epochs"
-    return {"ours": values.median(), "ours_sd": values.std(), "runs": len(values)}, scope
+def _measured(
+    found: list[tuple[pd.DataFrame, dict[str, str]]], method: str, row: Row
+) -> tuple[dict[str, Any], str]:
+    """A cell by the first that has it."""
+    for frame, arms in found:
+        mine = frame[frame["arm"] == arms.get(method)]
+        if len(mine):
+            first, values = mine.iloc[0], mine[f"test_{row.metric}"]
+            data = f"{first['dataset']} ({first['subset']})"
+            scope = f"{data}, {first['model']}, {first['epochs']:g} epochs"
+            return {"ours": values.median(), "ours_sd": values.std(), "runs": len(values)}, scope
+    return {"ours": float("nan"), "ours_sd": float("nan"), "runs": 0}, "not run"
