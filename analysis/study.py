@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -257,7 +257,8 @@ class Settings:
     input units. seeds: runs an arm for each study, and tuning runs. methods: the benchmark's
     strengths where the slides give them. batch_norm: what differs where models have it. planned:
     seeds that hypotheses are declared with. sizes: of training sets, the usual one first. top_k: of
-    target "class_score".
+    target "class_score". card: fields of `aba_core.aspects.CardSettings` that are not at their
+    default.
     """
 
     dataset: str
@@ -272,6 +273,7 @@ class Settings:
     top_k: int
     note: str
     inputs: str = "pictures"
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -328,6 +330,7 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
         top_k=settings.get("top_k", 4),
         note=" ".join(chosen.get("note", "").split()),
         inputs=settings.get("inputs", "pictures"),
+        card=settings.get("card", {}),
     )
 
 

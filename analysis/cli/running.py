@@ -24,7 +24,7 @@ def run(
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
             "tuned, comparators, comparators-equal-passes, comparators-more, regimes, groups, "
             "groups-true-class, groups-drawn-class, attributions, quality, baselines, variance, "
-            "card, mechanism, variability, variability-linear, or a YAML or Python file.",
+            "card, attacks, mechanism, variability, variability-linear, or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,
