@@ -37,10 +37,10 @@ def declared(
 
     Raises StudyError, one line that names the value and what is allowed.
     """
+    settings = settings_of(dataset or "digits", preset or "quick")
     try:
-        card = CardSettings(
-            tuple(_words(asked.aspects) or ASPECTS), others=tuple(_words(asked.others))
-        )
+        named = tuple(_words(asked.aspects) or ASPECTS)
+        card = CardSettings(named, **{**settings.card, "others": tuple(_words(asked.others))})
     except ValueError as error:
         raise StudyError(str(error)) from error
     arms = _words(asked.arms)
@@ -51,8 +51,7 @@ def declared(
         if any(override.startswith("strength=") for override in overrides):
             raise StudyError("--set strength does not go with a card, whose arms are tuned")
         usual = find_study("card", dataset, preset, seeds, overrides)
-        settings = settings_of(dataset or "digits", preset or "quick")
-        made = room.declare(settings, arms or room.STANDARD_ARMS, card)
+        made = room.declare(settings, arms, card)
         config = {**usual.config, "card": made.config["card"]}
         changes = {"config": config, "seeds": usual.seeds, "preset": usual.preset}
         made = made.model_copy(update=changes)

@@ -259,6 +259,7 @@ class Settings:
     seeds that hypotheses are declared with. sizes: of training sets, the usual one first. top_k: of
     target "class_score". studies: the only ones there are, () for the standard ones. networks:
     {name: what it changes of the config}. quantity: what the task measures, where not accuracy.
+    card: fields of `aba_core.aspects.CardSettings` that are not at their default.
     """
 
     dataset: str
@@ -276,6 +277,7 @@ class Settings:
     studies: tuple[str, ...] = ()
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     quantity: str = "accuracy"
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -335,6 +337,7 @@ def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
         studies=tuple(settings.get("studies", ())),
         networks=settings.get("networks", {}),
         quantity=settings.get("quantity", "accuracy"),
+        card=settings.get("card", {}),
     )
 
 

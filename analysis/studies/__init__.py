@@ -32,6 +32,7 @@ _DECLARED_IN = {
     "variance": ("variance", "declare"),
     "mechanism": ("mechanism", "declare"),
     "card": ("card", "declare"),
+    "attacks": ("attacks", "declare"),
     "variability": ("variability", "declare"),
     "variability-linear": ("variability", "declare_linear"),
 }

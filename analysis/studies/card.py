@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from aba_core.arms import METHODS, VANILLA, Arm
+from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
 from aba_core.aspects import CardSettings
 from aba_core.identity import meant
 from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED, quantity_of
@@ -26,7 +26,7 @@ from analysis import figures, tables
 from analysis.exhibits import Collector, Exhibits, ExportError, Look
 from analysis.results import StudyResult
 from analysis.studies.arms import baseline_arm, difference_table
-from analysis.studies.tried import ANYWHERE, OF_PICTURES, OF_TEXTS
+from analysis.studies.tried import BEST_ON_DIGITS, UNTUNED, compared
 from analysis.study import FRESH_SEED, Settings, Study, StudyError, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
@@ -34,10 +34,7 @@ ROOM = "analysis.studies.card:exhibits"
 NOISE = "Noise"
 # Sets of adjustments by the words of --arms, and their arms' names.
 SETS = {"all": "All", "epsilon": "Epsilon", "delta": "Delta", "neutral": "Neutral"}
-STANDARD_ARMS = (
-    *("all", "epsilon", "mendaba", "fastaba", "noise"),
-    *("fgsm", "mixup", "label-smoothing"),
-)
+STANDARD_ARMS = ("all", "epsilon", *PUBLISHED_METHODS, "noise", "fgsm", *BEST_ON_DIGITS)
 SPLIT = "test"
 # {verdict: (colour, marker, what it says)}
 LOOKS = {
@@ -78,21 +75,27 @@ def arm_of(name: str, settings: Settings) -> Arm:
 
 def declare(
     settings: Settings,
-    arms: Sequence[str] = STANDARD_ARMS,
+    arms: Sequence[str] = (),
     card: CardSettings | None = None,
 ) -> Study:
-    """Vanilla and some arms, each tuned alike for accuracy on validation, with a whole card."""
-    tried = {**ANYWHERE, **(OF_PICTURES if settings.pictures else OF_TEXTS)}
-    names = [name for name in dict.fromkeys(arms) if name != "vanilla"]
+    """Vanilla and some arms, each tuned alike for accuracy on validation, with a whole card.
+
+    arms: as `known_arms` has them; by default the standard ones, as far as they fit the data.
+    """
+    tried = compared(settings)
+    standard = [a for a in STANDARD_ARMS if a not in BEST_ON_DIGITS or a in tried]
+    names = [name for name in dict.fromkeys(arms or standard) if name != "vanilla"]
     made = {name: arm_of(name, settings) for name in ("vanilla", *names)}
     strengths = settings.strength["benchmark"]
     classes = []
     for name in names:
         values: dict[str, Any] = {}
+        if name in UNTUNED:
+            continue
         if name in tried:
             field, given = tried[name]
             values = {field: tuple(sorted(given[: len(strengths)]))}
-        elif made[name].setting("kind") not in ("aba", *_PRESETS):
+        elif made[name].setting("kind") not in ("aba", *PUBLISHED_METHODS):
             continue  # nothing of it is tuned
         title = made[name].name
         classes.append(TunedClass(name=title, arms=(title,), values=values))
@@ -100,14 +103,11 @@ def declare(
     return settings.study(
         "card",
         fresh(made.values()),
-        config={"card": as_data(card or CardSettings())},
+        config={"card": as_data(card or CardSettings(**settings.card))},
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["card"])),
         tuning=tuning if classes else None,
         room=ROOM,
     )
-
-
-_PRESETS = ("challenger", "mendaba", "fastaba", "fastaba-ce")
 
 
 def with_card(study: Study, card: CardSettings, arms: Sequence[str] = ()) -> Study:
@@ -273,11 +273,13 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
-    """Figures card and card-ASPECT; tables card, card-long, card-all and card-cost.
+    """Figures card and card-ASPECT; tables card, card-long, card-all and card-cost; their names
+    begin as `prefix_of` says.
 
     Raises ExportError for runs without a card.
     """
     runs, declared = study.frame, study.declaration.study
+    name = f"{prefix_of(declared.name)}card"
     if not aspects_in(runs):
         raise ExportError(
             f"the runs of {declared.name} have no report card; make them: aba card {declared.name}"
@@ -291,30 +293,36 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     interval = f"{collected.level} for an aspect together, Student's t (Bonferroni)"
     note = READING.format(base=base)
     collected.figure(
-        "card", f"Gains and harms of each arm compared with {base}", table,
+        name, f"Gains and harms of each arm compared with {base}", table,
         partial(overview_plot, table), height=overview_height(table), note=note,
         interval=interval, width="double",
     )  # fmt: skip
     for aspect in dict.fromkeys(table["aspect"]):
         part = table[table["aspect"] == aspect]
         collected.figure(
-            f"card-{aspect}", f"Differences to {base}: {aspect}", part,
+            f"{name}-{aspect}", f"Differences to {base}: {aspect}", part,
             partial(aspect_plot, part), note=note, interval=interval, width="double",
         )  # fmt: skip
     shown = wide(table)
-    collected.table("card", f"The report card: {base}, and differences to it", shown,
+    collected.table(name, f"The report card: {base}, and differences to it", shown,
                     note=f"▲: a gain, ▼: a harm. {note}", interval=interval)  # fmt: skip
     collected.table(
-        "card-long", "Every comparison of the report card", table,
+        f"{name}-long", "Every comparison of the report card", table,
         ["aspect", "label", "arm", "mean", "difference", "n", "family", "verdict"],
         note=note, interval=interval, digits=3,
     )  # fmt: skip
-    collected.table("card-all", "Means of all quantities of the report card", all_means(runs),
+    collected.table(f"{name}-all", "Means of all quantities of the report card", all_means(runs),
                     digits=3)  # fmt: skip
     collected.table(
-        "card-cost", "Seconds that each aspect takes, a run", cost_table(runs), digits=2
+        f"{name}-cost", "Seconds that each aspect takes, a run", cost_table(runs), digits=2
     )
     return collected.exhibits
+
+
+def prefix_of(study: str) -> str:
+    """What the exhibits of a study's cards begin with: nothing in the study card; "benchmark-" in
+    benchmark-card."""
+    return "" if study == "card" else f"{study.removesuffix('-card')}-"
 
 
 def all_means(runs: pd.DataFrame) -> pd.DataFrame:
