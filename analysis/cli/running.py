@@ -22,9 +22,9 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "tuned, comparators, comparators-equal-passes, comparators-more, regimes, groups, "
-            "groups-true-class, groups-drawn-class, attributions, quality, baselines, variance, "
-            "card, mechanism, variability, variability-linear, or a YAML or Python file.",
+            "landscape, tuned, comparators, comparators-equal-passes, comparators-more, regimes, "
+            "groups, groups-true-class, groups-drawn-class, attributions, quality, baselines, "
+            "variance, card, mechanism, variability, variability-linear, or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,
