@@ -172,8 +172,11 @@ def mediated(declared: Mediated, outcome: Grid, mediator: Grid, rng: np.random.G
         mean_m, mean_y = draws @ own_m / n, draws @ own_y / n
         products += draws @ (own_m * own_y).sum(1) - n * (mean_m * mean_y).sum(1)
         squares += draws @ (own_m**2).sum(1) - n * (mean_m**2).sum(1)
-    if not squares.min() > 1e-12 * max(1.0, float((m**2).sum())):
+    varies = squares > 1e-12 * max(1.0, float((m**2).sum()))
+    if not varies[0]:
         raise ComparisonError(f"runs of one arm do not differ in {declared.through}")
+    # A draw of one subset again and again tells no slope.
+    draws, products, squares = draws[varies], products[varies], squares[varies]
     a, total = draws @ (m @ weights) / n, draws @ (y @ weights) / n
     found = a * products / squares
     drawn = np.sort(found[1:])
