@@ -91,6 +91,7 @@ def declare(settings: Settings) -> Study:
         config={"mechanism": MEASURED, "probe_strength": settings.strength["isolation"]},
         hypotheses=declared(settings.planned["landscape"]),
         seeds=tuple(seeds),
+        keep_correct=True,
         room="analysis.studies.landscape:exhibits",
     )
 
