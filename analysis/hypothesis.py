@@ -150,7 +150,34 @@ class Correlation(_Declared):
         return {arm for pair in self.pairs.values() for arm in pair}
 
 
-Comparison = Contrast | Slope | Correlation
+class Mediated(_Declared):
+    """What of a contrast goes through a quantity measured on the same runs (points).
+
+    weights: {arm: weight} of the contrast, its two sides by their signs. through: the column of the
+    quantity, the mediator. The mediated part is the contrast of the mediator times the slope of
+    the outcome over it, among runs that share arm and side, subsets' levels held; see
+    `mediation.mediated`. Declare the contrast itself beside it: where there is no effect, there is
+    nothing to be mediated.
+    """
+
+    label: str
+    weights: dict[str, float]
+    through: str
+
+    @model_validator(mode="after")
+    def _of_two_sides(self) -> Mediated:
+        for sign, side in ((1, "positive"), (-1, "negative")):
+            if sum(sign * weight > 0 for weight in self.weights.values()) < 2:
+                raise ValueError(f"{self.label!r} needs two arms or more of {side} weight")
+        return self
+
+    @property
+    def arms(self) -> set[str]:
+        """Arms that must have runs."""
+        return set(self.weights)
+
+
+Comparison = Contrast | Slope | Correlation | Mediated
 
 
 class Hypothesis(_Declared):

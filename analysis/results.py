@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from aba_core.adjustments import ADJUSTMENTS
@@ -41,6 +42,7 @@ __all__ = [
     "read_rows",
     "runs_in_short",
     "sweep",
+    "with_measured",
     "write_chunk",
 ]
 
@@ -212,6 +214,29 @@ def measured(result: StudyResult) -> StudyResult:
     if not len(measurements.frame):
         raise ResultsError(f"{study.name} on {study.dataset} has runs but no measurements")
     return measurements
+
+
+AT_END = "end_"  # before the column of what was measured after a run's last step
+LOGARITHM = "end_log_"  # before that of its logarithm
+
+
+def with_measured(result: StudyResult) -> pd.DataFrame:
+    """A study's runs with what was measured after their last step, where it was.
+
+    end_METRIC: as `aba_core.mechanism.measure` has it; end_log_METRIC: 100 times its natural
+    logarithm, so that differences are per cent, nearly; NaN where it is not above 0.
+    """
+    runs = result.frame
+    try:
+        rows = measured(result).frame
+    except ResultsError:
+        return runs
+    last = rows[rows["step"] == rows.groupby("key")["step"].transform("max")].set_index("key")
+    metrics = last.drop(columns=[*runs.columns.intersection(last.columns), "step"])
+    metrics = metrics.select_dtypes("number").astype(np.float64)
+    logarithms = metrics.where(metrics > 0).apply(np.log) * 100
+    beside = [metrics.add_prefix(AT_END), logarithms.add_prefix(LOGARITHM)]
+    return runs.merge(pd.concat(beside, axis=1), left_on="key", right_index=True, how="left")
 
 
 # --- frozen models as runs of groups -------------------------------------------------------------

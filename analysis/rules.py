@@ -23,7 +23,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import comparisons, correlations, scopes, sequential, slopes, statistics, tables
+from analysis import (
+    comparisons,
+    correlations,
+    mediation,
+    scopes,
+    sequential,
+    slopes,
+    statistics,
+)
 from analysis.comparisons import Bounds, ComparisonError, Grid
 from analysis.effects import effect_of as effect_of
 from analysis.effects import smallest_detectable as smallest_detectable
@@ -33,12 +41,15 @@ from analysis.hypothesis import (
     Contrast,
     Correlation,
     Hypothesis,
+    Mediated,
     Slope,
     needed_of,
     rule_at,
 )
-from analysis.results import StudyResult, group_runs
+from analysis.results import StudyResult, group_runs, with_measured
 from analysis.statistics import Interval
+from analysis.wording import effect_text as effect_text
+from analysis.wording import sentence_of
 
 
 class RuleError(ValueError):
@@ -236,6 +247,11 @@ class Judge:
             if self.grid_of is None:
                 raise ComparisonError(f"needs runs with {comparison.of}")
             return correlations.bounds(comparison, self.grid_of(comparison.of), self.grid, rng)
+        if isinstance(comparison, Mediated):
+            if self.grid_of is None:
+                raise ComparisonError(f"needs runs with {comparison.through}")
+            through = self.grid_of(comparison.through)
+            return mediation.mediated(comparison, self.grid, through, rng)
         if comparison.of == "spread":
             return comparisons.spread(self.grid, comparison.weights)
         if comparison.unit == "run":
@@ -336,7 +352,7 @@ class Judge:
             ruling.decisive,
             ruling.reason,
         )
-        return replace(verdict, sentence=_sentence(verdict))
+        return replace(verdict, sentence=sentence_of(verdict))
 
 
 def look_of(hypothesis: Hypothesis, grid: Grid) -> int:
@@ -404,67 +420,6 @@ def _row(
     }
 
 
-# {unit: what is counted}
-_UNITS = {
-    "run": "runs in all",
-    "seed": "pairs of runs by seed",
-    "subset": "training subsets",
-    "adjustment": "adjustments",
-    "set": "sets",
-    "map": "maps",
-}
-
-
-def effect_text(estimate: float, low: float, high: float, measure: str) -> str:
-    """Text such as 1.2 [0.9, 1.5] points; two digits for what is no share of a hundred."""
-    digits = 1 if measure == "points" or measure.endswith("%") else 2
-    return f"{tables.interval_text(estimate, low, high, digits)} {measure}"
-
-
-def _sentence(verdict: Verdict) -> str:
-    hypothesis, row = verdict.hypothesis, verdict.decisive
-    subject = f"{row['label']}" + f" ({verdict.reason})" * (len(verdict.table) > 1)
-    ends = row["estimate_low"], row["estimate_high"]
-    effect = effect_text(row["estimate"], *ends, hypothesis.measure)
-    scope = f" ({row['scope']})" * bool(row["scope"])
-    parts = [
-        f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} is {effect}: "
-        f"{_effect_words(verdict)}. It rests on {row['n']} {_UNITS[row['unit']]}{scope}; "
-        f"{hypothesis.n} seeds an arm were planned, and the smallest effect seen with 80 % power "
-        f"is {row['smallest_detectable']:.1f} {hypothesis.measure}."
-    ]
-    if row["left_out"]:
-        parts.append(f"{row['left_out']} blocks lack a run and are left out.")
-    if row["label"] in verdict.notes:
-        note = verdict.notes[row["label"]]
-        parts.append(f"{note[0].upper()}{note[1:]}.")
-    return " ".join(parts)
-
-
-def _effect_words(verdict: Verdict) -> str:
-    """What the decisive interval says, as a clause."""
-    hypothesis, effect = verdict.hypothesis, verdict.effect
-    margin = f"{hypothesis.margin:g} {hypothesis.measure}"
-    if hypothesis.direction == "not worse" and effect in ("exists", "open"):
-        if verdict.verdict == "supported":
-            return f"a loss of {margin} is excluded"
-        return f"a loss of {margin} is neither shown nor excluded"
-    one_sided = hypothesis.direction in ("greater", "less")
-    if effect == "reversed":
-        if hypothesis.direction == "less":
-            return "the effect goes the other way"
-        return "this is a harm, not a gain"
-    if effect == "worth having":
-        return f"the {'effect' if one_sided else 'difference'} exceeds the margin of {margin}"
-    if effect == "exists":
-        return f"there is an effect, and whether it reaches the margin of {margin} is open"
-    if effect == "negligible":
-        return f"it is negligible, within ±{margin}"
-    if verdict.verdict == "refuted":
-        return f"an effect worth having, of {margin}, is excluded"
-    return f"neither an effect nor its absence (less than {margin}) is shown"
-
-
 # --- a study's hypotheses ------------------------------------------------------------------------
 
 
@@ -486,7 +441,8 @@ def declared_when(study: StudyResult) -> str:
     )
     finished = frame["finished_at"].min() if len(frame) else ""
     grown = [entry for entry in later if str(entry["at"]) > finished]
-    return text + f"; seeds were added {len(grown)} times after first results" * bool(grown)
+    times = "once" if len(grown) == 1 else f"{len(grown)} times"
+    return text + f"; seeds were added {times} after first results" * bool(grown)
 
 
 def test_all(
@@ -527,9 +483,10 @@ def test_all(
 
 
 def _grids_of(study: StudyResult) -> Callable[[str], Grid]:
-    """A study's runs as a grid of any column; frozen models by group, see `results.group_runs`."""
+    """A study's runs as a grid of any column; frozen models by group, see `results.group_runs`.
+    What was measured while runs trained stands beside, see `results.with_measured`."""
     frozen = bool(study.declaration.study.frozen) and len(study.frame)
-    return _grids(group_runs(study.frame) if frozen else study.frame)
+    return _grids(group_runs(study.frame) if frozen else with_measured(study))
 
 
 def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from analysis.comparisons import Grid
 from analysis.hypothesis import Contrast, Hypothesis, Slope
 from analysis.rules import Judge
+from benchmarks import calibrate_crossed
 
 Array = NDArray[np.float64]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
-ALLOWED = 0.025
+ALLOWED = calibrate_crossed.ALLOWED
 MARGIN = 0.5
 
 
@@ -116,7 +117,7 @@ class Result:
 
     def fails(self, deviations: float = 1.645) -> bool:
         """Whether more verdicts are wrong than is allowed and chance gives so many trials."""
-        return self.worst > ALLOWED + deviations * math.sqrt(ALLOWED * (1 - ALLOWED) / self.trials)
+        return calibrate_crossed.beyond_chance(self.worst, self.trials, deviations)
 
 
 def measure(case: Case, trials: int, seed: int = 0) -> Result:
@@ -441,7 +442,11 @@ def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}".removeprefix("0")
 
 
-def table(results: Sequence[Result], looked: Sequence[tuple[str, float, float, float]]) -> str:
+def table(
+    results: Sequence[Result],
+    crossed: Sequence[calibrate_crossed.Line],
+    looked: Sequence[tuple[str, float, float, float]],
+) -> str:
     """The table in Markdown."""
     lines = [
         "| Method | Scenario | n | Wrong support | Wrong refutation | Coverage | Width |",
@@ -454,6 +459,12 @@ def table(results: Sequence[Result], looked: Sequence[tuple[str, float, float, f
         lines.append(
             f"| {case.method} | {case.scenario}{mark} | {case.world.n} | {_share(result.support)} "
             f"| {_share(result.refutation)} | {_share(result.coverage)} | {width} |"
+        )
+    for line in crossed:
+        mark = " **†**" if line.fails() else ""
+        lines.append(
+            f"| {line.method} | {line.scenario}{mark} | {line.n} | {_share(line.support)} "
+            f"| {_share(line.refutation)} | {_share(line.coverage)} | {line.width:.2f} |"
         )
     for name, support, refutation, used in looked:
         mark = " **†**" if max(support, refutation) > 0.035 else ""
@@ -489,19 +500,29 @@ def main() -> None:
     chosen = [case for case in cases() if given.only in case.method]
     with ProcessPoolExecutor(given.workers) as pool:
         looked = pool.submit(looks, given.trials) if not given.only else None
+        crossed = [
+            pool.submit(calibrate_crossed.lines, given.trials, (one,))
+            for method, of_method in calibrate_crossed.LINES.items()
+            if given.only in method
+            for one in of_method
+        ]
         numbers = range(len(chosen))
         results = list(
             pool.map(_numbered, numbers, [given.only] * len(chosen), [given.trials] * len(chosen))
         )
-        rows = table(results, looked.result() if looked else [])
-    failed = [r for r in results if r.fails() and not r.case.known]
+        own = [line for one in crossed for line in one.result()]
+        rows = table(results, own, looked.result() if looked else [])
+    failed = [
+        (r.case.method, r.case.scenario, r.worst) for r in results if r.fails() and not r.case.known
+    ]
+    failed += [(line.method, line.scenario, line.worst) for line in own if line.fails()]
     seconds = time.perf_counter() - started
     said = f"{given.trials:,} draws a line, {seconds / 60:.0f} minutes."
     print(rows, said, sep="\n\n")
     if not given.only:
         write(given.page, f"{rows}\n\n{said}")
-    for result in failed:
-        print(f"beyond chance: {result.case.method}, {result.case.scenario}, {result.worst:.3f}")
+    for method, scenario, worst in failed:
+        print(f"beyond chance: {method}, {scenario}, {worst:.3f}")
 
 
 def _numbered(number: int, only: str, trials: int) -> Result:

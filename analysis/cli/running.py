@@ -22,10 +22,10 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "tuned, comparators, comparators-equal-passes, comparators-more, regimes, groups, "
-            "groups-true-class, groups-drawn-class, attributions, quality, baselines, variance, "
-            "card, attacks, mechanism, variability, variability-linear; with data of their own tasks, "
-            "architectures and large-MODEL; or a YAML or Python file.",
+            "landscape, tuned, comparators, comparators-equal-passes, comparators-more, regimes, "
+            "groups, groups-true-class, groups-drawn-class, attributions, quality, baselines, "
+            "variance, card, attacks, mechanism, variability, variability-linear; with data of "
+            "their own tasks, architectures and large-MODEL; or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,

@@ -21,6 +21,7 @@ _DECLARED_IN = {
     "hypotheses": ("hypotheses", "declare"),
     "sets": ("sets", "declare"),
     "matched": ("matched", "declare"),
+    "landscape": ("landscape", "declare"),
     "tuned": ("tuned", "declare"),
     "comparators": ("comparators", "declare"),
     "comparators-equal-passes": ("comparators", "declare_equal_passes"),

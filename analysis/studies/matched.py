@@ -121,8 +121,13 @@ def _mean(names: Sequence[str], share: float = 1.0) -> dict[str, float]:
     return {name: share * times / len(names) for name, times in Counter(names).items()}
 
 
+def mean_weights(more: Sequence[str], less: Sequence[str]) -> dict[str, float]:
+    """Weights of the mean of some arms less that of others."""
+    return _mean(more) | _mean(less, -1.0)
+
+
 def _difference(label: str, more: Sequence[str], less: Sequence[str], **further: Any) -> Contrast:
-    return Contrast(label=label, weights=_mean(more) | _mean(less, -1.0), **further)
+    return Contrast(label=label, weights=mean_weights(more, less), **further)
 
 
 PAIR_ARMS = [pair_name(pair) for pair in PAIRS]

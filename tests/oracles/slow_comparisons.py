@@ -61,3 +61,19 @@ def against_best(values: np.ndarray, confidence: float) -> list[tuple[float, flo
         estimate = min(difference(one, other)[0] for other in others[one])
         bounds.append((estimate, min(0.0, lower), upper[one]))
     return bounds
+
+
+def mediated_part(mediator: np.ndarray, outcome: np.ndarray, weights: np.ndarray) -> float:
+    """Contrast of the mediator times the outcome's slope over it, by least squares with a dummy for
+    each arm and for each side of each subset. [subset, arm]"""
+    columns, m, y = [], [], []
+    subsets, arms = mediator.shape
+    for subset in range(subsets):
+        for arm in range(arms):
+            dummies = np.zeros(arms + 2 * subsets)
+            dummies[arm] = dummies[arms + 2 * subset + (weights[arm] > 0)] = 1.0
+            columns.append(np.append(dummies, mediator[subset, arm]))
+            m.append(mediator[subset, arm])
+            y.append(outcome[subset, arm])
+    slope = np.linalg.lstsq(np.array(columns), np.array(y), rcond=None)[0][-1]
+    return float(slope * (mediator.mean(0) @ weights))

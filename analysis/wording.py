@@ -1,0 +1,72 @@
+"""Verdicts in words: what was found of a hypothesis, as one sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from analysis import tables
+
+if TYPE_CHECKING:
+    from analysis.rules import Verdict
+
+# {unit: what is counted}
+_UNITS = {
+    "run": "runs in all",
+    "seed": "pairs of runs by seed",
+    "subset": "training subsets",
+    "adjustment": "adjustments",
+    "set": "sets",
+    "map": "maps",
+}
+
+
+def effect_text(estimate: float, low: float, high: float, measure: str) -> str:
+    """Text such as 1.2 [0.9, 1.5] points; two digits for what is no share of a hundred."""
+    digits = 1 if measure == "points" or measure.endswith("%") else 2
+    return f"{tables.interval_text(estimate, low, high, digits)} {measure}"
+
+
+def sentence_of(verdict: Verdict) -> str:
+    """Claim, verdict, deciding comparison with its effect, n, scope, and what could be seen."""
+    hypothesis, row = verdict.hypothesis, verdict.decisive
+    subject = f"{row['label']}" + f" ({verdict.reason})" * (len(verdict.table) > 1)
+    ends = row["estimate_low"], row["estimate_high"]
+    effect = effect_text(row["estimate"], *ends, hypothesis.measure)
+    scope = f" ({row['scope']})" * bool(row["scope"])
+    parts = [
+        f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} is {effect}: "
+        f"{_effect_words(verdict)}. It rests on {row['n']} {_UNITS[row['unit']]}{scope}; "
+        f"{hypothesis.n} seeds an arm were planned, and the smallest effect seen with 80 % power "
+        f"is {effect_text(row['smallest_detectable'], math.nan, math.nan, hypothesis.measure)}."
+    ]
+    if row["left_out"]:
+        parts.append(f"{row['left_out']} blocks lack a run and are left out.")
+    if row["label"] in verdict.notes:
+        note = verdict.notes[row["label"]]
+        parts.append(f"{note[0].upper()}{note[1:]}.")
+    return " ".join(parts)
+
+
+def _effect_words(verdict: Verdict) -> str:
+    """What the decisive interval says, as a clause."""
+    hypothesis, effect = verdict.hypothesis, verdict.effect
+    margin = f"{hypothesis.margin:g} {hypothesis.measure}"
+    if hypothesis.direction == "not worse" and effect in ("exists", "open"):
+        if verdict.verdict == "supported":
+            return f"a loss of {margin} is excluded"
+        return f"a loss of {margin} is neither shown nor excluded"
+    one_sided = hypothesis.direction in ("greater", "less")
+    if effect == "reversed":
+        if hypothesis.direction == "less":
+            return "the effect goes the other way"
+        return "this is a harm, not a gain"
+    if effect == "worth having":
+        return f"the {'effect' if one_sided else 'difference'} exceeds the margin of {margin}"
+    if effect == "exists":
+        return f"there is an effect, and whether it reaches the margin of {margin} is open"
+    if effect == "negligible":
+        return f"it is negligible, within ±{margin}"
+    if verdict.verdict == "refuted":
+        return f"an effect worth having, of {margin}, is excluded"
+    return f"neither an effect nor its absence (less than {margin}) is shown"
