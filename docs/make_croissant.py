@@ -175,7 +175,7 @@ def described(folder: Path = SHIPPED) -> dict[str, Any]:
     ]  # fmt: skip
     studies = {
         "@type": "cr:FileSet", "@id": "studies-files", "name": "studies-files",
-        "description": "What was declared before the runs: arms, seeds, hypotheses and their rules.",
+        "description": "What was declared before the runs: arms, seeds, hypotheses, rules.",
         "encodingFormat": "application/json", "includes": "studies/*.json",
     }  # fmt: skip
     return {

@@ -13,6 +13,7 @@ from analysis.results import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 NAMED = {"type": "object", "required": ["@id"], "properties": {"@id": {"type": "string"}}}
+TYPES = ["sc:Text", "sc:Boolean", "sc:Integer", "sc:Float"]
 # What version 1.0 of the specification requires of each part.
 SCHEMA = {
     "type": "object",
@@ -51,7 +52,7 @@ SCHEMA = {
                             "required": ["@id", "name", "description", "dataType", "source"],
                             "properties": {
                                 "@type": {"const": "cr:Field"},
-                                "dataType": {"enum": ["sc:Text", "sc:Boolean", "sc:Integer", "sc:Float"]},
+                                "dataType": {"enum": TYPES},
                                 "source": {
                                     "required": ["fileSet", "extract"],
                                     "properties": {"extract": {"required": ["column"]}},

@@ -384,7 +384,7 @@ def test_every_flag_that_help_names_is_a_heading_of_the_page():
     assert len(named) > 30
     headings = re.findall(r"^### (--[\w-]+)$", page, flags=re.M)
     assert named == set(headings) and len(headings) == len(set(headings))
-    for flag, commands_of in module.flags().items():
+    for commands_of in module.flags().values():
         for command, what in commands_of:
             assert what and f"[`{command}`](#{command.replace(' ', '-')})" in page
             assert f"## {command}\n" in page
