@@ -137,7 +137,7 @@ def _complete(
     return Completion(computed, share.reused, share.elsewhere, result, plan.primary)
 
 
-def _track(tracker: Tracker, rows: Iterable[Mapping[str, Any]]) -> None:
+def _track(tracker: Tracker, rows: Iterable[Mapping[Any, Any]]) -> None:
     """Write finished runs to a tracker, which knows those that it has. Raises StudyError where it
     fails; what is in the results is not lost."""
     try:

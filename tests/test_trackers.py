@@ -19,7 +19,15 @@ LIVE = TrainConfig(
     dataset="digits", model="linear", epochs=2, batch_size=20, trainer="single", curve_every=3
 )
 CURVE = (3, 6, 9)  # of 10 steps, the last of which is no point of a curve
-ROW = {"arm": "a/b", "seed": 3, "step": 10, "test_accuracy": 50.0, "epochs": 2, "key": "0123456789"}
+ROW = {
+    "arm": "a/b",
+    "seed": 3,
+    "step": 10,
+    "test_accuracy": 50.0,
+    "epochs": 2,
+    "key": "0123456789",
+    "status": "finished",
+}
 
 
 def study(trainer: str = "replicas", **changes) -> Study:

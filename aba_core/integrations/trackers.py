@@ -100,44 +100,47 @@ class MLflow:
         self._experiment = (
             known.experiment_id if known else self._client.create_experiment(experiment)
         )
-        self._runs: dict[str, Any] = {}
+        self._runs: dict[str, str] = {}
+        self._ended: set[str] = set()
 
     def __call__(self, point: Mapping[str, Any]) -> None:
         self._log(self._run(point), _numbers(point), point["step"])
 
     def finished(self, row: Mapping[str, Any]) -> None:
         run = self._run(row)
-        if run.info.status != "RUNNING":
+        if run in self._ended:
             return
         settings = [
             self._entities.Param(name, str(value)[:500]) for name, value in _settings(row).items()
         ]
         self._log(run, _metrics(row), row["step"], settings)
-        status = "FAILED" if row.get("status") == "diverged" else "FINISHED"
-        self._client.set_terminated(run.info.run_id, status)
+        self._client.set_terminated(run, "FAILED" if row["status"] == "diverged" else "FINISHED")
+        self._ended.add(run)
 
     def close(self) -> None:
         """Each call has written what it was given."""
 
-    def _run(self, row: Mapping[str, Any]) -> Any:
+    def _run(self, row: Mapping[str, Any]) -> str:
+        """The run's identifier in MLflow, where it is looked for by its key, or made."""
         key = _key(row, self.keys) or short_hash([row["arm"], row["seed"]])
-        if key not in self._runs:
-            found = self._client.search_runs([self._experiment], f"tags.`aba.run` = '{key}'")
-            self._runs[key] = (
-                found[0]
-                if found
-                else self._client.create_run(
-                    self._experiment,
-                    tags={"aba.run": key, "arm": str(row["arm"]), "seed": str(row["seed"])},
-                    run_name=f"{row['arm']}, seed {row['seed']}",
-                )
-            )
-        return self._runs[key]
+        if key in self._runs:
+            return self._runs[key]
+        found = self._client.search_runs([self._experiment], f"tags.`aba.run` = '{key}'")
+        if found:
+            info = found[0].info
+        else:
+            tags = {"aba.run": key, "arm": str(row["arm"]), "seed": str(row["seed"])}
+            name = f"{row['arm']}, seed {row['seed']}"
+            info = self._client.create_run(self._experiment, tags=tags, run_name=name).info
+        if info.status != "RUNNING":
+            self._ended.add(info.run_id)
+        self._runs[key] = info.run_id
+        return info.run_id
 
-    def _log(self, run: Any, values: Mapping[str, float], step: int, params: Any = ()) -> None:
+    def _log(self, run: str, values: Mapping[str, float], step: int, params: Any = ()) -> None:
         now = int(time.time() * 1000)
         metrics = [self._entities.Metric(name, v, now, int(step)) for name, v in values.items()]
-        self._client.log_batch(run.info.run_id, metrics=metrics, params=params)
+        self._client.log_batch(run, metrics=metrics, params=params)
 
 
 def tracker(name: str, results: Path, study: str) -> Tracker:
@@ -157,8 +160,8 @@ def tracker(name: str, results: Path, study: str) -> Tracker:
 
 def again(live: tuple[str, ...], keys: Keys) -> Tracker:
     """In a process that trains: the tracker that `place_of` described."""
-    kind, *place = live
-    return TensorBoard(*place, keys=keys) if kind == "tensorboard" else MLflow(*place, keys=keys)
+    kind, place, *uri = live
+    return TensorBoard(place, keys) if kind == "tensorboard" else MLflow(place, uri[0], keys)
 
 
 def place_of(made: Tracker) -> tuple[str, ...]:
