@@ -61,6 +61,7 @@ calibrate: venv  ## measure how often verdicts are wrong (half an hour on 2 core
 	$(BIN)/python -m benchmarks.calibrate
 
 docs: $(VENV)/.docs  ## build the documentation into site/, readable without a network
+	@$(BIN)/python docs/make_pages.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html; for its search: $(BIN)/python -m http.server -d site"
 

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -74,7 +74,7 @@ def _train_alone(chunk: Chunk, count: Callable[[int], None] | None) -> ChunkRows
     # A block lacks some of its runs where arms were added to a study or memory was short.
     arms = [arm for arm in chunk.arms if any(arm.name == name for name, _ in keys)]
     seeds = [seed for seed in chunk.seeds if any(seed == other for _, other in keys)]
-    with _one_thread(chunk.device):
+    with _one_thread(chunk.device), _watching(chunk, keys) as watch:
         runs = train(
             chunk.config,
             arms,
@@ -86,6 +86,7 @@ def _train_alone(chunk: Chunk, count: Callable[[int], None] | None) -> ChunkRows
             graphs=chunk.graphs,
             progress=count,
             checkpoints=_checkpoints(chunk),
+            watch=watch,
         )
         runs.rows = [row for row in runs.rows if (row["arm"], row["seed"]) in keys]
         rows = _frozen_rows(chunk, runs, splits) if chunk.frozen else _run_rows(chunk, runs, splits)
@@ -114,6 +115,20 @@ def _checkpoints(chunk: Chunk) -> dict[tuple[str, int], Path]:
     if not chunk.checkpoints:
         return {}
     return {(arm, seed): chunk.checkpoint(key) for arm, seed, key in chunk.runs}
+
+
+@contextmanager
+def _watching(
+    chunk: Chunk, keys: dict[tuple[str, int], str]
+) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """What live curves are written by, where they are asked for."""
+    if not chunk.tracked:
+        yield None
+        return
+    from aba_core.integrations import trackers
+
+    with closing(trackers.again(chunk.tracked, keys)) as tracker:
+        yield tracker
 
 
 def _run_rows(chunk: Chunk, runs: Runs, splits: Splits) -> list[dict[str, Any]]:

@@ -44,7 +44,8 @@ class Chunk:
 
     It holds all that training needs and nothing of where results are kept, and can be pickled.
     runs: (arm, seed, key) of those to be computed. hypotheses: the hash of what they are to decide.
-    checkpoints: the folder of those that trainer "single" keeps, "" for none.
+    checkpoints: the folder of those that trainer "single" keeps, "" for none. tracked: where its
+    live curves go, see `aba_core.integrations.trackers.place_of`.
     """
 
     study: str
@@ -59,6 +60,7 @@ class Chunk:
     hypotheses: str = ""
     keep_correct: bool = False
     checkpoints: str = ""
+    tracked: tuple[str, ...] = ()
 
     def checkpoint(self, key: str) -> Path:
         """Where the run with this key keeps its checkpoint."""

@@ -5,8 +5,8 @@ Only this process writes, a chunk's file as soon as its rows are back, whole or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from analysis.study import Study, StudyError
 
 if TYPE_CHECKING:
     from aba_core import Splits
+    from aba_core.integrations.trackers import Tracker
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,13 +56,15 @@ def run(
     *,
     engine: str | Engine = "auto",
     graphs: bool = False,
+    track: str = "",
 ) -> Completion:
     """Declare a study, compute what is missing of it, and return what there is.
 
     progress: called with (label, model-steps done, model-steps in all) a few times a second.
     engine: a function, or a name as `engines.choose_engine` takes it. graphs: record each step as
-    a CUDA graph; StudyError on a CPU. KeyboardInterrupt stops the engine; finished chunks stay.
-    Raises StudyError and the data sets' own errors before anything is computed.
+    a CUDA graph; StudyError on a CPU. track: "tensorboard" or "mlflow", where finished runs, and
+    live curves of trainer "single", are written too. KeyboardInterrupt stops the engine; finished
+    chunks stay. Raises StudyError and the data sets' own errors before anything is computed.
     """
     train, device = choose_engine(engine, device, processes)
     if graphs and device != "cuda":
@@ -69,7 +72,9 @@ def run(
 
     def complete(settled: Study) -> Completion:
         plan = _with_checkpoints(resolve(settled, device, graphs=graphs), Path(results))
-        return _complete(plan, Path(results), train, progress)
+        with _tracker(track, plan.study, Path(results)) as tracker:
+            plan = _with_curves(plan, tracker)
+            return _complete(plan, Path(results), train, progress, tracker)
 
     return complete(study if study.tuning is None else _tuned(study, complete))
 
@@ -82,22 +87,76 @@ def _with_checkpoints(plan: Plan, results: Path) -> Plan:
     return replace(plan, chunks=tuple(replace(c, checkpoints=folder) for c in plan.chunks))
 
 
-def _complete(plan: Plan, results: Path, train: Engine, progress: Progress | None) -> Completion:
+@contextmanager
+def _tracker(name: str, study: Study, results: Path) -> Iterator[Tracker | None]:
+    """A tracker by its name, "" for none. Raises StudyError."""
+    if not name:
+        yield None
+        return
+    if study.frozen:
+        raise StudyError(f"tracker {name!r} of frozen models; trackers take studies of training")
+    from aba_core.integrations import trackers
+
+    try:
+        made = trackers.tracker(name, results, f"{study.name}-{study.dataset}")
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    with closing(made):
+        yield made
+
+
+def _with_curves(plan: Plan, tracker: Tracker | None) -> Plan:
+    """The same plan; runs of one large model write their curves while they train."""
+    if tracker is None or plan.config.single is None:
+        return plan
+    from aba_core.integrations import trackers
+
+    place = trackers.place_of(tracker)
+    return replace(plan, chunks=tuple(replace(c, tracked=place) for c in plan.chunks))
+
+
+def _complete(
+    plan: Plan,
+    results: Path,
+    train: Engine,
+    progress: Progress | None,
+    tracker: Tracker | None,
+) -> Completion:
     store.check_listed(results)
     store.sweep(results)
     declaration = store.declare(results, plan.study, plan.keys)
     with Leases(results) as leases:
         share = Share(plan, results, leases)
-        computed = _train(plan, results, train, share, progress)
+        computed = _train(plan, results, train, share, progress, tracker)
         if computed:
             packs.pack_when_many(results, leases)
     rows, damaged = store.read_rows(results, declaration.kind, list(declaration.keys))
     result = store.collect(declaration, rows, damaged)
+    if tracker is not None:  # those that were there before, or came from other runners
+        _track(tracker, result.frame.to_dict("records"))
     return Completion(computed, share.reused, share.elsewhere, result, plan.primary)
 
 
+def _track(tracker: Tracker, rows: Iterable[Mapping[Any, Any]]) -> None:
+    """Write finished runs to a tracker, which knows those that it has. Raises StudyError where it
+    fails; what is in the results is not lost."""
+    try:
+        for row in rows:
+            tracker.finished(row)
+    except Exception as error:
+        raise StudyError(
+            f"the tracker failed ({' '.join(str(error).split())[:200]}); finished runs are kept, "
+            "and the same command writes the rest"
+        ) from error
+
+
 def _train(
-    plan: Plan, results: Path, train: Engine, share: Share, progress: Progress | None
+    plan: Plan,
+    results: Path,
+    train: Engine,
+    share: Share,
+    progress: Progress | None,
+    tracker: Tracker | None,
 ) -> int:
     """Have an engine compute what is missing and no other runner computes; the number of runs."""
     lacking, total = share.lacking, sum(map(plan.steps, share[:]))
@@ -116,6 +175,8 @@ def _train(
         with closing(_trained(train, share, report)) as trained:
             for part in trained:
                 kept = _keep(results, part)
+                if tracker is not None:
+                    _track(tracker, part[1]["runs"])  # type: ignore[index]
                 computed += len(kept.runs)
                 share.keep(kept)
                 report(0)

@@ -1,6 +1,7 @@
-"""A hook of mkdocs: puts what `aba --help` and every `aba COMMAND --help` print into a page.
+"""Puts what `aba --help` and every `aba COMMAND --help` print into a page.
 
-The line `<!-- aba help -->` becomes one section a command, made from the commands themselves.
+The line `<!-- aba help -->` becomes one section a command and one a flag, made from the commands
+themselves.
 """
 
 import contextlib
@@ -36,12 +37,38 @@ def help_of(command: str = "") -> str:
     return printed.getvalue().rstrip()
 
 
+def flags() -> dict[str, list[tuple[str, str]]]:
+    """Every flag, in alphabetical order, with the commands that take it and what it does there."""
+    import typer
+
+    from analysis.cli import app
+
+    whole = typer.main.get_command(app)
+    taken: dict[str, list[tuple[str, str]]] = {}
+    for command in (whole, *whole.commands.values()):  # type: ignore[attr-defined]
+        name = "aba" if command is whole else f"aba {command.name}"
+        for option in command.get_params(command.make_context("aba", [], resilient_parsing=True)):
+            if option.param_type_name == "option" and option.opts[-1] != "--help":
+                taken.setdefault(option.opts[-1], []).append((name, option.help or ""))
+    return dict(sorted(taken.items()))
+
+
+def options() -> str:
+    """The flags as sections, so that a search for one leads to it."""
+    parts = ["## All options"]
+    for flag, commands_of in flags().items():
+        lines = [f"- [`{name}`](#{name.replace(' ', '-')}): {what}" for name, what in commands_of]
+        parts.append("\n".join([f"### {flag}", "", *lines]))
+    return "\n\n".join(parts)
+
+
 def reference() -> str:
     """The page's sections in Markdown."""
     parts = [("aba", help_of())] + [(f"aba {name}", help_of(name)) for name in commands()]
-    return "\n\n".join(f"## {title}\n\n```text\n{text}\n```" for title, text in parts)
+    sections = (f"## {title}\n\n```text\n{text}\n```" for title, text in parts)
+    return "\n\n".join([*sections, options()])
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Called by mkdocs for every page."""
+def expanded(markdown: str) -> str:
+    """A page with its mark replaced."""
     return markdown.replace(MARK, reference()) if MARK in markdown else markdown

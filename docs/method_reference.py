@@ -1,4 +1,4 @@
-"""A hook of mkdocs: puts every method of the toolkit into a page, family by family.
+"""Puts every method of the toolkit into a page, family by family.
 
 The line `<!-- methods -->` becomes what the table of methods and their docstrings say, so that a
 new method is on the page without a change to it.
@@ -91,6 +91,6 @@ def reference() -> str:
     return "\n".join(lines)
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Called by mkdocs for every page."""
+def expanded(markdown: str) -> str:
+    """A page with its mark replaced."""
     return markdown.replace(MARK, reference()) if MARK in markdown else markdown

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: puts the modules that there are into the pages of the reference.
+"""Puts the modules that there are into the pages of the reference.
 
 The line `<!-- modules of PACKAGE -->` becomes one entry a module, so that a new file is in the
 reference without a change to a page. The command line has a page of its own.
@@ -33,6 +33,6 @@ def entries(package: str) -> str:
     return "\n\n".join(lines)
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Called by mkdocs for every page."""
+def expanded(markdown: str) -> str:
+    """A page with its marks replaced."""
     return MARK.sub(lambda mark: entries(mark[1]), markdown)

@@ -297,7 +297,7 @@ def test_every_page_is_in_the_navigation():
 @pytest.mark.parametrize("package", MODULES)
 def test_every_module_is_in_the_reference_and_in_the_architecture(package):
     page = (DOCS / "reference" / f"{package}.md").read_text()
-    page = hook("module_reference").on_page_markdown(page)
+    page = hook("module_reference").expanded(page)
     listed = re.findall(rf"^::: {package}\.([\w.]+)$", page, flags=re.M)
     assert sorted(listed) == [m for m in MODULES[package] if m.partition(".")[0] != "cli"]
     architecture = (DOCS / "architecture.md").read_text()
@@ -368,9 +368,41 @@ def test_the_list_of_commands_is_not_cut_short():
 
 def test_the_page_of_the_command_line_is_made_of_the_commands():
     module = hook("cli_reference")
-    page = module.on_page_markdown((DOCS / "reference" / "cli.md").read_text())
+    page = module.expanded((DOCS / "reference" / "cli.md").read_text())
     for command in module.commands():
         assert f"## aba {command}\n" in page and f"Usage: aba {command}" in page
+
+
+def test_every_flag_that_help_names_is_a_heading_of_the_page():
+    module = hook("cli_reference")
+    page = hook("make_pages").pages()["reference/cli.md"]
+    named = {
+        flag
+        for command in ("", *module.commands())
+        for flag in re.findall(r"^  (?:-\w, )?(--[a-z-]+)", module.help_of(command), flags=re.M)
+    } - {"--help"}
+    assert len(named) > 30
+    headings = re.findall(r"^### (--[\w-]+)$", page, flags=re.M)
+    assert named == set(headings) and len(headings) == len(set(headings))
+    for commands_of in module.flags().values():
+        for command, what in commands_of:
+            assert what and f"[`{command}`](#{command.replace(' ', '-')})" in page
+            assert f"## {command}\n" in page
+
+
+def test_the_pages_that_are_built_are_plain_and_whole(tmp_path):
+    module = hook("make_pages")
+    module.write(tmp_path)
+    written = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*.md")}
+    assert written.keys() == {path.relative_to(DOCS).as_posix() for path in PAGES}
+    assert not re.search("<!-- (aba help|methods|modules of)", "".join(written.values()))
+    for page, text in written.items():
+        for target in re.findall(r"\]\((images/[^)\s]+)\)", text):
+            assert (tmp_path / page).parent.joinpath(target).exists(), f"{page}: {target}"
+    # Searching for a flag takes a script, which is built in.
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert all((tmp_path / name).exists() for name in config["extra_javascript"])
+    assert config["docs_dir"] == "build/docs"
 
 
 def test_the_page_of_the_methods_is_made_of_their_table():
@@ -378,7 +410,7 @@ def test_the_page_of_the_methods_is_made_of_their_table():
     from aba_core.methods.base import method_of, stand_ins
     from aba_core.methods.mixing import MIXES
 
-    page = hook("method_reference").on_page_markdown((DOCS / "methods.md").read_text())
+    page = hook("method_reference").expanded((DOCS / "methods.md").read_text())
     for kind, info in METHODS.items():
         assert f"`method: {kind}`" in page or f"| `{kind}` | {info.title} |" in page, kind
         method = method_of({"kind": kind, **stand_ins(kind)})

@@ -66,6 +66,10 @@ def run(
         str | None, typer.Option(help="decided: add subsets until no verdict is open.")
     ] = None,
     max_seeds: Annotated[int | None, typer.Option(help="Most subsets, with --until.")] = None,
+    track: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Write runs to a tracker too: tensorboard or mlflow."),
+    ] = "",
 ) -> None:
     """Train the runs that a study still lacks.
 
@@ -86,7 +90,9 @@ def run(
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
     trains = choose(scheduler, cluster or (), engine=engine, processes=processes)
-    options: dict[str, Any] = dict(device=device, processes=processes, engine=trains, graphs=graphs)
+    options: dict[str, Any] = dict(
+        device=device, processes=processes, engine=trains, graphs=graphs, track=track
+    )
     if until is not None or max_seeds is not None:
         from analysis import additions
 
