@@ -61,6 +61,20 @@ def test_every_arm_is_asked_about_and_seeds_share_fresh_subsets(preset):
     assert len({study.arms[0].subset_of(seed) for seed in study.seeds}) * share == len(study.seeds)
 
 
+@pytest.mark.parametrize("name", ["attributions", "quality"])
+def test_a_model_without_convolutions_has_the_other_maps_and_the_note_says_why(name):
+    # `resolve` tries every arm on the model itself.
+    from analysis.plan import resolve
+
+    study = standard_study(name, "breast-cancer", "quick")
+    resolve(study)
+    arms = {one.name for one in study.arms}
+    assert "LRP composite" in arms and not {one for one in arms if "CAM" in one}
+    assert "made at a convolution, which mlp does not have: Grad-CAM" in study.note
+    assert set().union(*(one.arms for one in study.hypotheses)) <= arms
+    assert "convolution" not in standard_study(name, "digits", "quick").note
+
+
 def test_a_map_at_a_layer_is_tried_on_the_model_itself_before_anything_runs():
     # It has no convolution in the linear stand-in that other maps are tried with.
     from analysis.plan import resolve

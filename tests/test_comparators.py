@@ -3,14 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from oracles.slow_comparisons import against_best as slow_against_best
 
+from aba_core import Regularizer
 from aba_core.arms import METHODS
 from aba_core.methods.base import method_of
 from analysis import comparisons
 from analysis.comparisons import ComparisonError
 from analysis.results import SHIPPED, load
 from analysis.studies import gains, standard_study, tried
+from analysis.study import settings_of
 
 DATA = ("digits", "mnist", "cifar10", "news", "breast-cancer")
 
@@ -49,6 +52,23 @@ def test_at_equal_passes_every_arm_has_the_passes_of_vanilla(dataset):
     # What has one pass is the same run as in the study of equal epochs.
     whole = {arm.name: arm for arm in standard_study("comparators", dataset).arms}
     assert all(arm == whole[arm.name] for arm in study.arms if not arm.config)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape"), [("news", (7, 4)), ("breast-cancer", (7,))], ids=["texts", "tables"]
+)
+def test_what_the_study_leaves_out_the_method_itself_refuses_with_the_reason(dataset, shape):
+    there = tried.compared(settings_of(dataset, "quick"))
+    x, y = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(x[0].numel(), 3))
+    for kind in {**tried.ANYWHERE, **tried.OF_PICTURES, **tried.OF_TEXTS}:
+        loop = Regularizer(kind, steps=1)
+        if kind in there:
+            loop.backward(model, x, y)
+        else:
+            with pytest.raises(ValueError, match="needs (pictures|texts) .* a sample") as refusal:
+                loop.backward(model, x, y)
+            assert "\n" not in str(refusal.value)
 
 
 def test_every_class_is_tried_with_as_many_values_as_all_others():

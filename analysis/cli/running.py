@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Device, Metric, OfDataset, Out, Preset, Results, app
+from analysis.cli.options import (
+    CpuProcesses,
+    Device,
+    Metric,
+    OfDataset,
+    Out,
+    Preset,
+    Results,
+    Seeds,
+    Set,
+    app,
+)
 
 if TYPE_CHECKING:
     from analysis.study import Study
@@ -29,21 +40,11 @@ def run(
     ],
     dataset: OfDataset = None,
     preset: Preset = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
-        ),
-    ] = None,
+    seeds: Seeds = None,
+    set_: Set = None,
     results: Results = Path("results"),
     device: Device = "auto",
-    processes: Annotated[
-        int | None,
-        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
-    ] = None,
+    processes: CpuProcesses = None,
     engine: Annotated[
         str,
         typer.Option(metavar="NAME", help="Engine: auto, processes, gpu, or your module:function."),
@@ -130,26 +131,16 @@ def card(
             "[default: all]",
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
-    ] = None,
+    seeds: Seeds = None,
     others: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="Data sets to tell apart from the study's."),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
-        ),
-    ] = None,
+    set_: Set = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
     device: Device = "auto",
-    processes: Annotated[
-        int | None,
-        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
-    ] = None,
+    processes: CpuProcesses = None,
 ) -> None:
     """Judge arms by everything besides accuracy.
 

@@ -53,6 +53,9 @@ FEW = (
     *("gradient", "gradient_x_input", "smoothgrad", "smoothgrad_x_input", "integrated_gradients"),
     *("guided_backpropagation", "lrp_composite", "grad_cam"),
 )
+# Made at a convolution, which these models lack.
+AT_A_CONVOLUTION = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "norm_grad")
+WITHOUT_CONVOLUTION = ("linear", "mlp")
 # Seeds that share a fresh training subset. Arms with different maps cannot train side by side, but
 # seeds of one subset can: a run of four takes a third of the time of a run alone.
 SHARE = {"quick": 1, "standard": 4, "published": 4}
@@ -99,7 +102,7 @@ def declare(settings: Settings) -> Study:
     """Every map, its placebo, some with target class score, and the comparisons at equal cost, on
     fresh subsets, which seeds share."""
     samples = SAMPLES.get(settings.preset, SAMPLES["standard"])
-    maps = {method: MAPS[method] for method in (FEW if settings.preset == "quick" else MAPS)}
+    maps = compared(settings)
     n = settings.planned["attributions"]
     return settings.study(
         "attributions",
@@ -107,7 +110,24 @@ def declare(settings: Settings) -> Study:
         hypotheses=declared(maps, n, samples),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["attributions"])),
         room="analysis.studies.attributions:exhibits",
+        note=left_out(settings),
     )
+
+
+def compared(settings: Settings) -> dict[str, str]:
+    """{method: title} of the maps that the preset has and the model allows."""
+    chosen = FEW if settings.preset == "quick" else MAPS
+    without = AT_A_CONVOLUTION if settings.config["model"] in WITHOUT_CONVOLUTION else ()
+    return {method: MAPS[method] for method in chosen if method not in without}
+
+
+def left_out(settings: Settings) -> str:
+    """Which maps the model does not allow, and why; "" where it allows all."""
+    model = settings.config["model"]
+    if model not in WITHOUT_CONVOLUTION:
+        return ""
+    titles = ", ".join(MAPS[method] for method in AT_A_CONVOLUTION)
+    return f"Not compared, since made at a convolution, which {model} does not have: {titles}."
 
 
 # --- arms ----------------------------------------------------------------------------------------
@@ -134,7 +154,7 @@ def arms(settings: Settings, maps: Mapping[str, str], samples: int) -> tuple[Arm
     return (
         Arm.of(VANILLA, method="vanilla"),
         *(of(title, method) for method, title in maps.items()),
-        *(of(scored(MAPS[method]), method, **score) for method in FEW),
+        *(of(scored(MAPS[method]), method, **score) for method in FEW if method in maps),
         *(of(placebo_of(title), m, placebo="other_sample") for m, title in maps.items()),
         *(of(mapless(placebo), "gradient", placebo=placebo) for placebo in MAPLESS),
         of(LAGGED, "gradient", lagged=True),
@@ -173,7 +193,7 @@ def declared(maps: Mapping[str, str], n: int, samples: int) -> tuple[Hypothesis,
 def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
     titles = list(maps.values())
     finer = [maps[method] for method in ("integrated_gradients", *LRP) if method in maps]
-    both = [MAPS[method] for method in FEW]
+    both = [maps[method] for method in FEW if method in maps]
     return [
         dict(
             name="every-map-helps",
