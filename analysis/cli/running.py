@@ -33,9 +33,10 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "tuned, comparators, comparators-equal-passes, comparators-more, regimes, groups, "
-            "groups-true-class, groups-drawn-class, attributions, quality, baselines, variance, "
-            "card, mechanism, variability, variability-linear, or a YAML or Python file.",
+            "tuned, comparators, comparators-equal-passes, comparators-equal-time, "
+            "comparators-more, regimes, groups, groups-true-class, groups-drawn-class, "
+            "attributions, attributions-equal-time, quality, baselines, variance, card, "
+            "mechanism, variability, variability-linear, or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,
