@@ -174,6 +174,42 @@ def test_relevance_is_that_of_captum(rule, name):
     close(-ours, expected, 1e-5)
 
 
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("zennit", "torchvision")),
+    reason="needs zennit, which needs torchvision",
+)
+@pytest.mark.parametrize("name", ("linear", "mlp", "small_cnn", "larger_cnn", "overlapping"))
+@pytest.mark.parametrize("rule", ("epsilon", "z_plus", "alpha_beta"))
+def test_relevance_is_that_of_zennit(rule, name):
+    """With biases, which count as one more contribution in both."""
+    from zennit import rules
+    from zennit.composites import LayerMapComposite
+    from zennit.types import Activation, Convolution
+
+    if name == "overlapping":
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 4),
+        ).double()  # fmt: skip
+        x, y = torch.randn(3, 2, 6, 6, dtype=torch.float64).abs(), torch.arange(3)
+    else:
+        model, x, y = batch_for(name)
+    theirs = {
+        "epsilon": rules.Epsilon(1e-3),
+        "z_plus": rules.ZPlus(stabilizer=1e-14),
+        "alpha_beta": rules.AlphaBeta(2.0, 1.0, stabilizer=1e-14),
+    }[rule]
+    composite = LayerMapComposite([(Activation, rules.Pass()), ((nn.Linear, Convolution), theirs)])
+    at = x.clone().requires_grad_()
+    with composite.context(model) as explained:
+        scores = explained(at)
+        start = torch.eye(4, dtype=torch.float64)[y] * scores.detach()
+        (expected,) = torch.autograd.grad(scores, at, start)
+    ours = attribute(model, x, y, lrp(rule=rule, epsilon=1e-3), "true_class")
+    close(-ours, expected)
+
+
 @needs_captum
 @pytest.mark.parametrize("name", (*CONVOLUTIONAL, *DEEPER))
 def test_grad_cam_is_that_of_captum(name):
