@@ -152,18 +152,23 @@ def explain(
 # --- methods -------------------------------------------------------------------------------------
 
 
+def _fitted(kind: str, evaluations: int) -> One:
+    """By Captum's class of this name, which fits a linear model to so many changed samples."""
+
+    def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
+        return getattr(attr, kind)(model).attribute(
+            at, additional_forward_args=(row,), n_samples=evaluations, perturbations_per_eval=1
+        )
+
+    return one
+
+
 def lime(
     objective: Objective, x: Tensor, attribution: Attribution, draws: Draws,
     every: int = 1, evaluations: int = 50,
 ) -> Tensor:  # fmt: skip
     """LIME: a linear model of the score around the sample (Ribeiro et al. 2016)."""
-
-    def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
-        return attr.Lime(model).attribute(
-            at, additional_forward_args=(row,), n_samples=evaluations, perturbations_per_eval=1
-        )
-
-    return _map(objective, x, draws, every, "lime", one)
+    return _map(objective, x, draws, every, "lime", _fitted("Lime", evaluations))
 
 
 def kernel_shap(
@@ -171,13 +176,7 @@ def kernel_shap(
     every: int = 1, evaluations: int = 50,
 ) -> Tensor:  # fmt: skip
     """Kernel SHAP: Shapley values by a weighted linear model (Lundberg and Lee 2017)."""
-
-    def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
-        return attr.KernelShap(model).attribute(
-            at, additional_forward_args=(row,), n_samples=evaluations, perturbations_per_eval=1
-        )
-
-    return _map(objective, x, draws, every, "kernel_shap", one)
+    return _map(objective, x, draws, every, "kernel_shap", _fitted("KernelShap", evaluations))
 
 
 def gradient_shap(

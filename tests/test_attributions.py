@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from aba_core import Arm
+from aba_core.arms import WITH_SAMPLES
 from aba_core.attribution import Attribution
-from analysis.studies import attributions, standard_study
+from analysis.studies import attributions, costs, standard_study
 from analysis.studies.attributions import MAPS, SAMPLES, at_cost_of, placebo_of, scored
 
 STUDY = standard_study("attributions", preset="standard")
@@ -48,6 +49,32 @@ def test_arms_at_equal_cost_have_as_many_passes():
     assert dict(arm(lagged).config)["epochs"] == 2 * epochs
 
 
+@pytest.mark.parametrize(("preset", "sampled"), [("quick", 4), ("standard", 8)])
+def test_arms_at_equal_time_have_the_measured_time_of_the_gradient(preset, sampled):
+    study = standard_study("attributions-equal-time", preset=preset)
+    arms = {one.name: dict(one.config).get("epochs", study.config["epochs"]) for one in study.arms}
+    maps = attributions.FEW if preset == "quick" else MAPS
+    step = {method: costs.OF_MAPS[method] for method in maps}
+    if sampled != costs.SAMPLES:  # beyond a step of training, in proportion to the maps' passes
+        for method in set(maps) & set(WITH_SAMPLES):
+            beyond = (sampled + 1) / (costs.SAMPLES + 1)
+            step[method] = 1 + beyond * (step[method] - 1)
+    gradient, smooth = (arms[MAPS[m]] * step[m] for m in ("gradient", "smoothgrad"))
+    for method in maps:
+        if method != "gradient":
+            name = attributions.as_long_as(MAPS[method], "Gradient")
+            assert arms.pop(name) * step[method] == pytest.approx(gradient), name
+    lagged = arms.pop(attributions.as_long_as("Lagged gradient", "Gradient"))
+    assert lagged * costs.LAGGED == pytest.approx(gradient)
+    for method in ("gradient", "gradient_x_input"):
+        name = attributions.as_long_as(MAPS[method], "SmoothGrad")
+        assert arms.pop(name) * step[method] == pytest.approx(smooth), name
+    # What is left are runs of the study at equal steps.
+    whole = {one.name: one for one in standard_study("attributions", preset=preset).arms}
+    assert all(whole[one.name] == one for one in study.arms if one.name in arms)
+    assert set(arms) <= set(whole) and not set(costs.OF_MAPS) ^ set(MAPS)
+
+
 @pytest.mark.parametrize("preset", ["quick", "standard"])
 def test_every_arm_is_asked_about_and_seeds_share_fresh_subsets(preset):
     study = standard_study("attributions", preset=preset)
@@ -59,6 +86,20 @@ def test_every_arm_is_asked_about_and_seeds_share_fresh_subsets(preset):
             assert total == pytest.approx(0, abs=1e-12), contrast.label
     share = attributions.SHARE[preset]
     assert len({study.arms[0].subset_of(seed) for seed in study.seeds}) * share == len(study.seeds)
+
+
+@pytest.mark.parametrize("name", ["attributions", "quality"])
+def test_a_model_without_convolutions_has_the_other_maps_and_the_note_says_why(name):
+    # `resolve` tries every arm on the model itself.
+    from analysis.plan import resolve
+
+    study = standard_study(name, "breast-cancer", "quick")
+    resolve(study)
+    arms = {one.name for one in study.arms}
+    assert "LRP composite" in arms and not {one for one in arms if "CAM" in one}
+    assert "made at a convolution, which mlp does not have: Grad-CAM" in study.note
+    assert set().union(*(one.arms for one in study.hypotheses)) <= arms
+    assert "convolution" not in standard_study(name, "digits", "quick").note
 
 
 def test_a_map_at_a_layer_is_tried_on_the_model_itself_before_anything_runs():

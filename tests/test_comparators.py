@@ -3,14 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from oracles.slow_comparisons import against_best as slow_against_best
 
-from aba_core.arms import METHODS
+from aba_core import Regularizer
+from aba_core.arms import METHODS, PUBLISHED_METHODS
 from aba_core.methods.base import method_of
 from analysis import comparisons
 from analysis.comparisons import ComparisonError
 from analysis.results import SHIPPED, load
-from analysis.studies import gains, standard_study, tried
+from analysis.studies import costs, gains, standard_study, tried
+from analysis.study import settings_of
 
 DATA = ("digits", "mnist", "cifar10", "news", "breast-cancer")
 
@@ -51,9 +54,40 @@ def test_at_equal_passes_every_arm_has_the_passes_of_vanilla(dataset):
     assert all(arm == whole[arm.name] for arm in study.arms if not arm.config)
 
 
+@pytest.mark.parametrize("dataset", DATA)
+def test_at_equal_time_every_arm_has_the_measured_time_of_vanilla(dataset):
+    study = standard_study("comparators-equal-time", dataset)
+    epochs = study.config["epochs"]
+    for arm in study.arms:
+        if arm.name == "Vanilla":
+            continue
+        kind = "gaussian-noise" if arm.setting("placebo") else arm.method["kind"]
+        own = dict(arm.config).get("epochs", epochs)
+        assert own * max(costs.OF_METHODS[kind], 1.0) == pytest.approx(epochs), arm.name
+    every = {"aba", *PUBLISHED_METHODS, *tried.ANYWHERE, *tried.OF_PICTURES, *tried.OF_TEXTS}
+    assert set(costs.OF_METHODS) == every
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape"), [("news", (7, 4)), ("breast-cancer", (7,))], ids=["texts", "tables"]
+)
+def test_what_the_study_leaves_out_the_method_itself_refuses_with_the_reason(dataset, shape):
+    there = tried.compared(settings_of(dataset, "quick"))
+    x, y = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(x[0].numel(), 3))
+    for kind in {**tried.ANYWHERE, **tried.OF_PICTURES, **tried.OF_TEXTS}:
+        loop = Regularizer(kind, steps=1)
+        if kind in there:
+            loop.backward(model, x, y)
+        else:
+            with pytest.raises(ValueError, match="needs (pictures|texts) .* a sample") as refusal:
+                loop.backward(model, x, y)
+            assert "\n" not in str(refusal.value)
+
+
 def test_every_class_is_tried_with_as_many_values_as_all_others():
     for dataset in DATA:
-        for name in ("comparators", "comparators-more", "comparators-equal-passes"):
+        for name in ("comparators", "comparators-more", "comparators-equal-time"):
             study = standard_study(name, dataset)
             few = len(tried._GROUPS)  # channels in a group: no more divide those of every layer
             for one in study.tuning.classes:

@@ -10,7 +10,7 @@ import yaml
 from oracles.small_runs import CLASSES, CONFIG, SPLITS, assert_same_model, chained, plain_run
 from oracles.tiny_data import make_splits
 
-from aba_core import METHODS, Arm, Regularizer, task_of, train
+from aba_core import METHODS, Arm, Augmentation, Regularizer, task_of, train
 from aba_core.architecture import initial_model
 from aba_core.attribution import cross_entropy
 from aba_core.methods import (
@@ -82,18 +82,18 @@ TRIED = {
 }
 
 
-def own_loop(method, seed: int) -> torch.nn.Module:
+def own_loop(method, seed: int, build=chained, splits=SPLITS) -> torch.nn.Module:
     """One model trained as somebody would with `Regularizer`."""
-    samples = len(SPLITS.train)
+    samples = len(splits.train)
     steps = SHORT.steps(samples)
     regularizer = Regularizer(method, seed=seed, steps=steps)
-    model = regularizer.architecture(initial_model(chained, seed, torch.float64))
+    model = regularizer.architecture(initial_model(build, seed, torch.float64))
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
     seeds = torch.tensor([seed])
     for number in range(steps):
         rows = batch_order(lambda e: epoch_order(seeds, e, samples), number, 5, samples)[0]
         optimizer.zero_grad()
-        regularizer.backward(model, SPLITS.train.x[rows].double(), SPLITS.train.y[rows])
+        regularizer.backward(model, splits.train.x[rows].double(), splits.train.y[rows])
         optimizer.step()
     return model.eval()
 
@@ -283,6 +283,16 @@ def test_words_of_texts_are_dropped_whole():
 
     run = train(SHORT, [Arm("a", method)], [0, 1, 2], splits=splits, build=build)
     assert_same_model(run.model("a", 1), plain_run(build, method, 1, SHORT, splits))
+    assert_same_model(run.model("a", 1), own_loop(method, 1, build, splits))
+
+
+def test_every_kind_is_trained_in_a_plain_loop():
+    from test_methods import METHODS_TRIED
+
+    looped = {type(method) for method in (*TRIED.values(), *METHODS_TRIED.values())}
+    elsewhere = {occlusion.WordDropout, decay.EarlyStopping, Augmentation}  # in tests of their own
+    kinds = {kind: type(method_of({"kind": kind, **stand_ins(kind)})) for kind in METHODS}
+    assert not {kind: cls for kind, cls in kinds.items() if cls not in looped | elsewhere}
 
 
 def test_single_precision_trains_what_double_does():

@@ -34,6 +34,11 @@ ARCHITECTURES = {
     "small_cnn_norm": ("small_cnn", True, (2, 6, 6)),
     "text_cnn": ("text_cnn", False, (7, 4)),
 }
+# Deeper ones, on which Captum alone is asked.
+DEEPER = {
+    "larger_cnn": ("larger_cnn", False, (2, 6, 6)),
+    "larger_cnn_norm": ("larger_cnn", True, (2, 6, 6)),
+}
 CAMS = ("grad_cam", "grad_cam_plus_plus", "smooth_grad_cam_plus_plus", "layer_cam", "norm_grad")
 CONVOLUTIONAL = {"small_cnn": "3", "small_cnn_norm": "4", "text_cnn": "convolutions.2.0"}
 RULES = ("zero", "epsilon", "gamma", "z_plus", "alpha_beta")
@@ -45,7 +50,7 @@ needs_captum = pytest.mark.skipif(
 
 @cache
 def built(name: str, seed: int = 0) -> nn.Module:
-    model_name, batch_norm, shape = ARCHITECTURES[name]
+    model_name, batch_norm, shape = {**ARCHITECTURES, **DEEPER}[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(model_name, shape, 4, batch_norm).double()
@@ -59,7 +64,7 @@ def built(name: str, seed: int = 0) -> nn.Module:
 
 def batch_for(name: str, size: int = 3) -> tuple[nn.Module, Tensor, Tensor]:
     """A model in evaluation, inputs that are not below 0, labels."""
-    x = torch.randn(size, *ARCHITECTURES[name][2], dtype=torch.float64).abs()
+    x = torch.randn(size, *{**ARCHITECTURES, **DEEPER}[name][2], dtype=torch.float64).abs()
     return copy.deepcopy(built(name)), x, torch.arange(size) % 4
 
 
@@ -140,7 +145,7 @@ def test_maps_are_those_of_captum_turned_round(method, name):
 @needs_captum
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
-@pytest.mark.parametrize("name", ("linear", "mlp", "small_cnn", "small_cnn_norm"))
+@pytest.mark.parametrize("name", ("linear", "mlp", "small_cnn", "small_cnn_norm", *DEEPER))
 @pytest.mark.parametrize("rule", ("epsilon", "gamma", "z_plus"))
 def test_relevance_is_that_of_captum(rule, name):
     """For γ and z⁺ without biases, which Captum leaves as they are and the definitions do not; for
@@ -169,13 +174,49 @@ def test_relevance_is_that_of_captum(rule, name):
     close(-ours, expected, 1e-5)
 
 
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("zennit", "torchvision")),
+    reason="needs zennit, which needs torchvision",
+)
+@pytest.mark.parametrize("name", ("linear", "mlp", "small_cnn", "larger_cnn", "overlapping"))
+@pytest.mark.parametrize("rule", ("epsilon", "z_plus", "alpha_beta"))
+def test_relevance_is_that_of_zennit(rule, name):
+    """With biases, which count as one more contribution in both."""
+    from zennit import rules
+    from zennit.composites import LayerMapComposite
+    from zennit.types import Activation, Convolution
+
+    if name == "overlapping":
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 4),
+        ).double()  # fmt: skip
+        x, y = torch.randn(3, 2, 6, 6, dtype=torch.float64).abs(), torch.arange(3)
+    else:
+        model, x, y = batch_for(name)
+    theirs = {
+        "epsilon": rules.Epsilon(1e-3),
+        "z_plus": rules.ZPlus(stabilizer=1e-14),
+        "alpha_beta": rules.AlphaBeta(2.0, 1.0, stabilizer=1e-14),
+    }[rule]
+    composite = LayerMapComposite([(Activation, rules.Pass()), ((nn.Linear, Convolution), theirs)])
+    at = x.clone().requires_grad_()
+    with composite.context(model) as explained:
+        scores = explained(at)
+        start = torch.eye(4, dtype=torch.float64)[y] * scores.detach()
+        (expected,) = torch.autograd.grad(scores, at, start)
+    ours = attribute(model, x, y, lrp(rule=rule, epsilon=1e-3), "true_class")
+    close(-ours, expected)
+
+
 @needs_captum
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", (*CONVOLUTIONAL, *DEEPER))
 def test_grad_cam_is_that_of_captum(name):
     from captum.attr import LayerGradCam
 
     model, x, y = batch_for(name)
-    layer = model.get_submodule(CONVOLUTIONAL[name])
+    layer = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)][-1]
     coarse = LayerGradCam(model, layer).attribute(x, y, relu_attributions=True)
     close(-attribute(model, x, y, "grad_cam", "true_class"), upsampled(coarse[:, 0], x))
 

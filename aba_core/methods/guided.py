@@ -10,17 +10,27 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from aba_core.arms import Target
 from aba_core.attribution import Attribution
 from aba_core.identity import Use
+from aba_core.methods.areas import (
+    centred,
+    check_sizes,
+    check_tile,
+    crossed,
+    drawn_sides,
+    picture_sides,
+    rectangle,
+    tiles_as_pixels,
+    top_square,
+)
 from aba_core.methods.around import Around
 from aba_core.methods.base import Method, column
-from aba_core.methods.mixing import mixed_labels, of_partners, picture_sides, rectangle
-from aba_core.methods.occlusion import rectangle_sides, span
+from aba_core.methods.mixing import mixed_labels, of_partners
 from aba_core.methods.placebos import Placebo, selecting_map
 from aba_core.randomness import Draws
 from aba_core.selection import Percentiles
@@ -107,26 +117,18 @@ class RelDropBlock(Guided):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(p=(0.0, 1.0), smallest=(0.0, 1.0), largest=(0.0, 1.0), aspect=(0.01, 1.0))
-        if self.smallest > self.largest:
-            raise ValueError(
-                f"smallest is {self.smallest!r}; allowed: to largest, {self.largest!r}"
-            )
+        self.check(p=(0.0, 1.0))
+        check_sizes(self)
 
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         sides = picture_sides(h, draws, self.kind)
         relevance = -self.map(tail, h, y, draws).sum(-3)
-        areas = self.smallest, self.largest
-        cut = rectangle_sides(draws, self.kind, areas, self.aspect, sides)
+        cut = drawn_sides(self, draws, self.kind, sides)
         place = relevance.flatten(-2).argmax(-1)
         centre = torch.div(place, sides[1], rounding_mode="floor"), place % sides[1]
-        rows, columns = (
-            # middle − size / 2, halves rounded up
-            span(middle - torch.div(size, 2, rounding_mode="floor"), size, length)
-            for middle, size, length in zip(centre, cut, sides, strict=True)
-        )
+        lines = (centred(*line) for line in zip(centre, cut, sides, strict=True))
         chosen = draws.uniform(self.kind, 1) < self.p
-        hidden = rows[..., :, None] & columns[..., None, :] & chosen[..., None, None]
+        hidden = crossed(*lines) & chosen[..., None, None]
         return h.masked_fill(hidden[..., None, :, :], 0.0), y
 
 
@@ -228,8 +230,7 @@ class ICD(Guided):
 
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         height, width = picture_sides(h, draws, self.kind)
-        if self.tile > min(height, width):
-            raise ValueError(f"tile is {self.tile}; allowed: up to the sides, {height} and {width}")
+        check_tile(self.tile, (height, width))
         lead = draws.index.dim()
         importance = self.importance(tail, h, y, draws).flatten(0, lead - 1)
         scores = functional.avg_pool2d(importance[:, None], self.tile)
@@ -362,33 +363,6 @@ class KeepAugment(Around):
         kept = top_square(self._guide.importance(tail, h, y, draws), sides, self.side)
         changed, labels = self.method.batch(tail, h, y, draws)
         return torch.where(kept[..., None, :, :], h, changed), labels
-
-
-def top_square(
-    importance: Float[Tensor, "*lead height width"], sides: tuple[int, int], share: float
-) -> Tensor:
-    """Which pixels lie in the window with the largest sum, `share` of the sides and at least a
-    pixel."""
-    height, width = sides
-    size = max(1, int(height * share)), max(1, int(width * share))
-    lead = importance.shape[:-2]
-    flat = importance.reshape(-1, 1, height, width)
-    sums = functional.avg_pool2d(flat, size, stride=1)
-    place = sums.flatten(1).argmax(1).reshape(lead)
-    columns = sums.shape[-1]
-    row = torch.div(place, columns, rounding_mode="floor")
-    rows = span(row, torch.full_like(row, size[0]), height)
-    across = span(place % columns, torch.full_like(row, size[1]), width)
-    return rows[..., :, None] & across[..., None, :]
-
-
-def tiles_as_pixels(
-    tiles: Bool[Tensor, "*lead row column"], tile: int, height: int, width: int
-) -> Bool[Tensor, "*lead height width"]:
-    """Which pixels lie in the chosen tiles of `tile` × `tile`; none beyond the last whole tile."""
-    pixels = tiles.repeat_interleave(tile, -2).repeat_interleave(tile, -1)
-    beyond = 0, width - pixels.shape[-1], 0, height - pixels.shape[-2]
-    return functional.pad(pixels, beyond)
 
 
 def blurred(h: Float[Tensor, "*lead channel height width"]) -> Tensor:

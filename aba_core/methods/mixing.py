@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from aba_core.methods.areas import picture_sides, rectangle
 from aba_core.methods.base import Method, column, soft
 from aba_core.randomness import Draws
 from aba_core.sites import Tail
@@ -391,30 +392,3 @@ def mixed_labels(
     labels = soft(y, tail.outputs, dtype)
     weight = column(share, labels)
     return weight * labels + (1 - weight) * of_partners(labels, partners)
-
-
-def picture_sides(h: Tensor, draws: Draws, kind: str) -> tuple[int, int]:
-    """Height and width. Raises ValueError where h is no pictures."""
-    shape = h.shape[draws.index.dim() :]
-    if len(shape) != 3:
-        raise ValueError(
-            f"{kind!r} needs pictures [channel, height, width], got {tuple(shape)} a sample"
-        )
-    return shape[1], shape[2]
-
-
-def rectangle(
-    centre: tuple[Tensor, Tensor], sides: tuple[Tensor, Tensor], height: int, width: int
-) -> Tensor:
-    """Which pixels [*lead, height, width] lie in a rectangle cut at the picture's edges. centre: in
-    shares of the sides, in (0, 1); sides: in shares of the picture's, whole pixels below them."""
-
-    def along(middle: Tensor, share: Tensor, length: int) -> Tensor:
-        place = torch.arange(length, device=middle.device)
-        cut = torch.floor(length * share)
-        start = torch.floor(middle * length) - torch.div(cut, 2, rounding_mode="floor")
-        return (place >= start[..., None]) & (place < (start + cut)[..., None])
-
-    rows = along(centre[0], sides[0], height)
-    columns = along(centre[1], sides[1], width)
-    return rows[..., :, None] & columns[..., None, :]

@@ -8,8 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from aba_core.methods.areas import (
+    check_sizes,
+    crossed,
+    drawn_sides,
+    picture_sides,
+    rectangle,
+    span,
+)
 from aba_core.methods.base import Method, column
-from aba_core.methods.mixing import picture_sides, rectangle, whole
+from aba_core.methods.mixing import whole
 from aba_core.randomness import Draws
 from aba_core.sites import Tail
 
@@ -59,22 +67,18 @@ class RandomErasing(Method):
     aspect: float = 0.3
 
     def __post_init__(self) -> None:
-        self.check(p=(0.0, 1.0), smallest=(0.0, 1.0), largest=(0.0, 1.0), aspect=(0.01, 1.0))
-        if self.smallest > self.largest:
-            raise ValueError(
-                f"smallest is {self.smallest!r}; allowed: to largest, {self.largest!r}"
-            )
+        self.check(p=(0.0, 1.0))
+        check_sizes(self)
 
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         sides = picture_sides(h, draws, self.kind)
-        areas = self.smallest, self.largest
-        cut = rectangle_sides(draws, "random-erasing", areas, self.aspect, sides)
+        cut = drawn_sides(self, draws, "random-erasing", sides)
         hidden = []
         for number, (side, length) in enumerate(zip(cut, sides, strict=True)):
             start = whole(draws.uniform("random-erasing", 4 + number), length - side + 1)
             hidden.append(span(start, side, length))
         chosen = draws.uniform("random-erasing", 1) < self.p
-        inside = hidden[0][..., :, None] & hidden[1][..., None, :] & chosen[..., None, None]
+        inside = crossed(*hidden) & chosen[..., None, None]
         noise = draws.noise("random-erasing", 6, h.shape[draws.index.dim() :].numel())
         return torch.where(inside[..., None, :, :], noise.reshape(h.shape).to(h.dtype), h), y
 
@@ -103,28 +107,3 @@ class WordDropout(Method):
             )
         drawn = draws.uniforms("word-dropout", shape[0])
         return h.masked_fill((drawn < column(self.p, drawn))[..., None], 0.0), y
-
-
-def rectangle_sides(
-    draws: Draws,
-    purpose: str,
-    areas: tuple[float | Tensor, float | Tensor],
-    aspect: float | Tensor,
-    sides: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
-    """Height and width [*lead] of rectangles, in pixels: their share of the area is uniform between
-    `areas`, the logarithm of their sides' ratio between those of aspect and 1 / aspect."""
-    height, width = sides
-    smallest, largest = areas
-    area = smallest + (largest - smallest) * draws.uniform(purpose, 2)
-    logarithm = torch.log(torch.as_tensor(aspect, dtype=torch.float64, device=area.device))
-    ratio = torch.exp((1 - 2 * draws.uniform(purpose, 3)) * logarithm)
-    high = torch.floor(torch.sqrt(area * (height * width) * ratio) + 0.5).clamp(1, height)
-    wide = torch.floor(torch.sqrt(area * (height * width) / ratio) + 0.5).clamp(1, width)
-    return high.long(), wide.long()
-
-
-def span(start: Tensor, size: Tensor, length: int) -> Tensor:
-    """Which of `length` places [*lead, place] lie in the `size` ones from `start`."""
-    place = torch.arange(length, device=start.device)
-    return (place >= start[..., None]) & (place < (start + size)[..., None])

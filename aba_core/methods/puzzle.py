@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from aba_core.identity import Use
-from aba_core.methods.guided import Guided, tiles_as_pixels
-from aba_core.methods.mixing import mixed_labels, of_partners, picture_sides
+from aba_core.methods.areas import check_tile, picture_sides, tiles_as_pixels
+from aba_core.methods.guided import Guided
+from aba_core.methods.mixing import mixed_labels, of_partners
 from aba_core.randomness import Draws
 from aba_core.sites import Tail
 
@@ -44,8 +45,7 @@ class PuzzleMix(Guided):
 
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         height, width = picture_sides(h, draws, self.kind)
-        if self.tile > min(height, width):
-            raise ValueError(f"tile is {self.tile}; allowed: up to the sides, {height} and {width}")
+        check_tile(self.tile, (height, width))
         partners = draws.partners(self.kind)
         saliency = self.importance(tail, h, y, draws)
         total = saliency.sum((-2, -1), keepdim=True)

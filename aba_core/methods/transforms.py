@@ -16,9 +16,9 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional
 
+from aba_core.methods.areas import crossed, picture_sides, span
 from aba_core.methods.base import Method, column
-from aba_core.methods.mixing import picture_sides, rolled, whole
-from aba_core.methods.occlusion import span
+from aba_core.methods.mixing import rolled, whole
 from aba_core.randomness import Draws
 from aba_core.sites import Tail
 
@@ -47,7 +47,7 @@ class Shift(Method):
             move = whole(drawn, 2 * most + 1) - most.long()
             moves.append(move)
             inside.append(span(move, torch.full_like(move, length), length))
-        shown = inside[0][..., :, None] & inside[1][..., None, :]
+        shown = crossed(*inside)
         return rolled(h, *moves).masked_fill(~shown[..., None, :, :], 0.0), y
 
 

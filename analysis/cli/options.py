@@ -56,6 +56,17 @@ OfDataset = Annotated[
 Preset = Annotated[
     str | None, typer.Option(help="Preset: quick, standard, med or published.  [default: quick]")
 ]
+Seeds = Annotated[int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
+    ),
+]
+CpuProcesses = Annotated[
+    int | None,
+    typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
+]
 Out = Annotated[Path, typer.Option(help="Folder to write reports to.")]
 Trust = Annotated[
     list[str] | None,

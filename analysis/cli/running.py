@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Device, Metric, OfDataset, Out, Preset, Results, app
+from analysis.cli.options import (
+    CpuProcesses,
+    Device,
+    Metric,
+    OfDataset,
+    Out,
+    Preset,
+    Results,
+    Seeds,
+    Set,
+    app,
+)
 
 if TYPE_CHECKING:
     from analysis.study import Study
@@ -22,29 +33,20 @@ def run(
         typer.Argument(
             metavar="STUDY",
             help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "landscape, tuned, comparators, comparators-equal-passes, comparators-more, regimes, "
-            "groups, groups-true-class, groups-drawn-class, attributions, quality, baselines, "
-            "variance, card, attacks, mechanism, variability, variability-linear; with data of "
-            "their own tasks, architectures and large-MODEL; or a YAML or Python file.",
+            "landscape, tuned, comparators, comparators-equal-passes, comparators-equal-time, "
+            "comparators-more, regimes, groups, groups-true-class, groups-drawn-class, "
+            "attributions, attributions-equal-time, quality, baselines, variance, card, attacks, "
+            "mechanism, variability, variability-linear; with data of their own tasks, "
+            "architectures and large-MODEL; or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,
     preset: Preset = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
-        ),
-    ] = None,
+    seeds: Seeds = None,
+    set_: Set = None,
     results: Results = Path("results"),
     device: Device = "auto",
-    processes: Annotated[
-        int | None,
-        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
-    ] = None,
+    processes: CpuProcesses = None,
     engine: Annotated[
         str,
         typer.Option(metavar="NAME", help="Engine: auto, processes, gpu, or your module:function."),
@@ -137,26 +139,16 @@ def card(
             "[default: all]",
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
-    ] = None,
+    seeds: Seeds = None,
     others: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="Data sets to tell apart from the study's."),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
-        ),
-    ] = None,
+    set_: Set = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
     device: Device = "auto",
-    processes: Annotated[
-        int | None,
-        typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
-    ] = None,
+    processes: CpuProcesses = None,
 ) -> None:
     """Judge arms by everything besides accuracy.
 

@@ -19,7 +19,7 @@ from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
 from analysis.results import StudyResult
-from analysis.studies import hypotheses
+from analysis.studies import costs, hypotheses
 from analysis.study import FRESH_SEED, Settings, Study
 from analysis.study import on_fresh_subsets as fresh
 
@@ -53,10 +53,14 @@ FEW = (
     *("gradient", "gradient_x_input", "smoothgrad", "smoothgrad_x_input", "integrated_gradients"),
     *("guided_backpropagation", "lrp_composite", "grad_cam"),
 )
+# Made at a convolution, which these models lack.
+AT_A_CONVOLUTION = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "norm_grad")
+WITHOUT_CONVOLUTION = ("linear", "mlp")
 # Seeds that share a fresh training subset. Arms with different maps cannot train side by side, but
 # seeds of one subset can: a run of four takes a third of the time of a run alone.
 SHARE = {"quick": 1, "standard": 4, "published": 4}
 GRADIENT, GRADIENT_X_INPUT = MAPS["gradient"], MAPS["gradient_x_input"]
+CHEAP = (GRADIENT, GRADIENT_X_INPUT)
 LAGGED = "Lagged gradient"
 # Copies, steps or baselines of maps that average over them: a pass each, at every training step.
 # With 8, the study on digits takes three to four processor minutes for four seeds of a subset.
@@ -91,6 +95,10 @@ def at_cost_of(title: str, other: str) -> str:
     return f"{title}, as many passes as {other}"
 
 
+def as_long_as(title: str, other: str) -> str:
+    return f"{title}, as long as {other}"
+
+
 def mapless(placebo: str) -> str:
     return PLACEBO_TITLES[placebo].capitalize() if placebo != "gaussian" else "Gaussian noise"
 
@@ -99,7 +107,7 @@ def declare(settings: Settings) -> Study:
     """Every map, its placebo, some with target class score, and the comparisons at equal cost, on
     fresh subsets, which seeds share."""
     samples = SAMPLES.get(settings.preset, SAMPLES["standard"])
-    maps = {method: MAPS[method] for method in (FEW if settings.preset == "quick" else MAPS)}
+    maps = compared(settings)
     n = settings.planned["attributions"]
     return settings.study(
         "attributions",
@@ -107,6 +115,64 @@ def declare(settings: Settings) -> Study:
         hypotheses=declared(maps, n, samples),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["attributions"])),
         room="analysis.studies.attributions:exhibits",
+        note=left_out(settings),
+    )
+
+
+def compared(settings: Settings) -> dict[str, str]:
+    """{method: title} of the maps that the preset has and the model allows."""
+    chosen = FEW if settings.preset == "quick" else MAPS
+    without = AT_A_CONVOLUTION if settings.config["model"] in WITHOUT_CONVOLUTION else ()
+    return {method: MAPS[method] for method in chosen if method not in without}
+
+
+def left_out(settings: Settings) -> str:
+    """Which maps the model does not allow, and why; "" where it allows all."""
+    model = settings.config["model"]
+    if model not in WITHOUT_CONVOLUTION:
+        return ""
+    titles = ", ".join(MAPS[method] for method in AT_A_CONVOLUTION)
+    return f"Not compared, since made at a convolution, which {model} does not have: {titles}."
+
+
+def declare_equal_time(settings: Settings) -> Study:
+    """The maps, each trained in the processor time of the gradient, by the costs of a step that
+    were measured (`costs`): a map whose step takes twice as long has half the epochs."""
+    samples, maps = SAMPLES.get(settings.preset, SAMPLES["standard"]), compared(settings)
+    every = {arm.name: arm for arm in arms(settings, maps, samples)}
+
+    def cost(method: str) -> float:
+        measured = costs.OF_MAPS[method]
+        if method in WITH_SAMPLES:  # beyond a step of training, so much for each sample
+            measured = 1 + (measured - 1) * passes(method, samples) / passes(method, costs.SAMPLES)
+        return measured
+
+    def in_time_of(title: str, other: str, times: float) -> Arm:
+        renamed = every[title].renamed(as_long_as(title, MAPS[other]))
+        return renamed.trained_with({"epochs": settings.config["epochs"] * times})
+
+    refined = [method for method in REFINED if method in maps]
+    chosen = (
+        *(every[name] for name in (VANILLA, GRADIENT, *(maps[method] for method in refined))),
+        in_time_of(LAGGED, "gradient", cost("gradient") / costs.LAGGED),
+        *(
+            in_time_of(title, "gradient", cost("gradient") / cost(method))
+            for method, title in maps.items()
+            if method != "gradient"
+        ),
+        *(
+            in_time_of(MAPS[method], "smoothgrad", cost("smoothgrad") / cost(method))
+            for method in ("gradient", "gradient_x_input")
+        ),
+    )
+    n = settings.planned["attributions"]
+    return settings.study(
+        "attributions-equal-time",
+        fresh(chosen, SHARE.get(settings.preset, SHARE["standard"])),
+        hypotheses=tuple(Hypothesis(n=n, **said) for said in _of_time(maps)),
+        seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["attributions"])),
+        room="analysis.studies.comparators:exhibits",
+        note=left_out(settings),
     )
 
 
@@ -134,7 +200,7 @@ def arms(settings: Settings, maps: Mapping[str, str], samples: int) -> tuple[Arm
     return (
         Arm.of(VANILLA, method="vanilla"),
         *(of(title, method) for method, title in maps.items()),
-        *(of(scored(MAPS[method]), method, **score) for method in FEW),
+        *(of(scored(MAPS[method]), method, **score) for method in FEW if method in maps),
         *(of(placebo_of(title), m, placebo="other_sample") for m, title in maps.items()),
         *(of(mapless(placebo), "gradient", placebo=placebo) for placebo in MAPLESS),
         of(LAGGED, "gradient", lagged=True),
@@ -173,7 +239,7 @@ def declared(maps: Mapping[str, str], n: int, samples: int) -> tuple[Hypothesis,
 def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
     titles = list(maps.values())
     finer = [maps[method] for method in ("integrated_gradients", *LRP) if method in maps]
-    both = [MAPS[method] for method in FEW]
+    both = [maps[method] for method in FEW if method in maps]
     return [
         dict(
             name="every-map-helps",
@@ -236,23 +302,49 @@ def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
-    equal = at_equal_cost(maps, samples)
-    cheap = (GRADIENT, GRADIENT_X_INPUT)
-    others = [arm for title, arm in equal.items() if title not in cheap]
-    longer = MAPS["smoothgrad"]
+    longer = {title: at_cost_of(title, MAPS["smoothgrad"]) for title in CHEAP}
+    return _of_equal(at_equal_cost(maps, samples), longer, "passes are", "for as many passes")
+
+
+def _of_time(maps: Mapping[str, str]) -> list[dict[str, Any]]:
+    equal = {title: as_long_as(title, GRADIENT) for title in maps.values()} | {GRADIENT: GRADIENT}
+    longer = {title: as_long_as(title, MAPS["smoothgrad"]) for title in CHEAP}
+    said = _of_equal(equal, longer, "time is", "as long")
+    said += [
+        dict(
+            name="lagged-is-better",
+            statement="Lagged maps beat exact ones where both train as long.",
+            estimand="mean accuracy of All with lagged maps less that with exact ones, both "
+            "trained as long",
+            comparisons=(minus(as_long_as(LAGGED, GRADIENT), GRADIENT),),
+        )
+    ]
+    return [
+        {**one, "name": f"{one['name'].removesuffix('-at-equal-cost')}-at-equal-time"}
+        for one in said
+    ]
+
+
+def _of_equal(
+    equal: Mapping[str, str], longer: Mapping[str, str], limited: str, alike: str
+) -> list[dict[str, Any]]:
+    """equal: the arm with each map that costs as much as the gradient; longer: those of cheap maps
+    that cost as much as SmoothGrad."""
+    cheap = [equal[title] for title in CHEAP]
+    others = [arm for title, arm in equal.items() if title not in CHEAP]
     return [
         dict(
             name="cheap-maps-are-best",
-            statement="Where passes are limited, the gradient and the gradient times the input "
+            statement=f"Where {limited} limited, the gradient and the gradient times the input "
             "beat the best of all other maps.",
             estimand="mean accuracy of All with either less that with the best other map, "
-            "whichever that is, each trained for as many passes as the gradient",
+            f"whichever that is, each trained {alike} as the gradient",
             comparisons=tuple(minus_best(name, "the best other map", others) for name in cheap),
         ),
         dict(
             name="some-map-beats-gradient-at-equal-cost",
-            statement="Where passes are limited, some map beats the gradient.",
-            estimand="mean accuracy of All with each other map, trained for as many passes, less "
+            statement=f"Where {limited} limited, some map beats the gradient.",
+            estimand=f"mean accuracy of All with each other map, trained {alike}, less "
             "that with the gradient",
             comparisons=tuple(
                 minus(arm, GRADIENT) for title, arm in equal.items() if title != GRADIENT
@@ -261,13 +353,13 @@ def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
         ),
         dict(
             name="gradient-x-input-is-best",
-            statement="Where passes are limited, the gradient times the input beats the best of "
+            statement=f"Where {limited} limited, the gradient times the input beats the best of "
             "all other maps.",
             estimand="mean accuracy of All with the gradient times the input less that with the "
-            "best other map, whichever that is, each trained for as many passes",
+            f"best other map, whichever that is, each trained {alike}",
             comparisons=(
                 minus_best(
-                    GRADIENT_X_INPUT,
+                    equal[GRADIENT_X_INPUT],
                     "the best other map",
                     [arm for title, arm in equal.items() if title != GRADIENT_X_INPUT],
                 ),
@@ -276,12 +368,11 @@ def _of_cost(maps: Mapping[str, str], samples: int) -> list[dict[str, Any]]:
         dict(
             name="more-passes-help-at-equal-cost",
             statement="SmoothGrad, alone or times the input, and integrated gradients beat the "
-            "maps of one pass that they refine, when these train for as many passes.",
+            f"maps of one pass that they refine, when these train {alike}.",
             estimand="mean accuracy of All with each less that with the gradient or the gradient "
-            "times the input, trained for as many passes as SmoothGrad takes",
+            f"times the input, trained {alike} as SmoothGrad takes",
             comparisons=tuple(
-                minus(MAPS[method], at_cost_of(MAPS[refined], longer))
-                for method, refined in REFINED.items()
+                minus(MAPS[method], longer[MAPS[refined]]) for method, refined in REFINED.items()
             ),
         ),
     ]

@@ -217,6 +217,8 @@ def cost_plot(
 
 
 COST_HEIGHT = 90.0  # mm, on paper
+# What arms have alike in studies where epochs differ.
+EQUAL = {"comparators-equal-time": "in as much time", "attributions-equal-time": "trained as long"}
 
 
 # --- all of a study ------------------------------------------------------------------------------
@@ -228,15 +230,17 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     table = gain_table(study.frame, look.rng(), look.metric, look.confidence)
     over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
     joined = "with_all" in table
+    words = EQUAL.get(name, "with as many passes")
+    tuned = "; every method is tuned with as many values on the same seeds"
     collector.figure(
         name,
         "What each method gains over training without it, alone and with all adjustments"
         if joined
-        else "What each method gains over training without it, with as many passes",
+        else f"What each method gains over training without it, {words}",
         table,
         partial(gain_plot, table),
         height=gain_height(table),
-        note=f"{look.label}; every method is tuned with as many values on the same seeds.",
+        note=f"{look.label}{tuned if study.declaration.study.tuning else ''}.",
         interval=over,
         width="double",
     )
@@ -245,7 +249,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         name,
         "Gain over Vanilla, alone and with all adjustments, and cost"
         if joined
-        else "Gain over Vanilla with as many passes",
+        else f"Gain over Vanilla, {words}",
         table,
         ["arm", "gain", *["with_all"] * joined, "passes", *["epochs"] * equal,
          *["gain_per_pass"] * (not equal), "seconds", "n"],

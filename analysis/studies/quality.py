@@ -21,7 +21,7 @@ from analysis.exhibits import Collector, Exhibits, Look
 from analysis.hypothesis import Contrast, Correlation, Hypothesis
 from analysis.results import StudyResult
 from analysis.studies import attributions, hypotheses
-from analysis.studies.attributions import FEW, GRADIENT, MAPS, SAMPLES, SHARE
+from analysis.studies.attributions import GRADIENT, MAPS, SAMPLES, SHARE
 from analysis.study import FRESH_SEED, Settings, Study
 from analysis.study import on_fresh_subsets as fresh
 
@@ -62,7 +62,7 @@ def judged(title: str) -> str:
 def declare(settings: Settings) -> Study:
     """Every map judged, and ABA with it, on fresh subsets, which seeds share."""
     samples = SAMPLES.get(settings.preset, SAMPLES["standard"])
-    maps = {method: MAPS[method] for method in (FEW if settings.preset == "quick" else MAPS)}
+    maps = attributions.compared(settings)
     with_maps = attributions.arms(settings, maps, samples)
     wanted = {VANILLA, *maps.values()}
     judging = [
@@ -83,6 +83,7 @@ def declare(settings: Settings) -> Study:
         hypotheses=declared(maps, settings.planned["quality"], settings.pictures),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["quality"])),
         room="analysis.studies.quality:exhibits",
+        note=attributions.left_out(settings),
     )
 
 
