@@ -17,6 +17,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from aba_core.identity import meant
+
 
 class Group(StrEnum):
     """Nominal effect on the loss: Epsilon raises it, Delta lowers it, Neutral keeps it."""
@@ -32,7 +34,8 @@ class Group(StrEnum):
         for group in cls:
             if len(prefix) >= 3 and group.value.lower().startswith(prefix):
                 return group
-        raise ValueError(f"unknown group {name!r}; known: neutral, delta, epsilon, all")
+        known = [str(group.value).lower() for group in cls] + ["all"]
+        raise ValueError(f"unknown group {name!r}{meant(prefix, known)}; known: {', '.join(known)}")
 
 
 @dataclass(frozen=True, order=True)
@@ -176,6 +179,8 @@ class AdjustmentSet:
     @classmethod
     def from_indices(cls, indices: Iterable[int], weights: Sequence[float] = ()) -> AdjustmentSet:
         """A set by published indices; an index named twice has twice the weight."""
+        if isinstance(indices, int | str):
+            raise ValueError(f"indices is {indices!r}; needed: several, as [3, 4, 0, 0]")
         members = []
         for index in indices:
             if isinstance(index, bool) or index not in range(len(ADJUSTMENTS)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,20 @@ def duplicate(model: nn.Module) -> nn.Module:
             "that copy.deepcopy takes, as with torch.nn.utils.parametrizations.weight_norm in "
             "place of torch.nn.utils.weight_norm"
         ) from error
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """A tensor, and no array, list or number. Raises ValueError."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise ValueError(f"{name} is a {kind}; needed: a tensor, as torch.as_tensor({name})")
+
+
+def check_module(model: Any) -> None:
+    """A module, and no function or batch. Raises ValueError."""
+    if not isinstance(model, nn.Module):
+        shown = repr(model).splitlines()[0][:60]
+        raise ValueError(f"model is {shown}; needed: a torch.nn.Module, as the first argument")
 
 
 def first_line(error: Exception) -> str:

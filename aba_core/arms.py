@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from aba_core.aspects import CardSettings
-from aba_core.identity import Use, plain
+from aba_core.identity import Use, meant, plain
 from aba_core.trainers import REPLICAS, Single, trainer_of
 
 Optimizer = Literal["sgd", "adam"]
@@ -138,9 +139,9 @@ class TrainConfig:
             ("precision", get_args(Precision)),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}"
-                )
+                value = getattr(self, name)
+                near = meant(value, allowed)
+                raise ValueError(f"unknown {name} {value!r}{near}; known: {', '.join(allowed)}")
         for name, low, strict in (
             ("epochs", 0, True),
             ("learning_rate", 0, True),
@@ -149,6 +150,8 @@ class TrainConfig:
             ("probe_strength", 0, False),
         ):
             value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError(f"{name} is {value!r}; needed: a number")
             if not math.isfinite(value) or value < low or (strict and value == low):
                 raise ValueError(
                     f"{name} is {value!r}; allowed: finite numbers "
@@ -475,7 +478,8 @@ def _normal(method: Any) -> Any:
     if "use" not in given:
         kind = "aba" if kind is None else kind
         if not isinstance(kind, str) or (kind not in METHODS and kind != "chain"):
-            raise ValueError(f"unknown method {kind!r}; known: vanilla, {', '.join(METHODS)}")
+            near = meant(kind, ["vanilla", *METHODS])
+            raise ValueError(f"unknown method {kind!r}{near}; known: vanilla, {', '.join(METHODS)}")
         if kind == "aba" and "adjustments" not in given:
             names = ", ".join(given) or "kind: aba"
             raise ValueError(f"{names} given, but neither adjustments nor a method")

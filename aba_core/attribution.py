@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aba_core import maps
-from aba_core.architecture import first_line, mixes_samples
+from aba_core.architecture import check_module, check_tensor, first_line, mixes_samples
 from aba_core.arms import MapKind, Target
-from aba_core.identity import Use
+from aba_core.identity import Use, meant
 from aba_core.kernels import losses
 from aba_core.making import Forward, Maker, ModuleMaker
 from aba_core.randomness import Draws, choice
@@ -84,7 +84,8 @@ class Attribution:
             object.__setattr__(self, "method", use)
         elif self.method not in MAPS:
             raise ValueError(
-                f"unknown method {self.method!r}; known: {', '.join(MAPS)}, or module:function"
+                f"unknown method {self.method!r}{meant(self.method, MAPS)}; "
+                f"known: {', '.join(MAPS)}, or module:function"
             )
         for name, allowed in (
             ("target", get_args(Target)),
@@ -93,7 +94,8 @@ class Attribution:
         ):
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(allowed)}")
+                near = meant(value, allowed)
+                raise ValueError(f"unknown {name} {value!r}{near}; known: {', '.join(allowed)}")
         for name in ("top_k", "samples"):
             value = getattr(self, name)
             if name == "top_k" and value is None:
@@ -400,6 +402,7 @@ def attribute(
     Raises ValueError for unknown names and for inputs that are no tensors, empty, NaN or infinite.
     """
     attribution = Attribution(method, target, top_k, **choices)  # type: ignore[arg-type]
+    check_module(model)
     check_inputs(x, y, loss)
     if draws is None:
         draws = Draws.single(0, 0, len(x), x.device)
@@ -461,18 +464,15 @@ def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None, look: bool = Tr
     that is known: cross-entropy has no class below 0. look: whether to look at values too, which
     on a GPU halts the stream of work."""
     for name, values in (("x", x), ("y", y)):
-        if not isinstance(values, Tensor):
-            kind = type(values)
-            raise ValueError(
-                f"{name} is a {kind.__module__}.{kind.__name__}; needed: a tensor, as "
-                f"torch.as_tensor({name})"
-            )
+        check_tensor(name, values)
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(f"x of shape {tuple(x.shape)}; needed: [batch, *feature], not empty")
+    if y.dim() == 0:
+        raise ValueError("y is a single label; needed: a batch, as x.unsqueeze(0), y.unsqueeze(0)")
     if y.shape[:1] != x.shape[:1]:
         raise ValueError(f"y of shape {tuple(y.shape)}; needed: one label a sample, {len(x)} here")
     if not x.is_floating_point():
-        raise ValueError(f"x of type {x.dtype}; needed: floating point")
+        raise ValueError(f"x of type {x.dtype}; needed: floating point, in standard units")
     if look and not bool(torch.isfinite(x).all()):
         raise ValueError("x holds NaN or infinite values; allowed: finite numbers")
     if loss is cross_entropy and y.dim() == 1 and y.is_floating_point():

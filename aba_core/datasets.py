@@ -481,6 +481,8 @@ def stratified(labels: np.ndarray, size: int, *purpose: str | int) -> tuple[np.n
 
 def _size_of(info: DatasetInfo, subset: str) -> int:
     """How many training samples a subset has. Raises DatasetError."""
+    if not isinstance(subset, str):
+        raise DatasetError(f"subset is {subset!r}; needed: a name or a number as text, as '400'")
     if subset in info.subsets:
         return info.subsets[subset]
     allowed = ", ".join(f"{key} ({size})" for key, size in info.subsets.items())

@@ -10,7 +10,7 @@ is left out, so that any input size works.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -137,6 +137,8 @@ def build_model(
     if name not in known:
         raise ValueError(f"unknown model {name!r}{meant(name, known)}; known: {', '.join(known)}")
     builder, dimensions, meaning = known[name]
+    if not isinstance(input_shape, Iterable):
+        raise ValueError(f"input_shape is {input_shape!r}; needed: ({meaning})")
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1 or dimensions not in (None, len(shape)):
         raise ValueError(f"input shape {shape} for model {name!r}; needed: ({meaning})")

@@ -187,6 +187,14 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
             raise DatasetError(
                 f"{what} ({type(x).__name__}) does not give pairs (input, label) by number: {error}"
             ) from error
+    if isinstance(x, str):
+        raise DatasetError(f"{what} is the text {x!r:.60}; needed: inputs; aba try reads files")
+    text = [str(name) for name, kind in getattr(x, "dtypes", {}).items() if kind.kind not in "fiub"]
+    if text:
+        raise DatasetError(
+            f"columns of {what} that hold no numbers: {', '.join(text[:5])}; drop them, or turn "
+            "categories into columns of 0 and 1, as pandas.get_dummies does"
+        )
     try:
         values = _own_stack(x)
         labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)

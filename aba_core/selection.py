@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from aba_core.architecture import check_tensor
+
 
 @dataclass(frozen=True, init=False)
 class Percentiles:
@@ -190,8 +192,13 @@ def categorize(
     """Which features of each sample are in which category, low category first.
 
     attribution: a map in the sense of the loss (as `attribute` returns it), any feature shape.
-    Raises ValueError where the map holds NaN or infinite values, or has no features.
+    Raises ValueError where the map is no tensor, holds NaN or infinite values, or has no features.
     """
+    check_tensor("attribution", attribution)
+    if not hasattr(split, "masks"):
+        raise ValueError(
+            f"split is {split!r}; needed: Percentiles(0.1, 0.9) or another split, as SignSplit()"
+        )
     if attribution.dim() < 2 or attribution.shape[1:].numel() == 0:
         raise ValueError(
             f"attribution of shape {tuple(attribution.shape)}; "

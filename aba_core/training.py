@@ -201,17 +201,23 @@ def _uneven(splits: Splits) -> dict[str, float]:
 
 def _check_device(config: TrainConfig, samples: int, device: str, graphs: bool) -> None:
     """Raises ValueError for what so many samples, or a device, do not have."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}; known: cpu, cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not available here; allowed here: cpu")
     if config.batch_size > samples:
         raise ValueError(
             f"batch_size is {config.batch_size}; allowed: up to the {samples} training samples"
         )
-    if config.precision == "tf32" and torch.device(device).type != "cuda":
+    if config.precision == "tf32" and kind != "cuda":
         raise ValueError(
             f"precision is 'tf32', which {device!r} does not have; allowed: full, bf16"
         )
-    if config.precision == "bf16" and torch.device(device).type == "cpu":
+    if config.precision == "bf16" and kind == "cpu":
         warn_of_emulation(features())
-    if graphs and torch.device(device).type != "cuda":
+    if graphs and kind != "cuda":
         raise ValueError(f"graphs is True on {device!r}; allowed: on CUDA only")
 
 
@@ -223,6 +229,8 @@ def _members(
 ) -> list[_Member]:
     """Every run that is asked for. Raises ValueError for what can be known to be wrong before
     anything is read."""
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config is {config!r}; needed: a TrainConfig, as TrainConfig('digits')")
     check_sequence("arms", arms, "[Arm('vanilla')]")
     check_sequence("seeds", seeds, f"[{seeds}] or range({seeds})")
     other = next((arm for arm in arms if not isinstance(arm, Arm)), None)

@@ -122,8 +122,7 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
     results = Path(results)
     ran = [
         (declaration, {entry["preset"] for entry in declaration.declared})
-        for declaration in declarations(results)
-        if (declaration.study.name, declaration.study.dataset) == (study, dataset)
+        for declaration in declarations(results, study, dataset)
     ]
     matching = [declaration for declaration, presets in ran if not preset or preset in presets]
     if ran and not matching:

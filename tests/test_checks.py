@@ -3,16 +3,18 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from oracles.tiny_data import as_splits, make_splits
 from torch import nn
 from torch.nn import functional
 
-from aba_core import attribute
+from aba_core import ADJUSTMENTS, AdjustmentSet, adjust, attribute, build_model, categorize
 from aba_core.arms import Arm, TrainConfig
-from aba_core.datasets import Split
+from aba_core.datasets import Split, load_dataset
 from aba_core.methods.aba import ABA, FASTABA_CE
+from aba_core.own_data import splits_from
 from aba_core.training import train
 
 CONFIG = TrainConfig(model="mlp", epochs=1, batch_size=5, dtype="float64")
@@ -154,3 +156,68 @@ def test_numpy_is_refused_where_a_tensor_is_needed(unchecked_shapes):
         ABA("mendaba")(model, x, np.zeros(4, int))
     with pytest.raises(ValueError, match="y holds label -100; allowed: classes from 0"):
         attribute(model, x, y - 100)
+
+
+BATCH = torch.zeros(2, 1, 4, 4)
+IN_CATEGORIES = torch.zeros(3, 2, 1, 4, 4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: categorize(BATCH.numpy()), "attribution is a numpy.ndarray; needed: a tensor"),
+        (lambda: categorize(BATCH, (0.1, 0.9)), r"split is \(0.1, 0.9\); needed: Percentiles"),
+        (
+            lambda: adjust(BATCH, IN_CATEGORIES, ADJUSTMENTS[3], 0.5, torch.ones(2)),
+            "adjustments is a aba_core.adjustments.Adjustment; needed: a tensor",
+        ),
+        (
+            lambda: adjust(BATCH, IN_CATEGORIES, torch.zeros(2, 3), 0.5, 1.0),
+            "magnitude is a float; needed: a tensor",
+        ),
+        (
+            lambda: attribute(lambda x: x.flatten(1), BATCH, torch.zeros(2).long()),
+            "model is <function .*; needed: a torch.nn.Module",
+        ),
+        (
+            lambda: attribute(nn.Flatten(), BATCH[0], torch.tensor(1)),
+            "y is a single label; needed: a batch",
+        ),
+        (
+            lambda: attribute(nn.Flatten(), BATCH, torch.zeros(2).long(), method="gradeint"),
+            r"unknown method 'gradeint' \(did you mean 'gradient'\?\)",
+        ),
+        (
+            lambda: attribute(nn.Flatten(), BATCH, torch.zeros(2).long(), target="los"),
+            r"unknown target 'los' \(did you mean 'loss'\?\)",
+        ),
+        (lambda: ABA("mendaba")(nn.Flatten(), BATCH.numpy(), [0, 1]), "x is a numpy.ndarray"),
+        (lambda: ABA("mendaba")(BATCH, nn.Flatten(), [0, 1]), "model is tensor.*torch.nn.Module"),
+        (lambda: AdjustmentSet.from_indices(3), r"indices is 3; needed: several, as \[3, 4"),
+        (
+            lambda: AdjustmentSet.of_groups("epslon"),
+            r"unknown group 'epslon' \(did you mean 'epsilon'\?\)",
+        ),
+        (lambda: load_dataset("digits", 50), "subset is 50; needed: a name or a number as text"),
+        (lambda: build_model("small_cnn", 64, 3), r"input_shape is 64; needed: \(channels"),
+        (lambda: TrainConfig("digits", epochs="3"), "epochs is '3'; needed: a number"),
+        (
+            lambda: TrainConfig("digits", optimizer="Adam"),
+            r"unknown optimizer 'Adam' \(did you mean 'adam'\?\)",
+        ),
+        (lambda: Arm.of("a", method="mixupp"), r"unknown method 'mixupp' \(did you mean 'mixup'"),
+        (lambda: train({"dataset": "digits"}, [Arm("a")], [0]), "needed: a TrainConfig"),
+        (
+            lambda: train(TrainConfig("digits"), [Arm("a")], [0], device="gpu"),
+            "unknown device 'gpu'; known: cpu, cuda",
+        ),
+        (
+            lambda: splits_from(pd.DataFrame({"a": [1.0, 2.0], "kind": ["x", "y"]}), [0, 1]),
+            "columns of the data that hold no numbers: kind; drop them, or .*get_dummies",
+        ),
+        (lambda: splits_from("wine.csv", [0]), "the data is the text 'wine.csv'; needed: inputs"),
+    ],
+)
+def test_what_is_given_in_place_of_what_is_needed_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -12,9 +12,10 @@ from oracles.made_results import make_study, standard
 ROOT = Path(__file__).parent.parent
 
 
-def aba(*arguments: str) -> subprocess.CompletedProcess[str]:
+def aba(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "analysis.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 def test_adjustments_prints_the_27_in_published_order():
@@ -130,6 +131,39 @@ def test_a_plan_is_printed_before_anything_is_run(tmp_path):
 def test_status_of_an_empty_folder_says_how_to_start(tmp_path):
     done = aba("status", "--results", str(tmp_path))
     assert done.returncode == 0 and "aba run isolation" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line", "shown"),
+    [
+        (
+            ["claims", "--dataset", "breast-cancer", "--csv"],
+            "aba: no studies on breast-cancer in results/: these are the shipped results",
+            ",breast-cancer,",
+        ),
+        (
+            ["compare", "--dataset", "cifar10"],
+            "aba: no isolation study on cifar10 in results/: these are the shipped results",
+            "== cifar10 against the published one ==",
+        ),
+        (
+            ["figures", "frozen", "--dataset", "mnist", "--format", "svg"],
+            "aba: no frozen study on mnist in results/: these are the shipped results",
+            "frozen on mnist:",
+        ),
+    ],
+)
+def test_where_a_user_has_no_results_the_shipped_ones_are_shown(tmp_path, arguments, line, shown):
+    done = aba(*arguments, cwd=tmp_path)
+    assert done.returncode == 0 and shown in done.stdout
+    assert done.stderr.splitlines() == [line]
+    named = aba(*arguments, "--results", "results", cwd=tmp_path)
+    assert line not in named.stderr and shown not in named.stdout
+
+
+def test_status_of_a_user_without_results_names_the_shipped_ones(tmp_path):
+    done = aba("status", cwd=tmp_path)
+    assert f"aba status --results {ROOT / 'data/results'}" in done.stdout
 
 
 def test_status_names_a_damaged_file(tmp_path):

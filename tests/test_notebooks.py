@@ -312,6 +312,22 @@ def test_run_by_hand_on_a_users_empty_folder_the_shipped_results_are_shown(
     assert page.count("these are the shipped results") == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["11", *(pytest.param(one, marks=pytest.mark.slow) for one in ("10", "12"))]
+)
+def test_aba_report_on_a_users_empty_folder_shows_the_shipped_results(
+    tmp_path: Path, name: str
+) -> None:
+    """As `aba report` does without --results."""
+    usual = {"results": str(tmp_path / "results"), "dataset": "digits"}
+    (outcome,) = reports.report([name], {}, tmp_path / "reports", usual=usual, or_shipped=True)
+    assert outcome.error == ""
+    page = outcome.files[1].read_text()
+    assert page.count("study on digits in results/: these are the shipped results.") == 1
+    (refused,) = reports.report([name], {}, tmp_path / "reports", usual=usual)
+    assert "ResultsError: no " in refused.error
+
+
 def test_results_that_somebody_named_must_have_the_study(tmp_path: Path) -> None:
     outcome = reports.execute("08", {"results": tmp_path / "none"}, tmp_path, ["notebook"])
     assert "ResultsError: no variability study on digits" in outcome.error

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aba_core.adjustments import AdjustmentSet
-from aba_core.architecture import mixes_samples
+from aba_core.architecture import check_module, check_tensor, mixes_samples
 from aba_core.arms import OF_ANY_MODEL, WITH_NOISE, WITH_SAMPLES
 from aba_core.attribution import (
     Attribution,
@@ -340,9 +340,21 @@ def adjust(
 ) -> Float[Tensor, "batch *feature"]:
     """x + strength · magnitude · Σ_c [feature in category c] · adjustment_c: the formula, no more.
 
-    adjustments: each sample's change per category, low category first.
+    adjustments: each sample's change per category, low category first. Raises ValueError where
+    shapes do not fit or something is no tensor.
     """
-    if categories.shape != (adjustments.shape[1], *x.shape) or len(adjustments) != len(x):
+    for name, value in (
+        ("x", x),
+        ("categories", categories),
+        ("adjustments", adjustments),
+        ("magnitude", magnitude),
+    ):
+        check_tensor(name, value)
+    if (
+        adjustments.dim() != 2
+        or categories.shape != (adjustments.shape[1], *x.shape)
+        or len(adjustments) != len(x)
+    ):
         raise ValueError(
             f"x {tuple(x.shape)}, categories {tuple(categories.shape)} and adjustments "
             f"{tuple(adjustments.shape)} do not fit; needed: [batch, *feature], "
@@ -504,11 +516,11 @@ class ABA:
         or attributions: on a CPU at once; on another device, which a look would halt, values are
         looked at in the first call and in every hundredth, for all calls in between.
         """
+        check_module(model)
+        check_tensor("x", x)
         waits = x.device.type != "cpu"
         looking = not waits or self._calls % LOOK_EVERY == 0
         check_inputs(x, y, look=looking)
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"model is {model!r}; needed: a torch.nn.Module")
         aug = self.augmentation
         if not self._calls:
             warn_of_units(x)

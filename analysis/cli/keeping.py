@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Results, app
+from analysis.cli.options import Results, Usual, app
 
 
 @app.command()
@@ -29,6 +29,10 @@ def status(results: Results = Path("results")) -> None:
     head, rows, damaged = store.overview(results)
     if not rows:
         print(f"no studies in {results}; start one with: aba run isolation --dataset digits")
+        if isinstance(results, Usual):
+            here = store.SHIPPED.is_relative_to(Path.cwd())
+            place = store.SHIPPED.relative_to(Path.cwd()) if here else store.SHIPPED
+            print(f"the shipped studies are shown by: aba status --results {place}")
         return
     terminal.print_table(head, rows)
     for path in damaged:

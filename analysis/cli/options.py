@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,8 +48,17 @@ def _aba(
     """Options of `aba` itself; its help stands above."""
 
 
+class Usual(type(Path())):  # type: ignore[misc]
+    """A folder that nobody named: the default of its option."""
+
+
+def _whose(context: typer.Context, value: Path) -> Path:
+    source = context.get_parameter_source("results")
+    return Usual(value) if source is not None and source.name == "DEFAULT" else value
+
+
 # Every option of a command is an argument of its function: typer wants it so, whatever their count.
-Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+Results = Annotated[Path, typer.Option(callback=_whose, help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
 Metric = Annotated[str, typer.Option(help="Metric, such as test_accuracy or train_loss.")]
 OfDataset = Annotated[
@@ -80,3 +91,30 @@ class Format(StrEnum):
     html = "html"
     pdf = "pdf"
     notebook = "notebook"
+
+
+def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[str] = ()) -> Path:
+    """The folder to show: where nobody named one and the usual one has none of what is asked for,
+    the shipped results, with a line on standard error that says so."""
+    from analysis.exhibits import studies_by_dataset
+    from analysis.results import SHIPPED
+
+    def has(folder: Path) -> bool:
+        return any(
+            (not datasets or dataset in datasets) and (not studies or {*studies} & {*names})
+            for dataset, names in studies_by_dataset(folder).items()
+        )
+
+    if not isinstance(results, Usual) or has(results) or not has(SHIPPED):
+        return results
+    what = f"{' or '.join(studies)} study" if studies else "studies"
+    where = f" on {' or '.join(datasets)}" if datasets else ""
+    return shipped(f"no {what}{where} in {results}/")
+
+
+def shipped(reason: str) -> Path:
+    """The shipped results, and a line on standard error that says so."""
+    from analysis.results import SHIPPED
+
+    print(f"aba: {reason}: these are the shipped results", file=sys.stderr)
+    return SHIPPED

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Format, Metric, Out, Results, Trust, app
+from analysis.cli.options import (
+    Format,
+    Metric,
+    Out,
+    Results,
+    Trust,
+    Usual,
+    app,
+    or_shipped,
+    shipped,
+)
 
 
 @app.command()
@@ -90,7 +100,10 @@ def report(
             terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
-    options = {"format": format, "variants": variants, "jobs": jobs, "force": force}
+    options = {
+        **{"format": format, "variants": variants, "jobs": jobs, "force": force},
+        "or_shipped": isinstance(results, Usual),
+    }
     if terminal.report(notebooks or [], results, out, given, **options):
         raise typer.Exit(1)
 
@@ -148,8 +161,9 @@ def figures_(
         ]
         print(f"{study} on {dataset}: {', '.join(counts)} in {out}/", flush=True)
 
+    shown = ["isolation" if name == exhibits.BESIDE else name for name in studies or ()]
     done = exhibits.export(
-        results,
+        or_shipped(results, shown, dataset or ()),
         out,
         studies or (),
         dataset or (),
@@ -206,6 +220,7 @@ def compare(
 
     look = exhibits.Look(metric, confidence)
     lacking = False
+    results = or_shipped(results, studies or ["isolation"], dataset or ())
     if studies:
         found = [one for name in studies for one in by_name.datasets_of(name, results, dataset)]
         for name, of_dataset in found:
@@ -213,7 +228,9 @@ def compare(
         return
     if baseline:
         raise exhibits.ExportError(f"--baseline {baseline} goes with a study, as aba compare mine")
-    for name in dataset or exhibits.studies_by_dataset(results) or ["digits"]:
+    declared = exhibits.studies_by_dataset(results)
+    isolated = [name for name, of_dataset in declared.items() if "isolation" in of_dataset]
+    for name in dataset or isolated or ["digits"]:
         try:
             compared, sentences = published.compare(results, name, look, preset)
         except ResultsError as error:
@@ -247,12 +264,17 @@ def claims_(
 
     \b
     Examples:
-      aba claims --results data/results
+      aba claims
       aba claims --dataset digits --csv > claims.csv
     """
     from analysis import claims, exhibits, tables
 
-    ledger = claims.ledger(results, dataset or (), exhibits.Look(metric, confidence))
+    look = exhibits.Look(metric, confidence)
+    results = or_shipped(results, datasets=dataset or ())
+    ledger = claims.ledger(results, dataset or (), look)
+    if not claims.decided(ledger) and isinstance(results, Usual):
+        results = shipped(f"no claim is decided in {results}/")
+        ledger = claims.ledger(results, dataset or (), look)
     if csv:
         print(tables.csv_text(ledger), end="")
     else:

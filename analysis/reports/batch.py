@@ -83,6 +83,7 @@ def report(
     variants: Sequence[Mapping[str, Any]] = ({},),
     usual: Mapping[str, Any] | None = None,
     instead: Mapping[str, Mapping[str, Any]] | None = None,
+    or_shipped: bool = False,
     force: bool = False,
     started: Callable[[int], None] | None = None,
     processes: Processes | None = None,
@@ -96,7 +97,9 @@ def report(
 
     variants: sets of further parameters, as from `grid`; every notebook runs once with each set
     that makes a difference to it. usual: parameters that nobody asked for, for the notebooks that
-    know them; instead: by notebook, what stands in their place.
+    know them; instead: by notebook, what stands in their place. or_shipped: nobody asked for the
+    usual results either, so that where they lack a study, pages show the shipped results and say
+    so.
 
     Names of the files hold what varies and what is not as usual, numbers of a grid padded so that
     they sort: 02_isolation-digits-confidence=0.90.html; figures and tables are then in a folder of
@@ -113,7 +116,14 @@ def report(
         raise ReportError(f"jobs is {jobs}; allowed: whole numbers from 1")
     folder, formats = make_folder(out), check_formats(formats)
     work = make_jobs(
-        names or notebooks(), parameters, variants, usual or {}, folder, formats, instead
+        names or notebooks(),
+        parameters,
+        variants,
+        usual or {},
+        folder,
+        formats,
+        instead,
+        or_shipped,
     )
     refuse_others([] if force else work)
     if started is not None:
@@ -149,6 +159,7 @@ def _run(job: Job, processes: Processes) -> Outcome:
             "notebook": str(job.notebook),
             "parameters": job.parameters,
             "values": job.values,
+            "or_shipped": job.or_shipped,
             "formats": job.formats,
             "runtime": runtime,
             "parent": os.getpid(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,7 @@ class Job:
     out: Path
     formats: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)  # parts of the name
+    or_shipped: bool = False  # see `report`
 
     @property
     def stem(self) -> str:
@@ -86,6 +87,7 @@ def make_jobs(
     out: Path,
     formats: tuple[str, ...],
     instead: Mapping[str, Mapping[str, Any]] | None = None,
+    or_shipped: bool = False,
 ) -> list[Job]:
     """The reports of a batch, see `report`. Raises ReportError for a parameter that no notebook
     has, and for two notebooks of one name."""
@@ -98,6 +100,8 @@ def make_jobs(
     for path in paths:
         own = {**usual, **(instead or {}).get(path.stem, {})}
         for job in _jobs_of_one(path, parameters, variants, own, out, formats):
+            unnamed = or_shipped and job.values.get("results") == usual.get("results")
+            job = replace(job, or_shipped=unnamed)
             if jobs.setdefault(job.stem, job).notebook != job.notebook:
                 raise ReportError(
                     f"two notebooks would write {job.stem}; report them into two folders"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.reports import pages
+from analysis.reports.notebook import OR_SHIPPED
 
 
 def _end_with_parent(parent: int, kernels: Sequence[Any], folders: Sequence[str | Path]) -> None:
@@ -88,6 +89,8 @@ def execute_task(folder: Path, forked: bool = False) -> None:
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     parent = os.getppid() if forked else task["parent"]
     _end_with_parent(parent, started, (folder.absolute(), task["runtime"]))
+    if task["or_shipped"]:
+        os.environ[OR_SHIPPED] = "1"
     source = Path(task["notebook"])
     notebook = nbformat.read(source, as_version=4)
     os.chdir(folder)  # papermill takes braces in an absolute path for placeholders

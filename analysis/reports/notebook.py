@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from analysis.results import StudyResult
 
 USUAL_RESULTS = "results"  # what the notebooks' own parameters cells say
+# Set where `aba report` gives a notebook the usual folder, as a path, and nobody named it.
+OR_SHIPPED = "ABA_OR_SHIPPED"
 
 
 @dataclass
@@ -140,6 +143,7 @@ class Page:
         from analysis import exhibits
 
         figure = exhibits.draw(exhibit) if exhibit.draw is not None else None
+        exported: list[Path] = []
         if self.out is not None:
             command = command or exhibits.command(
                 shortened(str(self.results)),
@@ -148,11 +152,11 @@ class Page:
                 exhibits.Files(width=exhibit.width),
                 preset=self.preset,
             )
-            exhibits.write(exhibit, self.out, command=command, figure=figure)
+            exported = exhibits.write(exhibit, self.out, command=command, figure=figure)
         if figure is None:
             self._rows(exhibit.data, exhibit.columns, exhibit.digits, seeds)
         else:
-            self._picture(figure, exhibit.description, zoom, exhibit.caption)
+            self._picture(figure, exhibit.description, zoom, exported, exhibit.caption)
 
     def table(
         self,
@@ -204,20 +208,33 @@ class Page:
 
         whole = figure if isinstance(figure, Figure) else figure.get_figure(root=True)
         assert isinstance(whole, Figure)
+        exported: list[Path] = []
         if self.out is not None:
-            with exhibits.whole_files(self.out / "figures", f"{name}-{self.dataset}") as stem:
-                figures.save_figure(whole, stem)
-        self._picture(whole, description, zoom)
+            folder = self.out / "figures"
+            with exhibits.whole_files(folder, f"{name}-{self.dataset}") as stem:
+                exported = [folder / path.name for path in figures.save_figure(whole, stem)]
+        self._picture(whole, description, zoom, exported)
 
-    def _picture(self, whole: Figure, description: str, zoom: float, caption: str = "") -> None:
+    def _picture(
+        self,
+        whole: Figure,
+        description: str,
+        zoom: float,
+        exported: Sequence[Path],
+        caption: str = "",
+    ) -> None:
+        """exported: the figure's files, whose picture is shown; without any, it is drawn here."""
         from IPython.display import Image, display
         from matplotlib import pyplot as plt
 
-        picture = io.BytesIO()
-        whole.savefig(picture, format="png", dpi=96 * zoom * 2)
         width = round(whole.get_size_inches()[0] * 96 * zoom)
+        drawn = next((path.read_bytes() for path in exported if path.suffix == ".png"), b"")
+        if not drawn:
+            picture = io.BytesIO()
+            whole.savefig(picture, format="png", dpi=96 * zoom * 2)
+            drawn = picture.getvalue()
         plt.close(whole)  # or the notebook would show it a second time
-        display(Image(picture.getvalue(), width=width, alt=description))
+        display(Image(drawn, width=width, alt=description))
         said = caption or description
         self._show(said if said.endswith(".") else f"{said}.", "caption")
 
@@ -246,7 +263,8 @@ def page(**parameters: Any) -> Page:
     fields = {name: parameters[name] for name in Page.__dataclass_fields__ if name in parameters}
     base = CHECKOUT or Path.cwd()
     fields["results"] = base / parameters.get("results", USUAL_RESULTS)
-    fields["or_shipped"] = parameters.get("results", USUAL_RESULTS) == USUAL_RESULTS
+    usual = parameters.get("results", USUAL_RESULTS) == USUAL_RESULTS
+    fields["or_shipped"] = usual or bool(os.environ.get(OR_SHIPPED))
     fields["out"] = base / parameters["out"] if parameters.get("out") else None
     return Page(**fields)
 

@@ -32,6 +32,7 @@ FORKS = sys.platform == "linux"
 PRELOADED = (
     "papermill",
     "nbconvert.exporters",
+    "ipykernel.debugger",
     "ipykernel.kernelapp",
     "ipykernel.ipkernel",
     "matplotlib.backends.backend_pdf",
@@ -213,6 +214,7 @@ def serve() -> None:
     """Fork a process for each notebook that standard input names, until it ends."""
     for name in PRELOADED:
         importlib.import_module(name)
+    _rehearse()
     # Only Arrow's allocator has a thread by now, and looks after forks itself.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     gc.collect()
@@ -252,6 +254,16 @@ def serve() -> None:
         os.kill(pid, signal.SIGTERM)
     for pid in running:
         os.waitpid(pid, 0)
+
+
+def _rehearse() -> None:
+    """Write a page once: schemas, selectors and lexers are compiled at their first use."""
+    from nbformat import v4
+
+    from analysis.reports import pages
+
+    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("1 + 1")]
+    pages.to_html(v4.new_notebook(cells=cells), "", {}, "")
 
 
 def _become_notebook(folder: Path, runtime: str) -> None:

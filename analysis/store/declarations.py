@@ -108,12 +108,17 @@ def _after(earlier: Iterable[Event]) -> datetime:
     return now
 
 
-def declarations(results: Path) -> list[Declaration]:
-    """Every study declared in a results folder, by name."""
+def declarations(results: Path, study: str = "", dataset: str = "") -> list[Declaration]:
+    """Every study declared in a results folder, by name; or the settings that one study was
+    declared with on one data set. Raises ResultsError where a file of theirs is damaged."""
+    start = f"{study}-{dataset}-" if study and dataset else ""
     studies: dict[tuple[str, str, str], list[Event]] = {}
-    for event in _events(results):
-        study = event.declaration.study
-        studies.setdefault((study.name, study.dataset, event.identity), []).append(event)
+    for event in _events(results, start):
+        of_event = event.declaration.study
+        if start and (of_event.name, of_event.dataset) != (study, dataset):
+            continue
+        known_as = (of_event.name, of_event.dataset, event.identity)
+        studies.setdefault(known_as, []).append(event)
     return [merged(events) for events in studies.values()]
 
 
