@@ -40,7 +40,7 @@ FIGURES = {
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
     "10_comparators": {"comparators", "comparators-best", "comparators-cost"},
     "11_attributions": {"attributions"},
-    "12_report_card": {"card", "card-calibration", "card-attacks"},
+    "12_report_card": {"card", "card-calibration", "card-attacks", "spectrum", "planes"},
     "13_any_study": {"hypothesis"},
 }
 TABLES = {

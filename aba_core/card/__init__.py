@@ -81,14 +81,16 @@ def card(
     retrain: Callable[[Splits, int], nn.Module] | None = None,
     *,
     others: dict[str, Tensor] | None = None,
+    landscape: bool = False,
     **settings: Any,
 ) -> Card:
     """The report card of a trained model, anybody's own.
 
     retrain: trains a model of the same kind on other splits with another seed; without it, what
     needs further models is NaN. others: {name: inputs} of other distributions, of the same shape.
-    settings: fields of `CardSettings`, as aspects=["calibration"]. Raises ValueError for data that
-    do not have one class a sample, and for unknown settings.
+    landscape: also the Hessian's spectrum and a plane of the loss, as details "spectrum" and
+    "plane", see `card.landscape`. settings: fields of `CardSettings`, as aspects=["calibration"].
+    Raises ValueError for data that do not have one class a sample, and for unknown settings.
     """
     given = CardSettings.read(settings)
     assert given is not None
@@ -108,6 +110,12 @@ def card(
             subject = Subject.of(quiet, splits, given, again, known)
             subject = replace(subject, watches=False)
             measured, seconds = _measure(subject)
+        if landscape:
+            started = time.perf_counter()
+            around = import_module("aba_core.card.landscape")
+            subject.details["spectrum"] = around.spectrum(model, splits, seed=given.seed)
+            subject.details["plane"] = around.plane(model, splits, seed=given.seed)
+            seconds["landscape"] = time.perf_counter() - started
     finally:
         model.train(before)
     notes = _notes(subject, retrain is not None)

@@ -362,7 +362,7 @@ def overview_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(pairs) - 1, -1, -1), names)
     ax.set_xticks(range(len(arms)), [figures.wrapped(a, 9 * text, 0.8 * text, 2) for a in arms])
     ax.tick_params(length=0, labelsize=0.8 * text)
-    ax.tick_params(axis="x", rotation=30)
+    plt.setp(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(arms) - 0.4)
     ax.set_ylim(-0.6, len(pairs) - 0.4)
     ax.spines["left"].set_visible(False)

@@ -1,5 +1,6 @@
 """What a report card measures, sample by sample in plain Python, and one model at a time."""
 
+import copy
 import math
 
 import torch
@@ -135,3 +136,11 @@ def cka(a: Tensor, b: Tensor) -> float:
         return float(torch.trace(centre @ (x @ x.T) @ centre @ (z @ z.T)))
 
     return hsic(a, b) / math.sqrt(hsic(a, a) * hsic(b, b))
+
+
+def loss_at(model: nn.Module, point: Tensor, x: Tensor, y: Tensor) -> float:
+    """The mean loss of a model whose parameters are these, in the order of `parameters()`."""
+    other = copy.deepcopy(model).eval()
+    nn.utils.vector_to_parameters(point.to(next(other.parameters())), other.parameters())
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(other(x), y))
