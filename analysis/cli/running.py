@@ -80,20 +80,27 @@ def run(
       aba run my_study.py
       aba run hypotheses --until decided --max-seeds 100
       aba run tension --scheduler tcp://10.0.0.1:8786
+      torchrun --nproc-per-node 2 -m analysis.cli run one_large_model.yaml
     """
     from analysis.cluster.engine import choose
+    from analysis.engines import among_ranks
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
-    trains = choose(scheduler, cluster or (), engine=engine, processes=processes)
-    options: dict[str, Any] = dict(device=device, processes=processes, engine=trains, graphs=graphs)
-    if until is not None or max_seeds is not None:
-        from analysis import additions
+    asked = choose(scheduler, cluster or (), engine=engine, processes=processes)
+    with among_ranks(asked, device) as trains:
+        if trains is None:
+            return
+        options: dict[str, Any] = dict(
+            device=device, processes=processes, engine=trains, graphs=graphs
+        )
+        if until is not None or max_seeds is not None:
+            from analysis import additions
 
-        options["progress"] = terminal.bars()
-        complete = additions.add(declared, results, until, max_seeds, **options)
-    else:
-        complete = _run(declared, results, **options)
+            options["progress"] = terminal.bars()
+            complete = additions.add(declared, results, until, max_seeds, **options)
+        else:
+            complete = _run(declared, results, **options)
     if not complete:
         raise typer.Exit(1)
 
