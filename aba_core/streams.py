@@ -183,8 +183,24 @@ class _Scan:
         return mean.float().reshape(shape), std.float().reshape(shape)
 
 
+def _with_label(labels: np.ndarray, place: int, label: np.ndarray, part: str) -> np.ndarray:
+    """Labels with one more, in a type that holds them all."""
+    if not place:
+        labels = np.zeros((len(labels), *label.shape), label.dtype)
+    if label.shape != labels.shape[1:]:
+        raise DatasetError(
+            f"label {place} of {part} has shape {label.shape}, not {labels.shape[1:]}"
+        )
+    labels = labels.astype(np.promote_types(labels.dtype, label.dtype), copy=False)
+    labels[place] = label
+    return labels
+
+
 def _scan(data: Any, part: str, task: str, classes: int, digest: Any) -> _Scan:
-    read, labels, shape = _Inputs(data), [], None
+    read, shape = _Inputs(data), None
+    # Filled in place: a small piece of memory for each label would lie between those that samples
+    # leave, which the next samples could then not take again.
+    labels = np.zeros(len(data))
     number, total, squares = 0, torch.zeros(1).double(), torch.zeros(1).double()
     for place in range(len(data)):
         given, label = data[place]
@@ -198,10 +214,10 @@ def _scan(data: Any, part: str, task: str, classes: int, digest: Any) -> _Scan:
         values = x.double().flatten(1) if x.dim() == 3 else x.double().reshape(1, -1)
         number += values.shape[1]
         total, squares = total + values.sum(1), squares + values.square().sum(1)
-        labels.append(torch.as_tensor(np.asarray(label)))
+        labels = _with_label(labels, place, np.asarray(label), part)
     if shape is None:
         raise DatasetError(f"{part} is empty; needed: samples")
-    y = torch.stack(labels)
+    y = torch.from_numpy(labels)
     if task == "multiclass":
         if y.is_floating_point() or y.dim() != 1 or not 0 <= int(y.min()) <= int(y.max()) < classes:
             raise DatasetError(f"labels of {part} are no whole numbers from 0 to {classes - 1}")

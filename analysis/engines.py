@@ -38,6 +38,7 @@ from analysis.study import StudyError
 
 if TYPE_CHECKING:
     from aba_core.datasets import Splits
+    from aba_core.single.ranks import Ranks
     from aba_core.training import Runs
 
 # Rows by the table they belong to ("runs", "frozen", "mechanism"), in the order in which these are
@@ -350,6 +351,54 @@ def choose_engine(
     if name == "processes":
         engine = partial(processes, workers=workers)
     return engine, choose_device(works_on)
+
+
+@contextmanager
+def among_ranks(engine: str | Engine, device: str) -> Iterator[str | Engine | None]:
+    """The engine of this process, where `torchrun` may have started several of them.
+
+    Alone it is the one that is asked for. Otherwise all ranks train each chunk together: the first
+    has an engine for that, and writes; the others train what it trains until it has no more, and
+    are given None. Raises StudyError for another engine than "auto" beside `torchrun`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield engine
+        return
+    if engine != "auto":
+        raise StudyError(f"engine {engine!r} with torchrun; allowed: auto, whose ranks train alike")
+    from aba_core.single.ranks import ranks
+
+    ours = ranks(choose_device(device))
+    if not ours.first:
+        while (chunk := ours.same(None)) is not None:
+            train_chunk(chunk)
+        yield None
+        return
+    try:
+        yield partial(_by_all, ours)
+    finally:
+        ours.same(None)
+
+
+def _by_all(
+    ours: Ranks, chunks: Sequence[Chunk], report: Callable[[int], None]
+) -> Iterator[tuple[Chunk, ChunkRows]]:
+    """Train chunks one after the other, every rank a slice of each batch."""
+    done = 0
+
+    def count(steps: int) -> None:
+        nonlocal done
+        done += steps
+        report(done)
+
+    for chunk in chunks:
+        if chunk.config.single is None:
+            raise StudyError(
+                f"torchrun started {ours.count} processes, and trainer 'replicas' trains in one; "
+                "allowed: trainer: single, or aba run without torchrun"
+            )
+        ours.same(chunk)
+        yield chunk, train_chunk(chunk, count)
 
 
 def _imported(name: str) -> Engine:

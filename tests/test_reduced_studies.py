@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import typer
 from oracles.made_results import make_study
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import r2_score
@@ -176,3 +177,24 @@ def test_maps_after_randaugment_are_of_the_changed_pictures():
             "RandAugment",
             "Augmentation",
         ]
+
+
+def test_compare_passes_over_data_without_published_tables_and_shows_that_of_large_models(
+    tmp_path, capsys
+):
+    from analysis.cli import showing
+
+    study = standard_study("architectures", "tiny-imagenet-20", "standard")
+    make_study(tmp_path, study, sd=0.1)
+    of_tasks = standard_study("tasks").model_copy(update={"tuning": None})
+    make_study(tmp_path, of_tasks, sd=0.1)
+    showing.compare(studies=None, results=tmp_path, dataset=None, metric="validation_accuracy",
+                    confidence=0.95, preset="", baseline="")  # fmt: skip
+    said = capsys.readouterr()
+    assert "large models against the published table" in said.out and not said.err
+    assert said.out.count("5 runs: tiny-imagenet-20 (med)") == 8
+    assert "aba run large-vit --preset published" in said.out
+    with pytest.raises(typer.Exit):
+        showing.compare(studies=None, results=tmp_path, dataset=["diabetes"], confidence=0.95,
+                        metric="validation_accuracy", preset="", baseline="")  # fmt: skip
+    assert "nothing is published on diabetes" in capsys.readouterr().err

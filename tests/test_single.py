@@ -20,6 +20,7 @@ from torch import nn
 
 from aba_core import CHALLENGER, FASTABA, MENDABA, Arm, TrainConfig, train
 from aba_core.single import transforms
+from aba_core.single.ranks import Ranks
 from aba_core.single.transforms import Transforms
 from aba_core.streams import streams_from
 from aba_core.trainers import Single
@@ -212,21 +213,21 @@ def test_a_checkpoint_that_is_damaged_or_of_another_run_is_said_to_be_so(tmp_pat
     assert torch.equal(other, expected) and torch.equal(damaged, expected)
 
 
-@pytest.mark.parametrize("method", ["mendaba", "sam"])
-def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
+def two_ranks(*arguments: object) -> None:
+    """Python with these arguments twice, as `torchrun --nproc-per-node 2` starts it."""
     found = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    out = tmp_path / "ranks"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/oracles/one_run.py"), str(out), "--method", method],
+            [sys.executable, *map(str, arguments)],
             env={
                 **os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1", "RANK": str(rank),
                 "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             },
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -235,6 +236,12 @@ def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
     for process in ranks:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("method", ["mendaba", "sam"])
+def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
+    out = tmp_path / "ranks"
+    two_ranks(str(ROOT / "tests/oracles/one_run.py"), out, "--method", method)
     both = torch.load(out, weights_only=True)
     runs, parameters = trained(one_run.config(), method, seed=5)
     torch.testing.assert_close(both["parameters"], parameters, rtol=1e-9, atol=1e-12)
@@ -396,6 +403,57 @@ def test_a_study_says_trainer_single_and_all_else_stays(tmp_path):
     np.testing.assert_allclose(left, right, rtol=1e-4)
     assert not set(plan.resolve(study).keys) & set(plan.resolve(usual).keys)
     assert all(len(chunk.runs) == 1 for chunk in plan.resolve(study).chunks)
+
+
+@pytest.mark.slow
+def test_the_ranks_of_torchrun_run_a_study_as_one_process_does(tmp_path):
+    from analysis import runner
+    from analysis.results import load
+    from analysis.study import study_from_yaml
+
+    path = tmp_path / "one.yaml"
+    path.write_text(STUDY)
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    run = ("-m", "analysis.cli", "run", path, "--results", together, "--device", "cpu")
+    two_ranks(*run)
+    runner.run(study_from_yaml(path), alone, device="cpu", processes=1)
+    one, other = (
+        load(folder, "one-model", "digits").frame.set_index("key") for folder in (together, alone)
+    )
+    assert len(one) == 4 and set(one.index) == set(other.index)
+    np.testing.assert_allclose(one["test_loss"], other.loc[one.index, "test_loss"], rtol=1e-5)
+    before = files_of(together)
+    two_ranks(*run)  # nothing is left to do, and the second rank ends too
+    assert files_of(together) == before
+
+
+def files_of(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(p), p.stat().st_mtime_ns) for p in (folder / "runs").rglob("*.parquet"))
+
+
+def test_ranks_share_one_model_and_no_other_engine(tmp_path, monkeypatch):
+    from analysis import engines, plan
+    from analysis.study import Study, StudyError, study_from_yaml
+
+    path = tmp_path / "one.yaml"
+    path.write_text(STUDY)
+    study = study_from_yaml(path).model_copy(update={"seeds": (0,)})
+    counted: list[int] = []
+    trained = engines._by_all(Ranks(), plan.resolve(study).chunks[:1], counted.append)
+    ((chunk, rows),) = trained
+    assert counted[-1] == 5 and rows["runs"][0]["arm"] == chunk.runs[0][0]
+    config = {name: value for name, value in study.config.items() if name != "trainer"}
+    usual = Study(name="s", dataset="digits", config=config, arms=study.arms, seeds=(0,))
+    with pytest.raises(StudyError, match="trainer 'replicas' trains in one; allowed: trainer: si"):
+        next(engines._by_all(Ranks(), plan.resolve(usual).chunks, counted.append))
+    with engines.among_ranks("processes", "cpu") as engine:
+        assert engine == "processes"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(StudyError, match="engine 'processes' with torchrun; allowed: auto"),
+        engines.among_ranks("processes", "cpu"),
+    ):
+        pass
 
 
 def test_a_study_that_was_killed_continues_from_its_checkpoint(tmp_path):

@@ -86,24 +86,34 @@ def run(
       aba run my_study.py
       aba run hypotheses --until decided --max-seeds 100
       aba run tension --scheduler tcp://10.0.0.1:8786
+      torchrun --nproc-per-node 2 -m analysis.cli run one_large_model.yaml
     """
     from analysis.cluster.engine import choose
+    from analysis.engines import among_ranks
     from analysis.study import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
-    trains = choose(scheduler, cluster or (), engine=engine, processes=processes)
-    options: dict[str, Any] = dict(
-        device=device, processes=processes, engine=trains, graphs=graphs, track=track
-    )
-    if until is not None or max_seeds is not None:
-        from analysis import additions
-
-        options["progress"] = terminal.bars()
-        complete = additions.add(declared, results, until, max_seeds, **options)
-    else:
-        complete = _run(declared, results, **options)
+    asked = choose(scheduler, cluster or (), engine=engine, processes=processes)
+    with among_ranks(asked, device) as trains:
+        if trains is None:
+            return
+        options: dict[str, Any] = dict(
+            device=device, processes=processes, graphs=graphs, track=track
+        )
+        complete = _run_until(declared, results, until, max_seeds, engine=trains, **options)
     if not complete:
         raise typer.Exit(1)
+
+
+def _run_until(
+    study: Study, results: Path, until: str | None, max_seeds: int | None, **options: Any
+) -> bool:
+    """Run a study, and with `until` or `max_seeds` add subsets to it; whether all is there."""
+    if until is None and max_seeds is None:
+        return _run(study, results, **options)
+    from analysis import additions
+
+    return additions.add(study, results, until, max_seeds, progress=terminal.bars(), **options)
 
 
 def _run(study: Study, results: Path, **options: Any) -> bool:

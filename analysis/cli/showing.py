@@ -203,20 +203,21 @@ def compare(
 
     Without a study: says which settings differ, then what agrees and what does not, in words and
     tables. A data set without published tables is compared with all of them, by orders and signs
-    alone. With studies: the difference of each arm to the baseline, with interval and verdict. Exit
-    code 1 if there is nothing to compare.
+    alone; large models are set beside their own table. With studies: the difference of each arm to
+    the baseline, with interval and verdict. Exit code 1 if there is nothing to compare.
 
     \b
     Examples:
       aba compare
       aba compare --dataset mnist --confidence 0.9
+      aba compare --dataset tiny-imagenet-20
       aba compare my_study
       aba compare my_study --baseline mixup --metric test_accuracy
     """
     from analysis import by_name, exhibits
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
-    from analysis.studies import published
+    from analysis.studies import large, only_studies_of, published
 
     look = exhibits.Look(metric, confidence)
     lacking = False
@@ -229,8 +230,19 @@ def compare(
     if baseline:
         raise exhibits.ExportError(f"--baseline {baseline} goes with a study, as aba compare mine")
     declared = exhibits.studies_by_dataset(results)
-    isolated = [name for name, of_dataset in declared.items() if "isolation" in of_dataset]
-    for name in dataset or isolated or ["digits"]:
+    compared_with = [
+        name for name, of in declared.items() if "isolation" in of or name in large.DATASETS
+    ]
+    names = dataset or compared_with or ["digits"]
+    for name in names:
+        if name in large.DATASETS:
+            continue
+        if only := only_studies_of(name):
+            if dataset:
+                said = f"nothing is published on {name}; see: aba claims --dataset {name}"
+                print(f"aba: {said}, which judges {', '.join(only)}", file=sys.stderr)
+                lacking = True
+            continue
         try:
             compared, sentences = published.compare(results, name, look, preset)
         except ResultsError as error:
@@ -240,6 +252,9 @@ def compare(
         same = name in PUBLISHED
         print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
         terminal.print_exhibits(sentences, compared.tables.values())
+    if large.DATASETS & set(names):
+        print("\n== large models against the published table ==\n")
+        terminal.print_large(large.table(results), large.GPUS)
     if lacking:
         raise typer.Exit(1)
 

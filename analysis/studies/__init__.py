@@ -70,6 +70,14 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     return declare(settings)
 
 
+def only_studies_of(dataset: str) -> tuple[str, ...]:
+    """The studies of a data set that has no standard ones; () for all others."""
+    try:
+        return settings_of(dataset).studies
+    except StudyError:  # without settings, as that of a study of one's own
+        return ()
+
+
 def _of_large(name: str, dataset: str, preset: str) -> Study:
     """A row of the published table of large models, which brings its own data set."""
     from analysis.studies import large

@@ -58,8 +58,9 @@ def declare(settings: Settings) -> Study:
 def strength_of(method: str, network: str) -> float:
     """The published strength on Tiny ImageNet without RandAugment."""
     table = reference.published_table("benchmark_large")
-    rows = table[(table["model"] == PUBLISHED[network]) & (table["randaugment"] == "No")]
-    return float(rows.set_index("method").loc[method, "strength"])
+    alone = (table["model"] == PUBLISHED[network]) & (table["randaugment"] == "No")
+    (strength,) = table.loc[alone & (table["method"] == method), "strength"].to_numpy(float)
+    return float(strength)
 
 
 def declared(n: int) -> tuple[Hypothesis, ...]:

@@ -108,6 +108,13 @@ ROWS = {
     ),
 }  # fmt: skip
 
+# Where runs of these rows, or of their reduced forms, are.
+DATASETS = {
+    "tiny-imagenet-20",
+    *(dict(row.quick).get("dataset", row.dataset) for row in ROWS.values()),
+    *(row.dataset for row in ROWS.values()),
+}
+
 
 def declare(name: str, preset: str = "published") -> Study:
     """The study of one row: with preset "published" all data and the published epochs, with "quick"
