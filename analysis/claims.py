@@ -25,7 +25,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import across, comparisons, exhibits, figures, rules, statistics
+from analysis import across, comparisons, exhibits, figures, rules, scopes, statistics, wording
 from analysis import results as store
 from analysis.comparisons import ComparisonError
 from analysis.exhibits import Exhibit, Look
@@ -170,7 +170,8 @@ def ledger(
     data set, where they are known already.
 
     Columns: claim, section, text; dataset ("" for what no data decide); hypothesis, study; verdict,
-    "not tested" or "exact"; comparison, estimate (in its measure) with interval, n, scope;
+    "not tested" or "exact"; comparison, estimate (in its measure) with interval, n, scope, over
+    (what the interval is over), seeds and images (ends of those over less and more);
     test_verdict, test_estimate with interval; declared; reason: why it is not tested and with which
     command it would be, or the tests of what is exact. Raises ResultsError for a data set without
     results.
@@ -220,8 +221,10 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> 
         row[f"{prefix}verdict"] = turned.get(one.verdict, one.verdict)
         for end in ("", "_low", "_high"):
             row[f"{prefix}estimate{end}"] = one.decisive[f"estimate{end}"]
-    for name, column in (("comparison", "label"), ("n", "n"), ("scope", "scope")):
+    for name, column in (("comparison", "label"), ("n", "n"), ("scope", "scope"), ("over", "over")):
         row[name] = verdict.decisive.get(column, "")
+    for name in ("seeds_low", "seeds_high", "images_low", "images_high"):
+        row[name] = verdict.decisive.get(name, np.nan)
     return row
 
 
@@ -253,6 +256,7 @@ def _ranks(
             "margin": RANKS_ALIKE,
             "measure": "(of 1)",
             "scope": comparisons.SUBSETS_AND_SEEDS,
+            "over": ", ".join(scopes.sources_of("subset", comparisons.SUBSETS_AND_SEEDS)),
             "declared": stated[other],
             "reason": "",
         }
@@ -373,7 +377,11 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
         return figures.figure_of(ledger_plot(table, axes))
 
     title = "The published claims and what the results say of them"
-    words = f"{look.label}, estimates with {level} intervals; test beside validation."
+    words = (
+        f"{look.label}, estimates with {level} intervals; test beside validation. Interval over: "
+        "what was drawn anew for each unit; then the intervals over seeds alone and over "
+        "evaluation images too, where they are known."
+    )
     rest = "Claims that no results decide yet"
     why = "Why, and the command that would decide them."
     return (
@@ -384,7 +392,8 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
-    """What is decided, as text: claim, data set, comparison, verdict, effect, n, test."""
+    """What is decided, as text: claim, data set, comparison, verdict, effect, n, interval over (in
+    brackets what the interval is over images too, or over seeds alone, where known), test."""
     rows = []
     for row in table[~table["verdict"].isin([OPEN])].to_dict("records"):
         exact = row["verdict"] == EXACT
@@ -397,11 +406,15 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
                 "verdict": row["verdict"],
                 "effect": _effect(row, ""),
                 "n": "" if exact else f"{int(row['n'])}",
+                "interval over": "" if exact else wording.over_text(row),
                 "test": f"{tested} {_effect(row, 'test_')}" if isinstance(tested, str) else "",
             }
         )
     return pd.DataFrame(
-        rows, columns=["claim", "data set", "comparison", "verdict", "effect", "n", "test"]
+        rows,
+        columns=[
+            *("claim", "data set", "comparison", "verdict", "effect", "n", "interval over", "test"),
+        ],
     )
 
 

@@ -26,6 +26,7 @@ import pandas as pd
 from analysis import (
     comparisons,
     correlations,
+    images,
     mediation,
     scopes,
     sequential,
@@ -49,7 +50,7 @@ from analysis.hypothesis import (
 from analysis.results import StudyResult, group_runs, with_measured
 from analysis.statistics import Interval
 from analysis.wording import effect_text as effect_text
-from analysis.wording import sentence_of
+from analysis.wording import sentence_of, with_ranges
 
 
 class RuleError(ValueError):
@@ -137,11 +138,12 @@ class Verdict:
 
     verdict: supported, refuted, inconclusive, or "not tested" where runs are missing. table: one
     row a comparison, see `_row`, with the two-sided interval for the same training subsets in
-    seeds_low and seeds_high (NaN where subsets have one seed each). sentence: all of it in words.
-    declared: whether before its data. notes: what a reader must know of a comparison, by label.
-    row: of the table, which decided; reason: which one that is. holds: "supported" or "refuted"
-    where that survives the correction over all hypotheses of the study (`test_all`), else
-    "inconclusive".
+    seeds_low and seeds_high (NaN where subsets have one seed each), and that for other evaluation
+    images too in images_low and images_high (NaN where no study kept them). sentence: all of it in
+    words. declared: whether before its data. notes: what a reader must know of a comparison, by
+    label. row: of the table, which decided; reason: which one that is. holds: "supported" or
+    "refuted" where that survives the correction over all hypotheses of the study (`test_all`),
+    else "inconclusive".
     """
 
     hypothesis: Hypothesis
@@ -208,7 +210,7 @@ class Judge:
     """One hypothesis and what is known of its comparisons, whose bounds are found once.
 
     grid: of the metric that it is about; grid_of: of any other, where a comparison needs one. For
-    the rest see `test`.
+    the rest see `test`. of_images: what evaluation images add, where they were kept.
     problem: why it cannot be tested.
     """
 
@@ -222,6 +224,7 @@ class Judge:
     problem: str = ""
     bounds: list[Bounds] = field(default_factory=list)
     grid_of: Callable[[str], Grid] | None = field(default=None, kw_only=True)
+    of_images: images.OfImages | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         one = self.hypothesis
@@ -270,15 +273,30 @@ class Judge:
             sides[weight > 0] += [float(means[arm]) for arm in arms if arm in means]
         return comparisons.groups(sides[True], sides[False])
 
+    def _weights(self, comparison: Comparison) -> Mapping[str, float] | None:
+        """Of a plain contrast of runs' means; None of anything else."""
+        plain = (
+            isinstance(comparison, Contrast)
+            and (comparison.unit, comparison.of) == ("run", "mean")
+            and not comparison.minus_best_of
+        )
+        return comparison.weights if plain else None  # type: ignore[union-attr]
+
     def _seeds_only(self, comparison: Comparison) -> Interval:
         """For the same training subsets, where that can be told; NaN else."""
-        if isinstance(comparison, Contrast) and (comparison.unit, comparison.of) == ("run", "mean"):
-            if (
-                len(self.grid.values) > len(self.grid.by_subset) > 1
-                and not comparison.minus_best_of
-            ):
-                with suppress(ComparisonError):
-                    return scopes.seeds_only(self.grid, comparison.weights, self.confidence)
+        weights = self._weights(comparison)
+        if weights and len(self.grid.values) > len(self.grid.by_subset) > 1:
+            with suppress(ComparisonError):
+                return scopes.seeds_only(self.grid, weights, self.confidence)
+        return Interval(math.nan, math.nan, math.nan, 0, self.confidence, "none")
+
+    def _over_images(self, comparison: Comparison) -> Interval:
+        """For other evaluation images too, where what runs get right was kept; NaN else."""
+        weights = self._weights(comparison)
+        part = self.of_images(weights) if weights and self.of_images else None
+        if weights and part:
+            with suppress(ComparisonError):
+                return images.with_images(self.grid, weights, part, self.confidence)
         return Interval(math.nan, math.nan, math.nan, 0, self.confidence, "none")
 
     def compare(self, confidence: float, support: int, refute: int | None = None) -> pd.DataFrame:
@@ -332,11 +350,10 @@ class Judge:
         ruling = self.ruling(partial(self.compare, self.confidence))
         table = ruling.table.drop(columns=["supports", "refutes"], errors="ignore")
         if len(table) == len(self.bounds):
-            alone = [self._seeds_only(one) for one in self.hypothesis.comparisons]
-            table = table.assign(
-                seeds_low=[interval.low for interval in alone],
-                seeds_high=[interval.high for interval in alone],
-            )
+            for name, wider in (("seeds", self._seeds_only), ("images", self._over_images)):
+                found = [wider(one) for one in self.hypothesis.comparisons]
+                table[f"{name}_low"] = [interval.low for interval in found]
+                table[f"{name}_high"] = [interval.high for interval in found]
         notes = {
             comparison.label: "; ".join(bounds.notes)
             for comparison, bounds in zip(self.hypothesis.comparisons, self.bounds, strict=True)
@@ -376,7 +393,8 @@ def _row(
 ) -> dict[str, Any]:
     """One comparison on its own, as a row of a `Compare`.
 
-    label, n, unit, scope, left_out, correlation, p_permutation: see `Bounds`. estimate (points)
+    label, n, unit, scope, left_out, correlation, p_permutation: see `Bounds`. over: what the
+    interval is over, see `scopes.sources_of`. estimate (points)
     with estimate_low and estimate_high: the bounds that decide, each at the level of what it
     decides, so that the verdict can be read off them. verdict: of this comparison. effect: see
     `effect_of`. smallest_detectable: points, 80 % power. supports, refutes: either, for itself.
@@ -409,6 +427,7 @@ def _row(
         "n": bounds.n,
         "unit": bounds.unit,
         "scope": bounds.scope,
+        "over": ", ".join(scopes.sources_of(bounds.unit, bounds.scope)),
         "left_out": bounds.left_out,
         "correlation": bounds.correlation,
         "p_permutation": bounds.p_permutation,
@@ -458,7 +477,7 @@ def test_all(
     correction over all of them. Arguments: see `test`."""
     declared = declared_when(study)
     hypotheses = study.declaration.study.hypotheses
-    grid_of = _grids_of(study)
+    grid_of, of_images = _grids_of(study), images.of_study(study, metric)
     judges = []
     for hypothesis, stream in zip(hypotheses, rng.spawn(len(hypotheses)), strict=True):
         version = hypothesis.rules_version
@@ -467,7 +486,7 @@ def test_all(
         judges.append(
             Judge(
                 hypothesis, grid, stream, confidence, measured, look, declared + older,
-                grid_of=grid_of,
+                grid_of=grid_of, of_images=None if hypothesis.quantity else of_images,
             )
         )  # fmt: skip
     kept = {verdict: _holm(judges, verdict, confidence) for verdict in ("refuted", "supported")}
@@ -504,13 +523,17 @@ def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:
     return kept
 
 
-_SHOWN = ("estimate", "estimate_low", "estimate_high", "n", "unit", "scope", "smallest_detectable")
+_SHOWN = (
+    *("estimate", "estimate_low", "estimate_high", "n", "unit", "scope", "over"),
+    *("seeds_low", "seeds_high", "images_low", "images_high", "smallest_detectable"),
+)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a hypothesis: name, statement, verdict, effect, margin, measure (its unit and the
-    estimate's), the deciding comparison, its estimate with interval, n, scope, smallest_detectable,
-    holds, declared."""
+    estimate's), the deciding comparison, its estimate with interval, n, scope, over (what the
+    interval is over), those over seeds alone and over images too, smallest_detectable, holds,
+    declared."""
     rows = []
     for verdict in verdicts:
         row: dict[str, Any] = {
@@ -526,10 +549,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             decisive = verdict.decisive
             row["comparison"] = decisive["label"]
             for name in _SHOWN:
-                row[name] = decisive[name]
+                row[name] = decisive.get(name, math.nan)
         rows.append({**row, "declared": verdict.declared})
     table = pd.DataFrame(rows)
-    return table.astype({"n": "Int64"}) if "n" in table else table
+    return with_ranges(table.astype({"n": "Int64"})) if "n" in table else table
 
 
 def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -542,5 +565,5 @@ def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         )
         for verdict in verdicts
     ]
-    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table = with_ranges(pd.concat([part for part in parts if len(part)], ignore_index=True))
     return table[["hypothesis", *(name for name in table.columns if name != "hypothesis")]]

@@ -14,10 +14,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from analysis.comparisons import ComparisonError, Grid
+from analysis.comparisons import SEEDS_ONLY, SUBSETS_AND_SEEDS, ComparisonError, Grid
 from analysis.statistics import CONFIDENCE, Interval
 
 Array = NDArray[np.float64]
+
+
+# {scope or unit of a comparison: what its interval is over}
+_SOURCES = {
+    SUBSETS_AND_SEEDS: ("training subsets", "seeds"),
+    SEEDS_ONLY: ("seeds",),
+    "seeds on one subset, over subsets": ("training subsets", "seeds"),
+    "sets": ("sets", "seeds"),
+    f"sets, {SUBSETS_AND_SEEDS}": ("sets", "training subsets", "seeds"),
+    "maps": ("maps",),
+    "adjustment": ("adjustments",),
+}
+IMAGES = "evaluation images"
+
+
+def sources_of(unit: str, scope: str) -> tuple[str, ...]:
+    """What a comparison's interval is over, in words: what was drawn anew for each unit. Evaluation
+    images never are; `images` has the interval over them."""
+    return _SOURCES.get(scope) or _SOURCES.get(unit) or (unit,)
 
 
 def _by_subset(grid: Grid, weights: Mapping[str, float]) -> list[Array]:
@@ -43,7 +62,7 @@ def seeds_only(
     freedom = np.array([part.size - 1 for part in parts])
     estimate = float(np.mean([part.mean() for part in parts]))
     n = sum(part.size for part in parts)
-    return _interval(estimate, float(own.sum()), own, freedom, n, confidence)
+    return interval_of_parts(estimate, float(own.sum()), own, freedom, n, confidence)
 
 
 def spreads(grid: Grid, weights: Mapping[str, float]) -> dict[str, float]:
@@ -87,10 +106,10 @@ def over_images(differences: ArrayLike, confidence: float = CONFIDENCE) -> Inter
     squares = (images * (by_block**2).sum(), blocks * (by_image**2).sum(), (rest**2).sum())
     parts = np.array(squares) / freedom / values.size
     variance = max(float(parts[0] + parts[1] - parts[2]), float(parts[0]), float(parts[1]))
-    return _interval(grand, variance, parts, freedom, blocks, confidence)
+    return interval_of_parts(grand, variance, parts, freedom, blocks, confidence)
 
 
-def _interval(
+def interval_of_parts(
     estimate: float, variance: float, parts: Array, freedom: Array, n: int, confidence: float
 ) -> Interval:
     """Student's t with Satterthwaite's degrees of freedom of a variance from several parts."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from analysis import tables
+from analysis import scopes, tables
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.rules import Verdict
 
 # {unit: what is counted}
@@ -33,13 +36,13 @@ def sentence_of(verdict: Verdict) -> str:
     subject = f"{row['label']}" + f" ({verdict.reason})" * (len(verdict.table) > 1)
     ends = row["estimate_low"], row["estimate_high"]
     effect = effect_text(row["estimate"], *ends, hypothesis.measure)
-    scope = f" ({row['scope']})" * bool(row["scope"])
     parts = [
         f"{hypothesis.statement} {verdict.verdict.capitalize()}: {subject} is {effect}: "
-        f"{_effect_words(verdict)}. It rests on {row['n']} {_UNITS[row['unit']]}{scope}; "
+        f"{_effect_words(verdict)}. It rests on {row['n']} {_UNITS[row['unit']]}; "
         f"{hypothesis.n} seeds an arm were planned, and the smallest effect seen with 80 % power "
         f"is {effect_text(row['smallest_detectable'], math.nan, math.nan, hypothesis.measure)}."
     ]
+    parts.append(_scope_words(row, hypothesis.measure))
     if row["left_out"]:
         parts.append(f"{row['left_out']} blocks lack a run and are left out.")
     if row["label"] in verdict.notes:
@@ -70,3 +73,54 @@ def _effect_words(verdict: Verdict) -> str:
     if verdict.verdict == "refuted":
         return f"an effect worth having, of {margin}, is excluded"
     return f"neither an effect nor its absence (less than {margin}) is shown"
+
+
+def _scope_words(row: pd.Series, measure: str) -> str:
+    """What the interval is over, and those over less and over more where they are known."""
+    text = f"The interval is over {tables.listed(row['over'].split(', '))}"
+
+    def ends(name: str) -> str:
+        low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+        return range_text(low, high, measure)
+
+    text += "." if ends("images") else f", not over {scopes.IMAGES}."
+    beside = [
+        f"over {what} it is {ends(name)}"
+        for name, what in (("seeds", "seeds alone"), ("images", f"{scopes.IMAGES} too"))
+        if ends(name)
+    ]
+    said = " and ".join(beside)
+    return f"{text} {said[0].upper()}{said[1:]}." if said else text
+
+
+def with_ranges(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of verdicts or comparisons with over_seeds and over_images as text beside the ends:
+    the intervals over seeds alone, and over evaluation images too."""
+    texts = {
+        f"over_{name}": [
+            range_text(row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan),
+                       str(row.get("measure", "points")))
+            for row in table.to_dict("records")
+        ]
+        for name in ("seeds", "images")
+    }  # fmt: skip
+    return table.assign(**texts)
+
+
+def over_text(row: Mapping[Any, Any]) -> str:
+    """What a row's interval is over, and those over seeds alone and over images too, such as
+    "training subsets, seeds; images too: [1.7, 2.7]"."""
+    measure = str(row.get("measure", "points"))
+    parts = [str(row.get("over", ""))]
+    for name, words in (("seeds", "seeds alone"), ("images", "images too")):
+        low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+        text = range_text(low, high, measure)
+        parts += [f"{words}: {text}"] * bool(text)
+    return "; ".join(parts)
+
+
+def range_text(low: float, high: float, measure: str = "points") -> str:
+    """The ends of an interval, such as [0.9, 1.5]; "" where there is none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return effect_text(low, low, high, measure).partition(" ")[2].removesuffix(f" {measure}")

@@ -15,6 +15,7 @@ from analysis.exhibits import Look, of_study, studies_by_dataset
 from analysis.results import SHIPPED, ResultsError
 from analysis.rules import Verdict, effect_text
 from analysis.tables import markdown
+from analysis.wording import over_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"readme": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
@@ -73,8 +74,9 @@ def questions(judged: dict[str, Judged]) -> str:
 def every_verdict(judged: Judged) -> str:
     """All hypotheses of a data set: what is claimed, the verdict on validation and on test."""
     rows = [
-        "| study | claim | verdict | deciding comparison | effect (points) | on test | n |",
-        "|---|---|---|---|---|---|---|",
+        "| study | claim | verdict | deciding comparison | effect (points) | on test | n "
+        "| interval over |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in judged:
         entry = latest(judged, name)
@@ -90,6 +92,7 @@ def every_verdict(judged: Judged) -> str:
         cells = (
             study, verdict.hypothesis.statement, f"**{verdict.verdict}**", row["label"],
             effect(verdict), on_test, str(int(row["n"])),
+            over_text({**row, "measure": verdict.hypothesis.measure}),
         )  # fmt: skip
         rows.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     return "\n".join(rows)

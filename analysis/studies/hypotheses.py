@@ -12,6 +12,8 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import pandas as pd
+
 from aba_core.adjustments import (
     ADJUSTMENTS,
     GROUP_SETS,
@@ -412,6 +414,18 @@ def judge(
     )
 
 
+OVER = (
+    "interval over: what was drawn anew for each unit; over seeds alone, and over images too: the "
+    "two-sided intervals for the same subsets, and for other evaluation images as well"
+)
+
+
+def beside_of(table: pd.DataFrame) -> list[str]:
+    """The columns that say what intervals are over, and the further ones that are known."""
+    known = [name for name in ("over_seeds", "over_images") if (table[name] != "").any()]
+    return ["over", *known]
+
+
 def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exhibits:
     """Figures verdicts and verdict-NAME, tables verdicts and comparisons; where hypotheses are
     about properties of sets, also those of `sets.show`.
@@ -423,7 +437,9 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     prefix = "" if name == "hypotheses" else f"{name}-"
     tested = [verdict for verdict in verdicts if len(verdict.table)]
     table = rules.verdict_table(verdicts)
-    columns = ("comparison", "effect", "estimate", "n", "holds") if tested else ()
+    columns = (
+        ("comparison", "effect", "estimate", "n", *beside_of(table), "holds") if tested else ()
+    )
     ways = (
         f"{100 * look.confidence:g}%, Student's t over blocks, runs, adjustments or sets; each end "
         "at the level of what it decides in its family"
@@ -456,7 +472,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         table,
         ["hypothesis", "verdict", *columns],
         note=f"{look.label}, estimates in points; {verdicts[0].declared}; effect reversed: a harm; "
-        "over all: what survives Holm's correction over all hypotheses of the study.",
+        f"{OVER}; over all: what survives Holm's correction over all hypotheses of the study.",
         interval=ways,
     )
     _tables(collector, study, tested, prefix, ways)
@@ -480,15 +496,16 @@ def _tables(
         collector.table(
             f"{prefix}comparisons",
             "Every comparison of every hypothesis",
-            rules.comparison_table(tested),
+            compared := rules.comparison_table(tested),
             [
-                *("hypothesis", "label", "estimate", "n", "unit", "correlation", "verdict"),
+                *("hypothesis", "label", "estimate", "n", "unit", *beside_of(compared)),
+                *("correlation", "verdict"),
                 *("effect", "chance_above", "chance_within", "chance_below", "smallest_detectable"),
             ],
-            note=f"{label}, estimates in points; correlation: of the two sides, within blocks "
-            "or seeds; chances: the second reading, by the region of practical equivalence, above "
-            "the margin, within it, or below it on the other side; detectable: the smallest effect "
-            "that would have been seen with 80 % power.",
+            note=f"{label}, estimates in points; {OVER}; correlation: of the two sides, within "
+            "blocks or seeds; chances: the second reading, by the region of practical equivalence, "
+            "above the margin, within it, or below it on the other side; detectable: the smallest "
+            "effect that would have been seen with 80 % power.",
             interval=ways,
         )
     nothing = chance.null_table(study, collector.look.metric)
