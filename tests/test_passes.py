@@ -1,4 +1,4 @@
-"""A chain's whole passes in one call of C against PyTorch's own layers, and where they are taken."""
+"""A chain's whole passes in one call of C against PyTorch's own layers, and where they are used."""
 
 import copy
 import shutil
