@@ -4,6 +4,9 @@ layers and ReLU in a row.
 Stacked replicas run a chain as one operation, forward and back, without `vmap`, whose own work is
 a third of a small step, and without a node of autograd a layer. Gradients of all parameters are
 written into one matrix [replica, parameter], where the optimiser takes them.
+
+A chain of blocks, flattening, linear layers and ReLU, all of them trained, is one call of C each
+way (`kernels.passes`), and with cross-entropy one call in all. Others go layer by layer.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from torch.func import vmap
 from torch.nn import functional
 
 from aba_core import kernels
-from aba_core.kernels import patches
+from aba_core.architecture import trained_parameters
+from aba_core.kernels import passes, patches
 from aba_core.kernels.blocks import (
     NUMBERS,
     Block,
@@ -47,11 +51,17 @@ class Chain:
         # What a step's weight and bias are called, and the step.
         self.steps: list[tuple[tuple[str, str], nn.Module | Block]] = []
         self._taken: dict[tuple[int, ...], bool] = {}
+        self._programs: dict[tuple[int, ...], passes.Program | None] = {}
         while (place := self._place()) < len(named):
             name, module = named[place]
             names = _parameter(name, "weight"), _parameter(name, "bias")
             self.steps.append((names, places.get(place, module)))
         parameters = dict(model.named_parameters())  # without those that are another layer's too
+        self._places: dict[str, int] = {}  # where they begin in a row of `flat`
+        begin = 0
+        for name, value in trained_parameters(model).items():
+            self._places[name] = begin
+            begin += value.numel()
         self.known = all(
             _simple(step) and all(name in parameters for name in self._names(names, step))
             for names, step in self.steps
@@ -90,6 +100,36 @@ class Chain:
         if not (self.ready(x.dtype) and computable((flat, x), levels=0) and self.takes(x.shape)):
             return None
         return _Run.apply(flat, x, self, cut, fixed)
+
+    def slopes(
+        self,
+        flat: Float[Tensor, "replica parameter"],
+        x: Float[Tensor, "replica batch *feature"],
+        labels: Tensor,
+        divisor: int,
+        asked: tuple[bool, bool],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """Each sample's cross-entropy [replica, batch], and the gradients of their sum over
+        `divisor` to parameters and inputs, each where it is asked for; None where that is no one
+        call of C."""
+        if (
+            labels.dtype is not torch.int64
+            or labels.shape != x.shape[:2]
+            or not x.numel()
+            or not (self.ready(x.dtype) and computable((flat, x), levels=0) and self.takes(x.shape))
+        ):
+            return None
+        program = self.program(flat, x)
+        if program is None:
+            return None
+        return program.slopes(flat, passes.in_one_piece(x), labels, divisor, asked)
+
+    def program(self, flat: Tensor, x: Tensor) -> passes.Program | None:
+        """This chain as C runs it, if it does, on what it takes."""
+        shape = tuple(x.shape[2:])
+        if shape not in self._programs:
+            self._programs[shape] = passes.program(self.steps, self._places, shape)
+        return self._programs[shape] if flat.is_contiguous() and x.numel() else None
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether every layer can take what the one before gives, what does not fit being PyTorch's
@@ -156,6 +196,14 @@ class _Run(torch.autograd.Function):
         ctx: Any, flat: Tensor, x: Tensor, chain: Chain, cut: Cut, fixed: Mapping[str, Tensor]
     ) -> Tensor:
         returning, to_flat = any(ctx.needs_input_grad), ctx.needs_input_grad[0]
+        ctx.chain, ctx.cut, ctx.fixed = chain, cut, fixed
+        ctx.program = chain.program(flat, x)
+        if ctx.program is not None:
+            x = passes.in_one_piece(x)
+            logits, remembered = ctx.program.forward(flat, x, returning)
+            if returning:
+                ctx.save_for_backward(flat, x, remembered)
+            return logits
         values = {**cut(flat), **fixed}
         kept: list[Tensor | None] = [flat, x]
         shapes = []
@@ -183,8 +231,7 @@ class _Run(torch.autograd.Function):
             kept += before, winners
         if returning:
             ctx.save_for_backward(*kept)
-            ctx.shapes, ctx.chain, ctx.cut, ctx.values = shapes, chain, cut, values
-            ctx.fixed = fixed
+            ctx.shapes, ctx.values = shapes, values
         return x
 
     @staticmethod
@@ -197,6 +244,9 @@ class _Run(torch.autograd.Function):
             inputs = [value for value, asked in ((flat, to_flat), (x, to_x)) if asked]
             again = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
             made = [next(again) if asked else None for asked in (to_flat, to_x)]
+            return *made, None, None, None
+        if ctx.program is not None:
+            made = ctx.program.backward(flat, x, *kept, gradient, (to_flat, to_x))  # type: ignore[assignment]
             return *made, None, None, None
         total = torch.empty_like(flat) if to_flat else None
         parts = {} if total is None else ctx.cut(total)

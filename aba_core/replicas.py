@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aba_core.architecture import duplicate, frozen_parameters, trained_parameters
-from aba_core.attribution import Mode
+from aba_core.attribution import Loss, Mode, cross_entropy
 from aba_core.chain import Chain
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
 from aba_core.layers import channels_last, for_single, for_stacked, fused
@@ -201,7 +201,7 @@ class Replicas:
         """
         if self._side_by_side(x, x.shape[1:]):
             flat = self.parameters.detach().requires_grad_(differentiable)
-            yield slice(0, len(x)), [flat], self.forward(flat)
+            yield slice(0, len(x)), [flat], Pass(self, flat)
             return
         for replica in range(len(x)):
             values = self._values(replica)
@@ -370,6 +370,33 @@ class Replicas:
             for name, value in (*module.named_parameters(), *module.named_buffers()):
                 value.copy_(values[name])
         return module.eval()
+
+
+@dataclass(frozen=True)
+class Pass:
+    """All replicas' forward function at these parameters, and where a model is a chain, the way
+    back as well."""
+
+    replicas: Replicas
+    flat: Float[Tensor, "replica parameter"]
+
+    def __call__(self, x: Float[Tensor, "replica batch *feature"]) -> Tensor:
+        return self.replicas.forward(self.flat)(x)
+
+    def slopes(
+        self,
+        x: Float[Tensor, "replica batch *feature"],
+        labels: Tensor,
+        loss: Loss,
+        divisor: int = 1,
+        asked: tuple[bool, bool] = (False, True),
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """Each sample's loss [replica, batch], and the gradients of their sum over `divisor` to
+        parameters and inputs, each where it is asked for. None where autograd must make them."""
+        chain = self.replicas._chain
+        if chain is None or loss is not cross_entropy:
+            return None
+        return chain.slopes(self.flat, x, labels, divisor, asked)
 
 
 @contextmanager

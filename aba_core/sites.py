@@ -124,9 +124,10 @@ class StackedSite:
             raise ValueError("no untrained replicas were kept for this method")
 
         def of(rows: slice, forward: Callable[[Tensor], Tensor]) -> Tensor:
-            def from_site(at: Tensor) -> Tensor:
+            def packed(at: Tensor) -> Tensor:
                 return forward(self._packed(maker, at, rows))
 
+            from_site = packed if self._again else forward  # which may know its way back
             made_with = ReplicasMaker(quiet, rows, lambda at: self._packed(maker, at, rows))
             return attribution_map(
                 from_site, h[rows], y[rows], attribution, draws.of(rows), self.loss, made_with

@@ -166,8 +166,53 @@ CHECK(double, double, 1e-11)
         return wrong;                                                                              \
     }
 
+/* A block and a linear layer in one pass, and each way by itself, against the parts. */
+#define CHAIN(REAL, TYPE)                                                                          \
+    int64_t chain_keeps_##TYPE(const int64_t *);                                                   \
+    int chain_##TYPE(const int64_t *, const REAL *, const REAL *, REAL *, REAL *, const REAL *,    \
+                     const int64_t *, REAL *, REAL *, REAL *);                                     \
+    static int TYPE##_chain(void)                                                                  \
+    {                                                                                              \
+        const int64_t K = drawn(0, 1) ? 3 : 5, R = drawn(1, 3), B = drawn(1, 90), C = drawn(1, 19);\
+        const int64_t O = drawn(1, 35), P = drawn(1, 2), H = drawn(K - 1, 9), W = drawn(K - 1, 9); \
+        const int64_t U = (H + 2 * P - K + 1) / 2, V = (W + 2 * P - K + 1) / 2, N = drawn(1, 40);  \
+        const int64_t D = O * U * V, row = O * C * K * K + O + N * D + N, X = C * H * W;           \
+        if (U < 1 || V < 1) return 0;                                                              \
+        const int64_t sizes[46] = {                                                                \
+            R, B, 4, B * X, row, 3, 0, C, H, W, O, K, P, P, 0, O * C * K * K,                      \
+            3, O, U, V, 0, 0, 0, 0, -1, -1, 2, D, 0, 0, 0, 0, 0, 0, -1, -1,                        \
+            1, D, 0, 0, N, 0, 0, 0, O * C * K * K + O, row - N};                                   \
+        REAL *x = TYPE##_numbers(R * B * X), *flat = TYPE##_numbers(R * row);                      \
+        REAL *kept = TYPE##_numbers(R * chain_keeps_##TYPE(sizes)), *y = TYPE##_numbers(R * B * N); \
+        REAL *alone = TYPE##_numbers(R * B * N), *g = TYPE##_numbers(R * B * N);                   \
+        REAL *losses = TYPE##_numbers(R * B), *to = TYPE##_numbers(R * row);                       \
+        REAL *to_x = TYPE##_numbers(R * B * X), *other = TYPE##_numbers(R * row);                  \
+        REAL *other_x = TYPE##_numbers(R * B * X);                                                 \
+        int64_t *classes = malloc((size_t)(R * B) * sizeof(int64_t));                              \
+        for (int64_t n = 0; n < R * B; n++) classes[n] = drawn(0, N - 1);                          \
+        int wrong = chain_##TYPE(sizes, x, flat, kept, y, NULL, NULL, NULL, NULL, NULL);           \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, alone, NULL, NULL, NULL, NULL, NULL);          \
+        wrong += memcmp(y, alone, (size_t)(R * B * N) * sizeof(REAL)) != 0;                        \
+        const int64_t of[2] = {R * B, N};                                                          \
+        wrong += cross_entropy_##TYPE(of, y, classes, losses, g);                                  \
+        for (int64_t n = 0; n < R * B * N; n++) g[n] *= 1 / (REAL)3;                               \
+        wrong += chain_##TYPE(sizes, x, flat, kept, NULL, g, NULL, NULL, other, other_x);          \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, to_x);        \
+        for (int64_t n = 0; n < R * row; n++) wrong += TYPE##_far(to[n], (double)other[n]);        \
+        for (int64_t n = 0; n < R * B * X; n++) wrong += TYPE##_far(to_x[n], (double)other_x[n]);  \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL);        \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, NULL, to_x);      \
+        classes[R * B - 1] = N;                                                                    \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL) != 3;   \
+        free(x), free(flat), free(kept), free(y), free(alone), free(g), free(losses), free(to);    \
+        free(to_x), free(other), free(other_x), free(classes);                                     \
+        return wrong;                                                                              \
+    }
+
 PATCHES(float, float)
 PATCHES(double, double)
+CHAIN(float, float)
+CHAIN(double, double)
 OTHERS(float, float)
 OTHERS(double, double)
 
@@ -190,6 +235,11 @@ int main(void)
             printf("patches %d: a number is wrong\n", shape);
             return 1;
         }
-    puts("400 shapes and 200 patches agree, 200 texts and optimisers ran");
+    for (int shape = 0; shape < 200; shape++)
+        if (shape % 2 ? float_chain() : double_chain()) {
+            printf("chain %d: a number is wrong\n", shape);
+            return 1;
+        }
+    puts("400 shapes, 200 patches and 200 chains agree, 200 texts and optimisers ran");
     return 0;
 }

@@ -129,6 +129,10 @@ def _load(path: Path) -> ctypes.CDLL:
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None
+        keeps = getattr(loaded, f"chain_keeps_{number_type}")
+        keeps.argtypes, keeps.restype = [ctypes.POINTER(ctypes.c_int64)], ctypes.c_int64
+        chain = getattr(loaded, f"chain_{number_type}")
+        chain.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 9]
     return loaded
 
 

@@ -60,10 +60,10 @@ int fuses_products(void)
 
 typedef WHOLE NAME(bits) __attribute__((may_alias));
 
-/* One picture into a frame of zeros, [row, column, channel] with `step` numbers a place. */
-static void NAME(frame)(REAL *to, const REAL *x, const int64_t *s, int64_t step)
+/* One picture's `channels` into a frame of zeros, [row, column, channel] with `step` numbers a place. */
+static void NAME(frame)(REAL *to, const REAL *x, const int64_t *s, int64_t channels, int64_t step)
 {
-    const int64_t *stride = s + X_STRIDES, channels = s[CHANNELS];
+    const int64_t *stride = s + X_STRIDES;
     const int64_t wide = s[WIDTH] + 2 * s[PAD_COLUMNS], high = s[HEIGHT] + 2 * s[PAD_ROWS];
     if (s[PAD_ROWS] || s[PAD_COLUMNS] || step != channels)
         memset(to, 0, (size_t)(high * wide * step) * sizeof(REAL));
@@ -83,11 +83,43 @@ static void NAME(frame)(REAL *to, const REAL *x, const int64_t *s, int64_t step)
     }
 }
 
-/* `vectors` of outputs at `windows` neighbouring pooling windows. w: [place, channel, output]. */
+/* One line of the kernel added to the sums of `windows`. lines: 1 where the upper places of windows see
+ * more than border, plus 2 where the lower ones do. left, right: whether the first place's first column
+ * and the last place's last column are border, which adds nothing. */
+INLINE const REAL *NAME(line_of)(const REAL *upper, const REAL *lower, int64_t channels, int kernel,
+                                 const REAL *w, int64_t outputs_padded, const int vectors,
+                                 const int windows, const int lines, const int left, const int right,
+                                 NAME(vec) *sum)
+{
+#define COLUMNS(from, to, first, last)                                                             \
+    for (int64_t j = (from) * channels; j < (to) * channels; j++, w += outputs_padded) {           \
+        NAME(vec) weight[4];                                                                       \
+        UNROLL                                                                                     \
+        for (int v = 0; v < vectors; v++) weight[v] = NAME(load)(w + v * LANES);                   \
+        UNROLL                                                                                     \
+        for (int p = 0; p < 4 * windows; p++) {                                                    \
+            const int column = 2 * (p / 4) + p % 2, line = p % 4 < 2 ? 1 : 2;                      \
+            if (!(lines & line) || column < (first) || column > (last)) continue;                  \
+            const REAL value = (line == 1 ? upper : lower)[column * channels + j];                 \
+            UNROLL                                                                                 \
+            for (int v = 0; v < vectors; v++) sum[v * 4 * windows + p] += value * weight[v];       \
+        }                                                                                          \
+    }
+    if (left) COLUMNS(0, 1, 1, 99)
+    COLUMNS(left, kernel - right, 0, 99)
+    if (right) COLUMNS(kernel - 1, kernel, 0, 2 * windows - 2)
+#undef COLUMNS
+    return w;
+}
+
+/* `vectors` of outputs at `windows` neighbouring pooling windows. w: [place, channel, output]. upper, lower:
+ * the first and last lines of the kernel that see more than border from the windows' upper places are
+ * edges[0] and edges[1], from their lower ones edges[2] and edges[3]; skips: whether the others are
+ * left out. */
 INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int kernel, const REAL *w,
                           int64_t outputs_padded, const REAL *bias, const int vectors,
-                          const int windows, REAL *y, WHOLE *winners, int64_t outputs,
-                          int64_t here)
+                          const int windows, const int *edges, const int left, const int right,
+                          const int skips, REAL *y, WHOLE *winners, int64_t outputs, int64_t here)
 {
     NAME(vec) sum[16];
     UNROLL
@@ -96,18 +128,15 @@ INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int ker
         for (int p = 0; p < 4 * windows; p++) sum[v * 4 * windows + p] = NAME(load)(bias + v * LANES);
     for (int row = 0; row < kernel; row++) {
         const REAL *upper = x + row * wide * channels, *lower = upper + wide * channels;
-        for (int64_t j = 0; j < kernel * channels; j++, w += outputs_padded) {
-            NAME(vec) weight[4];
-            UNROLL
-            for (int v = 0; v < vectors; v++) weight[v] = NAME(load)(w + v * LANES);
-            UNROLL
-            for (int p = 0; p < 4 * windows; p++) {
-                const int64_t column = 2 * (p / 4) + p % 2;
-                const REAL value = (p % 4 < 2 ? upper : lower)[column * channels + j];
-                UNROLL
-                for (int v = 0; v < vectors; v++) sum[v * 4 * windows + p] += value * weight[v];
-            }
-        }
+        const int up = row >= edges[0] && row <= edges[1], low = row >= edges[2] && row <= edges[3];
+#define LINES(which)                                                                               \
+    w = NAME(line_of)(upper, lower, channels, kernel, w, outputs_padded, vectors, windows, which,  \
+                      left, right, sum)
+        if (!skips || (up && low)) LINES(3);
+        else if (low) LINES(2);
+        else if (up) LINES(1);
+        else w += kernel * channels * outputs_padded;
+#undef LINES
     }
     UNROLL
     for (int n = 0; n < windows; n++) {
@@ -139,40 +168,60 @@ INLINE void NAME(windows)(const REAL *x, int64_t wide, int64_t channels, int ker
     }
 }
 
-/* All windows of one picture. x: its frame. */
-INLINE void NAME(picture)(const REAL *x, int64_t wide, int64_t channels, int kernel, int64_t rows,
-                          int64_t columns, const REAL *w, const REAL *bias, int64_t outputs,
-                          int64_t padded, REAL *y, WHOLE *winners)
+/* All windows of one picture. x: its frame. skips: whether borders are left out, which pays where there
+ * are many channels. */
+INLINE void NAME(picture)(const REAL *x, const int64_t *s, int64_t channels, int kernel,
+                          const int skips, int64_t rows, int64_t columns, const REAL *w, const REAL *bias, int64_t padded, REAL *y,
+                          WHOLE *winners)
 {
-#define WINDOWS(many, next)                                                                  \
+    const int64_t outputs = s[OUTPUTS], wide = s[WIDTH] + 2 * s[PAD_COLUMNS];
+    const int64_t top = s[PAD_ROWS], bottom = s[HEIGHT] + s[PAD_ROWS] - 1;
+#define WINDOWS(many, next, left, right)                                                           \
     NAME(windows)(x + (2 * row * wide + 2 * column) * channels, wide, channels, kernel, w + o,     \
-                  padded, bias + o, many, next, y + at, winners ? winners + at : NULL,       \
-                  outputs, outputs - o)
+                  padded, bias + o, many, next, edges, left, right, skips, y + at,                 \
+                  winners ? winners + at : NULL, outputs, outputs - o)
     for (int64_t o = 0; o < outputs;) {
         const int two = outputs - o > (int64_t)LANES;
-        for (int64_t row = 0; row < rows; row++)
+        for (int64_t row = 0; row < rows; row++) {
+            const int edges[4] = {(int)(top - 2 * row), (int)(bottom - 2 * row),
+                                  (int)(top - 2 * row - 1), (int)(bottom - 2 * row - 1)};
             for (int64_t column = 0; column < columns;) {
                 const int64_t at = (row * columns + column) * outputs + o, left = columns - column;
                 if (two && left >= 2 && REGISTERS >= 32) {
-                    WINDOWS(2, 2);
+                    const int first = column < s[PAD_COLUMNS];
+                    const int last = 2 * column + 2 + kernel >= s[WIDTH] + s[PAD_COLUMNS];
+                    if (skips && first && last) WINDOWS(2, 2, 1, 1);
+                    else if (skips && first) WINDOWS(2, 2, 1, 0);
+                    else if (skips && last) WINDOWS(2, 2, 0, 1);
+                    else WINDOWS(2, 2, 0, 0);
                     column += 2;
                 } else if (two) {
-                    WINDOWS(2, 1);
+                    WINDOWS(2, 1, 0, 0);
                     column += 1;
                 } else if (left >= 4 && REGISTERS >= 32 && channels <= FEW_CHANNELS) {
-                    WINDOWS(1, 4);
+                    WINDOWS(1, 4, 0, 0);
                     column += 4;
                 } else if (left >= 2) {
-                    WINDOWS(1, 2);
+                    WINDOWS(1, 2, 0, 0);
                     column += 2;
                 } else {
-                    WINDOWS(1, 1);
+                    WINDOWS(1, 1, 0, 0);
                     column += 1;
                 }
             }
+        }
         o += (two ? 2 : 1) * (int64_t)LANES;
     }
 #undef WINDOWS
+}
+
+/* One channel's kernel, its numbers `apart`. */
+INLINE void NAME(scattered)(const REAL *restrict from, const int64_t *stride, const int64_t kernel,
+                            int64_t apart, REAL *restrict to)
+{
+    for (int64_t i = 0; i < kernel; i++)
+        for (int64_t j = 0; j < kernel; j++)
+            to[(i * kernel + j) * apart] = from[i * stride[3] + j * stride[4]];
 }
 
 /* y, winners: [replica, batch, row, column, output], contiguous; winners may be NULL, bias too.
@@ -195,26 +244,26 @@ int NAME(forward)(const int64_t *s, const REAL *x, const REAL *weight, const REA
     memset(w, 0, (size_t)((terms + 1) * padded) * sizeof(REAL));
     for (int64_t r = 0; r < s[REPLICAS]; r++) {
         const REAL *from = weight + r * stride[0];
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t k = 0; k < kernel * kernel; k++) {
-                REAL *to = w + (k * channels + c) * padded;
-                const REAL *tap = from + c * stride[2] + k / kernel * stride[3] + k % kernel * stride[4];
-                for (int64_t o = 0; o < outputs; o++) to[o] = tap[o * stride[1]];
+        for (int64_t o = 0; o < outputs; o++)
+            for (int64_t c = 0; c < channels; c++) {
+                const REAL *taps = from + o * stride[1] + c * stride[2];
+                REAL *to = w + c * padded + o;
+                if (kernel == 3) NAME(scattered)(taps, stride, 3, channels * padded, to);
+                else NAME(scattered)(taps, stride, kernel, channels * padded, to);
             }
         for (int64_t o = 0; bias && o < outputs; o++)
             b[o] = bias[r * s[BIAS_STRIDES] + o * s[BIAS_STRIDES + 1]];
         for (int64_t i = 0; i < s[BATCH]; i++) {
             const int64_t at = (r * s[BATCH] + i) * each;
-            NAME(frame)(frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels);
-#define PICTURE(deep, square)                                                                  \
-    NAME(picture)(frame, wide, deep, square, rows, columns, w, b, outputs, padded, y + at, \
-                  wide_winners)
+            NAME(frame)(frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels, channels);
+#define PICTURE(deep, square, skips)                                                           \
+    NAME(picture)(frame, s, deep, square, skips, rows, columns, w, b, padded, y + at, wide_winners)
             if (kernel == 3 && channels == 1)
-                PICTURE(1, 3);
+                PICTURE(1, 3, 0);
             else if (kernel == 3 && channels == 3)
-                PICTURE(3, 3);
+                PICTURE(3, 3, 0);
             else
-                PICTURE(channels, (int)kernel);
+                PICTURE(channels, (int)kernel, 1);
 #undef PICTURE
             for (int64_t n = 0; winners && n < each; n++) winners[at + n] = (signed char)wide_winners[n];
         }
@@ -222,188 +271,113 @@ int NAME(forward)(const int64_t *s, const REAL *x, const REAL *weight, const REA
     return 0;
 }
 
-/* Some pictures of one replica, on their way back. */
-typedef struct {
-    const int64_t *s;
-    int64_t wide, high, rows, columns, step; /* step: numbers a place in frames */
-    const REAL *gradient;
-    const signed char *winners;
-} NAME(pass);
-
-/* Where in their frames one output's living windows won, and with which gradient. */
-static int64_t NAME(events)(const NAME(pass) *p, int64_t pictures, int64_t o, int32_t *places,
-                            REAL *gradients)
-{
-    const int64_t *stride = p->s + GRADIENT_STRIDES, outputs = p->s[OUTPUTS], step = p->step;
-    const int32_t within[5] = {0, (int32_t)step, (int32_t)(p->wide * step),
-                               (int32_t)((p->wide + 1) * step), 0};
-    const signed char *winner = p->winners + o;
-    int64_t count = 0;
-    for (int64_t i = 0; i < pictures; i++)
-        for (int64_t row = 0; row < p->rows; row++) {
-            const REAL *g = p->gradient + i * stride[1] + o * stride[2] + row * stride[3];
-            int32_t place = (int32_t)((i * p->high + 2 * row) * p->wide * step);
-            for (int64_t column = 0; column < p->columns; column++) {
-                places[count] = place + within[*winner];
-                gradients[count] = g[column * stride[4]];
-                count += *winner != DEAD;
-                winner += outputs;
-                place += (int32_t)(2 * step);
-            }
-        }
-    return count;
-}
-
-static REAL NAME(sum)(const REAL *values, int64_t count)
-{
-    REAL sum[8] = {0};
-    int64_t n = 0;
-    for (; n + 8 <= count; n += 8)
-        UNROLL
-        for (int k = 0; k < 8; k++) sum[k] += values[n + k];
-    for (; n < count; n++) sum[0] += values[n];
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-/* Gradients of `lines` lines of one output's kernel, for one vector of channels: in registers. */
-INLINE void NAME(to_weights)(const REAL *x, int64_t wide, int64_t step, const int kernel,
+/* Gradients of `lines` lines of one output's kernel, for one vector of channels: in registers. apart: how
+ * far from one another its windows lie. */
+INLINE void NAME(to_weights)(const REAL *x, int64_t wide, const int kernel,
                              const int lines, const int32_t *places, const REAL *gradients,
-                             int64_t count, REAL *to)
+                             int64_t count, int64_t apart, REAL *to)
 {
     NAME(vec) sum[16];
     UNROLL
-    for (int k = 0; k < lines * kernel; k++) sum[k] = NAME(load)(to + k * step);
-    for (int64_t e = 0; e < count; e++) {
+    for (int k = 0; k < lines * kernel; k++) sum[k] = NAME(load)(to + k * (int64_t)LANES);
+    for (int64_t e = 0; e < count * apart; e += apart) {
         const REAL *at = x + places[e], g = gradients[e];
         UNROLL
         for (int k = 0; k < lines * kernel; k++)
-            sum[k] += g * NAME(load)(at + (k / kernel * wide + k % kernel) * step);
+            sum[k] += g * NAME(load)(at + (k / kernel * wide + k % kernel) * (int64_t)LANES);
     }
     UNROLL
-    for (int k = 0; k < lines * kernel; k++) NAME(store)(to + k * step, sum[k]);
+    for (int k = 0; k < lines * kernel; k++) NAME(store)(to + k * (int64_t)LANES, sum[k]);
 }
 
-/* What they add to the inputs' gradient. */
-INLINE void NAME(to_inputs)(REAL *x, int64_t wide, int64_t step, const int kernel, const int lines,
-                            const int32_t *places, const REAL *gradients, int64_t count,
-                            const REAL *w)
+/* What a pooling window's outputs add to the inputs' gradient, for one vector of channels and `rows` by
+ * `columns` places of the patch that the window sees: in registers. w: each output's kernel with zeros
+ * above and on its left, which end the one before, so that a shift brings every winner's kernel to its
+ * place in the patch. list: which of the outputs
+ * are alive, or NULL for all. */
+INLINE void NAME(to_patch)(REAL *x, int64_t wide, const int kernel, const int rows,
+                           const int columns, const REAL *w, const REAL *gradients,
+                           const int32_t *shifts, const int32_t *list, int64_t count)
 {
-    NAME(vec) weight[16];
-    UNROLL
-    for (int k = 0; k < lines * kernel; k++) weight[k] = NAME(load)(w + k * step);
+    NAME(vec) sum[16] = {{0}};
+    const int ring = kernel + 1;
     for (int64_t e = 0; e < count; e++) {
-        REAL *at = x + places[e];
-        const REAL g = gradients[e];
+        const int64_t o = list ? list[e] : e;
+        const REAL *from = w + o * ring * ring * (int64_t)LANES + shifts[o], g = gradients[o];
         UNROLL
-        for (int k = 0; k < lines * kernel; k++) {
-            REAL *to = at + (k / kernel * wide + k % kernel) * step;
-            NAME(store)(to, NAME(load)(to) + g * weight[k]);
-        }
+        for (int k = 0; k < rows * columns; k++)
+            sum[k] += g * NAME(load)(from + (k / columns * ring + k % columns) * (int64_t)LANES);
+    }
+    UNROLL
+    for (int k = 0; k < rows * columns; k++) {
+        REAL *to = x + (k / columns * wide + k % columns) * (int64_t)LANES;
+        NAME(store)(to, NAME(load)(to) + sum[k]);
     }
 }
 
-/* The inside of a frame into a picture [row, column, channel]. */
-static void NAME(unframe)(REAL *to, const REAL *frame, const int64_t *s, int64_t step)
+/* All windows of one picture: what they add to its frame. count: outputs. live: whether most are. */
+INLINE void NAME(to_frame)(REAL *frame, const int64_t *s, const int kernel,
+                           int64_t rows, int64_t columns, const REAL *w, const REAL *gradients,
+                           const int32_t *shifts, int32_t *list, const signed char *winners,
+                           const int live)
 {
-    const int64_t wide = s[WIDTH] + 2 * s[PAD_COLUMNS], channels = s[CHANNELS];
+    const int64_t outputs = s[OUTPUTS], wide = s[WIDTH] + 2 * s[PAD_COLUMNS];
+    const int side = kernel + 1, ring = side;
+    for (int64_t window = 0; window < rows * columns; window++) {
+        const int64_t row = 2 * (window / columns), column = 2 * (window % columns);
+        const REAL *g = gradients + window * outputs;
+        const int32_t *shift = shifts + window * outputs;
+        int64_t count = outputs;
+        if (!live) {
+            count = 0;
+            for (int64_t o = 0; o < outputs; o++) {
+                list[count] = (int32_t)o;
+                count += winners[window * outputs + o] != DEAD;
+            }
+        }
+        /* Of a patch of 4 x 4, three rows or columns where the fourth is border. */
+        const int64_t down = row < s[PAD_ROWS], right = column < s[PAD_COLUMNS];
+        const int three_rows = down || row + 3 >= s[HEIGHT] + s[PAD_ROWS];
+        const int three_columns = right || column + 3 >= s[WIDTH] + s[PAD_COLUMNS];
+#define PATCH(high, across, lower, along)                                                          \
+    NAME(to_patch)(frame + ((row + (lower)) * wide + column + (along)) * (int64_t)LANES, wide,     \
+                   kernel, high, across, w + ((lower) * ring + (along)) * (int64_t)LANES, g, shift, \
+                   live ? NULL : list, count)
+        if (kernel == 3 && REGISTERS >= 32 && three_rows && three_columns)
+            PATCH(3, 3, down, right);
+        else if (kernel == 3 && REGISTERS >= 32 && three_rows)
+            PATCH(3, 4, down, 0);
+        else if (kernel == 3 && REGISTERS >= 32 && three_columns)
+            PATCH(4, 3, 0, right);
+        else if (kernel == 3 && REGISTERS >= 32)
+            PATCH(4, 4, 0, 0);
+        else if (kernel == 3)
+            for (int lower = 0; lower < side; lower += 2) PATCH(2, 4, lower, 0);
+        else
+            for (int lower = 0; lower < side; lower++) PATCH(1, 6, lower, 0);
+#undef PATCH
+    }
+}
+
+/* The inside of a frame into `channels` of a picture [row, column, channel]. */
+static void NAME(unframe)(REAL *to, const REAL *frame, const int64_t *s, int64_t channels, int64_t step)
+{
+    const int64_t wide = s[WIDTH] + 2 * s[PAD_COLUMNS], apart = s[CHANNELS];
     for (int64_t row = 0; row < s[HEIGHT]; row++) {
         const REAL *line = frame + ((row + s[PAD_ROWS]) * wide + s[PAD_COLUMNS]) * step;
-        REAL *out = to + row * s[WIDTH] * channels;
-        if (step == channels)
-            memcpy(out, line, (size_t)(s[WIDTH] * channels) * sizeof(REAL));
+        REAL *out = to + row * s[WIDTH] * apart;
+        if (step == apart)
+            memcpy(out, line, (size_t)(s[WIDTH] * step) * sizeof(REAL));
         else
             for (int64_t column = 0; column < s[WIDTH]; column++)
-                for (int64_t c = 0; c < channels; c++)
-                    out[column * channels + c] = line[column * step + c];
+                for (int64_t c = 0; c < channels; c++) out[column * apart + c] = line[column * step + c];
     }
 }
 
-/* Many channels: a vector holds channels of one place. Each output's living windows are listed,
- * and its kernel, or the kernel's gradient, stays in registers while the list is gone through. */
-static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const REAL *gradient,
-                      const signed char *winners, REAL *to_x, REAL *to_weight, REAL *to_bias)
-{
-    const int64_t channels = s[CHANNELS], outputs = s[OUTPUTS], kernel = s[KERNEL];
-    const int64_t wide = s[WIDTH] + 2 * s[PAD_COLUMNS], high = s[HEIGHT] + 2 * s[PAD_ROWS];
-    const int64_t step = (int64_t)rounded((size_t)channels, LANES), taps = kernel * kernel;
-    const int64_t rows = (high - kernel + 1) / 2, columns = (wide - kernel + 1) / 2;
-    const size_t frame = (size_t)(high * wide * step), packed = (size_t)(outputs * taps * step);
-    int64_t pictures = (int64_t)(AT_ONCE / (frame * sizeof(REAL)));
-    pictures = pictures < 1 ? 1 : pictures > s[BATCH] ? s[BATCH] : pictures;
-    if (frame * (size_t)(pictures + 1) > INT32_MAX) return 2;
-    /* One event more than there can be: the list's last entry is written before it is counted. */
-    const size_t events = rounded((size_t)(pictures * rows * columns) + 1, 64);
-    const size_t frames = frame * (size_t)pictures;
-    REAL *x_frames = (REAL *)scratch((2 * frames + 2 * packed + events) * sizeof(REAL) +
-                                     events * sizeof(int32_t));
-    if (!x_frames) return 1;
-    REAL *gradient_frames = x_frames + frames, *w = gradient_frames + frames;
-    REAL *sums = w + packed, *gradients = sums + packed;
-    int32_t *places = (int32_t *)(gradients + events);
-    NAME(pass) pass = {s, wide, high, rows, columns, step, NULL, NULL};
-    if (step != channels) memset(w, 0, packed * sizeof(REAL));
-    for (int64_t r = 0; r < s[REPLICAS]; r++) {
-        const int64_t *stride = s + WEIGHT_STRIDES;
-        for (int64_t o = 0; to_x && o < outputs; o++)
-            for (int64_t k = 0; k < taps; k++) {
-                const REAL *tap = weight + r * stride[0] + o * stride[1] + k / kernel * stride[3] +
-                                  k % kernel * stride[4];
-                for (int64_t c = 0; c < channels; c++)
-                    w[(o * taps + k) * step + c] = tap[c * stride[2]];
-            }
-        if (to_weight) memset(sums, 0, packed * sizeof(REAL));
-        for (int64_t first = 0; first < s[BATCH]; first += pictures) {
-            const int64_t left = s[BATCH] - first, many = left < pictures ? left : pictures;
-            const int64_t at = r * s[BATCH] + first;
-            pass.gradient = gradient + r * s[GRADIENT_STRIDES] + first * s[GRADIENT_STRIDES + 1];
-            pass.winners = winners + at * rows * columns * outputs;
-            if (to_x) memset(gradient_frames, 0, (size_t)many * frame * sizeof(REAL));
-            for (int64_t i = 0; to_weight && i < many; i++)
-                NAME(frame)(x_frames + (size_t)i * frame,
-                            x + r * s[X_STRIDES] + (first + i) * s[X_STRIDES + 1], s, step);
-            for (int64_t o = 0; o < outputs; o++) {
-                const int64_t count = NAME(events)(&pass, many, o, places, gradients);
-                const int64_t own = o * taps * step;
-                if (to_bias) to_bias[r * s[TO_BIAS] + o] += NAME(sum)(gradients, count);
-                for (int64_t c = 0; c < step; c += (int64_t)LANES) {
-                    /* Kernels of 5 x 5 a line at a time: no processor has registers for all. */
-                    const int64_t lines = kernel == 3 ? 3 : 1;
-                    for (int64_t line = 0; line < kernel; line += lines) {
-                        const int64_t taken = c + line * wide * step, tap = own + c + line * kernel * step;
-                        if (to_x && kernel == 3)
-                            NAME(to_inputs)(gradient_frames + taken, wide, step, 3, 3, places,
-                                            gradients, count, w + tap);
-                        else if (to_x)
-                            NAME(to_inputs)(gradient_frames + taken, wide, step, 5, 1, places,
-                                            gradients, count, w + tap);
-                        if (to_weight && kernel == 3)
-                            NAME(to_weights)(x_frames + taken, wide, step, 3, 3, places, gradients,
-                                             count, sums + tap);
-                        else if (to_weight)
-                            NAME(to_weights)(x_frames + taken, wide, step, 5, 1, places, gradients,
-                                             count, sums + tap);
-                    }
-                }
-            }
-            for (int64_t i = 0; to_x && i < many; i++)
-                NAME(unframe)(to_x + (at + i) * s[HEIGHT] * s[WIDTH] * channels,
-                              gradient_frames + (size_t)i * frame, s, step);
-        }
-        for (int64_t o = 0; to_weight && o < outputs; o++)
-            for (int64_t c = 0; c < channels; c++)
-                for (int64_t k = 0; k < taps; k++)
-                    to_weight[r * s[TO_WEIGHT] + (o * channels + c) * taps + k] =
-                        sums[(o * taps + k) * step + c];
-    }
-    return 0;
-}
-
-/* One picture's gradient as [place, output], 0 where ReLU stopped it, and how far from an output's
- * first of five tables each winner's own begins. Long loops without branches: nobody could foresee
- * them, and compilers make vectors of them. */
-static void NAME(winning)(const int64_t *s, const REAL *gradient,
-                          const signed char *restrict winners, int64_t rows, int64_t columns,
-                          int32_t length, REAL *g, int32_t *restrict shifts)
+/* One picture's gradient as [place, output], 0 where ReLU stopped it. Long loops without branches:
+ * nobody could foresee them, and compilers make vectors of them. */
+static void NAME(gradient_of)(const int64_t *s, const REAL *gradient, const signed char *restrict winners,
+                              int64_t rows, int64_t columns, REAL *g)
 {
     const int64_t *stride = s + GRADIENT_STRIDES, outputs = s[OUTPUTS];
     const int64_t count = rows * columns * outputs;
@@ -418,7 +392,173 @@ static void NAME(winning)(const int64_t *s, const REAL *gradient,
         }
     NAME(bits) *restrict values = (NAME(bits) *)g;
     for (int64_t n = 0; n < count; n++) values[n] &= -(WHOLE)(winners[n] != DEAD);
-    for (int64_t n = 0; n < count; n++) shifts[n] = winners[n] * length;
+}
+
+/* Where one picture's winners lie in the frames, the first of which begins at `begin`, and how far from
+ * the beginning of its kernel the patch does; gives how many are alive. */
+static int64_t NAME(found)(const int64_t *s, const signed char *restrict winners, int64_t rows,
+                           int64_t columns, int64_t begin, int32_t *restrict places,
+                           int32_t *restrict shifts)
+{
+    const int32_t across = (int32_t)LANES, down = (int32_t)(s[WIDTH] + 2 * s[PAD_COLUMNS]) * across;
+    const int32_t ring = (int32_t)(s[KERNEL] + 1) * across;
+    int64_t alive = 0;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t column = 0; column < columns; column++) {
+            const int32_t corner = (int32_t)begin * across + 2 * ((int32_t)row * down + (int32_t)column * across);
+            int32_t here = 0;
+            for (int64_t o = 0; o < s[OUTPUTS]; o++) {
+                const int32_t winner = winners[o], low = winner >> 1 & 1, right = winner & 1;
+                places[o] = corner + low * down + right * across;
+                shifts[o] = ring + across - low * ring - right * across;
+                here += winner != DEAD;
+            }
+            alive += here;
+            winners += s[OUTPUTS], places += s[OUTPUTS], shifts += s[OUTPUTS];
+        }
+    return alive;
+}
+
+/* The living ones among one output's windows: where they won, and with which gradient. */
+static int64_t NAME(listed)(int64_t windows, int64_t outputs, const signed char *winners,
+                            const int32_t *places, const REAL *gradients, int32_t *list, REAL *living)
+{
+    int64_t count = 0;
+    for (int64_t n = 0; n < windows * outputs; n += outputs) {
+        list[count] = places[n];
+        living[count] = gradients[n];
+        count += winners[n] != DEAD;
+    }
+    return count;
+}
+
+/* Kernels for `to_patch`, `here` channels of them. */
+INLINE void NAME(ringed)(const REAL *restrict from, const int64_t *stride, int64_t outputs, int64_t here,
+                         const int64_t kernel, REAL *restrict to)
+{
+    for (int64_t o = 0; o < outputs; o++, from += stride[1], to += (kernel + 1) * (kernel + 1) * (int64_t)LANES)
+        for (int64_t c = 0; c < here; c++)
+            for (int64_t i = 0; i < kernel; i++)
+                for (int64_t j = 0; j < kernel; j++)
+                    to[((i + 1) * (kernel + 1) + j + 1) * (int64_t)LANES + c] =
+                        from[c * stride[2] + i * stride[3] + j * stride[4]];
+}
+
+/* Sums [output, place, channel] as PyTorch has weights, `here` channels of them. */
+INLINE void NAME(unpacked)(const REAL *restrict sums, int64_t outputs, int64_t channels, int64_t here,
+                           const int64_t taps, REAL *restrict to)
+{
+    for (int64_t o = 0; o < outputs; o++, sums += taps * (int64_t)LANES, to += taps * channels)
+        for (int64_t c = 0; c < here; c++)
+            for (int64_t k = 0; k < taps; k++) to[c * taps + k] = sums[k * (int64_t)LANES + c];
+}
+
+/* Many channels: a vector holds channels of one place. To the inputs, a window's patch stays in
+ * registers while its outputs' kernels are added up; to the weights, an output's kernel does while its
+ * windows are gone through, all of them or, where that pays, a list of the living ones. */
+static int NAME(many)(const int64_t *s, const REAL *x, const REAL *weight, const REAL *gradient,
+                      const signed char *winners, REAL *to_x, REAL *to_weight, REAL *to_bias)
+{
+    const int64_t channels = s[CHANNELS], outputs = s[OUTPUTS], kernel = s[KERNEL];
+    const int64_t wide = s[WIDTH] + 2 * s[PAD_COLUMNS], high = s[HEIGHT] + 2 * s[PAD_ROWS];
+    const int64_t taps = kernel * kernel, ring = kernel + 1, lanes = (int64_t)LANES;
+    const int64_t vectors = (channels + lanes - 1) / lanes;
+    const int64_t rows = (high - kernel + 1) / 2, columns = (wide - kernel + 1) / 2;
+    const int64_t each = rows * columns * outputs;
+    const size_t frame = (size_t)(high * wide * lanes), packed = (size_t)(outputs * taps * lanes);
+    const size_t ringed = (size_t)((outputs * ring * ring + ring + 1) * lanes);
+    int64_t pictures = (int64_t)(AT_ONCE / (frame * sizeof(REAL)));
+    pictures = pictures < 1 ? 1 : pictures > s[BATCH] ? s[BATCH] : pictures;
+    if (frame * (size_t)(pictures + 1) > INT32_MAX || ringed > INT32_MAX) return 2;
+    /* One more than there can be: a list's last entry is written before it is counted. */
+    const size_t events = rounded((size_t)(pictures * each), 64);
+    const size_t listed = rounded((size_t)(pictures * rows * columns + outputs) + 1, 64);
+    const size_t frames = frame * (size_t)pictures, many = (size_t)vectors;
+    REAL *x_frames = (REAL *)scratch((frames + frame + many * (packed + ringed) + events + listed) *
+                                         sizeof(REAL) +
+                                     (2 * events + listed) * sizeof(int32_t));
+    if (!x_frames) return 1;
+    REAL *gradient_frame = x_frames + frames, *kernels = gradient_frame + frame;
+    REAL *sums = kernels + many * ringed, *gradients = sums + many * packed, *living = gradients + events;
+    int32_t *places = (int32_t *)(living + listed), *shifts = places + events, *list = shifts + events;
+    if (to_x) memset(kernels, 0, many * ringed * sizeof(REAL));
+    for (int64_t r = 0; r < s[REPLICAS]; r++) {
+        const int64_t *stride = s + WEIGHT_STRIDES;
+        for (int64_t v = 0; to_x && v < vectors; v++) {
+            const int64_t here = channels - v * lanes < lanes ? channels - v * lanes : lanes;
+            const REAL *from = weight + r * stride[0] + v * lanes * stride[2];
+            REAL *to = kernels + v * (int64_t)ringed;
+            if (kernel == 3) NAME(ringed)(from, stride, outputs, here, 3, to);
+            else NAME(ringed)(from, stride, outputs, here, kernel, to);
+        }
+        if (to_weight) memset(sums, 0, many * packed * sizeof(REAL));
+        for (int64_t first = 0; first < s[BATCH]; first += pictures) {
+            const int64_t left = s[BATCH] - first, some = left < pictures ? left : pictures;
+            const int64_t start = r * s[BATCH] + first, windows = some * rows * columns;
+            const signed char *won = winners + start * each;
+            int64_t live = 0;
+            for (int64_t i = 0; i < some; i++) {
+                NAME(gradient_of)(s, gradient + r * s[GRADIENT_STRIDES] +
+                                         (first + i) * s[GRADIENT_STRIDES + 1],
+                                  won + i * each, rows, columns, gradients + i * each);
+                live += NAME(found)(s, won + i * each, rows, columns, i * high * wide,
+                                    places + i * each, shifts + i * each);
+            }
+            for (int64_t n = 0; to_bias && n < windows; n++) {
+                REAL *restrict sum = to_bias + r * s[TO_BIAS];
+                for (int64_t o = 0; o < outputs; o++) sum[o] += gradients[n * outputs + o];
+            }
+            const int most = 2 * live > windows * outputs;
+            for (int64_t v = 0; v < vectors; v++) {
+                const int64_t here = channels - v * lanes < lanes ? channels - v * lanes : lanes;
+                for (int64_t i = 0; to_x && i < some; i++) {
+                    memset(gradient_frame, 0, frame * sizeof(REAL));
+#define FRAME(square, all)                                                                         \
+    NAME(to_frame)(gradient_frame, s, square, rows, columns, kernels + v * (int64_t)ringed,        \
+                   gradients + i * each, shifts + i * each, list, won + i * each, all)
+                    if (kernel == 3 && most) FRAME(3, 1);
+                    else if (kernel == 3) FRAME(3, 0);
+                    else if (most) FRAME(5, 1);
+                    else FRAME(5, 0);
+#undef FRAME
+                    NAME(unframe)(to_x + (start + i) * s[HEIGHT] * s[WIDTH] * channels + v * lanes,
+                                  gradient_frame, s, here, lanes);
+                }
+                for (int64_t i = 0; to_weight && i < some; i++)
+                    NAME(frame)(x_frames + (size_t)i * frame,
+                                x + r * s[X_STRIDES] + (first + i) * s[X_STRIDES + 1] +
+                                    v * lanes * s[X_STRIDES + 2],
+                                s, here, lanes);
+                /* To list what is alive takes as long as going through all once. */
+                const int lists = !most && kernel > 3;
+                for (int64_t o = 0; to_weight && o < outputs; o++) {
+                    const REAL *g = gradients + o;
+                    const int32_t *at = places + o;
+                    REAL *sum = sums + v * (int64_t)packed + o * taps * lanes;
+                    int64_t count = windows, apart = outputs;
+                    if (lists) {
+                        count = NAME(listed)(windows, outputs, won + o, at, g, list, living);
+                        g = living, at = list, apart = 1;
+                    }
+                    /* Kernels of 5 x 5 a line at a time: no processor has registers for all. */
+                    if (kernel == 3)
+                        NAME(to_weights)(x_frames, wide, 3, 3, at, g, count, apart, sum);
+                    else
+                        for (int64_t line = 0; line < kernel; line++)
+                            NAME(to_weights)(x_frames + line * wide * lanes, wide, 5, 1, at, g, count,
+                                             apart, sum + line * kernel * lanes);
+                }
+            }
+        }
+        for (int64_t v = 0; to_weight && v < vectors; v++) {
+            const int64_t here = channels - v * lanes < lanes ? channels - v * lanes : lanes;
+            const REAL *sum = sums + v * (int64_t)packed;
+            REAL *to = to_weight + r * s[TO_WEIGHT] + v * lanes * taps;
+            if (kernel == 3) NAME(unpacked)(sum, outputs, channels, here, 9, to);
+            else NAME(unpacked)(sum, outputs, channels, here, taps, to);
+        }
+    }
+    return 0;
 }
 
 /* Few channels: a vector holds the whole patch that a pooling window sees. For each output and
@@ -462,15 +602,18 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
         if (to_weight) memset(sums, 0, all * sizeof(REAL));
         for (int64_t i = 0; i < s[BATCH]; i++) {
             const int64_t at = r * s[BATCH] + i;
-            NAME(winning)(s, gradient + r * s[GRADIENT_STRIDES] + i * s[GRADIENT_STRIDES + 1],
-                          winners + at * places * outputs, rows, columns, (int32_t)length, g, shifts);
+            const signed char *won = winners + at * places * outputs;
+            NAME(gradient_of)(s, gradient + r * s[GRADIENT_STRIDES] + i * s[GRADIENT_STRIDES + 1], won, rows,
+                              columns, g);
+            /* How far from an output's first of five tables each winner's own begins. */
+            for (int64_t n = 0; n < places * outputs; n++) shifts[n] = won[n] * (int32_t)length;
             if (to_bias) {
                 REAL *restrict sum = to_bias + r * s[TO_BIAS];
                 for (int64_t place = 0; place < places; place++)
                     for (int64_t o = 0; o < outputs; o++) sum[o] += g[place * outputs + o];
             }
             if (to_weight)
-                NAME(frame)(x_frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels);
+                NAME(frame)(x_frame, x + r * s[X_STRIDES] + i * s[X_STRIDES + 1], s, channels, channels);
             if (to_x) memset(x_gradient, 0, frame * sizeof(REAL));
             const REAL *own = g;
             const int32_t *shift = shifts;
@@ -514,7 +657,7 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
                                     patches[column * length + k * line + two * channels + j];
             }
             if (to_x)
-                NAME(unframe)(to_x + at * s[HEIGHT] * s[WIDTH] * channels, x_gradient, s, channels);
+                NAME(unframe)(to_x + at * s[HEIGHT] * s[WIDTH] * channels, x_gradient, s, channels, channels);
         }
         for (int64_t o = 0; to_weight && o < outputs; o++)
             for (int64_t c = 0; c < channels; c++)

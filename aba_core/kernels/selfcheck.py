@@ -27,6 +27,7 @@ def check(library: ctypes.CDLL) -> None:
         _check_losses(library, name, number)
         _check_adam(library, name, number)
         _check_adjust(library, name, number)
+        _check_chain(library, name, number)
 
 
 def _whole(count: int, start: int) -> list[int]:
@@ -193,3 +194,49 @@ def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
         expected = [x[n] + changes[sum(n > cut for cut in cuts)] for n in range(9)]
         if [*to] != expected:
             raise Wrong(f"the compiled adjustment is wrong: {[*to]}, {name}")
+
+
+def _check_chain(library: ctypes.CDLL, name: str, number: Any) -> None:
+    """Five samples of 19 numbers through 18 units and ReLU to 3 outputs, and back."""
+    samples, widths = 5, (19, 18, 3)
+    begins = 0, 19 * 18, 19 * 18 + 18, 19 * 18 + 18 + 18 * 3  # of weights and biases in a row
+    x, row = _whole(samples * 19, 1), _whole(begins[3] + 3, 2)
+    slopes = _whole(samples * 3, 3)
+    to_row, to_x, logits = [0] * len(row), [0] * len(x), []
+    for sample in range(samples):
+        seen = x[19 * sample : 19 * (sample + 1)]
+        hidden = [
+            max(0, row[begins[1] + u] + sum(row[19 * u + n] * seen[n] for n in range(19)))
+            for u in range(18)
+        ]
+        back = [0] * 18
+        for o, slope in enumerate(slopes[3 * sample : 3 * sample + 3]):
+            own = row[begins[2] + 18 * o : begins[2] + 18 * (o + 1)]
+            logits.append(row[begins[3] + o] + sum(map(int.__mul__, own, hidden)))
+            to_row[begins[3] + o] += slope
+            for u in range(18):
+                to_row[begins[2] + 18 * o + u] += slope * hidden[u]
+                back[u] += slope * own[u] * (hidden[u] > 0)
+        for u, n in product(range(18), range(19)):
+            to_row[19 * u + n] += back[u] * seen[n]
+            to_x[19 * sample + n] += back[u] * row[19 * u + n]
+        for u in range(18):
+            to_row[begins[1] + u] += back[u]
+    steps = (
+        *(1, widths[0], 0, 0, widths[1], 0, 0, 0, *begins[:2]),
+        *(2, widths[1], *(0,) * 6, -1, -1),
+        *(1, widths[1], 0, 0, widths[2], 0, 0, 0, *begins[2:]),
+    )
+    sizes = (ctypes.c_int64 * 36)(1, samples, 3, len(x), len(row), 1, *steps)
+
+    def numbers(values: list[int]) -> Any:
+        return (number * len(values))(*values)
+
+    kept = (number * getattr(library, f"chain_keeps_{name}")(sizes))()
+    made, back_to_row, back_to_x = ((number * len(v))() for v in (logits, row, x))
+    given, run = (numbers(x), numbers(row), kept), getattr(library, f"chain_{name}")
+    failed = run(sizes, *given, made, None, None, None, None, None)
+    ways = None, numbers(slopes), None, None, back_to_row, back_to_x
+    failed = failed or run(sizes, *given, *ways)
+    if failed or [*made] != logits or [*back_to_row] != to_row or [*back_to_x] != to_x:
+        raise Wrong(f"the compiled chain is wrong, {name}")

@@ -1,0 +1,147 @@
+"""Whole passes of a chain in one call of C each: forward, back, or both with cross-entropy between
+them, for all replicas.
+
+`chain` decides where they apply; what they cannot do, it does layer by layer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from aba_core.kernels import loaded
+from aba_core.kernels.blocks import NUMBERS, Block
+
+_BLOCK, _LINEAR, _RELU, _FLATTEN = range(4)  # kinds of steps, as chain.c has them
+_NO_CLASS = 3
+_WHY = {1: "no memory", 2: "a picture has more than 2³¹ numbers"}
+
+Flat = Float[Tensor, "replica parameter"]
+Inputs = Float[Tensor, "replica batch *feature"]
+
+
+@dataclass
+class Program:
+    """A chain's steps as C reads them, for inputs [*feature] of one shape. outputs: how many logits
+    it gives."""
+
+    steps: tuple[int, ...]
+    count: int
+    outputs: int
+    _sizes: dict[tuple[int, ...], ctypes.Array[ctypes.c_int64]] = field(default_factory=dict)
+
+    def forward(self, flat: Flat, x: Inputs, returning: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits, and what the way back needs where there is to be one."""
+        sizes = self._sizes_of(flat, x)
+        logits = x.new_empty(*x.shape[:2], self.outputs)
+        kept = None
+        if returning:
+            count = getattr(_library(), f"chain_keeps_{NUMBERS[x.dtype]}")(sizes)
+            kept = x.new_empty(len(x), count)
+        self._call(sizes, x, flat, kept, logits)
+        return logits, kept
+
+    def backward(
+        self, flat: Flat, x: Inputs, kept: Tensor, slopes: Tensor, asked: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients to parameters and inputs, each where it is asked for. slopes: of the logits."""
+        to_flat, to_x = (
+            torch.empty_like(value, memory_format=torch.contiguous_format) if wish else None
+            for value, wish in zip((flat, x), asked, strict=True)
+        )
+        sizes = self._sizes_of(flat, x)
+        self._call(sizes, x, flat, kept, None, slopes.contiguous(), None, None, to_flat, to_x)
+        return to_flat, to_x
+
+    def slopes(
+        self,
+        flat: Flat,
+        x: Inputs,
+        labels: Int64[Tensor, "replica batch"],
+        divisor: int,
+        asked: Sequence[bool],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """Each sample's cross-entropy, and the gradients of their sum, divided, to parameters and
+        inputs, each where it is asked for. None where a label is no class."""
+        losses = x.new_empty(labels.shape)
+        to_flat, to_x = (
+            torch.empty_like(value, memory_format=torch.contiguous_format) if wish else None
+            for value, wish in zip((flat, x), asked, strict=True)
+        )
+        sizes, classes = self._sizes_of(flat, x, divisor), labels.contiguous()
+        known = self._call(sizes, x, flat, None, None, None, classes, losses, to_flat, to_x)
+        return (losses, to_flat, to_x) if known else None
+
+    def _sizes_of(self, flat: Tensor, x: Tensor, divisor: int = 1) -> ctypes.Array[ctypes.c_int64]:
+        head = (*x.shape[:2], self.count, x.stride(0), flat.shape[1], divisor)
+        if head not in self._sizes:
+            values = *head, *self.steps
+            self._sizes[head] = (ctypes.c_int64 * len(values))(*values)
+        return self._sizes[head]
+
+    @staticmethod
+    def _call(sizes: ctypes.Array[ctypes.c_int64], x: Tensor, *tensors: Tensor | None) -> bool:
+        """Whether all labels are classes."""
+        tensors = *tensors, *(None,) * (8 - len(tensors))
+        outcome = getattr(_library(), f"chain_{NUMBERS[x.dtype]}")(
+            sizes, x.data_ptr(), *(None if t is None else t.data_ptr() for t in tensors)
+        )
+        if outcome in _WHY:
+            raise RuntimeError(
+                f"a chain's pass failed: {_WHY[outcome]}; needed: smaller batches or "
+                "ABA_KERNELS=off"
+            )
+        return outcome != _NO_CLASS
+
+
+def in_one_piece(x: Inputs) -> Inputs:
+    """Inputs as C takes them: each replica's contiguous, all replicas' the same or one by one."""
+    return x if x[0].is_contiguous() else x.contiguous()
+
+
+def program(
+    steps: Sequence[tuple[tuple[str, str], nn.Module | Block]],
+    places: Mapping[str, int],
+    shape: Sequence[int],
+) -> Program | None:
+    """A chain's steps for inputs of this shape [*feature], if C has all of them. steps: with the
+    names of their weight and bias. places: where parameters begin in a row, by name."""
+    made: list[int] = []
+    count, last = 0, False  # last: whether pictures are channels last in memory
+    shape = tuple(shape)
+    for names, step in steps:
+        layer = step.layers[0] if isinstance(step, Block) else step
+        own = {part for part, _ in layer.named_parameters()}
+        if any(name not in places for name in names if name.rpartition(".")[2] in own):
+            return None  # frozen
+        begin = [places.get(name, -1) for name in names]
+        if isinstance(step, Block):
+            kernel, outputs = step.layers[0].kernel_size[0], step.layers[0].out_channels
+            made += (_BLOCK, *shape, outputs, kernel, *step.padding, *begin)
+            shape, last = (outputs, *step.sides(shape[1:])), True
+        elif isinstance(step, nn.Linear) and len(shape) == 1:
+            made += (_LINEAR, *shape, 0, 0, step.out_features, 0, 0, 0, *begin)
+            shape = (step.out_features,)
+        elif isinstance(step, nn.ReLU):
+            made += (_RELU, torch.Size(shape).numel(), *(0,) * 6, -1, -1)
+        elif isinstance(step, nn.Flatten):
+            if last and shape[0] > 1 and shape[1:] != (1, 1):
+                made += (_FLATTEN, *shape, *(0,) * 4, -1, -1)
+            else:
+                count -= 1
+            shape, last = (torch.Size(shape).numel(),), False
+        else:
+            return None
+        count += 1
+    return Program(tuple(made), count, shape[0]) if count and len(shape) == 1 else None
+
+
+def _library() -> ctypes.CDLL:
+    library = loaded()
+    assert library is not None
+    return library
