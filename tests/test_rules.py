@@ -440,3 +440,21 @@ hypotheses:
     comparisons:
       - {label: opposed - one, weights: {opposed: 1, one: -1}}
 """
+
+
+@pytest.mark.parametrize(
+    ("interval", "measure", "text"),
+    [
+        ((1.234, 0.91, 1.56), "points", "1.2 [0.9, 1.6] points"),
+        ((0.286, 0.02, 0.55), "points", "0.29 [0.02, 0.55] points"),
+        ((-0.05, -0.08, -0.021), "points", "−0.05 [−0.08, −0.02] points"),
+        ((0.02, 0.01, 0.03), "R²", "0.02 [0.01, 0.03] R²"),
+        ((0.003, 0.0012, 0.005), "R²", "0.003 [0.001, 0.005] R²"),
+        ((-17.7, -38.0, -2.3), "log %", "−17.7 [−38.0, −2.3] log %"),
+        ((2.0, math.nan, math.nan), "points", "2.0 points"),
+    ],
+)
+def test_an_interval_is_written_such_that_the_side_of_0_of_its_ends_is_seen(
+    interval, measure, text
+):
+    assert rules.effect_text(*interval, measure) == text
