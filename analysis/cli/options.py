@@ -56,6 +56,15 @@ OfDataset = Annotated[
 Preset = Annotated[
     str | None, typer.Option(help="Preset: quick, standard, med or published.  [default: quick]")
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
+    ),
+]
+Track = Annotated[
+    str, typer.Option(metavar="NAME", help="Write runs to a tracker too: tensorboard or mlflow.")
+]
 Out = Annotated[Path, typer.Option(help="Folder to write reports to.")]
 Trust = Annotated[
     list[str] | None,

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Device, Metric, OfDataset, Out, Preset, Results, app
+from analysis.cli.options import (
+    Changes,
+    Device,
+    Metric,
+    OfDataset,
+    Out,
+    Preset,
+    Results,
+    Track,
+    app,
+)
 
 if TYPE_CHECKING:
     from analysis.study import Study
@@ -32,12 +42,7 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
-        ),
-    ] = None,
+    set_: Changes = None,
     results: Results = Path("results"),
     device: Device = "auto",
     processes: Annotated[
@@ -65,10 +70,7 @@ def run(
         str | None, typer.Option(help="decided: add subsets until no verdict is open.")
     ] = None,
     max_seeds: Annotated[int | None, typer.Option(help="Most subsets, with --until.")] = None,
-    track: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Write runs to a tracker too: tensorboard or mlflow."),
-    ] = "",
+    track: Track = "",
 ) -> None:
     """Train the runs that a study still lacks.
 
@@ -143,12 +145,7 @@ def card(
         str | None,
         typer.Option(metavar="NAME,...", help="Data sets to tell apart from the study's."),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a setting, such as epochs=20; repeatable."
-        ),
-    ] = None,
+    set_: Changes = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
     device: Device = "auto",
