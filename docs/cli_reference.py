@@ -48,8 +48,9 @@ def flags() -> dict[str, list[tuple[str, str]]]:
     for command in (whole, *whole.commands.values()):  # type: ignore[attr-defined]
         name = "aba" if command is whole else f"aba {command.name}"
         for option in command.get_params(command.make_context("aba", [], resilient_parsing=True)):
-            if option.param_type_name == "option" and option.opts[-1] != "--help":
-                taken.setdefault(option.opts[-1], []).append((name, option.help or ""))
+            flag = max(option.opts, key=len)
+            if option.param_type_name == "option" and flag != "--help":
+                taken.setdefault(flag, []).append((name, option.help or ""))
     return dict(sorted(taken.items()))
 
 

@@ -63,6 +63,9 @@ class TensorBoard:
         run = self._run(row)
         if list(run.glob("*.finished")):
             return
+        # TensorBoard reads a run's files in the order of their names, which have the second.
+        if list(run.glob(f"events.out.tfevents.{int(time.time())}.*")):
+            time.sleep(1)
         with self._writer(str(run), filename_suffix=".finished") as writer:
             for name, value in _metrics(row).items():
                 writer.add_scalar(name, value, row["step"])

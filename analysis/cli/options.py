@@ -78,6 +78,9 @@ CpuProcesses = Annotated[
     int | None,
     typer.Option(help="Processes on the CPU.  [default: one per usable core]", min=1),
 ]
+Track = Annotated[
+    str, typer.Option(metavar="NAME", help="Write runs to a tracker too: tensorboard or mlflow.")
+]
 Out = Annotated[Path, typer.Option(help="Folder to write reports to.")]
 Trust = Annotated[
     list[str] | None,

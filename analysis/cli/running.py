@@ -19,6 +19,7 @@ from analysis.cli.options import (
     Results,
     Seeds,
     Set,
+    Track,
     app,
 )
 
@@ -68,10 +69,7 @@ def run(
         str | None, typer.Option(help="decided: add subsets until no verdict is open.")
     ] = None,
     max_seeds: Annotated[int | None, typer.Option(help="Most subsets, with --until.")] = None,
-    track: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Write runs to a tracker too: tensorboard or mlflow."),
-    ] = "",
+    track: Track = "",
 ) -> None:
     """Train the runs that a study still lacks.
 
