@@ -13,7 +13,7 @@ triangles pointing down (the loss falls), Epsilon orange triangles pointing up (
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,18 +265,19 @@ def interval_line(
 
 
 def named_rows(
-    ax: Axes, names: Sequence[str], limits: tuple[float, float], label: str, *, shift: float = 0.0
+    ax: Axes, names: Iterable[str], limits: tuple[float, float], label: str, *, shift: float = 0.0
 ) -> range:
     """The frame of a figure with a name a row, the first on top, and a line at 0; the places of
     the rows. shift: of the thin line of each row from its place."""
     text, width, _ = sizes(ax)
+    names = list(names)
     places = range(len(names) - 1, -1, -1)
     for place in places:
         ax.axhline(place + shift, color="0.93", lw=0.5 * width, zorder=-2)
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=-1)
     ax.set_xlim(limits)
     ax.set_ylim(-0.7, len(names) - 0.3)
-    ax.set_yticks(places, list(names))
+    ax.set_yticks(places, names)
     ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(label)
@@ -284,7 +285,7 @@ def named_rows(
 
 
 def mark_in_row(
-    ax: Axes, y: float, row: Mapping[str, Any], column: str, look: tuple[str, str, str],
+    ax: Axes, y: float, row: Mapping[Any, Any], column: str, look: tuple[str, str, str],
     scale: float = 1.0,
 ) -> None:  # fmt: skip
     """A number with its interval as a mark on a line; nothing where there is none. look: symbol,

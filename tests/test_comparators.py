@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
+from oracles.made_results import make_study
 from oracles.slow_comparisons import against_best as slow_against_best
 
 from aba_core import Regularizer
@@ -11,8 +13,9 @@ from aba_core.arms import METHODS, PUBLISHED_METHODS
 from aba_core.methods.base import method_of
 from analysis import comparisons
 from analysis.comparisons import ComparisonError
+from analysis.exhibits import Look
 from analysis.results import SHIPPED, load
-from analysis.studies import costs, gains, standard_study, tried
+from analysis.studies import comparators, costs, gains, standard_study, tried
 from analysis.study import settings_of
 
 DATA = ("digits", "mnist", "cifar10", "news", "breast-cancer")
@@ -179,6 +182,26 @@ def test_the_best_come_first_and_the_surely_worse_are_named(shipped):
     assert table.loc[0, "may_be_best"] != "no" and table.loc[0, "behind"] > 0
     no = table["may_be_best"] == "no"
     assert (table.loc[no, "behind_high"] == 0).all() and (table.loc[~no, "behind_high"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("comparators-equal-time", "in as much time"), ("attributions-equal-time", "trained as long")],
+)
+def test_studies_in_equal_time_say_so_and_show_the_epochs(name, words, tmp_path):
+    study = standard_study(name)
+    make_study(tmp_path, study)
+    shown = comparators.exhibits(load(tmp_path, name, "digits"), Look())
+    table, figure = shown.tables[name], shown.figures[name]
+    assert table.description == f"Gain over Vanilla, {words}" and words in figure.description
+    assert "epochs" in table.columns and "gain_per_pass" not in table.columns
+    epochs = {arm.name: dict(arm.config).get("epochs", 100) for arm in study.arms}
+    for row in table.data.to_dict("records"):
+        assert row["epochs"] == pytest.approx(epochs[row["arm"]])
+    assert len(shown.tables[f"{name}-verdicts"].data) == len(study.hypotheses)
+    assert ("tuned" in figure.note) == (study.tuning is not None)
+    figure.draw("double")
+    plt.close("all")
 
 
 def test_aba_in_every_form_is_ours():
