@@ -155,8 +155,9 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
 
 
 def _given(results: Path) -> str:
-    """The option that names a folder, where it is not the usual one."""
-    return "" if results == Path("results") else f" --results {results}"
+    """The option that names a folder, where it is not the usual one. New runs are not for the
+    shipped results."""
+    return "" if results in (Path("results"), SHIPPED) else f" --results {results}"
 
 
 def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:

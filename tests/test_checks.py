@@ -218,6 +218,10 @@ IN_CATEGORIES = torch.zeros(3, 2, 1, 4, 4, dtype=torch.bool)
             lambda: splits_from(pd.DataFrame({"a": [1.0, 2.0], "kind": ["x", "y"]}), [0, 1]),
             "columns of the data that hold no numbers: kind; drop them, or .*get_dummies",
         ),
+        (
+            lambda: splits_from(torch.rand(9, 2), torch.ones(9).long()),
+            "all labels are 1; needed: two classes or more",
+        ),
         (lambda: splits_from("wine.csv", [0]), "the data is the text 'wine.csv'; needed: inputs"),
     ],
 )
