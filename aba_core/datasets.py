@@ -481,15 +481,13 @@ def stratified(labels: np.ndarray, size: int, *purpose: str | int) -> tuple[np.n
 
 def _size_of(info: DatasetInfo, subset: str) -> int:
     """How many training samples a subset has. Raises DatasetError."""
-    if not isinstance(subset, str):
-        raise DatasetError(f"subset is {subset!r}; needed: a name or a number as text, as '400'")
     if subset in info.subsets:
         return info.subsets[subset]
     allowed = ", ".join(f"{key} ({size})" for key, size in info.subsets.items())
-    if not (subset.isascii() and subset.isdecimal()):
+    if not (isinstance(subset, str) and subset.isascii() and subset.isdecimal()):
         near = meant(subset, info.subsets)
         raise DatasetError(
-            f"unknown subset {subset!r} of {info.name}{near}; known: {allowed}, or a number"
+            f"unknown subset {subset!r} of {info.name}{near}; known: {allowed}, or a number: '400'"
         )
     largest = max(info.subsets.values())
     if len(subset) > 9 or not info.classes <= int(subset) <= largest:

@@ -281,7 +281,7 @@ def _own_classes(
     else:
         names = tuple(map(str, distinct))
         known = {label: number for number, label in enumerate(distinct)}
-    if len(names) < 2:
+    if len(names) < 2 or (len(distinct) == 1 and class_names is None):
         raise DatasetError(f"all labels are {distinct[0]!r}; needed: two classes or more")
     numbers = {
         part: np.array([known[label] for label in each.tolist()], dtype=np.int64)

@@ -297,23 +297,27 @@ def rank_height(ranked: Ranking) -> float:
     return 24.0 + 4.0 * ((len(ranked.ranks) + 1) // 2) + 3.0 * len(ranked.alike)
 
 
+MOST_DRAWN = 60  # more lines to names lie on one another
+
+
 def shown(
     results: Path | str,
     study: str,
     reference: str,
     look: Look,
     ranked: Callable[[str], bool] = lambda arm: True,
-) -> tuple[Exhibit, Exhibit]:
-    """The critical-difference diagram of a study's arms, and their table. ranked: which arms, by
-    name. Raises ResultsError."""
+) -> tuple[Exhibit, ...]:
+    """The critical-difference diagram of a study's arms, where they are few enough, and their
+    table. ranked: which arms, by name. Raises ResultsError."""
     runs = runs_of(results, study, ranked=ranked)
     order = ranking(scores_of(runs, look.metric), look.confidence)
     table = improvement_table(runs, reference, look)
     level = f"{100 * look.confidence:g} %"
     facts = {"dataset": "all", "datasets": list(runs), "interval": f"{level}, bootstrap over runs"}
+    chance = "p < 0.001" if order.p < 0.001 else f"p = {order.p:.3f}"
     words = (
         f"{look.label} of the {study} study on {', '.join(runs)}; rank 1 is the best. Friedman's "
-        f"test that all are alike: p = {order.p:.3f}. Bars join methods that {order.data_sets} "
+        f"test that all are alike: {chance}. Bars join methods that {order.data_sets} "
         "data sets cannot tell apart."
     )
     chances = (
@@ -326,9 +330,8 @@ def shown(
 
     name, title = f"ranks-{study}", f"Mean ranks of the {study} study over data sets"
     columns = ["arm", "mean_rank", "improvement", "data_sets", "n"]
-    return (
-        Exhibit(name, title, table, f"{title}. {words}", facts, words, draw, "double"),  # type: ignore[arg-type]
-        Exhibit(
-            name, title, table, f"{title}. {chances}", facts, chances, None, "single", columns, 2
-        ),
+    diagram = Exhibit(name, title, table, f"{title}. {words}", facts, words, draw, "double")  # type: ignore[arg-type]
+    listed = Exhibit(
+        name, title, table, f"{title}. {chances}", facts, chances, None, "single", columns, 2
     )
+    return (diagram, listed) if len(order.ranks) <= MOST_DRAWN else (listed,)

@@ -143,17 +143,11 @@ def save_figure(
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
-    layout = figure.get_layout_engine()  # type: ignore[union-attr]
-    try:
-        with mpl.rc_context(_FILE_STYLE):
-            for name in formats:
-                path = stem.with_name(f"{stem.name}.{name}")
-                figure.savefig(path, format=name, dpi=dpi, metadata=metadata[name])  # type: ignore[union-attr]
-                paths.append(path)
-                # Laid out once: the same picture in every format, in less time.
-                figure.set_layout_engine("none")  # type: ignore[union-attr]
-    finally:
-        figure.set_layout_engine(layout)  # type: ignore[union-attr]
+    with mpl.rc_context(_FILE_STYLE):
+        for name in formats:  # each laid out anew: text has other widths
+            path = stem.with_name(f"{stem.name}.{name}")
+            figure.savefig(path, format=name, dpi=dpi, metadata=metadata[name])  # type: ignore[union-attr]
+            paths.append(path)
     return paths
 
 

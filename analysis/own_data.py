@@ -46,6 +46,7 @@ def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
     if label not in names:
         raise StudyError(
             f"{path} has no column {label!r}{meant(label, names)}; there: {', '.join(names)}"
+            f"{'; its columns are to be separated by commas' * (len(names) == 1)}"
         )
     if len(names) < 2:
         raise StudyError(f"{path} has the column {label!r} alone; needed: inputs and a label")

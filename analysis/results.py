@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 # The results that come with the toolkit.
+_NAMED = 6  # studies that an error names
 SHIPPED = HOME / "data" / "results"
 # The share (percent) of a group's adjustments that change a frozen model's loss the other way.
 AGAINST = "against_group"
@@ -131,11 +132,14 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
             f"there: {', '.join(sorted(set().union(*(presets for _, presets in ran))))}"
         )
     if not matching:
-        names = sorted({f"{d.study.name} on {d.study.dataset}" for d in declarations(results)})
+        there = {(d.study.name, d.study.dataset) for d in declarations(results)}
+        near = sorted(there, key=lambda one: (one[0] != study, one[1] != dataset, one))
+        names = [" on ".join(one) for one in near[:_NAMED]]
+        names += [f"{len(near) - _NAMED} more (aba status)"] * (len(near) > _NAMED)
         raise ResultsError(
             f"no {study} study on {dataset}{f' with preset {preset}' * bool(preset)} in {results}; "
             f"there: {', '.join(names) or 'nothing'}; run: aba run {study} --dataset {dataset}"
-            f"{f' --preset {preset}' * bool(preset)} --results {results}"
+            f"{f' --preset {preset}' * bool(preset)}{_given(results)}"
         )
     wanted = {key for declaration in matching for key in declaration.keys}
     rows, damaged = read_rows(results, matching[0].kind, wanted)
@@ -145,11 +149,17 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
     if not len(best.frame):
         raise ResultsError(
             f"{study} on {dataset} is declared in {results} but none of its runs is finished; "
-            f"run: aba run {study} --dataset {dataset} --results {results}"
+            f"run: aba run {study} --dataset {dataset}{_given(results)}"
             + f"; {len(best.damaged)} files are passed over, see: aba verify"
             * bool(best.damaged)
         )
     return StudyResult(best.frame, best.declaration, best.missing, best.damaged, others)
+
+
+def _given(results: Path) -> str:
+    """The option that names a folder, where it is not the usual one. New runs are not for the
+    shipped results."""
+    return "" if results in (Path("results"), SHIPPED) else f" --results {results}"
 
 
 def overview(results: Path) -> tuple[tuple[str, ...], list[tuple], list[Path]]:

@@ -352,7 +352,8 @@ def study_from_yaml(path: Path) -> Study:
         raise StudyError(f"{path} {error}") from error
     if not isinstance(content, dict):
         raise StudyError(
-            f"{path} holds {type(content).__name__}; needed: name, dataset, arms, seeds"
+            f"{path} holds {type(content).__name__}; needed: name, dataset, arms, "
+            "seeds; for a table of data: aba try"
         )
     _find_code_in(path)
     dataset, config = content.get("dataset"), content.get("config", {})

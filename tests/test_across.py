@@ -148,6 +148,14 @@ def test_a_study_is_ranked_over_the_data_sets_that_have_it(results, tmp_path):
         assert exhibits.write(exhibit, tmp_path, command="aba claims")
 
 
+def test_more_methods_than_a_diagram_can_name_are_listed_alone(results, monkeypatch):
+    monkeypatch.setattr(across, "MOST_DRAWN", 5)
+    assert len(across.shown(results, "benchmark", "Vanilla", Look())) == 2
+    monkeypatch.setattr(across, "MOST_DRAWN", 4)
+    (table,) = across.shown(results, "benchmark", "Vanilla", Look())
+    assert table.kind == "table"
+
+
 def test_ranks_need_two_data_sets(results):
     with pytest.raises(ResultsError, match="is there for digits; ranks need at least two"):
         across.runs_of(results, "tension")

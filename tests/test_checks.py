@@ -198,7 +198,10 @@ IN_CATEGORIES = torch.zeros(3, 2, 1, 4, 4, dtype=torch.bool)
             lambda: AdjustmentSet.of_groups("epslon"),
             r"unknown group 'epslon' \(did you mean 'epsilon'\?\)",
         ),
-        (lambda: load_dataset("digits", 50), "subset is 50; needed: a name or a number as text"),
+        (
+            lambda: load_dataset("digits", 50),
+            "unknown subset 50 of digits; known: tiny .*, or a number: '400'",
+        ),
         (lambda: build_model("small_cnn", 64, 3), r"input_shape is 64; needed: \(channels"),
         (lambda: TrainConfig("digits", epochs="3"), "epochs is '3'; needed: a number"),
         (
@@ -215,9 +218,13 @@ IN_CATEGORIES = torch.zeros(3, 2, 1, 4, 4, dtype=torch.bool)
             lambda: splits_from(pd.DataFrame({"a": [1.0, 2.0], "kind": ["x", "y"]}), [0, 1]),
             "columns of the data that hold no numbers: kind; drop them, or .*get_dummies",
         ),
+        (
+            lambda: splits_from(torch.rand(9, 2), torch.ones(9).long()),
+            "all labels are 1; needed: two classes or more",
+        ),
         (lambda: splits_from("wine.csv", [0]), "the data is the text 'wine.csv'; needed: inputs"),
     ],
 )
-def test_what_is_given_in_place_of_what_is_needed_is_named(call, message):
+def test_what_is_given_in_place_of_what_is_needed_is_named(call, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         call()

@@ -108,7 +108,8 @@ def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[st
             for dataset, names in studies_by_dataset(folder).items()
         )
 
-    if not isinstance(results, Usual) or has(results) or not has(SHIPPED):
+    lacking = isinstance(results, Usual) and not has(results)
+    if not lacking or (studies_by_dataset(results) and not has(SHIPPED)):
         return results
     what = f"{' or '.join(studies)} study" if studies else "studies"
     where = f" on {' or '.join(datasets)}" if datasets else ""

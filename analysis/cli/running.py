@@ -335,6 +335,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     from analysis.results import SHIPPED
     from analysis.studies import standard_study
 
+    reports.make_folder(out)  # not after the training
     names = sorted(reports.notebooks(), key=lambda name: name not in LONGEST)
     shipped = {name: {"results": str(SHIPPED)} for name in OF_SHIPPED}
     with reports.Processes(warm=True) as processes:

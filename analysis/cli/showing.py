@@ -100,11 +100,9 @@ def report(
             terminal.once(origin, name, str(parameters))
         given |= plain
         variants = [{**one, **two} for one in sets for two in variants]
-    options = {
-        **{"format": format, "variants": variants, "jobs": jobs, "force": force},
-        "or_shipped": isinstance(results, Usual),
-    }
-    if terminal.report(notebooks or [], results, out, given, **options):
+    options = {"format": format, "variants": variants, "jobs": jobs, "force": force}
+    unnamed = isinstance(results, Usual)
+    if terminal.report(notebooks or [], results, out, given, or_shipped=unnamed, **options):
         raise typer.Exit(1)
 
 

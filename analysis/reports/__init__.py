@@ -8,7 +8,7 @@ Imports neither torch nor a notebook library before there is something to execut
 """
 
 from analysis.reports.batch import Outcome, execute, report
-from analysis.reports.jobs import FORMATS
+from analysis.reports.jobs import FORMATS, make_folder
 from analysis.reports.notebook import Page, page
 from analysis.reports.pages import find_chromium, to_html, write_index
 from analysis.reports.parameters import (
@@ -41,6 +41,7 @@ __all__ = [
     "find",
     "find_chromium",
     "grid",
+    "make_folder",
     "notebooks",
     "page",
     "parameters_of",

@@ -89,8 +89,7 @@ def execute_task(folder: Path, forked: bool = False) -> None:
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     parent = os.getppid() if forked else task["parent"]
     _end_with_parent(parent, started, (folder.absolute(), task["runtime"]))
-    if task["or_shipped"]:
-        os.environ[OR_SHIPPED] = "1"
+    os.environ.update({OR_SHIPPED: "1"} if task["or_shipped"] else {})
     source = Path(task["notebook"])
     notebook = nbformat.read(source, as_version=4)
     os.chdir(folder)  # papermill takes braces in an absolute path for placeholders

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aba_core.installation import CHECKOUT
+from aba_core.installation import CHECKOUT, HOME
 from aba_core.quantities import metric_label
 from analysis.reports.pages import shortened
 from analysis.reports.parameters import check_value
@@ -116,8 +116,10 @@ class Page:
             return self.load(study)
         except ResultsError as problem:
             self.or_shipped = before
-            if otherwise:
-                self.note(f"{otherwise}: {problem}")
+            if otherwise:  # without the list of all that is there
+                parts = str(problem).replace(f"{HOME}{os.sep}", "").split("; ")
+                lacking = "; ".join(part for part in parts if not part.startswith("there: "))
+                self.note(f"{otherwise}: {lacking}.")
             return None
 
     def answer(self, sentence: str) -> None:

@@ -243,12 +243,15 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+_IN_WORDS = {"selective": "selective prediction", "ood": "unfamiliar inputs"}
+
+
 def sentences(table: pd.DataFrame) -> list[str]:
     """Each arm's gains, by aspect, and its harms, by name, in a sentence."""
     lines = []
     for arm, part in table[table["verdict"] != ""].groupby("arm", sort=False):
         better, worse = (part[part["verdict"] == verdict] for verdict in ("gain", "harm"))
-        aspects = better["aspect"].unique().tolist()
+        aspects = [_IN_WORDS.get(name, name) for name in better["aspect"].unique()]
         where = f" ({tables.listed(aspects)})" if aspects else ""
         names = tables.listed(worse["label"].tolist()) if len(worse) else "none"
         lines.append(
