@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import MAPS, attribute
+from aba_core.card import landscape
 from aba_core.datasets import DATASETS, Split, Splits, dataset_status, load_dataset
 from aba_core.evaluation import frozen
 from aba_core.inspection import Inspection, inspect_sample
@@ -144,6 +145,17 @@ class SmallModels:
             runs = self._train(dataset, kind, arm, [0], self.splits(dataset).train)
             self._trained[dataset, name] = runs.model(arm, 0)
         return self._trained[dataset, name]
+
+    def landscapes(self) -> tuple[dict[str, Any], dict[str, landscape.Plane]]:
+        """The loss around a model of each of `ARMS`, and around three without augmentation, which
+        must be there: ({arm: density of the Hessian's eigenvalues}, {title: plane of weights})."""
+        splits, names = self.splits(self.dataset), self.names()
+        pair = {arm: self.model(self.dataset, n) for arm, n in zip(ARMS, names, strict=False)}
+        found = {arm: landscape.spectrum(model, splits) for arm, model in pair.items()}
+        planes = {arm: landscape.plane(model, splits) for arm, model in pair.items()}
+        first, *others = (self.runs.model("Vanilla", seed) for seed in range(3))
+        planes["Three runs of Vanilla"] = landscape.plane(first, splits, others)
+        return {arm: landscape.density(one) for arm, one in found.items()}, planes
 
     def view(self, choice: Any) -> dict[str, Any]:
         """The fields of `analysis.explorer.View` for one of its choices, as arrays.
