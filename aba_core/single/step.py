@@ -102,6 +102,9 @@ class SingleStep:
     def __call__(self, number: int, x: Tensor, y: Tensor, rows: Tensor) -> Float[Tensor, ""]:
         """The mean loss of the whole batch. x, y, rows: this rank's slice of it."""
         what, ranks = self.what, self.what.ranks
+        # Here and not after the step: memory that is freed last is given back to the system, which
+        # takes as long as to ask for it again.
+        self.optimizer.zero_grad(set_to_none=True)
         method = self.method.acting(number, self.steps)
         batch = what.config.batch_size
         share = ranks.slice(batch)
@@ -121,7 +124,6 @@ class SingleStep:
             if value.grad is None:  # without influence is gradient 0: weight decay acts on it
                 value.grad = torch.zeros_like(value)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(number)
         return loss

@@ -98,6 +98,7 @@ class _Training:
                 self._curve(step, loss)
             if self.trainer.checkpoint_every and self.done % self.trainer.checkpoint_every == 0:
                 self._keep(step, self.before + time.perf_counter() - started)
+        step.optimizer.zero_grad(set_to_none=True)
         if self.best is not None:
             self.best.restore()
         self._finish(step, self.before + time.perf_counter() - started)
