@@ -4,7 +4,7 @@ each look with the level that was declared for it (`sequential`)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from analysis import results as store
 from analysis.results import StudyResult
 from analysis.rules import Verdict
 from analysis.study import Study, StudyError
+from analysis.wording import effect_text
 
 LOOKS = 5  # times that verdicts are asked for, where a study does not say how often
+
+NOT_TESTED = "not tested"
 
 Run = Callable[[Study], StudyResult]
 Judge = Callable[[StudyResult, int], Sequence[Verdict]]
@@ -32,18 +35,28 @@ class Look:
 
     @property
     def open(self) -> list[str]:
-        """Hypotheses that no verdict is reached on yet."""
-        return [v.hypothesis.name for v in self.verdicts if v.verdict == "inconclusive"]
+        """Hypotheses that no verdict is reached on yet, also for want of subsets."""
+        return [
+            v.hypothesis.name
+            for v in self.verdicts
+            if v.verdict == "inconclusive" or (v.verdict == NOT_TESTED and not _lacks_study(v))
+        ]
 
     def __str__(self) -> str:
         count = f"look {self.number} of {self.looks}, {self.seeds} subsets: "
         if not self.open:
-            return count + "every verdict is reached"
+            lacking = sum(v.verdict == NOT_TESTED for v in self.verdicts)
+            return count + "every verdict is reached" + f", {lacking} not tested" * bool(lacking)
         return count + f"{len(self.open)} of {len(self.verdicts)} verdicts open ({self._names})"
 
     @property
     def _names(self) -> str:
         return ", ".join(self.open[:4]) + ", ..." * (len(self.open) > 4)
+
+
+def _lacks_study(verdict: Verdict) -> bool:
+    """Whether it waits for another study (of frozen models), not for subsets."""
+    return any(getattr(c, "unit", "") == "measured" for c in verdict.hypothesis.comparisons)
 
 
 def with_looks(study: Study, most: int, looks: int = 0) -> Study:
@@ -86,6 +99,16 @@ def until_decided(study: Study, most: int, run: Run, judge: Judge) -> Iterator[L
             return
 
 
+def _in_short(verdict: Verdict) -> str:
+    """What a look found of a hypothesis: its verdict, and the comparison that decided it."""
+    name, found = verdict.hypothesis.name, verdict.verdict
+    if not len(verdict.table):
+        return f"{name}: {found}, {verdict.sentence.partition('Not tested: ')[2]}"
+    row = verdict.decisive
+    ends = row["estimate"], row["estimate_low"], row["estimate_high"]
+    return f"{name}: {found}, {row['label']} {effect_text(*ends, verdict.hypothesis.measure)}"
+
+
 def add(
     study: Study,
     results: Path,
@@ -102,13 +125,20 @@ def add(
     from analysis import exhibits, runner
     from analysis.studies import hypotheses
 
+    if until is None:
+        raise StudyError(
+            f"--max-seeds {most} needs --until decided; for so many runs: --seeds {most}"
+        )
     if until != "decided":
         raise StudyError(f"--until {until}; allowed: decided, with --max-seeds")
     if most is None:
         raise StudyError("--until decided needs --max-seeds: how many subsets there may be at most")
 
     def run(part: Study) -> StudyResult:
-        return runner.run(part, results, **options).result
+        result = runner.run(part, results, **options).result
+        # A folder may have later seeds already: a look is at its own.
+        now = result.frame["seed"].isin(part.seeds)
+        return replace(result, frame=result.frame[now])
 
     def judge(result: StudyResult, number: int) -> Sequence[Verdict]:
         load = partial(store.load, results, dataset=study.dataset)
@@ -121,6 +151,8 @@ def add(
     look = None
     for look in until_decided(study, most, run, judge):
         say(str(look))
+        for verdict in look.verdicts:
+            say(f"  {_in_short(verdict)}")
     assert look is not None
     for verdict in look.verdicts:
         say(f"{verdict.sentence} {verdict.declared[:1].upper()}{verdict.declared[1:]}.")

@@ -349,6 +349,8 @@ class Judge:
             return Verdict(self.hypothesis, "not tested", pd.DataFrame(), sentence, self.declared)
         ruling = self.ruling(partial(self.compare, self.confidence))
         table = ruling.table.drop(columns=["supports", "refutes"], errors="ignore")
+        if self.hypothesis.looks:
+            table = table.assign(look=self.look)
         if len(table) == len(self.bounds):
             for name, wider in (("seeds", self._seeds_only), ("images", self._over_images)):
                 found = [wider(one) for one in self.hypothesis.comparisons]
@@ -461,7 +463,9 @@ def declared_when(study: StudyResult) -> str:
     finished = frame["finished_at"].min() if len(frame) else ""
     grown = [entry for entry in later if str(entry["at"]) > finished]
     times = "once" if len(grown) == 1 else f"{len(grown)} times"
-    return text + f"; seeds were added {times} after first results" * bool(grown)
+    looks = all(one.looks for one in study.declaration.study.hypotheses)
+    planned = ", at declared looks" * looks
+    return text + f"; seeds were added {times} after first results{planned}" * bool(grown)
 
 
 def test_all(

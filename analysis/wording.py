@@ -46,6 +46,8 @@ def sentence_of(verdict: Verdict) -> str:
         f"is {effect_text(row['smallest_detectable'], math.nan, math.nan, hypothesis.measure)}."
     ]
     parts.append(_scope_words(row, hypothesis.measure))
+    if "look" in row:
+        parts.append(f"It is at the level of look {int(row['look'])} of {hypothesis.looks}.")
     if row["left_out"]:
         parts.append(f"{row['left_out']} blocks lack a run and are left out.")
     if row["label"] in verdict.notes:

@@ -31,15 +31,24 @@ def test_subsets_are_added_until_every_verdict_is_reached(tmp_path):
         study(margin=60.0), tmp_path, "decided", 10, say=said.append, engine=here, device="cpu"
     )
     looks = [line for line in said if line.startswith("look")]
-    assert looks[-1].endswith("every verdict is reached") and len(looks) < 5
+    assert looks[-1].endswith("every verdict is reached") and 1 < len(looks) < 5
     (declaration,) = store.declarations(tmp_path)
     assert len(declaration.declared) == len(looks)  # every addition is an event
     assert [entry["seeds"] for entry in declaration.declared] == [
         2 * (1 + number) for number in range(len(looks))
     ]
     assert declaration.study.hypotheses[0].n == 10 and declaration.study.hypotheses[0].looks == 5
-    added = f"seeds were added {len(looks) - 1} times"
+    times = {2: "once"}.get(len(looks), f"{len(looks) - 1} times")
+    added = f"seeds were added {times} after first results, at declared looks"
     assert len(looks) == 1 or any(added in line for line in said)
+    assert sum(line.startswith("  helps: ") for line in said) == len(looks)
+    assert f"It is at the level of look {len(looks)} of 5." in " ".join(said)
+    assert said[1].startswith("  helps: not tested, 2 subsets have runs of all arms; needed: 3")
+    again: list[str] = []
+    assert additions.add(
+        study(margin=60.0), tmp_path, "decided", 10, say=again.append, engine=here, device="cpu"
+    )
+    assert again[: 2 * len(looks)] == said[: 2 * len(looks)]  # looks at its own subsets, as before
 
 
 def test_there_are_never_more_subsets_than_allowed():

@@ -9,7 +9,7 @@ import pytest
 
 from aba_core import kernels
 from aba_core.adjustments import GROUP_SETS
-from analysis import claims, results
+from analysis import claims, results, rules
 from analysis.exhibits import Look
 from analysis.results import declarations, load, read_rows
 from analysis.studies import STANDARD, tension
@@ -31,7 +31,7 @@ def hypothesis_table():
 def test_every_declared_run_is_there_with_its_provenance():
     found = declarations(SHIPPED)
     # Declared, and shipped with the next record.
-    to_come = {"quality", "comparators-equal-passes", "comparators-more", "attacks"}
+    to_come = {"comparators-equal-time", "attributions-equal-time"}
     assert {d.study.name for d in found if d.study.dataset == "digits"} >= set(STANDARD) - to_come
     for declaration in found:
         rows, damaged = read_rows(SHIPPED, declaration.kind)
@@ -143,6 +143,24 @@ def test_the_prose_of_the_results_says_what_they_say(dataset):
     for verdict, names in SAID[dataset].items():
         for name in names:
             assert judged[name][0][1].verdict == verdict, name
+
+
+def test_the_pages_state_how_much_wider_an_interval_over_images_is():
+    study = load(SHIPPED, "hypotheses", "digits")
+    rows = {one.hypothesis.name: one for one in rules.test_all(study, Look().rng())}
+    row = rows["augmentation-helps"].decisive
+    usual, wide = (
+        (row[f"{name}_high"] - row[f"{name}_low"]) / 2 for name in ("estimate", "images")
+    )
+    page = " ".join((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").split())
+    assert (
+        f"is known to ±{usual:.1f} points for the 500 validation images, and to ±{wide:.1f}" in page
+    )
+    assert "about twice as wide for the gain of all adjustments" in " ".join(RESULTS.split())
+    assert wide / usual == pytest.approx(2, abs=0.25)
+    example = page.partition("> All adjustments on real maps")[2].partition("Read it from")[0]
+    said = rows["attribution-matters"].sentence.partition("All adjustments on real maps")[2]
+    assert example.replace("> ", "").strip() == said.strip()
 
 
 def epsilon_less_neutral(runs):
