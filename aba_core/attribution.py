@@ -30,7 +30,7 @@ from aba_core.architecture import check_module, check_tensor, first_line, mixes_
 from aba_core.arms import MapKind, Target
 from aba_core.identity import Use, meant
 from aba_core.kernels import losses
-from aba_core.making import Forward, Maker, ModuleMaker
+from aba_core.making import Differentiated, Forward, Maker, ModuleMaker
 from aba_core.randomness import Draws, choice
 from aba_core.rewriting import Transform
 
@@ -203,9 +203,9 @@ class Objective:
     def gradient(self, x: Tensor, of_score: bool = False) -> Tensor:
         """Its gradient with respect to the inputs, shaped like x. of_score: of minus the objective,
         which methods tell from the gradient turned round that are not linear."""
-        if self._attribution.target == "loss" and hasattr(self._forward, "slopes"):
+        if self._attribution.target == "loss" and isinstance(self._forward, Differentiated):
             made = self._forward.slopes(x.detach(), self._labels, self._loss)
-            if made is not None:
+            if made is not None and made[2] is not None:
                 self._chosen = True
                 return -made[2] if of_score else made[2]
         with torch.enable_grad():

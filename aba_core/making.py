@@ -24,6 +24,25 @@ Pack = Callable[
 ]  # what a part of a model takes in, from the activations attributed
 
 
+class Differentiated:
+    """Inputs to logits by a function that may know its way back without autograd."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def slopes(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        divisor: int = 1,
+        asked: tuple[bool, bool] = (False, True),
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """Each sample's loss, and the gradients of their sum over `divisor` to parameters and
+        inputs, each where it is asked for. None where autograd must make them."""
+        raise NotImplementedError
+
+
 class Maker(Protocol):
     """The model that a map is made with."""
 

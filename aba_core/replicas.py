@@ -26,6 +26,7 @@ from aba_core.attribution import Loss, Mode, cross_entropy
 from aba_core.chain import Chain
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
 from aba_core.layers import channels_last, for_single, for_stacked, fused
+from aba_core.making import Differentiated
 
 # Models whose batch holds more input elements than this run one after the other on a CPU: one
 # operation for all replicas saves its overhead where inputs are small, and costs memory traffic
@@ -373,9 +374,9 @@ class Replicas:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """All replicas' forward function at these parameters, and where a model is a chain, the way
-    back as well."""
+class Pass(Differentiated):
+    """All replicas' forward function at these parameters, [replica, batch, *feature] to logits. A
+    chain knows its way back as well."""
 
     replicas: Replicas
     flat: Float[Tensor, "replica parameter"]
@@ -391,8 +392,6 @@ class Pass:
         divisor: int = 1,
         asked: tuple[bool, bool] = (False, True),
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-        """Each sample's loss [replica, batch], and the gradients of their sum over `divisor` to
-        parameters and inputs, each where it is asked for. None where autograd must make them."""
         chain = self.replicas._chain
         if chain is None or loss is not cross_entropy:
             return None

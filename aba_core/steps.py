@@ -192,10 +192,10 @@ def losses_and_gradient(
             if not changed and isinstance(forward, Pass):
                 asked = True, to_x is not None
                 made = forward.slopes(inputs, labels[rows], loss, x.shape[1], asked)
-                if made is not None:
+                if made is not None and made[1] is not None:
                     losses.append(made[0].mean(1))
                     gradients.append(made[1])
-                    if to_x is not None:
+                    if to_x is not None and made[2] is not None:
                         to_x[rows] = made[2]
                     continue
             if to_x is not None:

@@ -204,9 +204,11 @@ def test_the_optimiser_is_adam(dtype, decay, monkeypatch):
 def test_bits_do_not_depend_on_how_wide_vectors_are(tmp_path):
     code = """
 import torch
-from aba_core import kernels
+from aba_core import build_model, kernels
+from aba_core.attribution import cross_entropy
 from aba_core.kernels import blocks, compiling, optimizer
 from aba_core.kernels import texts as largest
+from aba_core.replicas import Pass, Replicas
 from hashlib import sha256
 torch.set_num_threads(1)
 seen = sha256()
@@ -221,6 +223,13 @@ for channels, outputs, side in (1, 16, 8), (3, 17, 10), (16, 32, 14), (20, 33, 9
     optimizer.adam(*moments, rates, 0.01, (0.1, 0.001), (1.3, 1e-8))
     for made in (y, *gradients, *moments):
         seen.update(made.detach().contiguous().numpy().tobytes())
+for shape in (1, 8, 8), (2, 9, 11), (50,):
+    torch.manual_seed(0)
+    models = [build_model("small_cnn" if len(shape) == 3 else "mlp", shape, 7) for _ in "abc"]
+    stack, x = Replicas.stack(models), torch.randn(3, 5, *shape)
+    whole, labels = Pass(stack, stack.parameters), torch.arange(15).reshape(3, 5) % 7
+    for made in whole.slopes(x, labels, cross_entropy, 5, (True, True)):
+        seen.update(made.contiguous().numpy().tobytes())
 print(seen.hexdigest(), kernels.path_taken())
 """
     compiler = shlex.join(compiling.compiler()[0])

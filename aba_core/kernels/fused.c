@@ -381,16 +381,18 @@ static void NAME(gradient_of)(const int64_t *s, const REAL *gradient, const sign
 {
     const int64_t *stride = s + GRADIENT_STRIDES, outputs = s[OUTPUTS];
     const int64_t count = rows * columns * outputs;
+    NAME(bits) *restrict values = (NAME(bits) *)g;
+    if (stride[2] == 1 && stride[4] == outputs && stride[3] == columns * outputs) {
+        const NAME(bits) *from = (const NAME(bits) *)gradient;
+        for (int64_t n = 0; n < count; n++) values[n] = from[n] & -(WHOLE)(winners[n] != DEAD);
+        return;
+    }
     REAL *to = g;
     for (int64_t row = 0; row < rows; row++)
         for (int64_t column = 0; column < columns; column++, to += outputs) {
             const REAL *from = gradient + row * stride[3] + column * stride[4];
-            if (stride[2] == 1)
-                memcpy(to, from, (size_t)outputs * sizeof(REAL));
-            else
-                for (int64_t o = 0; o < outputs; o++) to[o] = from[o * stride[2]];
+            for (int64_t o = 0; o < outputs; o++) to[o] = from[o * stride[2]];
         }
-    NAME(bits) *restrict values = (NAME(bits) *)g;
     for (int64_t n = 0; n < count; n++) values[n] &= -(WHOLE)(winners[n] != DEAD);
 }
 
