@@ -25,8 +25,8 @@ _UNITS = {
 
 
 def effect_text(estimate: float, low: float, high: float, measure: str) -> str:
-    """Text such as 1.2 [0.9, 1.5] points; two digits for what is no share of a hundred, and one more
-    where it takes that to see on which side of 0 an end is."""
+    """Text such as 1.2 [0.9, 1.5] points; two digits for what is no share of a hundred, and one
+    more where it takes that to see on which side of 0 an end is."""
     digits = 1 if measure == "points" or measure.endswith("%") else 2
     ends = [end for end in (low, high) if math.isfinite(end)]
     digits += any(round(end, digits) == 0 for end in ends)
