@@ -1,6 +1,6 @@
 """Write the documentation's pages as ordinary Markdown: `python docs/make_pages.py [FOLDER]`.
 
-The pages of docs/ with everything in them that scripts make: the commands' help,
+The pages of docs/ with everything in them that scripts make: the commands' help, the notebooks,
 the methods and the list of modules. `make docs` builds its site from the folder, by default
 build/docs; any other builder of sites reads the same files.
 """
@@ -17,6 +17,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]
 
 import cli_reference  # noqa: E402
+import gallery_reference  # noqa: E402
 import method_reference  # noqa: E402
 import module_reference  # noqa: E402
 
@@ -26,7 +27,7 @@ def pages() -> dict[str, str]:
     made = {}
     for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
-        for part in (cli_reference, method_reference, module_reference):
+        for part in (cli_reference, gallery_reference, method_reference, module_reference):
             text = part.expanded(text)
         made[path.relative_to(DOCS).as_posix()] = text
     return made

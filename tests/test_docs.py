@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from PIL import Image
 
 from analysis import design, reports, results, rules, statistics
 from analysis import study as studies
@@ -403,6 +404,21 @@ def test_the_pages_that_are_built_are_plain_and_whole(tmp_path):
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert all((tmp_path / name).exists() for name in config["extra_javascript"])
     assert config["docs_dir"] == "build/docs"
+
+
+def test_the_gallery_has_every_notebook_with_its_picture():
+    page = hook("make_pages").pages()["gallery.md"]
+    notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert re.findall(r"^`aba report (\w+)`$", page, flags=re.M) == notebooks
+    pictures = re.findall(r"!\[(.+)\]\(images/gallery/(\w+)\.png\)", page)
+    assert [name for _, name in pictures] == notebooks
+    assert all(len(alt) > 20 for alt, _ in pictures)
+    files = sorted((DOCS / "images" / "gallery").iterdir())
+    assert [file.stem for file in files] == notebooks
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.width == 640 and len(picture.getcolors()) > 4  # not blank
+        assert file.stat().st_size < 80_000, file.name
 
 
 def test_the_page_of_the_methods_is_made_of_their_table():
