@@ -342,7 +342,9 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(names) - 1, -1, -1), lines)
     ax.tick_params(axis="both", length=0)
     ax.tick_params(axis="y", labelsize=size)
-    ax.set_xticks(list(columns.values()), list(columns))
+    # Broken at hyphens, so that no name runs into the next.
+    ax.set_xticks(list(columns.values()), [name.replace("-", "-\n") for name in columns])
+    ax.tick_params(axis="x", labelsize=size)
     ax.xaxis.tick_top()
     ax.set_xlim(-0.5, max(len(datasets), 1) - 0.5)
     ax.set_ylim(-0.7, len(names) - 0.3)

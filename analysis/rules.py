@@ -461,7 +461,8 @@ def declared_when(study: StudyResult) -> str:
         else f"declared {at[:10]}, when {known} of {len(frame)} runs were known from other studies"
     )
     finished = frame["finished_at"].min() if len(frame) else ""
-    grown = [entry for entry in later if str(entry["at"]) > finished]
+    # Times are whole seconds: what was added within the second of a result may have been after it.
+    grown = [entry for entry in later if finished and str(entry["at"]) >= finished]
     times = "once" if len(grown) == 1 else f"{len(grown)} times"
     looks = all(one.looks for one in study.declaration.study.hypotheses)
     planned = ", at declared looks" * looks

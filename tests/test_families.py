@@ -334,7 +334,10 @@ BAD = [
     ({"kind": "reldrop-pixel", "beta": 2}, "beta is 2.0; allowed: 0 to 1"),
     ({"kind": "icd", "fill": "red"}, "unknown fill 'red'; known: blur, mean"),
     ({"kind": "aicd", "tile": 0}, "tile is 0; allowed: whole numbers from 1"),
-    ({"kind": "saliencymix", "target": "loss?"}, "unknown target 'loss\\?'; known: loss"),
+    (
+        {"kind": "saliencymix", "target": "loss?"},
+        r"unknown target 'loss\?' \(did you mean 'loss'\?\); known: loss",
+    ),
     ({"kind": "keepaugment", "method": "alp"}, "'alp' enlarges the batch"),
     ({"kind": "fgsm", "epsilon": -1}, "epsilon is -1.0; allowed: 0 to 1000"),
     ({"kind": "pgd", "iterations": 0}, "iterations is 0; allowed: 1 to 1000"),

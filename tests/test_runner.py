@@ -455,7 +455,10 @@ def test_benchmark_strengths_are_chosen_on_validation_with_seeds_of_their_own(tm
     [
         (dict(adjustments="27"), "adjustment index 27; allowed: 0 to 26"),
         (dict(adjustments="1", split="sign"), "changes the middle category"),
-        (dict(adjustments="3", target="score"), "unknown target 'score'; known: loss"),
+        (
+            dict(adjustments="3", target="score"),
+            "unknown target 'score' (did you mean 'class_score'?); known: loss",
+        ),
         (dict(strength=1.0), "neither adjustments nor a method"),
         (dict(method="vanilla", adjustments="3"), "'vanilla' takes no adjustments"),
         (dict(adjustments="3", quantiles=(0.9, 0.1)), "increasing numbers"),

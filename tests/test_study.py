@@ -147,7 +147,7 @@ def test_a_study_of_ones_own_comes_from_yaml(tmp_path):
         ),
         (
             {"arms": [{"name": "a", "method": "menda"}]},
-            "arm 'a': unknown method 'menda'; known: vanilla, aba, challenger",
+            "arm 'a': unknown method 'menda' (did you mean 'mendaba'?); known: vanilla, aba",
         ),
         ({"arms": [{"name": "a", "learning_rate": -1}]}, "arm 'a': learning_rate is -1; allowed"),
         ({"name": "../up"}, "given: '../up'"),

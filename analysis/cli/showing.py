@@ -159,16 +159,17 @@ def figures_(
         ]
         print(f"{study} on {dataset}: {', '.join(counts)} in {out}/", flush=True)
 
+    look = exhibits.Look(metric, confidence, seed)
+    formats = [name.strip() for name in format.split(",") if name.strip()]
+    files = exhibits.Files(formats, width or "", style or "")  # refused before anything is said
     shown = ["isolation" if name == exhibits.BESIDE else name for name in studies or ()]
     done = exhibits.export(
         or_shipped(results, shown, dataset or ()),
         out,
         studies or (),
         dataset or (),
-        files=exhibits.Files(
-            [name.strip() for name in format.split(",") if name.strip()], width or "", style or ""
-        ),
-        look=exhibits.Look(metric, confidence, seed),
+        files=files,
+        look=look,
         preset=preset,
         progress=say,
     )
