@@ -16,13 +16,15 @@ QUICK = {"attacked": 5, "alarm": 5, "long_steps": 20, "spsa_steps": 1}
 
 
 def test_its_subsets_are_those_of_no_other_study_and_of_no_shipped_run():
-    drawn = {seed for d in DATA for seed in standard_study("attacks", d, "standard").seeds}
-    assert min(drawn) >= attacks.UNSEEN_SEED and max(drawn) < TUNING_SEED
-    for name in set(STANDARD) - {"attacks"}:
-        assert not drawn & set(standard_study(name, "digits", "standard").seeds), name
+    drawn = {d: set(standard_study("attacks", d, "standard").seeds) for d in DATA}
+    for dataset, seeds in drawn.items():
+        assert min(seeds) >= attacks.UNSEEN_SEED and max(seeds) < TUNING_SEED
+        for name in set(STANDARD) - {"attacks"}:
+            assert not seeds & set(standard_study(name, dataset, "standard").seeds), name
     for declaration in results.declarations(results.SHIPPED):
-        if declaration.study.name != "attacks":
-            assert not drawn & set(declaration.study.seeds), declaration.study.name
+        study = declaration.study
+        if study.name != "attacks":
+            assert not drawn.get(study.dataset, set()) & set(study.seeds), study.name
 
 
 def test_noise_has_the_norm_of_all_and_the_attacks_are_all_that_a_card_measures():
