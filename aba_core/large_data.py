@@ -55,28 +55,20 @@ def _ecg(title: str, labels: int, derived: bool = True, times: int = 1000) -> La
     )  # fmt: skip
 
 
+def _tiny_imagenet(title: str, classes: int, subsets: dict[str, int]) -> LargeInfo:
+    whole = "tiny-imagenet/tiny-imagenet-200.zip"
+    part = "tiny-imagenet/tiny-imagenet-200-val10000-train50perclass.tar.gz"
+    return LargeInfo(
+        title, (3, 64, 64), classes, subsets, "aba_core.tiny_imagenet:load", whole, part, 248, True
+    )
+
+
 LARGE: dict[str, LargeInfo] = {
-    "tiny-imagenet": LargeInfo(
-        "Tiny ImageNet",
-        (3, 64, 64),
-        200,
-        {"tiny": 2000, "med": 5000, "tenth": 10000, "full": 100000},
-        "aba_core.tiny_imagenet:load",
-        "tiny-imagenet/tiny-imagenet-200.zip",
-        "tiny-imagenet/tiny-imagenet-200-val10000-train50perclass.tar.gz",
-        248,
-        True,
+    "tiny-imagenet": _tiny_imagenet(
+        "Tiny ImageNet", 200, {"tiny": 2000, "med": 5000, "tenth": 10000, "full": 100000}
     ),
-    "tiny-imagenet-20": LargeInfo(
-        "Tiny ImageNet, 20 classes",
-        (3, 64, 64),
-        20,
-        {"tiny": 200, "med": 500, "tenth": 1000, "full": 10000},
-        "aba_core.tiny_imagenet:load",
-        "tiny-imagenet/tiny-imagenet-200.zip",
-        "tiny-imagenet/tiny-imagenet-200-val10000-train50perclass.tar.gz",
-        248,
-        True,
+    "tiny-imagenet-20": _tiny_imagenet(
+        "Tiny ImageNet, 20 classes", 20, {"tiny": 200, "med": 500, "tenth": 1000, "full": 10000}
     ),
     "ptb-xl": _ecg("71 statements", 71, derived=False),
     "ptb-xl-superclass": _ecg("superclasses", 5),

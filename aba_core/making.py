@@ -6,6 +6,7 @@ One interface, for an ordinary module and for stacked replicas. `Objective` asks
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,12 +25,14 @@ Pack = Callable[
 ]  # what a part of a model takes in, from the activations attributed
 
 
-class Differentiated:
+class Differentiated(ABC):
     """Inputs to logits by a function that may know its way back without autograd."""
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Logits of a batch, [*lead, class] from [*lead, *feature]."""
 
+    @abstractmethod
     def slopes(
         self,
         x: Tensor,
@@ -40,7 +43,6 @@ class Differentiated:
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Each sample's loss, and the gradients of their sum over `divisor` to parameters and
         inputs, each where it is asked for. None where autograd must make them."""
-        raise NotImplementedError
 
 
 class Maker(Protocol):

@@ -39,3 +39,13 @@ def unchecked_shapes() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def kernels_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels in C whatever the environment says, and one thread, as they are used."""
+    monkeypatch.setenv("ABA_KERNELS", "on")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

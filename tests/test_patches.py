@@ -18,19 +18,12 @@ from aba_core.kernels import compiling, patches
 from aba_core.replicas import Replicas
 from aba_core.training import train
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, compiling.COMPILERS)), reason="no C compiler"
-)
+COMPILER = any(map(shutil.which, compiling.COMPILERS))
+pytestmark = [
+    pytest.mark.skipif(not COMPILER, reason="no C compiler"),
+    pytest.mark.usefixtures("kernels_on_one_thread"),
+]
 CLOSE = {torch.float64: 1e-10, torch.float32: 2e-4}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setenv("ABA_KERNELS", "on")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def laid_out(x, layout):
