@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from aba_core.kernels import on_gpu
+from aba_core.kernels import draws, on_gpu
 
 # One stream per purpose. The numbers are part of every result: append, never renumber.
 PURPOSES = {
@@ -116,7 +116,10 @@ def uniform(
 def _uniforms(stream: Tensor, step: int | Tensor, index: Tensor) -> Tensor:
     if on_gpu.applies(stream, index):
         return on_gpu.uniforms(stream, step, index)
-    return _unit_interval(_bits(stream, step, index))
+    heads = _mix(_mix(stream) ^ step)
+    if draws.applies(heads, index):
+        return draws.uniforms(heads, index)
+    return _unit_interval(_mix(heads ^ index))
 
 
 def _unit_interval(bits: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
 # The step of draws that last for a whole training: none has so many.
 ALWAYS = 2**40
 
-# What an ordinary step draws: two uniforms, and the pair of uniforms of a normal draw.
+# What an ordinary step draws: two uniforms and the pair of a normal draw, which follows.
 _USUAL = ("adjustment", "target", "magnitude", "magnitude")
 
 
@@ -159,7 +162,7 @@ class Draws:
     seeds: Mapping[str, Int64[Tensor, "*any"]]
     step: int | Int64[Tensor, "*steps"]
     index: Int64[Tensor, "*lead"]
-    made: Float64[Tensor, "4 *lead"] | None = None
+    made: Float64[Tensor, "5 *lead"] | None = None
     steps: int = 0
     rows: Int64[Tensor, "*lead"] | None = None
 
@@ -186,6 +189,8 @@ class Draws:
 
     def of(self, replicas: slice) -> Draws:
         """The same draws for some replicas of the stack."""
+        if replicas == slice(0, len(self.index)):
+            return self
         return self._part(replicas, {name: seed[replicas] for name, seed in self.seeds.items()})
 
     def _part(self, chosen: Tensor | slice, seeds: Mapping[str, Tensor]) -> Draws:
@@ -193,8 +198,8 @@ class Draws:
         return Draws(seeds, self.step, self.index[chosen], self.usual[:, chosen], self.steps, rows)
 
     @cached_property
-    def usual(self) -> Float64[Tensor, "4 *lead"]:
-        """The uniforms of an ordinary step, all at once: on so few numbers, what takes time is the
+    def usual(self) -> Float64[Tensor, "5 *lead"]:
+        """What an ordinary step draws, all at once: on so few numbers, what takes time is the
         number of operations."""
         if self.made is not None:
             return self.made
@@ -205,7 +210,8 @@ class Draws:
         )
         even = 2 * self.index
         places = torch.stack([self.index, self.index, even, even + 1])
-        return _uniforms(streams, self.step, places)
+        drawn = _uniforms(streams, self.step, places)
+        return torch.cat([drawn, _box_muller(drawn[2], drawn[3])[None]])
 
     def shared(self, per: str) -> Draws:
         """These draws, or one for the whole batch where `per` is "batch"."""
@@ -294,8 +300,7 @@ class Draws:
 
     def magnitude(self, signed: bool = False) -> Float64[Tensor, "*lead"]:
         """|N(0, 1)| a sample: mean √(2/π) ≈ 0.798. signed: the same numbers with their signs."""
-        drawn = _box_muller(self.usual[2], self.usual[3])
-        return drawn if signed else drawn.abs()
+        return self.usual[4] if signed else self.usual[4].abs()
 
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
         """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""
@@ -308,12 +313,16 @@ class Draws:
         )
 
 
+def edges_of(probabilities: Float64[Tensor, "*any option"]) -> Float64[Tensor, "*any edge"]:
+    """Where options begin in the unit interval, but for the first."""
+    return probabilities.cumsum(-1)[..., :-1]
+
+
 def choice(
     probabilities: Float64[Tensor, "*#any option"], uniforms: Float64[Tensor, "*#any"]
 ) -> Int64[Tensor, "*any"]:
     """The option whose share of the unit interval holds the uniform draw."""
-    edges = probabilities.cumsum(-1)[..., :-1]
-    return (uniforms[..., None] >= edges).sum(-1)
+    return (uniforms[..., None] >= edges_of(probabilities)).sum(-1)
 
 
 def epoch_order(

@@ -63,19 +63,6 @@ class Percentiles:
             accumulate(cuts, max)
         )  # halves round outwards: cuts a hair apart must not cross
 
-    def cuts(self, flat: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch cut"] | None:
-        """The largest value of each category but the last, on a CPU, in each sample; None where
-        values tie on a cut, or a category is empty."""
-        features = flat.shape[1]
-        counts = self.boundaries(features)
-        if not (0 < counts[0] and counts[-1] < features and len(set(counts)) == len(counts)):
-            return None
-        ordered = np.sort(flat.detach().numpy(), axis=1)
-        cuts = ordered[:, [count - 1 for count in counts]]
-        # False for NaN too, which numbers are sorted before.
-        clear = bool((cuts < ordered[:, list(counts)]).all())
-        return torch.from_numpy(cuts) if clear else None
-
     def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
         below = _smallest(flat, self.boundaries(flat.shape[1]))
         between = [upper & ~lower for lower, upper in zip(below, below[1:], strict=False)]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from aba_core.architecture import mixes_samples
@@ -20,6 +20,39 @@ from aba_core.cutting import INPUT, halves
 from aba_core.making import ModuleMaker, ReplicasMaker
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
+
+
+@dataclass
+class LastGradients:
+    """The loss's gradient to each sample when it was trained on last.
+
+    values: of all samples of all replicas; known: whether a sample was ever trained on. rows: where
+    those of the present batch are.
+    """
+
+    values: Float[Tensor, "row *feature"]
+    known: Bool[Tensor, "row"]
+    rows: Int64[Tensor, "replica batch"]
+
+    @classmethod
+    def none(cls, samples: int, like: Float[Tensor, "replica batch *feature"]) -> LastGradients:
+        """Of samples that were not trained on yet."""
+        known = torch.zeros(samples, dtype=torch.bool, device=like.device)
+        rows = torch.zeros(like.shape[:2], dtype=torch.int64, device=like.device)
+        return cls(like.new_zeros(samples, *like.shape[2:]), known, rows)
+
+    def of_batch(
+        self,
+    ) -> tuple[Float[Tensor, "replica batch *feature"], Bool[Tensor, "replica batch"]]:
+        """Those of the present batch, and which there are."""
+        values = self.values.index_select(0, self.rows.flatten())
+        return values.unflatten(0, self.rows.shape), self.known[self.rows]
+
+    def keep(self, gradients: Float[Tensor, "replica batch *feature"]) -> None:
+        """Those of the present batch from now on."""
+        rows = self.rows.flatten()
+        self.values.index_copy_(0, rows, gradients.flatten(0, 1))
+        self.known[rows] = True
 
 
 @dataclass
@@ -36,9 +69,8 @@ class Tail:
     # shares of a batch, that samples without need of a map have saved so far.
     samples_meet: bool = True
     saved: float = 0.0
-    # The loss's gradient to each sample when it was trained on last, shaped like h, and whether it
-    # ever was, [*lead]. Only for methods whose `needs_last_gradient` asks for it.
-    last_gradient: tuple[Tensor, Tensor] | None = None
+    # Only for methods whose `needs_last_gradient` asks for it.
+    last_gradients: LastGradients | None = None
 
     def map(
         self,

@@ -25,7 +25,7 @@ from aba_core.methods.base import Method
 from aba_core.precision import products_in
 from aba_core.randomness import Draws
 from aba_core.replicas import Pass, Replicas
-from aba_core.sites import INPUT, StackedSite
+from aba_core.sites import INPUT, LastGradients, StackedSite
 
 AHEAD = 32  # draws are made for so many steps at once: few numbers take as long as many
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
@@ -40,7 +40,7 @@ class Step:
     train: the training split, on the replicas' device. seeds: one tensor [replica, 1] a purpose.
     learning_rate: one a replica. places: which samples of `train` a replica trains on, None for
     all of them. number: which step is next, from 0. rows: its samples, by their order in `places`.
-    uniforms: its `Draws.usual`. finite: which replicas' losses were finite in all steps so far.
+    drawn: its `Draws.usual`. finite: which replicas' losses were finite in all steps so far.
     """
 
     config: TrainConfig
@@ -55,7 +55,7 @@ class Step:
     places: Int64[Tensor, "replica taken"] | None = None
     number: Int64[Tensor, "1"] = field(init=False)
     rows: Int64[Tensor, "replica batch"] = field(init=False)
-    uniforms: Float64[Tensor, "4 replica batch"] = field(init=False)
+    drawn: Float64[Tensor, "5 replica batch"] = field(init=False)
     finite: Bool[Tensor, "replica"] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,16 +63,17 @@ class Step:
         device, replicas = parameters.device, len(parameters)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.rows = torch.zeros(replicas, batch, dtype=torch.int64, device=device)
-        self.uniforms = torch.zeros(4, replicas, batch, dtype=torch.float64, device=device)
-        self._ahead, self._ahead_from = self.uniforms[:, None], -1
+        self.drawn = torch.zeros(5, replicas, batch, dtype=torch.float64, device=device)
+        self._ahead, self._ahead_from = self.drawn[:, None], -1
         self.finite = torch.ones(replicas, dtype=torch.bool, device=device)
         self._place = torch.arange(batch, device=device).expand(replicas, batch)
         moments = 1 if self.config.optimizer == "sgd" else 2
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
         self.samples = len(self.train) if self.places is None else self.places.shape[1]
         self._steps = self.config.steps(self.samples)
-        # Each sample's last gradient [replica · sample, *feature], and whether it has one.
-        self._last: tuple[Tensor, Tensor] | None = None
+        # Of the samples of each replica, whose rows follow one another.
+        self._last: LastGradients | None = None
+        self._first_rows = self.samples * torch.arange(replicas, device=device)[:, None]
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
         self._acting = self.method
@@ -88,7 +89,7 @@ class Step:
             numbers = torch.arange(number, number + AHEAD, device=self.number.device)[:, None, None]
             places = self._place.expand(AHEAD, *self._place.shape)
             self._ahead, self._ahead_from = Draws(self.seeds, numbers, places).usual, number
-        self.uniforms.copy_(self._ahead[:, number - self._ahead_from])
+        self.drawn.copy_(self._ahead[:, number - self._ahead_from])
 
     def __call__(self) -> None:
         parameters = self.replicas.parameters
@@ -113,18 +114,14 @@ class Step:
         """The step of a method that takes each sample's last gradient for its map: the loss's
         gradient to the inputs that were trained on is kept."""
         assert self.site is not None
-        samples = self.samples
         if self._last is None:
-            known = torch.zeros(len(x), samples, dtype=torch.bool, device=x.device)
-            self._last = x.new_zeros(len(x) * samples, *x.shape[2:]), known
-        last, known = self._last
-        rows = (self.rows + samples * torch.arange(len(x), device=x.device)[:, None]).flatten()
-        kept = last.index_select(0, rows).reshape(x.shape)
-        self.site.tail.last_gradient = kept, known.gather(1, self.rows)
+            self._last = LastGradients.none(len(x) * self.samples, x)
+        last = self._last
+        last.rows = self.rows + self._first_rows
+        self.site.tail.last_gradients = last
         to_x = torch.empty_like(x)
         results = self._losses_and_gradient(x, labels, to_x)
-        last.index_copy_(0, rows, to_x.flatten(0, 1))
-        known.scatter_(1, self.rows, True)
+        last.keep(to_x)
         return results
 
     def _losses_and_gradient(
@@ -136,7 +133,7 @@ class Step:
         if method is None or site is None:
             return losses_and_gradient(replicas, x, labels, self.loss)
         site = self.sites.get(method.site, site)
-        draws = Draws(self.seeds, self.number, self._place, self.uniforms, self._steps, self.rows)
+        draws = Draws(self.seeds, self.number, self._place, self.drawn, self._steps, self.rows)
         hidden = method.site != INPUT
         if not hidden:
             x, labels = method.batch(site.tail, x, labels, draws)

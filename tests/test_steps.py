@@ -204,10 +204,10 @@ def test_draws_made_ahead_are_those_of_each_step(ahead, tiny_splits, monkeypatch
         own = Draws(step.seeds, number, step._place)
         for purpose in ("adjustment", "target"):
             drawn = uniform(step.seeds[purpose], purpose, number, step._place)
-            assert torch.equal(replace(own, made=step.uniforms).uniform(purpose), drawn)
+            assert torch.equal(replace(own, made=step.drawn).uniform(purpose), drawn)
             assert torch.equal(own.uniform(purpose), drawn)
         drawn = normal(step.seeds["magnitude"], "magnitude", number, step._place).abs()
-        assert torch.equal(replace(own, made=step.uniforms).magnitude(), drawn)
+        assert torch.equal(replace(own, made=step.drawn).magnitude(), drawn)
 
 
 def test_ties_are_broken_alike_where_nobody_asks_for_them(monkeypatch):

@@ -110,6 +110,8 @@ def _found() -> tuple[ctypes.CDLL | None, Status]:
 
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
+    loaded.uniforms.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 3]
+    loaded.uniforms.restype = None
     for number_type in ("float", "double"):
         forward = getattr(loaded, f"forward_{number_type}")
         backward = getattr(loaded, f"backward_{number_type}")
@@ -124,8 +126,7 @@ def _load(path: Path) -> ctypes.CDLL:
         entropy = getattr(loaded, f"cross_entropy_{number_type}")
         entropy.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 4]
         adjust = getattr(loaded, f"adjust_{number_type}")
-        adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
-        adjust.restype = None
+        adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 12]
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None

@@ -1,57 +1,108 @@
-"""Inputs moved by category in one call of C, which makes no masks."""
+"""Inputs moved by ABA in one call of C for all replicas: each sample's adjustment by its draws, the
+category of each feature, the formula.
+
+The tensor code of `methods.aba` is its twin: the same bits. Sorting is NumPy's, whose vectorised
+sort is as fast as any in C that was tried.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from aba_core.kernels import in_use, loaded
 from aba_core.kernels.blocks import NUMBERS, computable
+from aba_core.selection import Percentiles, Selection, order_of_ties
+
+MOST_CATEGORIES = 64
+_FIXED, _FOLDED, _SIGNED = range(3)  # magnitudes, as adjusting.c has them
 
 
-def applies(x: Tensor, attribution: Tensor) -> bool:
-    """Whether C may adjust these. It has no way back: activations of a hidden layer have one."""
-    if x.requires_grad and torch.is_grad_enabled():
-        return False
-    return x.numel() > 0 and computable((x, attribution), levels=0) and in_use()
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn for each sample of each replica, and what from. [replica, sample] all through.
+
+    chosen: the number in (0, 1) that chooses a member of the set. edges: where members begin in the
+    unit interval, but for the first. magnitude: normal draws, or None for 1; signed: with their
+    signs.
+    """
+
+    chosen: Float64[Tensor, "replica sample"]
+    edges: Float64[Tensor, "replica edge"]
+    table: Float[Tensor, "replica member category"]
+    strength: Float64[Tensor, "replica"]
+    magnitude: Float64[Tensor, "replica sample"] | None
+    signed: bool = False
 
 
-def adjusted(
-    x: Float[Tensor, "batch feature"],
-    attribution: Float[Tensor, "batch feature"],
-    cuts: Float[Tensor, "batch cut"],
-    changes: Float[Tensor, "batch category"],
-) -> Float[Tensor, "batch feature"]:
-    """x plus the change of each feature's category: the first one whose cut its attribution is not
-    above. Differentiable in x: activations of a hidden layer belong to the layers before it."""
-    if x.requires_grad:
-        return _Moved.apply(x, attribution, cuts, changes)  # type: ignore[no-any-return]
-    return _in_c(x, attribution, cuts, changes)
+@dataclass(frozen=True)
+class Maps:
+    """Attribution maps: those of a batch in order, or rows of a longer list. known: which of these
+    there are; samples without one stay as they are."""
+
+    values: Float[Tensor, "row *feature"]
+    rows: Int64[Tensor, "replica sample"] | None = None
+    known: Bool[Tensor, "row"] | None = None
 
 
-class _Moved(torch.autograd.Function):
-    """The changes do not depend on x, so its gradient passes as it is."""
+def applies(x: Tensor, maps: Maps, split: Selection) -> bool:
+    """Whether C may move these. It has no way back: activations of a hidden layer have one."""
+    values = maps.values
+    return (
+        not (x.requires_grad and torch.is_grad_enabled())
+        and x.numel() > 0
+        and split.categories <= MOST_CATEGORIES
+        and values.is_contiguous()
+        and computable((x, values), levels=0)
+        and in_use()
+    )
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, attribution: Tensor, cuts: Tensor, changes: Tensor) -> Tensor:
-        return _in_c(x, attribution, cuts, changes)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0], None, None, None
-
-
-def _in_c(x: Tensor, attribution: Tensor, cuts: Tensor, changes: Tensor) -> Tensor:
+def moved(
+    x: Float[Tensor, "replica sample *feature"], maps: Maps, split: Selection, drawn: Drawn
+) -> Float[Tensor, "replica sample *feature"]:
+    """x plus strength · magnitude · the change of each feature's category."""
     library = loaded()
     assert library is not None
-    x, attribution = x.contiguous(), attribution.contiguous()
-    to = x.new_empty(x.shape)
-    sizes = (ctypes.c_int64 * 3)(*x.shape, cuts.shape[1])
-    tensors = x, attribution, cuts.to(x.dtype).contiguous(), changes.to(x.dtype).contiguous(), to
-    pointers = (tensor.data_ptr() for tensor in tensors)
-    getattr(library, f"adjust_{NUMBERS[x.dtype]}")(sizes, *pointers)
+    x = x.detach().contiguous()
+    replicas, samples = x.shape[:2]
+    features = x[0, 0].numel()
+    counts: tuple[int, ...] = ()
+    ordered = order = None
+    if isinstance(split, Percentiles):
+        counts = split.boundaries(features)
+        ordered = _ordered(maps, features)
+        order = order_of_ties(features, x.device)[0]
+    magnitudes = _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
+    members, categories = drawn.table.shape[-2:]
+    head = replicas, samples, features, members, categories, magnitudes, len(counts), *counts
+    given = (
+        *(x, maps.values, ordered, maps.rows, maps.known, drawn.chosen, drawn.magnitude),
+        *(drawn.edges, drawn.table, drawn.strength, order),
+    )
+    held = [None if value is None else value.contiguous() for value in given]
+    to = torch.empty_like(x)
+    failed = getattr(library, f"adjust_{NUMBERS[x.dtype]}")(
+        (ctypes.c_int64 * len(head))(*head),
+        *(None if value is None else value.data_ptr() for value in (*held, to)),
+    )
+    if failed:
+        raise RuntimeError(
+            "inputs could not be moved: no memory; needed: smaller batches or ABA_KERNELS=off"
+        )
     return to
+
+
+def _ordered(maps: Maps, features: int) -> Tensor:
+    """Each sample's attributions in order, NaN last."""
+    values = maps.values.detach()
+    if maps.rows is None:
+        ordered = values.reshape(-1, features).clone()
+    else:
+        ordered = values.index_select(0, maps.rows.flatten()).reshape(-1, features)
+    ordered.numpy().sort(axis=1)
+    return ordered

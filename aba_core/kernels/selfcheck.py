@@ -19,6 +19,7 @@ class Wrong(Exception):
 
 def check(library: ctypes.CDLL) -> None:
     """Raises Wrong for a library whose numbers differ."""
+    _check_uniforms(library)
     for name, number in (("float", ctypes.c_float), ("double", ctypes.c_double)):
         for shape in _SHAPES:
             _check_block(library, name, number, shape)
@@ -184,16 +185,53 @@ def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
 
 
 def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
-    for cuts in ([4], [4, 6], [2, 4, 6]):
-        changes = [10 * (n + 1) for n in range(len(cuts) + 1)]
-        x, map_, to = (number * 9)(*_whole(9, 1)), (number * 9)(*range(9)), (number * 9)()
-        given = (number * len(cuts))(*cuts), (number * len(changes))(*changes)
-        getattr(library, f"adjust_{name}")(
-            (ctypes.c_int64 * 3)(1, 9, len(cuts)), x, map_, *given, to
-        )
-        expected = [x[n] + changes[sum(n > cut for cut in cuts)] for n in range(9)]
-        if [*to] != expected:
+    """Two replicas of two samples, whose maps have no ties, nothing but ties, and NaN on a cut; the
+    last one has no map. By cuts and by sign."""
+    nan, features = math.nan, 9
+    maps: list[list[float]] = [[*range(-4, 5)], [3] * 9, [5, *[nan] * 8], [*range(9)]]
+    ties = [5, 0, 8, 3, 1, 7, 2, 6, 4]
+    x, chosen, known = _whole(4 * features, 1), (0.1, 0.7, 0.7, 0.1), (1, 1, 1, 0)
+    for counts in ([4], [4, 6], [2, 4, 6], []):
+        many = len(counts) + 1 if counts else 2
+        table = [10 * 2**n for n in range(2 * many)]
+        expected, ordered = [], []
+        for i, own in enumerate(maps):
+            first, factor = many * (chosen[i] > 0.5), (i // 2 + 1) * known[i]
+            keys = [(v != v, v if v == v else 0, ties.index(n)) for n, v in enumerate(own)]
+            places = sorted(range(features), key=keys.__getitem__)
+            ordered += [own[n] for n in places]
+            for n in range(features):
+                below = [
+                    n in places[:count] and own[places[count - 1]] == own[places[count - 1]]
+                    for count in counts
+                ]
+                inside = [a > b for a, b in zip([*below, True], [False, *below], strict=True)]
+                inside = inside if counts else [own[n] < 0, own[n] > 0]
+                moved = sum(factor * table[first + c] for c in range(many) if inside[c])
+                expected.append(x[features * i + n] + moved)
+        sizes = (ctypes.c_int64 * (7 + len(counts)))(2, 2, 9, 2, many, 1, len(counts), *counts)
+        to = (number * len(x))()
+        backwards = (number * len(x))(*(value for own in reversed(maps) for value in own))
+        failed = getattr(library, f"adjust_{name}")(
+            sizes, (number * len(x))(*x), backwards,
+            (number * len(x))(*ordered) if counts else None,
+            (ctypes.c_int64 * 4)(3, 2, 1, 0), (ctypes.c_uint8 * 4)(*reversed(known)),
+            (ctypes.c_double * 4)(*chosen), (ctypes.c_double * 4)(1, -1, 1, 1),
+            (ctypes.c_double * 2)(0.5, 0.5), (number * (4 * many))(*table, *table),
+            (ctypes.c_double * 2)(1, 2), (ctypes.c_int64 * features)(*ties), to,
+        )  # fmt: skip
+        if failed or [*to] != expected:
             raise Wrong(f"the compiled adjustment is wrong: {[*to]}, {name}")
+
+
+def _check_uniforms(library: ctypes.CDLL) -> None:
+    """Against the first number that SplitMix64 makes of 0 and of 1234567, by its authors' code."""
+    to = (ctypes.c_double * 2)()
+    heads, places = (ctypes.c_uint64 * 2)(5, 1234567), (ctypes.c_uint64 * 2)(5, 0)
+    library.uniforms((ctypes.c_int64 * 2)(2, 1), heads, places, to)
+    bits = 0xE220A8397B1DCDAF, 6457827717110365317
+    if [*to] != [((number >> 11) + 0.5) * 2.0**-53 for number in bits]:
+        raise Wrong(f"the compiled draws are wrong: {[*to]}")
 
 
 def _check_chain(library: ctypes.CDLL, name: str, number: Any) -> None:

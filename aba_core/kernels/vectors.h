@@ -28,7 +28,7 @@ static _Thread_local void *scratch_memory;
 static _Thread_local size_t scratch_bytes;
 
 /* The thread's memory, kept for its next call. */
-static char *scratch(size_t bytes)
+static inline char *scratch(size_t bytes)
 {
     if (bytes > scratch_bytes) {
         free(scratch_memory);
@@ -42,6 +42,6 @@ static char *scratch(size_t bytes)
     return scratch_memory;
 }
 
-static size_t rounded(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
+static inline size_t rounded(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 
 #endif

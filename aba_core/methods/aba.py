@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,15 +28,14 @@ from aba_core.checks import warn_of_units
 from aba_core.identity import Use, meant
 from aba_core.kernels import adjusting, on_gpu
 from aba_core.methods.base import Method
+from aba_core.methods.members import MemberPer, Members, choosing, draw_changes, members_of
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
-from aba_core.randomness import Draws, check_seed, choice
+from aba_core.randomness import Draws, check_seed
 from aba_core.selection import Percentiles, Selection, SignSplit, categorize, order_of_ties
-from aba_core.sites import INPUT, Tail
+from aba_core.sites import INPUT, LastGradients, Tail
 
 # On a GPU, `ABA` looks at values in every so manieth call: each look halts the stream of work.
 LOOK_EVERY = 100
-# What keeps one member of the set; see `_choosing`.
-MemberPer = Literal["draw", "batch", "turn", "sample", "progress"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,11 @@ class Augmentation(Method):
     split: how a map falls into categories. draw_per: whether adjustment and magnitude are drawn
     for each sample or once for the batch. placebo: what stands in for the model's own map, to see
     whether attribution matters (`placebos.selecting_map`). member_per: what keeps one member of the
-    set (see `_choosing`), to see where the members act on one another. signed: N(0, 1) in place of
-    |N(0, 1)|, so that an adjustment stands for its opposite as well. site: "input", or a layer
-    whose output is attributed and changed. lagged: the map is the loss's gradient from the step in
-    which the sample was trained on last, which that step's own way back gives at almost no cost; in
-    its first epoch a sample stays as it is. The other fields are those of `Attribution`.
+    set (see `members.choosing`), to see where the members act on one another. signed: N(0, 1) in
+    place of |N(0, 1)|, so that an adjustment stands for its opposite as well. site: "input", or a
+    layer whose output is attributed and changed. lagged: the map is the loss's gradient from the
+    step in which the sample was trained on last, which that step's own way back gives at almost no
+    cost; in its first epoch a sample stays as it is. The other fields are those of `Attribution`.
     """
 
     kind: ClassVar[str] = "aba"
@@ -190,7 +188,7 @@ class Augmentation(Method):
         """One augmentation a replica. All must agree but for set and strength."""
         if len({method.structure for method in methods}) != 1:
             raise ValueError("stacked augmentations differ in more than their sets and strengths")
-        stacked = _Members.stacked([(m.adjustments, m.split) for m in methods], device, dtype)
+        stacked = Members.stacked([(m.adjustments, m.split) for m in methods], device, dtype)
         numbers = [[method.strength] for method in methods]
         strengths = torch.tensor(numbers, device=device, dtype=torch.float64)
         return methods[0].with_values(adjustments=stacked, strength=strengths)
@@ -198,25 +196,44 @@ class Augmentation(Method):
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Changed activations and the same labels. A replica that diverged may hold NaN here: it
         stays in its own row."""
-        lead = draws.index.dim()
-        changes, magnitude = self.changes(draws, h)
+        stacked = draws.index.dim() > 1
+        changes = None
         if self.lagged:
-            attribution, known = _last(tail)
-            magnitude = magnitude * known
+            last = _last(tail)
+            maps = adjusting.Maps(last.values, last.rows, last.known)
         else:
-            attribution = self._map(tail, h, y, draws, changes)
-        changed = _adjusted(
-            h.flatten(0, lead - 1),
-            attribution.flatten(0, lead - 1),
-            changes.flatten(0, lead - 1),
-            (self.strength * magnitude).flatten(),
-            self.split,
-        ).reshape(h.shape)
+            changes = None if stacked else self.changes(draws, h)[0]
+            made = self._map(tail, h, y, draws, changes)
+            maps = adjusting.Maps(made.flatten(0, draws.index.dim() - 1))
+        if adjusting.applies(h, maps, self.split):
+            drawn = self._drawn(draws, h)
+            moved = adjusting.moved(h if stacked else h[None], maps, self.split, drawn)
+            changed = moved.reshape(h.shape)
+        else:
+            changed = self._by_tensors(h, maps, draws)
         if self.placebo == "gaussian":
             changed = in_random_direction(h, changed, draws)
         return changed, y
 
-    def _map(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws, changes: Tensor) -> Tensor:
+    def _by_tensors(self, h: Tensor, maps: adjusting.Maps, draws: Draws) -> Tensor:
+        """What `adjusting.moved` does in C."""
+        lead = draws.index.dim()
+        changes, magnitude = self.changes(draws, h)
+        attribution = maps.values
+        if maps.rows is not None and maps.known is not None:
+            attribution = attribution.index_select(0, maps.rows.flatten())
+            magnitude = magnitude * maps.known[maps.rows]
+        return _adjusted(
+            h.flatten(0, lead - 1),
+            attribution,
+            changes.flatten(0, lead - 1),
+            (self.strength * magnitude).flatten(),
+            self.split,
+        ).reshape(h.shape)
+
+    def _map(
+        self, tail: Tail, h: Tensor, y: Tensor, draws: Draws, changes: Tensor | None
+    ) -> Tensor:
         """What the categories are made of. Of one model, samples whose features all change alike
         are left out of the attribution pass, where each sample's map is its own: theirs is 0."""
 
@@ -230,7 +247,7 @@ class Augmentation(Method):
             )
 
         own = self.attribution in OF_ANY_MODEL and not (tail.samples_meet or self.placebo)
-        if changes.dim() > 2 or not own or self.attribution_mode == "train":
+        if changes is None or not own or self.attribution_mode == "train":
             return map_of(h, y, draws)
         alike = self.split.covers  # otherwise some features may belong to no category
         mapped = (changes != (changes[:, :1] if alike else 0)).any(1).nonzero()[:, 0]
@@ -247,20 +264,38 @@ class Augmentation(Method):
     ) -> tuple[Float[Tensor, "*lead category"], Float[Tensor, "*lead"]]:
         """Each sample's changes per category, drawn with the set's weights, and its magnitude.
         like: decides device and number type."""
-        members: Any = self.adjustments  # a set; of stacked replicas, tensors
-        if isinstance(members, AdjustmentSet):
-            members = _members_of(members, self.split, like.device, like.dtype)
+        members = self._members(like)
         return draw_changes(self, members.table, members.weights, draws)
 
+    def _drawn(self, draws: Draws, like: Tensor) -> adjusting.Drawn:
+        """As `changes`, before it is worked out what was chosen."""
+        members = self._members(like)
+        draws = draws.shared(self.draw_per)
+        strength = torch.as_tensor(self.strength, dtype=torch.float64).flatten()
+        return adjusting.Drawn(
+            choosing(self, members.weights, draws),
+            members.edges,
+            members.table.to(like.dtype),
+            strength,
+            draws.magnitude(signed=True) if self.randomize else None,
+            self.signed,
+        )
 
-def _last(tail: Tail) -> tuple[Tensor, Bool[Tensor, "*lead"]]:
+    def _members(self, like: Tensor) -> Members:
+        members: Any = self.adjustments  # a set; of stacked replicas, tensors
+        if isinstance(members, AdjustmentSet):
+            members = members_of(members, self.split, like.device, like.dtype)
+        return members
+
+
+def _last(tail: Tail) -> LastGradients:
     """The lagged maps, and which samples have one."""
-    if tail.last_gradient is None:
+    if tail.last_gradients is None:
         raise ValueError(
             "lagged is True; needed: training by `train` or `aba run`, which keep each sample's "
             "last gradient"
         )
-    return tail.last_gradient
+    return tail.last_gradients
 
 
 def _split(given: Any) -> Selection:
@@ -276,44 +311,6 @@ def _split(given: Any) -> Selection:
     if isinstance(given, list | tuple) and all(isinstance(q, int | float) for q in given):
         return Percentiles(*given)
     raise ValueError(f"split is {given!r}; allowed: Percentiles(...) or SignSplit()")
-
-
-@dataclass(frozen=True)
-class _Members:
-    """Sets as tensors. table: changes, padded to the largest set. weights: each member's
-    probability, 0 for padding."""
-
-    table: Float[Tensor, "*replica member category"]
-    weights: Float[Tensor, "*replica member"]
-
-    @classmethod
-    def stacked(
-        cls, sets: Sequence[tuple[AdjustmentSet, Selection]], device: Any, dtype: torch.dtype
-    ) -> _Members:
-        most = max(len(members) for members, _ in sets)
-        tables, weights = [], []
-        for members, split in sets:
-            rows = members.table(split.categories)
-            padding = most - len(rows)
-            tables.append(rows + rows[-1:] * padding)
-            weights.append(members.weights + (0.0,) * padding)
-        return cls(
-            torch.tensor(tables, device=device, dtype=dtype),
-            torch.tensor(weights, device=device, dtype=torch.float64),
-        )
-
-    def single(self) -> _Members:
-        return _Members(self.table[0], self.weights[0])
-
-    def part(self, rows: slice) -> _Members:
-        return _Members(self.table[rows], self.weights[rows])
-
-
-@lru_cache(maxsize=64)  # an upload at each step would wait for the device
-def _members_of(
-    members: AdjustmentSet, split: Selection, device: torch.device, dtype: torch.dtype
-) -> _Members:
-    return _Members.stacked([(members, split)], device, dtype).single()
 
 
 # Published presets (slides, sections "Attribution Based Augmentation" and "Method Creation");
@@ -375,13 +372,8 @@ def _adjusted(
     factor: Float[Tensor, "batch"],
     split: Selection,
 ) -> Float[Tensor, "batch *feature"]:
-    """`adjust` by the categories of a map, without masks where C or Triton does without."""
+    """`adjust` by the categories of a map, without masks where Triton does without."""
     flat = attribution.flatten(1)
-    if isinstance(split, Percentiles) and adjusting.applies(x, flat):
-        cuts = split.cuts(flat)
-        if cuts is not None:
-            changes = factor[:, None] * adjustments
-            return adjusting.adjusted(x.flatten(1), flat, cuts, changes).reshape(x.shape)
     if isinstance(split, Percentiles) and on_gpu.selects(x.flatten(1), flat):
         changes = (factor[:, None] * adjustments).to(x.dtype)
         ranks = order_of_ties(flat.shape[1], flat.device)[1]
@@ -389,48 +381,6 @@ def _adjusted(
         return on_gpu.moved(x.flatten(1), flat, ranks, changes, counts).reshape(x.shape)
     masks = split.masks(flat).unflatten(2, x.shape[1:])
     return adjust(x, masks, adjustments, 1.0, factor)
-
-
-def draw_changes(
-    augmentation: Augmentation,
-    table: Float[Tensor, "*replica member category"],
-    weights: Float[Tensor, "*replica member"],
-    draws: Draws,
-) -> tuple[Float[Tensor, "*lead category"], Float[Tensor, "*lead"]]:
-    """Each sample's changes per category, drawn with the set's weights, and its magnitude."""
-    drawn = draws.shared(augmentation.draw_per)
-    member = choice(weights.double()[..., None, :], _choosing(augmentation, weights, drawn))
-    changes = table.gather(-2, member[..., None].expand(*member.shape, table.shape[-1]))
-    if augmentation.randomize:
-        return changes, drawn.magnitude(augmentation.signed)
-    return changes, torch.ones(member.shape, dtype=torch.float64, device=member.device)
-
-
-def _choosing(
-    augmentation: Augmentation, weights: Float[Tensor, "*replica member"], draws: Draws
-) -> Float[Tensor, "*lead"]:
-    """The number in (0, 1) that chooses each sample's member: members share the unit interval by
-    their weights, in the set's order.
-
-    By member_per: "draw", a number of each draw's own. "batch": one for the batch. "turn": members
-    take turns, batch by batch. "sample": each training sample keeps its number throughout.
-    "progress": the first member starts the training and the last one ends it, or the other way
-    round, as the run's seed has it.
-    """
-    match augmentation.member_per:
-        case "batch":
-            return draws.shared("batch").uniform("adjustment")
-        case "turn":
-            members = (weights > 0).sum(-1, keepdim=True)
-            turn = (draws.step % members + 0.5) / members
-            return turn.double().expand(draws.index.shape)
-        case "sample":
-            return draws.lasting("adjustment")
-        case "progress":
-            done = draws.progress + 0.5 / draws.steps
-            backwards = draws.lasting("adjustment", of_run=True) < 0.5
-            return torch.where(backwards, 1.0 - done, done + torch.zeros_like(draws.usual[0]))
-    return draws.uniform("adjustment")
 
 
 class ABA:

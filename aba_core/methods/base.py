@@ -115,7 +115,7 @@ class Method:
 
     @property
     def needs_last_gradient(self) -> bool:
-        """Whether the tail must hold `last_gradient`, as training by replicas does."""
+        """Whether the tail must hold `last_gradients`, as training by replicas does."""
         return False
 
     def columns(self) -> dict[str, Any]:
