@@ -133,6 +133,8 @@ def _load(path: Path) -> ctypes.CDLL:
         keeps.argtypes, keeps.restype = [ctypes.POINTER(ctypes.c_int64)], ctypes.c_int64
         chain = getattr(loaded, f"chain_{number_type}")
         chain.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 9]
+    loaded.uniforms.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 3]
+    loaded.uniforms.restype = None
     return loaded
 
 

@@ -16,7 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-_COMPILED = "fused.c", "tokens.c", "patches.c", "losses.c", "adam.c", "adjusting.c", "chain.c"
+_COMPILED = (
+    *("fused.c", "tokens.c", "patches.c", "losses.c", "adam.c", "adjusting.c", "chain.c"),
+    "uniforms.c",
+)
 _FILES = *_COMPILED, "vectors.h", "lanes.h"
 SOURCES = tuple(Path(__file__).with_name(name) for name in _FILES)
 COMPILERS = ("cc", "gcc", "clang")
