@@ -21,7 +21,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from aba_core.kernels import draws, on_gpu
+from aba_core.kernels import draws as in_c
+from aba_core.kernels import on_gpu
+
+# Of noise made at a time, so that what is made on the way stays in a core's cache.
+_AT_ONCE = 2**15
 
 # One stream per purpose. The numbers are part of every result: append, never renumber.
 PURPOSES = {
@@ -117,8 +121,8 @@ def _uniforms(stream: Tensor, step: int | Tensor, index: Tensor) -> Tensor:
     if on_gpu.applies(stream, index):
         return on_gpu.uniforms(stream, step, index)
     heads = _mix(_mix(stream) ^ step)
-    if draws.applies(heads, index):
-        return draws.uniforms(heads, index)
+    if in_c.applies(heads, index):
+        return in_c.uniforms(heads, index)
     return _unit_interval(_mix(heads ^ index))
 
 
@@ -304,13 +308,28 @@ class Draws:
 
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
         """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""
+        counter = self._counter(copy)
+        if isinstance(counter, int) or counter.numel() == 1:
+            keys = _mix(_mix(self._seed(purpose) + _stream(purpose)) ^ counter)
+            if in_c.applies_along(keys):
+                return self._noise_in_c(keys.expand_as(self.index), features)
         place = torch.arange(features, device=self.index.device)
         return normal(
             self._seed(purpose)[..., None],
             purpose,
-            self._counter(copy),
+            counter,
             self.index[..., None] * features + place,
         )
+
+    def _noise_in_c(self, keys: Int64[Tensor, "*lead"], features: int) -> Float64[Tensor, "..."]:
+        """The same numbers, bit by bit, a few rows at a time."""
+        noise = torch.empty(self.index.numel(), features, dtype=torch.float64)
+        begins, keys = 2 * features * self.index.flatten(), keys.flatten()
+        rows = max(1, _AT_ONCE // features)
+        for at in (slice(first, first + rows) for first in range(0, len(noise), rows)):
+            pairs = [in_c.uniforms_along(keys[at], begins[at] + odd, features, 2) for odd in (0, 1)]
+            noise[at] = _box_muller(*pairs)
+        return noise.reshape(*self.index.shape, features)
 
 
 def edges_of(probabilities: Float64[Tensor, "*any option"]) -> Float64[Tensor, "*any edge"]:

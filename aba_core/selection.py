@@ -159,7 +159,17 @@ def _up_to(
     less, equal = flat < cut, flat == cut
     left = count - less.sum(1, keepdim=True)
     shuffled, back = order_of_ties(flat.shape[1], flat.device)
-    return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= left))
+    if not _on_cpu(flat):
+        return less | (equal & (equal[:, shuffled].cumsum(1)[:, back] <= left))
+    # The place, in the fixed order, of the last equal value that still belongs: NumPy lists all
+    # equal ones in a tenth of the time that counting along each sample takes.
+    ordered = equal.numpy()[:, shuffled.numpy()]
+    places, found = np.flatnonzero(ordered), ordered.sum(1)
+    last = np.full(len(ordered), -1)
+    some = found > 0
+    numbers = (found.cumsum() - found + np.minimum(left[:, 0].numpy(), found) - 1)[some]
+    last[some] = places[numbers] % flat.shape[1]
+    return less | (equal & (back <= torch.from_numpy(last)[:, None]))
 
 
 def _on_cpu(values: Tensor) -> bool:

@@ -38,7 +38,7 @@ from analysis.hypothesis import Hypothesis, PlainData, group_arm, hashed
 from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
-PRESETS = ("quick", "standard", "med", "published")
+PRESETS = ("quick", "standard", "med", "reduced", "published")
 # Seeds of tuning runs start here, so that no choice is made on the runs that are reported.
 TUNING_SEED = 1000
 # Seeds of hypotheses start here and those of exploring studies at 0, so that nothing is confirmed

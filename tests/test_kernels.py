@@ -21,10 +21,11 @@ from aba_core import Arm, Augmentation, TrainConfig, build_model, chain, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import load_dataset
-from aba_core.kernels import adjusting, blocks, compiling, losses, optimizer, passes
+from aba_core.kernels import adjusting, blocks, compiling, draws, losses, optimizer, passes
 from aba_core.kernels import texts as largest
 from aba_core.layers import for_single
 from aba_core.methods import aba
+from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
 from aba_core.selection import Percentiles
 from aba_core.steps import optimizer_step, schedule
@@ -364,7 +365,7 @@ def test_layers_before_a_hidden_site_get_the_gradient_that_they_get_without_c():
     outputs=st.integers(1, 70),
     taps=st.integers(1, 5),
     biased=st.booleans(),
-    layout=st.sampled_from(["plain", "sliced", "padded", "shared", "repeated"]),
+    layout=st.sampled_from(["plain", "sliced", "padded", "shared", "repeated", "tied"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_the_largest_over_a_text_is_pytorchs(
@@ -379,10 +380,12 @@ def test_the_largest_over_a_text_is_pytorchs(
         x = x[:1].expand_as(x)
     elif layout == "repeated":  # whole numbers: PyTorch may round equal windows differently
         x = x[:, :1].round().expand_as(x)
+    elif layout == "tied":  # windows that differ and have one sum
+        x = (2 * x).round().clamp(-1, 1)
     convolution = nn.Conv1d(elements, outputs, taps, bias=biased).to(dtype)
-    if layout == "repeated":
+    if layout in ("repeated", "tied"):
         for value in convolution.parameters():
-            value.data.mul_(20).round_()
+            value.data.mul_(20 if layout == "repeated" else 2).round_()
     at = x.detach().requires_grad_()
     pair = [
         largest.largest(at, convolution),
@@ -824,3 +827,18 @@ def test_sanitizers_find_nothing(tmp_path, flags):
         done.stdout.strip()
         == "400 shapes, 200 patches and 200 chains agree, 200 texts and optimisers ran"
     )
+
+
+@needs_compiler
+@pytest.mark.parametrize("features", [1, 7, 40_000])
+@pytest.mark.parametrize("step", [3, torch.tensor([2**30])], ids=["number", "tensor"])
+def test_noise_has_the_bits_of_the_tensor_code(features, step, monkeypatch):
+    taken, call = [], draws.uniforms_along
+    monkeypatch.setattr(draws, "uniforms_along", lambda *a: (taken.append(1), call(*a))[1])
+    seeds = {"smoothing": torch.tensor([[5], [2**62]])}
+    of_step = Draws(seeds, step, torch.tensor([[0, 1, 2], [0, 1, 2**33]]))
+    mine = of_step.noise("smoothing", 4, features)
+    assert taken and mine.shape == (2, 3, features)
+    taken.clear()
+    with kernels.unfused():
+        assert torch.equal(mine, of_step.noise("smoothing", 4, features)) and not taken

@@ -1,4 +1,5 @@
-/* Uniform draws: the last mixing of the counter-based hash of aba_core/randomness.py, bit for bit. */
+/* Uniform draws: the last mixing of the counter-based hash of aba_core/randomness.py, bit for bit: whole
+ * numbers are exact, and so is what is made of them. */
 #include "vectors.h"
 
 /* The finaliser of SplitMix64. */
@@ -10,15 +11,25 @@ INLINE uint64_t mix(uint64_t bits)
     return bits ^ bits >> 31;
 }
 
-/* to[row, column]: in (0, 1), of heads[row], which mix stream and step, and places[row, column].
- * s: rows, columns. */
+/* In (0, 1): the topmost number would round to 1. */
+INLINE double unit_interval(uint64_t bits)
+{
+    const double most = 1 - 0x1p-53, value = ((double)(int64_t)(bits >> 11) + 0.5) * 0x1p-53;
+    return value < most ? value : most;
+}
+
+/* to[row, column]: of heads[row], which mix stream and step, and places[row, column]. s: rows, columns. */
 void uniforms(const int64_t *s, const uint64_t *heads, const uint64_t *restrict places, double *restrict to)
 {
-    const double most = 1 - 0x1p-53;
     for (int64_t row = 0; row < s[0]; row++, places += s[1], to += s[1])
-        for (int64_t n = 0; n < s[1]; n++) {
-            const int64_t whole = (int64_t)(mix(heads[row] ^ places[n]) >> 11);
-            const double value = ((double)whole + 0.5) * 0x1p-53;
-            to[n] = value < most ? value : most;    /* the topmost number would round to 1 */
-        }
+        for (int64_t n = 0; n < s[1]; n++) to[n] = unit_interval(mix(heads[row] ^ places[n]));
+}
+
+/* The same of the places begins[row] + stride · column, which are many. s: rows, columns, stride. */
+void uniforms_along(const int64_t *s, const uint64_t *heads, const uint64_t *begins, double *restrict to)
+{
+    const uint64_t stride = (uint64_t)s[2];
+    for (int64_t row = 0; row < s[0]; row++, to += s[1])
+        for (int64_t n = 0; n < s[1]; n++)
+            to[n] = unit_interval(mix(heads[row] ^ (begins[row] + stride * (uint64_t)n)));
 }

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from aba_core.kernels import in_use, loaded
+from aba_core.kernels.blocks import computable
 
 
 def applies(heads: Tensor, places: Tensor) -> bool:
@@ -41,4 +42,22 @@ def uniforms(
     to = torch.empty(shape, dtype=torch.float64)
     sizes = (ctypes.c_int64 * 2)(heads.numel(), shape[-1])
     library.uniforms(sizes, heads.data_ptr(), places.data_ptr(), to.data_ptr())
+    return to
+
+
+def applies_along(heads: Tensor) -> bool:
+    """Whether C may draw for many places of each of these."""
+    return heads.numel() > 0 and computable((heads.new_empty(0).double(),), levels=0) and in_use()
+
+
+def uniforms_along(
+    heads: Int64[Tensor, "row"], begins: Int64[Tensor, "row"], places: int, stride: int
+) -> Float64[Tensor, "row place"]:
+    """The draws of the places begin + stride · n, a row with each head, which no tensor holds."""
+    library = loaded()
+    assert library is not None
+    heads, begins = heads.contiguous(), begins.contiguous()
+    to = torch.empty((len(heads), places), dtype=torch.float64)
+    sizes = (ctypes.c_int64 * 3)(len(heads), places, stride)
+    library.uniforms_along(sizes, heads.data_ptr(), begins.data_ptr(), to.data_ptr())
     return to

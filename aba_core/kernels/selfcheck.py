@@ -29,6 +29,7 @@ def check(library: ctypes.CDLL) -> None:
         _check_adam(library, name, number)
         _check_adjust(library, name, number)
         _check_chain(library, name, number)
+    _check_uniforms_along(library)
 
 
 def _whole(count: int, start: int) -> list[int]:
@@ -278,3 +279,23 @@ def _check_chain(library: ctypes.CDLL, name: str, number: Any) -> None:
     failed = failed or run(sizes, *given, *ways)
     if failed or [*made] != logits or [*back_to_row] != to_row or [*back_to_x] != to_x:
         raise Wrong(f"the compiled chain is wrong, {name}")
+
+
+def _check_uniforms_along(library: ctypes.CDLL) -> None:
+    """Two rows of 19 places, bit by bit."""
+    keys, begins, places, stride = (3, -(2**62)), (5, 2**40), 19, 2
+    made = (ctypes.c_double * (2 * places))()
+    library.uniforms_along(
+        (ctypes.c_int64 * 3)(2, places, stride),
+        *((ctypes.c_int64 * 2)(*given) for given in (keys, begins)),
+        made,
+    )
+    expected = []
+    for key, begin in zip(keys, begins, strict=True):
+        for place in range(places):
+            bits = ((key ^ (begin + stride * place)) + 0x9E3779B97F4A7C15) % 2**64
+            bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+            bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB % 2**64
+            expected.append(((bits ^ (bits >> 31)) // 2**11 + 0.5) * 2.0**-53)
+    if [*made] != expected:
+        raise Wrong("the compiled draws are wrong")

@@ -65,7 +65,8 @@ OfDataset = Annotated[
     str | None, typer.Option(help="Data set; `aba datasets` lists them.  [default: digits]")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Preset: quick, standard, med or published.  [default: quick]")
+    str | None,
+    typer.Option(help="Preset: quick, standard, med, reduced or published.  [default: quick]"),
 ]
 Seeds = Annotated[int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")]
 Set = Annotated[

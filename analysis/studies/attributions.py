@@ -57,8 +57,9 @@ FEW = (
 AT_A_CONVOLUTION = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "norm_grad")
 WITHOUT_CONVOLUTION = ("linear", "mlp")
 # Seeds that share a fresh training subset. Arms with different maps cannot train side by side, but
-# seeds of one subset can: a run of four takes a third of the time of a run alone.
-SHARE = {"quick": 1, "standard": 4, "published": 4}
+# seeds of one subset can: a run of four takes a third of the time of a run alone. With "reduced",
+# of texts, steps are as long as their arithmetic, and more subsets say more.
+SHARE = {"quick": 1, "standard": 4, "reduced": 2, "published": 4}
 GRADIENT, GRADIENT_X_INPUT = MAPS["gradient"], MAPS["gradient_x_input"]
 CHEAP = (GRADIENT, GRADIENT_X_INPUT)
 LAGGED = "Lagged gradient"
