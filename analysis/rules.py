@@ -143,10 +143,10 @@ class Verdict:
     row a comparison, see `effects.row_of`, with the two-sided interval for the same training
     subsets in seeds_low and seeds_high (NaN where subsets have one seed each), and that for other
     evaluation images too in images_low and images_high (NaN where no study kept them). sentence:
-    all of it in words. declared: whether before its data. notes: what a reader must know of a comparison, by
-    label. row: of the table, which decided; reason: which one that is. holds: "supported" or
-    "refuted" where that survives the correction over all hypotheses of the study (`test_all`),
-    else "inconclusive".
+    all of it in words. declared: whether before its data. notes: what a reader must know of a
+    comparison, by label. row: of the table, which decided; reason: which one that is. holds:
+    "supported" or "refuted" where that survives the correction over all hypotheses of the study
+    (`test_all`), else "inconclusive".
     """
 
     hypothesis: Hypothesis
