@@ -93,9 +93,11 @@ def claims() -> tuple[Claim, ...]:
 
 
 def judged(
-    results: Path | str, dataset: str, look: Look
+    results: Path | str, dataset: str, look: Look, studies: Sequence[str] = ()
 ) -> dict[str, list[tuple[str, Verdict, Verdict | None]]]:
     """{hypothesis: (study, verdict by the look's metric, verdict on test)} on one data set.
+
+    studies: those on it, where they are known already.
 
     A hypothesis that several studies declare has one entry for each, the latest declared first.
     """
@@ -106,7 +108,7 @@ def judged(
     except ResultsError:
         groups = None
     entries: dict[str, list[tuple[str, Verdict, Verdict | None]]] = {}
-    for name in exhibits.studies_by_dataset(results).get(dataset, []):
+    for name in studies or exhibits.studies_by_dataset(results).get(dataset, []):
         study = store.load(results, name, dataset)
         if not study.declaration.study.hypotheses or study.frame.empty:
             continue
@@ -183,7 +185,9 @@ def ledger(
             known = ", ".join(present) or "none"
             raise ResultsError(f"no studies on {name} in {results}; there: {known}")
     if verdicts is None:
-        verdicts = {name: judged(results, name, look) for name in datasets or present}
+        verdicts = {
+            name: judged(results, name, look, present[name]) for name in datasets or present
+        }
     rows: list[dict[str, Any]] = []
     for claim in claims():
         of_claim = {"claim": claim.id, "section": claim.section, "text": claim.text}

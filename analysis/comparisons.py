@@ -44,6 +44,7 @@ class Bounds:
     blocks or runs, adjustments, sets. scope: what the bounds hold beyond. left_out: blocks without
     a run of some arm. correlation: within blocks, of the two sides of the contrast.
     p_permutation: of a slope, by exchanging sets. notes: what a reader must know of it.
+    share_below: the share that is left out below a value, where there is a formula for it.
     """
 
     estimate: float
@@ -57,6 +58,7 @@ class Bounds:
     method: str = "t"
     p_permutation: float = math.nan
     notes: tuple[str, ...] = ()
+    share_below: Callable[[float], float] | None = None
 
     def interval(self, confidence: float = statistics.CONFIDENCE) -> Interval:
         """The two-sided interval."""
@@ -65,35 +67,12 @@ class Bounds:
         return Interval(self.estimate, low, high, self.n, confidence, self.method)
 
 
-def practical(bounds: Bounds, margin: float) -> dict[str, float]:
-    """A second reading, by a region of practical equivalence: the chances that the effect is above
-    the margin, within it on either side, and below it reversed.
-
-    They are the shares at which the bounds reach the margin: for Student's t, the posterior under
-    the usual flat prior. Nothing is decided by them, and families are not corrected. NaN where
-    there are no bounds. Source: Benavoli, Corani, Demšar and Zaffalon 2017, "Time for a change".
-    """
-    above, below = 1 - _share_below(bounds, margin), _share_below(bounds, -margin)
-    return {"chance_above": above, "chance_within": 1 - above - below, "chance_below": below}
-
-
-def _share_below(bounds: Bounds, value: float) -> float:
-    """The share that is left out below `value`, by bisection of its logarithm."""
-    end, other = (bounds.low, False) if value <= bounds.estimate else (bounds.high, True)
-    if not math.isfinite(end(0.25)):
-        return math.nan
-    few, many = -70.0, math.log(0.5)  # of the share: 4e-31 to a half
-    for _ in range(60):
-        middle = (few + many) / 2
-        outside = end(math.exp(middle)) > value if other else end(math.exp(middle)) < value
-        few, many = (middle, many) if outside else (few, middle)
-    share = math.exp((few + many) / 2)
-    return 1 - share if other else share
-
-
 def t_quantile(tail: float, freedom: float | Array) -> Array:
     """What Student's t exceeds in a share `tail`; `scipy.stats.t.isf` takes ten times as long."""
-    return np.asarray(-special.stdtrit(np.minimum(freedom, 1e9), tail))
+    most = np.minimum(freedom, 1e9)
+    if np.ndim(tail) == 0 and np.size(most) > 1 and np.all(most == most.flat[0]):  # as in blocks
+        return np.full(most.shape, -special.stdtrit(most.flat[0], tail))
+    return np.asarray(-special.stdtrit(most, tail))
 
 
 def student(estimate: float, error: float, freedom: float, n: int, unit: str) -> Bounds:
@@ -107,6 +86,13 @@ def student(estimate: float, error: float, freedom: float, n: int, unit: str) ->
             return float(-special.stdtrit(min(freedom, 1e9), tail)) * error
         return math.nan
 
+    def share_below(value: float) -> float:
+        if not math.isfinite(reach(0.25)):
+            return math.nan
+        if not error:
+            return float(value > estimate)
+        return float(special.stdtr(min(freedom, 1e9), (value - estimate) / error))
+
     return Bounds(
         estimate,
         lambda tail: estimate - reach(tail),
@@ -114,6 +100,7 @@ def student(estimate: float, error: float, freedom: float, n: int, unit: str) ->
         n,
         unit,
         method="t" if error else "constant",
+        share_below=share_below,
     )
 
 
@@ -432,6 +419,14 @@ def best_of_bounds(
     error, freedom = means.errors(selections)
     plug_in = float(values.min())
     noise = means.draws(rng or np.random.default_rng(0), DRAWS[len(lists) > 1])
+    rivals = [_rivals(means, some) for some in lists]
+
+    @cache
+    def drawn(near: tuple[tuple[int, ...], ...]) -> Array:
+        erring = -(noise @ weight)
+        for some in near:
+            erring = erring + noise[:, some].max(axis=1) / len(lists)
+        return erring
 
     @cache
     def low(tail: float) -> float:
@@ -439,16 +434,13 @@ def best_of_bounds(
 
     @cache
     def high(tail: float) -> float:
-        near = [_near(means, some, SURELY_WORSE * tail / len(lists)) for some in lists]
+        near = tuple(some.near(SURELY_WORSE * tail / len(lists)) for some in rivals)
         left = (1 - SURELY_WORSE) * tail
         if len(lists) == 1:
             kept = np.array([some in near[0] for some in lists[0]])
             reach = t_quantile(left / kept.sum(), freedom[kept]) * error[kept]
             return float((values[kept] + reach).min())
-        erring = -(noise @ weight)
-        for some in near:
-            erring = erring + noise[:, some].max(axis=1) / len(lists)
-        return float(plug_in + np.quantile(erring, 1 - left))
+        return float(plug_in + np.quantile(drawn(near), 1 - left))
 
     estimate = plug_in + BIAS * _bias(means, lists, noise)
     return Bounds(estimate, low, high, means.n, means.unit, method="best")
@@ -518,12 +510,28 @@ def _selections(means: Means, weight: Array, lists: Sequence[Sequence[int]]) -> 
     return rows
 
 
-def _near(means: Means, candidates: Sequence[int], tail: float) -> list[int]:
-    """The candidates that no other surely beats, wrong about any of them in a share `tail`."""
+@dataclass(frozen=True)
+class _Rivals:
+    """The candidates of a list, by how far each of them is ahead of each other. ahead, error,
+    freedom: [other, one]; freedom may be the same for all."""
+
+    candidates: tuple[int, ...]
+    ahead: Array
+    error: Array
+    freedom: float | Array
+
+    def near(self, tail: float) -> tuple[int, ...]:
+        """Those that no other surely beats, wrong about any of them in a share `tail`."""
+        if len(self.candidates) < 2:
+            return self.candidates
+        reach = t_quantile(tail / (len(self.candidates) - 1), self.freedom) * self.error
+        beaten = (self.ahead > reach).any(axis=0)  # none is ahead of itself
+        return tuple(one for one, lost in zip(self.candidates, beaten, strict=True) if not lost)
+
+
+def _rivals(means: Means, candidates: Sequence[int]) -> _Rivals:
     chosen = list(candidates)
-    if len(chosen) < 2:
-        return chosen
-    ahead = means.mean[chosen][:, None] - means.mean[chosen]  # [other, one]
+    ahead = means.mean[chosen][:, None] - means.mean[chosen]
     if means.blocks is not None:
         own = means.blocks[:, chosen]
         own = own - own.mean(axis=0)
@@ -538,11 +546,7 @@ def _near(means: Means, candidates: Sequence[int], tail: float) -> list[int]:
         freedom = np.divide(
             variance**2, smaller, out=np.full_like(variance, 1e9), where=smaller > 0
         )
-    reach = t_quantile(tail / (len(chosen) - 1), freedom) * np.sqrt(np.maximum(variance, 0.0))
-    np.fill_diagonal(reach, np.inf)
-    return [
-        one for one, beaten in zip(chosen, (ahead > reach).any(axis=0), strict=True) if not beaten
-    ]
+    return _Rivals(tuple(chosen), ahead, np.sqrt(np.maximum(variance, 0.0)), freedom)
 
 
 def _bias(means: Means, lists: Sequence[Sequence[int]], noise: Array) -> float:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import comparisons
@@ -92,32 +91,90 @@ def of_study(study: StudyResult, metric: str) -> OfImages:
     if path is None or quantity != "accuracy" or study.declaration.study.frozen:
         return lambda weights: None
     own = study.declaration.study
-    kept: list[StudyResult] | None = None
+
+    @cache
+    def kept() -> list[Kept]:
+        return _kept(path.parent.parent, own)
+
+    @cache
+    def ours() -> dict[str, dict[str, Any]]:
+        return _arms(own)
 
     def part(weights: Mapping[str, float]) -> ImagesPart | None:
-        nonlocal kept
-        if kept is None:
-            kept = _kept(path.parent.parent, own)
-        for one in kept:
-            values = _right(one, own, weights, split)
-            if values is not None:
-                return images_part(values, one.declaration.study.name)
+        for one in kept():
+            if all(name in one.arms and one.arms[name] == ours().get(name) for name in weights):
+                values = one.differences(weights, split)
+                if values is not None:
+                    return images_part(values, one.result.declaration.study.name)
         return None
 
     return part
 
 
-def _kept(folder: Path, own: Study) -> list[StudyResult]:
+@dataclass(frozen=True)
+class Kept:
+    """A study that kept what its runs get right: read once, image by image, for all comparisons."""
+
+    result: StudyResult
+
+    @cached_property
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """{name: plain data}, see `_arms`."""
+        return _arms(self.result.declaration.study)
+
+    def differences(self, weights: Mapping[str, float], split: str) -> Array | None:
+        """[block, image]: 100 · Σ weight · right, averaged over a subset's seeds; None where the
+        arms share fewer than three subsets."""
+        if f"{split}_correct" not in self.result.frame:
+            return None
+        each = [self._right(name, split) for name in weights]
+        shared = sorted(set.intersection(*(set(subsets) for subsets, _ in each)))
+        if len(shared) < comparisons.LEAST_BLOCKS:
+            return None
+        total: Array | float = 0.0
+        for weight, (subsets, right) in zip(weights.values(), each, strict=True):
+            place = {subset: row for row, subset in enumerate(subsets)}
+            total = total + weight * right[[place[subset] for subset in shared]]
+        return np.asarray(total)
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        """The rows of each arm's finished runs."""
+        frame = self.result.frame
+        finished = (frame["status"] == "finished").to_numpy()
+        found = frame.groupby("arm", sort=False).indices
+        return {str(arm): rows[finished[rows]] for arm, rows in found.items()}
+
+    @cached_property
+    def _means(self) -> dict[tuple[str, str], tuple[list[int], Array]]:
+        return {}
+
+    def _right(self, arm: str, split: str) -> tuple[list[int], Array]:
+        """Subsets, and for each how often every image is right, in percent of its seeds. [subset,
+        image]"""
+        if (arm, split) not in self._means:
+            rows = self.result.frame.iloc[self._rows.get(arm, [])]
+            runs: dict[int, list[NDArray[np.uint8]]] = {}
+            columns = ("subset_seed", f"{split}_correct", f"{split}_samples")
+            for subset, bits, samples in zip(*(rows[name] for name in columns), strict=True):
+                right = np.unpackbits(np.frombuffer(bits, np.uint8), count=int(samples))
+                runs.setdefault(int(subset), []).append(right)
+            means = [100.0 * np.sum(some, axis=0) / len(some) for some in runs.values()]
+            self._means[arm, split] = list(runs), np.array(means)
+        return self._means[arm, split]
+
+
+def _kept(folder: Path, own: Study) -> list[Kept]:
     """Studies of the folder that kept what runs get right, trained as this one; with most runs
     first."""
     changed = (folder / name for name in ("studies", "runs", "manifest"))
     stamp = tuple(path.stat().st_mtime_ns for path in changed if path.is_dir())
     found = _kept_on(folder, own.dataset, stamp)
-    return [result for result in found if _trained(result.declaration.study) == _trained(own)]
+    return [one for one in found if _trained(one.result.declaration.study) == _trained(own)]
 
 
 @lru_cache(maxsize=4)
-def _kept_on(folder: Path, dataset: str, stamp: tuple[int, ...]) -> tuple[StudyResult, ...]:
+def _kept_on(folder: Path, dataset: str, stamp: tuple[int, ...]) -> tuple[Kept, ...]:
     """The same of one data set. stamp: when the folder last changed, so that it is read again
     then."""
     found = []
@@ -126,45 +183,16 @@ def _kept_on(folder: Path, dataset: str, stamp: tuple[int, ...]) -> tuple[StudyR
         if other.keep_correct and other.dataset == dataset:
             rows, damaged = store.read_rows(folder, declaration.kind, list(declaration.keys))
             found.append(store.collect(declaration, rows, damaged))
-    return tuple(sorted(found, key=lambda result: -len(result.frame)))
+    return tuple(map(Kept, sorted(found, key=lambda result: -len(result.frame))))
 
 
 def _trained(study: Study) -> dict[str, Any]:
     return {name: value for name, value in study.config.items() if name not in _MEASURED}
 
 
-def _right(kept: StudyResult, own: Study, weights: Mapping[str, float], split: str) -> Array | None:
-    """[block, image]: 100 · Σ weight · right, averaged over a subset's seeds, where all arms are
-    the same in both studies and share three subsets or more; else None."""
-    column = f"{split}_correct"
-    theirs = {arm.name: arm.data() for arm in kept.declaration.study.arms}
-    ours = {arm.name: arm.data() for arm in own.arms}
-    if column not in kept.frame or any(
-        name not in theirs or _arm(theirs[name]) != _arm(ours.get(name, {})) for name in weights
-    ):
-        return None
-    total: dict[int, Array] = {}
-    shared: set[int] | None = None
-    for name, weight in weights.items():
-        by_subset = _by_subset(kept.frame, name, split)
-        shared = set(by_subset) if shared is None else shared & set(by_subset)
-        for subset, right in by_subset.items():
-            total[subset] = total.get(subset, 0.0) + weight * right
-    blocks = [total[subset] for subset in sorted(shared or ())]
-    return np.array(blocks) if len(blocks) >= comparisons.LEAST_BLOCKS else None
-
-
-def _arm(data: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm's plain data but for how seeds share subsets."""
-    return {name: value for name, value in data.items() if name != "seeds_per_subset"}
-
-
-def _by_subset(frame: pd.DataFrame, arm: str, split: str) -> dict[int, Array]:
-    """{subset: how often each image is right, in percent of the seeds}."""
-    part = frame[(frame["arm"] == arm) & (frame["status"] == "finished")]
-    found: dict[int, list[Array]] = {}
-    kept = zip(part["subset_seed"], part[f"{split}_correct"], part[f"{split}_samples"], strict=True)
-    for subset, bits, samples in kept:
-        right = np.unpackbits(np.frombuffer(bits, np.uint8))[: int(samples)]
-        found.setdefault(int(subset), []).append(100.0 * right.astype(np.float64))
-    return {subset: np.mean(runs, axis=0) for subset, runs in found.items()}
+def _arms(study: Study) -> dict[str, dict[str, Any]]:
+    """{name: plain data} of a study's arms, but for how seeds share subsets."""
+    return {
+        arm.name: {name: value for name, value in arm.data().items() if name != "seeds_per_subset"}
+        for arm in study.arms
+    }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from analysis import statistics, tables
 from analysis.comparisons import SUBSETS_AND_SEEDS, Bounds, ComparisonError, Grid
@@ -183,7 +183,8 @@ def mediated(declared: Mediated, outcome: Grid, mediator: Grid, rng: np.random.G
 
     def left_out_of(tail: float) -> float:
         """A tail, widened from the normal's to Student's t."""
-        return float(stats.norm.sf(stats.t.isf(tail, n - 1) * math.sqrt(n / (n - 1))))
+        reach = -special.stdtrit(n - 1, tail)  # `scipy.stats` takes fifty times as long
+        return float(special.ndtr(-reach * math.sqrt(n / (n - 1))))
 
     estimate = float(found[0])
     surely = np.quantile(total[1:], 0.025) > 0 or np.quantile(total[1:], 0.975) < 0

@@ -94,22 +94,25 @@ def collect(
 ) -> StudyResult:
     """The rows a declaration asks for, under its own arm names."""
     keys = declaration.keys
-    if len(rows):  # a row of another seed is not the run that its key is of
-        declared = rows["key"].map({key: seed for key, (_, seed) in keys.items()})
-        rows = rows[declared.isna() | (declared == rows["seed"])]
-    present = set(rows["key"])
+    of_rows: list[str] = rows["key"].tolist()
+    seeds = rows["seed"].tolist() if of_rows else []
+    own = [  # a row of another seed is not the run that its key is of
+        row
+        for row, (key, seed) in enumerate(zip(of_rows, seeds, strict=True))
+        if key in keys and keys[key][1] == seed
+    ]
+    present = {of_rows[row] for row in own}
     chosen: dict[tuple[str, int], str] = {}
     for key, run in keys.items():
         if key in present:
             chosen.setdefault(run, key)
-    frame = rows[rows["key"].isin(list(chosen.values()))].copy()
-    frame["arm"] = [keys[key][0] for key in frame["key"]]
-    frame["study"] = declaration.study.name
     arm_place = {arm.name: number for number, arm in enumerate(declaration.study.arms)}
-    order = [arm_place[arm] for arm in frame["arm"]]
-    if len(frame):
-        frame = frame.assign(_place=order).sort_values(["_place", "seed"], kind="stable")
-        frame = frame.drop(columns="_place").reset_index(drop=True)
+    wanted = set(chosen.values())
+    runs = [(keys[of_rows[row]], row) for row in own if of_rows[row] in wanted]
+    runs.sort(key=lambda run: (arm_place[run[0][0]], run[0][1]))
+    frame = rows.iloc[[row for _, row in runs]].reset_index(drop=True)
+    frame["arm"] = [arm for (arm, _), _ in runs]
+    frame["study"] = declaration.study.name
     missing = tuple(run for run in declaration.runs if run not in chosen)
     return StudyResult(frame, declaration, missing, tuple(damaged))
 

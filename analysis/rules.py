@@ -35,6 +35,7 @@ from analysis import (
 )
 from analysis.comparisons import Bounds, ComparisonError, Grid
 from analysis.effects import effect_of as effect_of
+from analysis.effects import holds, practical, row_of
 from analysis.effects import smallest_detectable as smallest_detectable
 from analysis.hypothesis import (
     RULES_VERSION,
@@ -59,9 +60,10 @@ class RuleError(ValueError):
 
 # --- rules ---------------------------------------------------------------------------------------
 
-# compare(support, refute=None) → one row a comparison, see `_row`: bounds leave out 1 / support of
-# what one may where they support, and 1 / refute where they refute. Without the latter it is
-# m − support + 1 of m comparisons, which is right for every claim that at least so many hold.
+# compare(support, refute=None) → one row a comparison, see `effects.row_of`: bounds leave out
+# 1 / support of what one may where they support, and 1 / refute where they refute. Without the
+# latter it is m − support + 1 of m comparisons, which is right for every claim that at least so
+# many hold.
 Compare = Callable[..., pd.DataFrame]
 
 
@@ -93,7 +95,8 @@ def at_least(needed: int, hypothesis: Hypothesis, compare: Compare) -> Ruling:
     """
     m = len(hypothesis.comparisons)
     table = compare(m - needed + 1, needed)
-    count = {name: int((table["verdict"] == name).sum()) for name in statistics.VERDICTS}
+    verdicts = table["verdict"].to_numpy(object)
+    count = {name: int((verdicts == name).sum()) for name in statistics.VERDICTS}
     if count["supported"] >= needed:
         verdict, place = "supported", needed
     elif count["refuted"] > m - needed:
@@ -106,7 +109,7 @@ def at_least(needed: int, hypothesis: Hypothesis, compare: Compare) -> Ruling:
     if hypothesis.direction == "equivalent":
         strength = -np.abs(strength)  # the largest difference is the weakest case
     strength = np.where(np.isnan(strength), -np.inf, strength)
-    with_verdict = np.flatnonzero(table["verdict"] == verdict)
+    with_verdict = np.flatnonzero(verdicts == verdict)
     turned_at = np.sort(strength[with_verdict])[-place]
     decisive = next(row for row in with_verdict if strength[row] == turned_at)
     weakest, strongest = (
@@ -137,13 +140,13 @@ class Verdict:
     """What the runs say of a hypothesis.
 
     verdict: supported, refuted, inconclusive, or "not tested" where runs are missing. table: one
-    row a comparison, see `_row`, with the two-sided interval for the same training subsets in
-    seeds_low and seeds_high (NaN where subsets have one seed each), and that for other evaluation
-    images too in images_low and images_high (NaN where no study kept them). sentence: all of it in
-    words. declared: whether before its data. notes: what a reader must know of a comparison, by
-    label. row: of the table, which decided; reason: which one that is. holds: "supported" or
-    "refuted" where that survives the correction over all hypotheses of the study (`test_all`),
-    else "inconclusive".
+    row a comparison, see `effects.row_of`, with the two-sided interval for the same training
+    subsets in seeds_low and seeds_high (NaN where subsets have one seed each), and that for other
+    evaluation images too in images_low and images_high (NaN where no study kept them). sentence:
+    all of it in words. declared: whether before its data. notes: what a reader must know of a
+    comparison, by label. row: of the table, which decided; reason: which one that is. holds:
+    "supported" or "refuted" where that survives the correction over all hypotheses of the study
+    (`test_all`), else "inconclusive".
     """
 
     hypothesis: Hypothesis
@@ -300,25 +303,29 @@ class Judge:
         return Interval(math.nan, math.nan, math.nan, 0, self.confidence, "none")
 
     def compare(self, confidence: float, support: int, refute: int | None = None) -> pd.DataFrame:
-        """See `Compare`; the rows of `_row`, each with its chances."""
-        m = len(self.bounds)
-        refute = m - support + 1 if refute is None else refute
-        looks = self.hypothesis.looks
-        tails = [
-            sequential.tail_at((1 - confidence) / 2 / share, self.look or 1, looks)
-            for share in (support, refute)
-        ]
+        """See `Compare`; the rows of `effects.row_of`, each with its chances."""
+        refute = len(self.bounds) - support + 1 if refute is None else refute
+        tails = self._tails(confidence, support, refute)
         return pd.DataFrame(
-            _row(comparison, bounds, self.hypothesis, tails[0], tails[1]) | chances
+            row_of(comparison, bounds, self.hypothesis, tails[0], tails[1]) | chances
             for comparison, bounds, chances in zip(
                 self.hypothesis.comparisons, self.bounds, self._chances, strict=True
             )
         )
 
+    def _tails(self, confidence: float, support: int, refute: int) -> tuple[float, float]:
+        """What bounds leave out on either side, where they are to support and to refute."""
+        looks = self.hypothesis.looks
+        of_support, of_refute = (
+            sequential.tail_at((1 - confidence) / 2 / share, self.look or 1, looks)
+            for share in (support, refute)
+        )
+        return of_support, of_refute
+
     @cached_property
     def _chances(self) -> list[dict[str, float]]:
-        """`comparisons.practical` of every comparison: the same at every level."""
-        return [comparisons.practical(bounds, self.hypothesis.margin) for bounds in self.bounds]
+        """`effects.practical` of every comparison: the same at every level."""
+        return [practical(bounds, self.hypothesis.margin) for bounds in self.bounds]
 
     def ruling(self, compare: Compare) -> Ruling:
         """What the declared rule makes of the comparisons. Raises RuleError."""
@@ -334,13 +341,29 @@ class Judge:
     def reaches(self, verdict: str, confidence: float) -> bool:
         """Whether the runs would support (or refute) the claim at another level, were the other
         verdict not to be had."""
+        if self.problem:
+            return False
+        m = len(self.bounds)
+        needed = needed_of(self.hypothesis.rule, m)
+        if needed is None:
+            return self.reaches_by_ruling(verdict, confidence)
+        support, refute = self._tails(confidence, m - needed + 1, needed)
+        supported = verdict == "supported"
+        held = sum(
+            holds(bounds, self.hypothesis, support, refute)[0 if supported else 1]
+            for bounds in self.bounds
+        )
+        return held >= needed if supported else held > m - needed
+
+    def reaches_by_ruling(self, verdict: str, confidence: float) -> bool:
+        """The same for whatever rule: by what it makes of the table of comparisons."""
 
         def compare(support: int, refute: int | None = None) -> pd.DataFrame:
             table = self.compare(confidence, support, refute)
             held = table["supports" if verdict == "supported" else "refutes"]
             return table.assign(verdict=np.where(held, verdict, "inconclusive"))
 
-        return not self.problem and self.ruling(compare).verdict == verdict
+        return self.ruling(compare).verdict == verdict
 
     def verdict(self) -> Verdict:
         """The verdict on the runs. Raises RuleError."""
@@ -384,61 +407,6 @@ def look_of(hypothesis: Hypothesis, grid: Grid) -> int:
         first = -(-hypothesis.n // hypothesis.looks)
         raise ComparisonError(f"{blocks} blocks are there, and the first look is at {first}")
     return look
-
-
-def _row(
-    comparison: Comparison,
-    bounds: Bounds,
-    hypothesis: Hypothesis,
-    support: float,
-    refute: float,
-) -> dict[str, Any]:
-    """One comparison on its own, as a row of a `Compare`.
-
-    label, n, unit, scope, left_out, correlation, p_permutation: see `Bounds`. over: what the
-    interval is over, see `scopes.sources_of`. estimate (points)
-    with estimate_low and estimate_high: the bounds that decide, each at the level of what it
-    decides, so that the verdict can be read off them. verdict: of this comparison. effect: see
-    `effect_of`. smallest_detectable: points, 80 % power. supports, refutes: either, for itself.
-    """
-    margin, direction = hypothesis.margin, hypothesis.direction
-
-    def ends(below: float, above: float) -> Interval:
-        low, high = bounds.low(below), bounds.high(above)
-        return Interval(bounds.estimate, low, high, bounds.n, 1 - below - above, bounds.method)
-
-    at_support, at_refute = ends(support, support), ends(refute, refute)
-    supports = statistics.decide(
-        at_support, margin if direction in ("equivalent", "not worse") else 0.0, direction
-    )
-    refutes = statistics.decide(at_refute, margin, direction) == "refuted"
-    shown = {
-        "greater": ends(support, refute),
-        "not worse": ends(support, refute),
-        "less": ends(refute, support),
-        "different": at_refute if refutes else at_support,
-        "equivalent": at_refute if refutes else at_support,
-    }[direction]
-    held = supports == "supported"
-    verdict = "refuted" if refutes else "supported" if held else "inconclusive"
-    return {
-        "label": comparison.label,
-        "estimate": bounds.estimate,
-        "estimate_low": shown.low,
-        "estimate_high": shown.high,
-        "n": bounds.n,
-        "unit": bounds.unit,
-        "scope": bounds.scope,
-        "over": ", ".join(scopes.sources_of(bounds.unit, bounds.scope)),
-        "left_out": bounds.left_out,
-        "correlation": bounds.correlation,
-        "p_permutation": bounds.p_permutation,
-        "verdict": verdict,
-        "effect": effect_of(shown, margin, direction),
-        "smallest_detectable": smallest_detectable(at_support),
-        "supports": held,
-        "refutes": refutes,
-    }
 
 
 # --- a study's hypotheses ------------------------------------------------------------------------

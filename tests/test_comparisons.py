@@ -9,9 +9,9 @@ import pytest
 from oracles import slow_comparisons as slow
 from scipy import stats
 
-from analysis import comparisons, rules, scopes, sequential, slopes
+from analysis import comparisons, effects, rules, scopes, sequential, slopes, statistics
 from analysis.comparisons import ComparisonError, Grid
-from analysis.hypothesis import Contrast, Hypothesis, Slope
+from analysis.hypothesis import Contrast, Hypothesis, Slope, minus
 from benchmarks import calibrate
 
 RNG = np.random.default_rng
@@ -350,10 +350,44 @@ def test_looks_keep_the_level_that_repeated_looking_loses():
 @pytest.mark.parametrize("estimate", [-1.0, 0.2, 3.0])
 def test_the_chances_of_an_effect_are_those_of_students_t(estimate, margin):
     error, freedom = 0.7, 9
-    chances = comparisons.practical(
-        comparisons.student(estimate, error, freedom, 10, "block"), margin
-    )
+    chances = effects.practical(comparisons.student(estimate, error, freedom, 10, "block"), margin)
     posterior = stats.t(freedom, estimate, error)
     assert chances["chance_above"] == pytest.approx(posterior.sf(margin), abs=1e-9)
     assert chances["chance_below"] == pytest.approx(posterior.cdf(-margin), abs=1e-9)
     assert sum(chances.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("error, n", [(0.7, 10), (0.0, 10), (0.0, 3), (math.nan, 10)])
+@pytest.mark.parametrize("estimate", [-1.0, 0.0, 0.2, 3.0])
+def test_the_formula_for_a_share_agrees_with_bisection(estimate, error, n):
+    bounds = comparisons.student(estimate, error, 4.0, n, "block")
+    assert bounds.share_below is not None
+    for value in (-30.0, -0.5, 0.1, 0.5, 30.0):
+        slow = effects.share_by_bisection(bounds, value)
+        assert bounds.share_below(value) == pytest.approx(slow, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("freedom", [[4.0, 4.0, 4.0], [4.0, 2.5, 1e12], [math.inf, math.inf]])
+def test_quantiles_for_equal_degrees_of_freedom_are_those_of_each(freedom):
+    together = comparisons.t_quantile(0.01, np.array(freedom))
+    assert together.tolist() == [float(comparisons.t_quantile(0.01, one)) for one in freedom]
+
+
+@pytest.mark.parametrize("rule", ["all", "any", "at least 2"])
+@pytest.mark.parametrize("direction", statistics.DIRECTIONS)
+def test_what_is_reached_at_a_level_is_what_the_rule_makes_of_the_table(rule, direction):
+    """For the correction over all hypotheses, which asks many levels and needs no table."""
+    reached = set()
+    for seed in range(12):
+        common = (-1.5, 0.0, 0.4, 1.5)[seed % 4]
+        effects = [*RNG(seed).normal(common, 0.3, 3), 0.0]
+        values = RNG(seed).normal(0, 0.3, (12, 4)) + effects
+        family = tuple(minus(arm, "d") for arm in "abc")
+        one = claim(*family, rule=rule, direction=direction)
+        judge = rules.Judge(one, Grid(tuple("abcd"), np.arange(12), values), RNG(0))
+        for verdict in ("supported", "refuted"):
+            for level in (0.5, 0.95, 0.9999, 1 - 1e-9):
+                quick = judge.reaches(verdict, level)
+                assert quick == judge.reaches_by_ruling(verdict, level)
+                reached.add((verdict, quick))
+    assert len(reached) == 4, "nothing was reached, or everything was"

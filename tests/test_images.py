@@ -1,5 +1,7 @@
 """What evaluation images add to an interval, from studies that kept what runs get right."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,29 @@ def test_a_verdict_says_what_its_interval_is_over_and_has_the_wider_one_beside_i
     assert table["over_images"].tolist() == [wider] and table["over_seeds"].tolist() == [""]
     (on_test,) = rules.test_all(asked, Look().rng(), metric="test_accuracy")
     assert on_test.decisive["images_low"] != row["images_low"]
+
+
+def test_differences_are_those_of_each_subset_and_image_counted_by_hand(folder):
+    seeds = {"fresh_subsets": 2, "first": 500, "keep_correct": True}
+    kept = made(folder, "two-seeds", **seeds)
+    rows = kept.frame
+    rows["subset_seed"] = rows["seed"] // 2 * 2  # pairs of seeds share a subset
+    rows = rows[(rows["arm"] != "pair") | (rows["subset_seed"] != 502)]  # which one arm lacks
+    found = images.Kept(dataclasses.replace(kept, frame=rows)).differences(A_B.weights, "test")
+    for block, subset in enumerate((500, 504, 506)):
+        for image in (0, 50, 99):
+            right = {
+                arm: [
+                    np.unpackbits(np.frombuffer(bits, np.uint8))[image]
+                    for bits in rows["test_correct"][
+                        (rows["arm"] == arm) & (rows["subset_seed"] == subset)
+                    ]
+                ]
+                for arm in ("pair", "Vanilla")
+            }
+            slow = 100 * (np.mean(right["pair"]) - np.mean(right["Vanilla"]))
+            assert found[block, image] == pytest.approx(slow)
+    assert found.shape == (3, 100)
 
 
 def test_nothing_is_taken_from_runs_of_another_kind(folder):

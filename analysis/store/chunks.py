@@ -111,9 +111,8 @@ def examine_rows(
     for _ in range(_ATTEMPTS):
         try:
             scan = index.scan(results, kind, anew=anew)
-            runs, problems = _chosen(results, kind, scan)
-            if keys is not None:
-                runs = runs[runs["key"].isin(list(keys))]
+            listed, problems = _chosen(results, kind, scan)
+            runs = listed.once if keys is None else listed.those(keys)
             return _rows_of(Path(results) / kind, scan, runs, problems), problems
         except MovedOn:
             continue
@@ -125,8 +124,8 @@ def runs_in_short(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
     files that are known, none is read."""
     for _ in range(_ATTEMPTS):
         try:
-            runs, problems = _chosen(results, kind, index.scan(results, kind))
-            return runs.drop(columns="file"), sorted({problem.path for problem in problems})
+            listed, problems = _chosen(results, kind, index.scan(results, kind))
+            return listed.once.drop(columns="file"), sorted({problem.path for problem in problems})
         except MovedOn:
             continue
     raise ResultsError(f"{results} is being changed all the time; try again when it is not")
@@ -135,28 +134,27 @@ def runs_in_short(results: Path, kind: str) -> tuple[pd.DataFrame, list[Path]]:
 def computed_twice(results: Path, kind: str) -> dict[str, set[str]]:
     """{key: files} of runs with different numbers in different chunks."""
     scan = index.scan(results, kind)
-    twice = scan.runs[scan.runs.duplicated("key", keep=False)]
+    runs = scan.listed.frame
+    twice = runs[runs.duplicated("key", keep=False)]
     if twice.empty:
         return {}
     return differing(_rows_of(Path(results) / kind, scan, twice, [], with_files=True), ["key"])
 
 
-def _chosen(results: Path, kind: str, scan: index.Scan) -> tuple[pd.DataFrame, list[Problem]]:
-    """The file of each run, and the files passed over."""
-    runs, problems = scan.runs, list(scan.problems)
+def _chosen(results: Path, kind: str, scan: index.Scan) -> tuple[index.Listed, list[Problem]]:
+    """The runs that are read, and the files passed over."""
+    listed, problems = scan.listed, list(scan.problems)
     # A chunk has the same numbers wherever it is computed: one of its files is not what it says. In
     # different chunks the same run may differ in its last bits, and by and by in more.
-    twice = runs[runs.duplicated(["key", "chunk"], keep=False)]
-    if len(twice):
+    if len(listed.twice):
         folder = Path(results) / kind
-        together = _rows_of(folder, scan, twice, problems, with_files=True)
+        together = _rows_of(folder, scan, listed.twice, problems, with_files=True)
         shadowing = differing(together, ["key", "chunk"])
         for key, names in shadowing.items():
             reason = f"run {key} has other numbers in {' and '.join(sorted(names))}; move one away"
             problems += [Problem(folder / name, reason) for name in sorted(names)]
-        runs = runs[~runs["key"].isin(list(shadowing))]
-    # A run that two studies computed at the same time stands in two chunks: the first one counts.
-    return runs.sort_values("chunk", kind="stable").drop_duplicates("key").sort_index(), problems
+        listed = index.Listed(listed.frame[~listed.frame["key"].isin(list(shadowing))])
+    return listed, problems
 
 
 def _rows_of(

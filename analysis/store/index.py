@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,14 +74,46 @@ class _Kind:
     runs: list[pa.Table] = field(default_factory=lambda: [_STORED.empty_table()])
     last: int = 0
     unsaved: int = 0
+    listed: tuple[Mapping[int, str], Listed] | None = None  # of the files that were sound last
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The runs of sound files, and what is asked of them again and again.
+
+    frame: key, chunk, seed, status, seconds and file of every run, in the order of files.
+    """
+
+    frame: pd.DataFrame
+
+    @cached_property
+    def twice(self) -> pd.DataFrame:
+        """Runs of one chunk that stand in several files."""
+        return self.frame[self.frame.duplicated(["key", "chunk"], keep=False)]
+
+    @cached_property
+    def once(self) -> pd.DataFrame:
+        """Every run once. Where two studies computed it at the same time, it stands in two chunks:
+        the first one counts."""
+        ordered = self.frame.sort_values("chunk", kind="stable")
+        return ordered.drop_duplicates("key").sort_index()
+
+    def those(self, keys: Collection[str]) -> pd.DataFrame:
+        """The runs of these keys, once each and in the order of files."""
+        places = self._by_key.get_indexer(pd.Index(list(keys), dtype=object))
+        return self.once.iloc[np.unique(places[places >= 0])]
+
+    @cached_property
+    def _by_key(self) -> pd.Index:
+        return pd.Index(self.once["key"].to_numpy(object), dtype=object)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder has. runs: key, chunk, seed, status, seconds and file of every run in a sound
-    file, in the order of files. problems: the other files. tables: those just read."""
+    """What a folder has. listed: the runs of sound files. problems: the other files. tables: those
+    just read."""
 
-    runs: pd.DataFrame
+    listed: Listed
     problems: list[Problem]
     known: Mapping[str, Known]
     tables: Mapping[str, pa.Table]
@@ -120,7 +153,7 @@ def scan(results: Path, kind: str, *, anew: bool = False) -> Scan:
         else:
             sound[state.numbers[name]] = name
     _save(results, kind, state, present)
-    return Scan(_runs_of(state, sound), problems, state.files, tables)
+    return Scan(_listed(state, sound), problems, state.files, tables)
 
 
 def _take_in(state: _Kind, path: Path) -> pa.Table | None:
@@ -162,8 +195,15 @@ def _in_short(table: pa.Table) -> pa.Table:
     return pa.Table.from_pandas(first, RUN, preserve_index=False)
 
 
+def _listed(state: _Kind, sound: Mapping[int, str]) -> Listed:
+    """The runs of these files, {number: name}: those of a number never change."""
+    if state.listed is None or list(state.listed[0].items()) != list(sound.items()):
+        state.listed = sound, Listed(_runs_of(state, sound))
+    return state.listed[1]
+
+
 def _runs_of(state: _Kind, sound: Mapping[int, str]) -> pd.DataFrame:
-    """The runs of these files, {number: name}, in the order of files."""
+    """The runs of these files in the order of files."""
     together = pa.concat_tables(state.runs).combine_chunks()
     state.runs = [together]
     frame = together.to_pandas()
