@@ -1,4 +1,4 @@
-"""Deeper networks for pictures, signals and texts, and models of torchvision and timm by name.
+"""Deeper networks for pictures, signals and texts.
 
 Residual networks normalise by batch norm, or, without it, by group norm: they do not train without
 any. Sources: He et al. 2016 (ResNet) and 2019 ("Bag of tricks": the x of xresnet), Dosovitskiy et
@@ -8,9 +8,7 @@ PTB-XL; kernel sizes as there, the head is one linear layer).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -265,66 +263,3 @@ NETWORKS: dict[str, tuple[Builder, int | None, str]] = {
     "xresnet1d101": (xresnet1d101, 2, "channels, time"),
     "text_transformer": (text_transformer, 2, "tokens, embedding"),
 }
-
-
-# --- others' models and pretrained weights -------------------------------------------------------
-
-
-def pretrained(
-    input_shape: Shape,
-    classes: int,
-    *,
-    model: str,
-    weights: str,
-    sha256: str,
-    batch_norm: bool = True,
-) -> nn.Module:
-    """A model by name that starts from weights in a file: {use: "aba_core.networks:pretrained",
-    model: resnet18, weights: FILE, sha256: HASH}.
-
-    model: a name of `models.MODELS`, or "torchvision:NAME" or "timm:NAME". The file holds a state
-    dict, as `torch.save(model.state_dict(), FILE)` writes it. Weights of other shapes, as of a
-    classifier for other classes, are left at their random start. Raises ValueError for a file that
-    is not there, has another hash, or fits nowhere.
-    """
-    from aba_core.models import build_model
-
-    library, _, name = model.rpartition(":")
-    if library:
-        built = of_library(input_shape, classes, library=library, name=name)
-    else:
-        built = build_model(model, input_shape, classes, batch_norm)
-    path = Path(weights).expanduser()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read weights {weights}: {error.strerror}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
-        raise ValueError(f"weights {weights} have sha256 {digest}; asked for: {sha256}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    own = built.state_dict()
-    fitting = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
-    if not fitting:
-        raise ValueError(f"weights {weights} fit no layer of {model!r}")
-    built.load_state_dict({**own, **fitting})
-    return built
-
-
-def of_library(input_shape: Shape, classes: int, *, library: str, name: str) -> nn.Module:
-    """A model of torchvision or timm with random weights: {use: "aba_core.networks:of_library",
-    library: torchvision, name: resnet50}. Raises ValueError where the library is not installed."""
-    if library not in ("torchvision", "timm"):
-        raise ValueError(f"unknown library {library!r}; known: torchvision, timm")
-    try:
-        if library == "timm":
-            import timm
-
-            return timm.create_model(name, num_classes=classes, in_chans=input_shape[0])
-        from torchvision import models
-    except ImportError as error:
-        raise ValueError(
-            f"model {name!r} needs {library}, which is not installed; install 'aba-toolkit[vision]'"
-        ) from error
-    sized: dict[str, Any] = {"image_size": input_shape[-1]} if name.startswith("vit") else {}
-    return models.get_model(name, weights=None, num_classes=classes, **sized)

@@ -291,7 +291,7 @@ def _check_trainer(config: TrainConfig, splits: Splits) -> None:
     from aba_core.single.transforms import check
 
     try:
-        check(config.single.transforms, splits.input_shape)
+        check(config.single.transforms, splits)
     except ValueError as error:
         raise StudyError(str(error)) from error
 

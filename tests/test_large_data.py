@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import pickle
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -327,7 +326,7 @@ def test_pretrained_weights_come_from_a_file_of_known_hash(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(model.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    use = {"use": "aba_core.networks:pretrained", "model": "resnet18_thin", "weights": str(path)}
+    use = {"use": "aba_core.libraries:pretrained", "model": "resnet18_thin", "weights": str(path)}
     splits = splits_from(RNG.normal(size=(30, 3, 16, 16)), RNG.integers(0, 3, 30))
     config = TrainConfig(
         model={**use, "sha256": digest}, batch_norm=True, epochs=0.1, batch_size=6,
@@ -339,14 +338,6 @@ def test_pretrained_weights_come_from_a_file_of_known_hash(tmp_path):
     assert trained[list(trained)[-1]].shape == (3,)  # the classifier for other classes is new
     with pytest.raises(ValueError, match=f"have sha256 {digest}; asked for: 00"):
         train(replace(config, model={**use, "sha256": "00"}), [Arm("a")], [0], splits=splits)
-
-
-def test_a_library_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not
-    use = {"use": "aba_core.networks:of_library", "library": "torchvision", "name": "resnet50"}
-    splits = splits_from(RNG.normal(size=(30, 3, 16, 16)), RNG.integers(0, 3, 30))
-    with pytest.raises(ValueError, match=r"needs torchvision.*'aba-toolkit\[vision\]'"):
-        train(TrainConfig(model=use, epochs=1, batch_size=6), [Arm("a")], [0], splits=splits)
 
 
 def test_label_tables_keep_their_columns_by_name():

@@ -161,7 +161,13 @@ class SingleStep:
             if self.trainer.channels_last and inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             with self._unsynchronised(turn + 1 < len(parts)):
-                logits = self._forward(inputs).to(inputs.dtype)
+                output: Any = self._forward(inputs)
+                if not isinstance(output, Tensor):
+                    raise ValueError(
+                        f"the model {type(self.model).__name__} returns a {type(output).__name__} "
+                        "while it trains; needed: a tensor of logits [batch, classes]"
+                    )
+                logits = output.to(inputs.dtype)
                 loss = method.loss(logits, labels, self.what.loss).mean() * share
                 # Between ranks, gradients are averaged and not summed.
                 (loss * count if count > 1 else loss).backward()

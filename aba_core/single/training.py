@@ -24,7 +24,7 @@ from aba_core.single import checkpoints
 from aba_core.single.loading import Samples, batches, in_order
 from aba_core.single.ranks import Ranks, ranks
 from aba_core.single.step import SingleStep, Trained, place_rows
-from aba_core.single.transforms import Transforms
+from aba_core.single.transforms import Transforms, check
 from aba_core.steps import products_in
 from aba_core.trainers import Single
 from aba_core.training import Runs, _Member, _record, _Setting, _whole
@@ -158,6 +158,7 @@ class _Training:
 
         changes = None
         if self.trainer.transforms:
+            check(self.trainer.transforms, splits)
             changes = Transforms(self.trainer.transforms, self.member.seeds["order"])
         read = Samples(splits.train, changes, (splits.mean, splits.std))
         cuda = torch.device(self.setting.device).type == "cuda"

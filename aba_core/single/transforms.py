@@ -15,10 +15,14 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from aba_core.datasets import Splits
+from aba_core.libraries import imported
 from aba_core.randomness import random_bits, uniform
 
 PURPOSE = "transforms"
 Pairs = Sequence[tuple[tuple[str, Any], ...]]
+LOOKED_AT = 200  # training pictures, for their range
+BYTES_REACH = 64  # bytes of so many pictures reach at least this; other units end at 1 or 16
 
 
 class Transforms:
@@ -26,7 +30,6 @@ class Transforms:
 
     def __init__(self, given: Pairs, seed: int) -> None:
         self.given, self.seed = tuple(given), seed
-        check(given)
 
     def __call__(
         self, picture: Shaped[Tensor, "channel height width"], step: int, place: int
@@ -44,16 +47,32 @@ class Transforms:
         return picture
 
 
-def check(given: Pairs, shape: Sequence[int] = (3, 1, 1)) -> None:
+def check(given: Pairs, splits: Splits) -> None:
     """Raises ValueError where a transform needs a package that is not installed, or pictures, and
-    inputs have another shape."""
-    if given and len(shape) != 3:
+    the inputs are something else."""
+    if not given:
+        return
+    shape = splits.input_shape
+    if len(shape) != 3:
         raise ValueError(
             f"transforms change pictures [channel, height, width]; the inputs have shape "
             f"{tuple(shape)}"
         )
     if any(dict(pairs)["kind"] == "randaugment" for pairs in given):
         _randaugment(2, 9)
+        _check_bytes(splits)
+
+
+def _check_bytes(splits: Splits) -> None:
+    """RandAugment rounds pixels to bytes: of pixels from 0 to 1 it would leave nothing."""
+    few = torch.arange(min(LOOKED_AT, len(splits.train)))
+    x = splits.train.batch(few) * splits.std + splits.mean
+    low, high = float(x.min()), float(x.max())
+    if not (-0.5 <= low and BYTES_REACH <= high <= 255.5):
+        raise ValueError(
+            f"transform 'randaugment' takes pixels from 0 to 255; those of {splits.name} go from "
+            f"{low:.3g} to {high:.3g} in the source's units"
+        )
 
 
 def _crop(picture: Tensor, drawn: list[float], bits: int, padding: int) -> Tensor:
@@ -82,13 +101,9 @@ def _randaugmented(
 
 @lru_cache
 def _randaugment(ops: int, magnitude: int) -> Callable[[Tensor], Tensor]:
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise ValueError(
-            "transform 'randaugment' needs torchvision, which is not installed; install "
-            "'aba-toolkit[vision]', or use the method 'randaugment'"
-        ) from error
+    imported("torchvision", "transform 'randaugment' (the method 'randaugment' does not)")
+    from torchvision.transforms import v2
+
     return v2.RandAugment(ops, magnitude)
 
 

@@ -65,7 +65,7 @@ class Row:
 
 
 def _library(name: str) -> dict[str, str]:
-    return {"use": "aba_core.networks:of_library", "library": "torchvision", "name": name}
+    return {"use": "aba_core.libraries:of_library", "library": "torchvision", "name": name}
 
 
 def _reduced(network: str) -> dict[str, str]:
