@@ -21,9 +21,10 @@ CLASSES = (Adjustment, AdjustmentSet, Augmentation, Percentiles, SignSplit, Trai
 
 def shipped() -> Iterator[tuple[Study, set[str], str]]:
     """Every shipped declaration: the study, the keys of its runs, its data's fingerprint."""
-    for declaration in store.declarations(SHIPPED):
-        study = declaration.study
-        rows, _ = store.read_rows(SHIPPED, declaration.kind)
+    declared = store.declarations(SHIPPED)
+    stored = {kind: store.read_rows(SHIPPED, kind)[0] for kind in {d.kind for d in declared}}
+    for declaration in declared:
+        study, rows = declaration.study, stored[declaration.kind]
         rows = rows[rows["key"].isin(list(declaration.keys))]
         # Arms that draw their own training samples are known by the subset of the config.
         drawn = rows["subset_seed"] == study.config.get("subset_seed", 0)
