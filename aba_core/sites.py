@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aba_core.architecture import mixes_samples
 from aba_core.attribution import Attribution, Loss, attribution_map, undisturbed
 from aba_core.cutting import INPUT, halves
+from aba_core.kernels import adjusting
 from aba_core.making import ModuleMaker, ReplicasMaker
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
@@ -50,6 +51,8 @@ class LastGradients:
 
     def keep(self, gradients: Float[Tensor, "replica batch *feature"]) -> None:
         """Those of the present batch from now on."""
+        if adjusting.keep(self.values, self.known, self.rows, gradients):
+            return
         rows = self.rows.flatten()
         self.values.index_copy_(0, rows, gradients.flatten(0, 1))
         self.known[rows] = True

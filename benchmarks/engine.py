@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import torch
 
+import aba_core.kernels.adjusting
 import aba_core.methods.aba
 from aba_core import ABA, PRESETS, AdjustmentSet, Augmentation, TrainConfig, build_model
 from aba_core.attribution import cross_entropy
@@ -122,6 +123,7 @@ def selecting_seconds(
     parts = (
         (aba_core.methods.aba, "draw_changes"),
         (aba_core.methods.aba, "adjust"),
+        (aba_core.kernels.adjusting, "moved"),
         (type(augmentation.split), "masks"),
     )
     with ExitStack() as changed:

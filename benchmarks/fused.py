@@ -1,19 +1,22 @@
-"""Measure the engine with its kernels against the engine without, in turns in one process; and what
-maps cost.
+"""Measure the engine with its kernels against the engine without, and what maps cost, and rewrite
+the table of benchmarks/README.md.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.fused
+    OMP_NUM_THREADS=1 python -m benchmarks.fused            about 8 minutes
+    OMP_NUM_THREADS=1 python -m benchmarks.fused --quick    one turn of the small ones, prints only
 
-One thread; processor time, so that a busy machine disturbs little; medians of the turns, and the
-range of the turns' own ratios. Data loading, initialisation and the first quarter of the steps are
-left out.
+Five trainings take turns in one process with one thread. Processor time is counted, so that a busy
+machine disturbs little. Medians of the turns; of ratios, medians and ranges of the turns' own.
+Data loading, initialisation and the first quarter of the steps, in which lagged maps are not there
+yet, are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,12 +25,16 @@ import torch
 
 from aba_core import Augmentation, kernels
 from aba_core.training import train
-from benchmarks.engine import ALL, config
-from benchmarks.workloads import arms, made_up
+from benchmarks import tables
+from benchmarks.engine import config
+from benchmarks.workloads import MENDABA, arms, made_up
+
+MARK = "fused and not"
 
 
 class Row(NamedTuple):
-    """model, a sample's shape, batch, replicas, steps a turn."""
+    """model, a sample's shape, batch, replicas, steps a turn: of 100 samples, so that the first
+    epoch is at most a quarter of them."""
 
     model: str
     shape: tuple[int, ...]
@@ -38,13 +45,18 @@ class Row(NamedTuple):
 
 ROWS = {
     "digits 8×8": Row("small_cnn", (1, 8, 8), 20, 28, 80),
-    "MNIST 28×28": Row("small_cnn", (1, 28, 28), 20, 7, 24),
-    "CIFAR-10 32×32": Row("small_cnn", (3, 32, 32), 50, 7, 8),
-    "MLP 28×28": Row("mlp", (1, 28, 28), 20, 7, 60),
-    "News, 200 tokens": Row("text_cnn", (200, 100), 20, 2, 8),
-    "vgg11 32×32": Row("vgg11", (3, 32, 32), 20, 2, 5),
+    "MNIST 28×28": Row("small_cnn", (1, 28, 28), 20, 7, 40),
+    "CIFAR-10 32×32": Row("small_cnn", (3, 32, 32), 50, 7, 12),
+    "MLP 28×28": Row("mlp", (1, 28, 28), 20, 7, 80),
+    "News, 200 tokens": Row("text_cnn", (200, 100), 20, 2, 20),
+    "vgg11 32×32": Row("vgg11", (3, 32, 32), 20, 2, 20),
 }
-METHODS = {"vanilla": None, "MendABA": ALL, "lagged": replace(ALL, lagged=True)}
+SMALL = list(ROWS)[:4]
+METHODS = {"vanilla": None, "MendABA": MENDABA, "lagged": replace(MENDABA, lagged=True)}
+HEAD = (
+    "| data | batch | R | vanilla without, ms | with | ratio | MendABA without, ms | with | ratio "
+    "| MendABA over vanilla | lagged over vanilla |\n" + "|---" * 11 + "|"
+)
 
 
 def seconds(data: str, augmentation: Augmentation | None, fused: bool, **changes: object) -> float:
@@ -61,50 +73,60 @@ def seconds(data: str, augmentation: Augmentation | None, fused: bool, **changes
     return (times[-1] - times[warm]) / (len(times) - 1 - warm) / row.replicas
 
 
-def line(
-    turns: int, one: Callable[[], float], other: Callable[[], float]
-) -> tuple[float, float, str]:
-    """Median milliseconds of both, taken in turns, and their ratio with its range."""
-    pairs = [(one(), other()) for _ in range(turns)]
-    first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = [a / b for a, b in pairs]
-    spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
-    return 1e3 * first, 1e3 * second, f"**{first / second:.2f}** {spread}"
+def line(data: str, turns: int, without: bool) -> str:
+    """A row of the table. without: whether the engine without kernels is measured too."""
+    found: dict[tuple[str, bool], list[float]] = {}
+    for _ in range(turns):
+        for name, method in METHODS.items():
+            for fused in (True, False) if without and name != "lagged" else (True,):
+                found.setdefault((name, fused), []).append(seconds(data, method, fused))
+
+    def ratio(one: Sequence[float], other: Sequence[float]) -> str:
+        ratios = [a / b for a, b in zip(one, other, strict=True)]
+        return f"**{statistics.median(ratios):.2f}** [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+    row = ROWS[data]
+    cells = [data, str(row.batch), str(row.replicas)]
+    for name in ("vanilla", "MendABA"):
+        mine, plain = found[name, True], found.get((name, False), [])
+        cells += [
+            f"{1e3 * statistics.median(plain):.3f}" if plain else "",
+            f"{1e3 * statistics.median(mine):.3f}",
+            ratio(plain, mine) if plain else "",
+        ]
+    vanilla = found["vanilla", True]
+    cells += [ratio(found[name, True], vanilla) for name in ("MendABA", "lagged")]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--data", nargs="*", default=list(ROWS))
+    parser.add_argument("--data", nargs="+", choices=list(ROWS), metavar="NAME", default=list(ROWS))
+    parser.add_argument("--maps", action="store_true", help="only with kernels, prints only")
+    parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
+    if chosen.turns < 1:
+        parser.error(f"turns is {chosen.turns}; allowed: whole numbers from 1")
     torch.set_num_threads(1)
-    print(kernels.status())
-    print("| data | batch | R | method | without, ms | fused, ms | ratio |")
-    print("|---|---|---|---|---|---|---|")
+    status = kernels.status()
+    if not status.used:
+        parser.error(f"no kernels: {status.why}")
+    if chosen.quick:
+        chosen.turns, chosen.data = 1, SMALL
+    load = f"load {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else "load unknown"
+    lines = [HEAD]
+    print(HEAD)
     for data in chosen.data:
-        row = ROWS[data]
-        for name in ("vanilla", "MendABA"):
-            method = METHODS[name]
-            without, fused, ratio = line(
-                chosen.turns,
-                lambda: seconds(data, method, False),  # noqa: B023  called at once
-                lambda: seconds(data, method, True),  # noqa: B023
-            )
-            print(
-                f"| {data} | {row.batch} | {row.replicas} | {name} | {without:.3f} | {fused:.3f} "
-                f"| {ratio} |",
-                flush=True,
-            )
-    print("\n| data | method | its step over a vanilla step, both fused |\n|---|---|---|")
-    for data in chosen.data:
-        for name in ("MendABA", "lagged"):
-            method = METHODS[name]
-            *_, ratio = line(
-                chosen.turns,
-                lambda: seconds(data, method, True),  # noqa: B023
-                lambda: seconds(data, None, True),  # noqa: B023
-            )
-            print(f"| {data} | {name} | {ratio} |", flush=True)
+        lines.append(line(data, chosen.turns, not chosen.maps))
+        print(lines[-1], flush=True)
+    if chosen.data == list(ROWS) and not (chosen.maps or chosen.quick):
+        said = (
+            f"Measured on {time.strftime('%Y-%m-%d')}: {tables.cpu_name()}, one thread, {load} "
+            f"when it began; kernels {status.why}; torch {torch.__version__}; medians of "
+            f"{chosen.turns} turns, ranges in brackets.\n"
+        )
+        tables.write_between_marks(tables.README, MARK, "\n".join([said, *lines]))
 
 
 if __name__ == "__main__":

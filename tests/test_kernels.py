@@ -21,13 +21,11 @@ from aba_core import Arm, Augmentation, TrainConfig, build_model, chain, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import load_dataset
-from aba_core.kernels import adjusting, blocks, compiling, draws, losses, optimizer, passes
+from aba_core.kernels import blocks, compiling, draws, losses, optimizer, passes
 from aba_core.kernels import texts as largest
 from aba_core.layers import for_single
-from aba_core.methods import aba
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
-from aba_core.selection import Percentiles
 from aba_core.steps import optimizer_step, schedule
 from aba_core.training import train
 
@@ -301,59 +299,6 @@ def test_a_sample_that_is_no_number_leaves_the_others_bits(monkeypatch):
     for wrong in (-1, 10):
         with pytest.raises(RuntimeError):
             cross_entropy(logits, torch.full((9,), wrong))
-
-
-@needs_compiler
-@settings(max_examples=60, deadline=None)
-@given(
-    samples=st.integers(0, 5),
-    features=st.integers(1, 40),
-    quantiles=st.sampled_from([(0.1, 0.9), (0.5,), (0.2, 0.4, 0.9), (0.01, 0.99)]),
-    kind=st.sampled_from(["numbers", "few values", "nan", "sliced"]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-)
-def test_inputs_are_adjusted_as_by_masks(samples, features, quantiles, kind, dtype):
-    x, attribution = ramp(samples, features, dtype=dtype), ramp(samples, features, seed=1).to(dtype)
-    if kind == "few values":
-        attribution = attribution.round()
-    elif kind == "nan":
-        attribution[:1, ::3] = float("nan")
-    elif kind == "sliced":
-        x, attribution = ramp(features, samples).to(dtype).T, attribution.flip(1)
-    changes = ramp(samples, len(quantiles) + 1, seed=2, dtype=dtype).sign()
-    factor = ramp(samples, seed=3)
-    split = Percentiles(*quantiles)
-    values = x, attribution, changes, factor, split
-    with pytest.MonkeyPatch.context() as patch:
-        taken = []
-        call = adjusting.adjusted
-        patch.setattr(adjusting, "adjusted", lambda *a: (taken.append(1), call(*a))[1])
-        mine = aba._adjusted(*values)
-        if (
-            kind == "numbers"
-            and samples
-            and len(set((0, *split.boundaries(features), features))) == (2 + len(quantiles))
-        ):
-            assert taken
-    with kernels.unfused():
-        expected = aba._adjusted(*values)
-    assert torch.equal(mine, expected)
-
-
-@needs_compiler
-def test_layers_before_a_hidden_site_get_the_gradient_that_they_get_without_c():
-    def gradient() -> torch.Tensor:
-        weight = ramp(6, 9, seed=4).requires_grad_()
-        values = ramp(5, 6) @ weight, ramp(5, 9, seed=1), ramp(5, 3, seed=2).sign(), ramp(5, seed=3)
-        moved = aba._adjusted(*values, Percentiles(0.2, 0.8))
-        (moved**2).sum().backward()
-        return weight.grad
-
-    mine = gradient()
-    with kernels.unfused():
-        expected = gradient()
-    assert mine.abs().min() > 0
-    torch.testing.assert_close(mine, expected)
 
 
 @needs_compiler
@@ -825,7 +770,8 @@ def test_sanitizers_find_nothing(tmp_path, flags):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         done.stdout.strip()
-        == "400 shapes, 200 patches and 200 chains agree, 200 texts and optimisers ran"
+        == "400 shapes, 200 patches, 200 chains and 400 moved inputs agree, 200 texts and "
+        "optimisers ran"
     )
 
 

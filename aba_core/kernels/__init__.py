@@ -110,9 +110,9 @@ def _found() -> tuple[ctypes.CDLL | None, Status]:
 
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
-    for drawing in (loaded.uniforms, loaded.uniforms_along):
-        drawing.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 3]
-        drawing.restype = None
+    for function, tensors in ((loaded.uniforms, 3), (loaded.uniforms_along, 3), (loaded.keep, 4)):
+        function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
+        function.restype = None
     for number_type in ("float", "double"):
         forward = getattr(loaded, f"forward_{number_type}")
         backward = getattr(loaded, f"backward_{number_type}")

@@ -9,6 +9,15 @@ enum { REPLICAS, BATCH, FEATURES, MEMBERS, CATEGORIES, MAGNITUDES, CUTS, COUNTS 
 enum { FIXED, FOLDED, SIGNED };    /* magnitudes are 1, or drawn and taken without their sign, or with it */
 #define MOST_CATEGORIES 64
 
+/* values, a row each, into rows of `to`, which are known from now on. s: rows, bytes of each. */
+void keep(const int64_t *s, const char *values, const int64_t *rows, char *to, unsigned char *known)
+{
+    for (int64_t i = 0; i < s[0]; i++) {
+        memcpy(to + rows[i] * s[1], values + i * s[1], (size_t)s[1]);
+        known[rows[i]] = 1;
+    }
+}
+
 #define REAL float
 #define NAME(name) name##_float
 #include "adjusting.c"

@@ -8,7 +8,8 @@ sort is as fast as any in C that was tried.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -22,8 +23,7 @@ MOST_CATEGORIES = 64
 _FIXED, _FOLDED, _SIGNED = range(3)  # magnitudes, as adjusting.c has them
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What was drawn for each sample of each replica, and what from. [replica, sample] all through.
 
     chosen: the number in (0, 1) that chooses a member of the set. edges: where members begin in the
@@ -39,8 +39,7 @@ class Drawn:
     signed: bool = False
 
 
-@dataclass(frozen=True)
-class Maps:
+class Maps(NamedTuple):
     """Attribution maps: those of a batch in order, or rows of a longer list. known: which of these
     there are; samples without one stay as they are."""
 
@@ -69,17 +68,9 @@ def moved(
     library = loaded()
     assert library is not None
     x = x.detach().contiguous()
-    replicas, samples = x.shape[:2]
-    features = x[0, 0].numel()
-    counts: tuple[int, ...] = ()
-    ordered = order = None
-    if isinstance(split, Percentiles):
-        counts = split.boundaries(features)
-        ordered = _ordered(maps, features)
-        order = order_of_ties(features, x.device)[0]
     magnitudes = _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
-    members, categories = drawn.table.shape[-2:]
-    head = replicas, samples, features, members, categories, magnitudes, len(counts), *counts
+    sizes, order = _sizes(x.shape, drawn.table.shape[-2:], magnitudes, split)
+    ordered = None if order is None else _ordered(maps, order.numel())
     given = (
         *(x, maps.values, ordered, maps.rows, maps.known, drawn.chosen, drawn.magnitude),
         *(drawn.edges, drawn.table, drawn.strength, order),
@@ -87,14 +78,44 @@ def moved(
     held = [None if value is None else value.contiguous() for value in given]
     to = torch.empty_like(x)
     failed = getattr(library, f"adjust_{NUMBERS[x.dtype]}")(
-        (ctypes.c_int64 * len(head))(*head),
-        *(None if value is None else value.data_ptr() for value in (*held, to)),
+        sizes, *[None if value is None else value.data_ptr() for value in held], to.data_ptr()
     )
     if failed:
         raise RuntimeError(
             "inputs could not be moved: no memory; needed: smaller batches or ABA_KERNELS=off"
         )
     return to
+
+
+@lru_cache(maxsize=64)
+def _sizes(
+    shape: torch.Size, table: torch.Size, magnitudes: int, split: Selection
+) -> tuple[ctypes.Array[ctypes.c_int64], Tensor | None]:
+    """Sizes as C reads them, and the order of features that tie, where categories go by rank."""
+    features = shape[2:].numel()
+    counts = split.boundaries(features) if isinstance(split, Percentiles) else ()
+    values = *shape[:2], features, *table, magnitudes, len(counts), *counts
+    order = order_of_ties(features, torch.device("cpu"))[0] if counts else None
+    return (ctypes.c_int64 * len(values))(*values), order
+
+
+def keep(
+    to: Float[Tensor, "row *feature"],
+    known: Bool[Tensor, "row"],
+    rows: Int64[Tensor, "replica sample"],
+    values: Float[Tensor, "replica sample *feature"],
+) -> bool:
+    """Writes values into rows of a longer list, which are known from now on; False where tensors
+    must do it."""
+    if not (to.is_contiguous() and computable((to, values), levels=0) and in_use()):
+        return False
+    library = loaded()
+    assert library is not None
+    rows, values = rows.contiguous(), values.contiguous()
+    sizes = (ctypes.c_int64 * 2)(rows.numel(), to[0].numel() * to.element_size())
+    pointers = (value.data_ptr() for value in (values, rows, to, known))
+    library.keep(sizes, *pointers)
+    return True
 
 
 def _ordered(maps: Maps, features: int) -> Tensor:

@@ -17,9 +17,8 @@ def applies(heads: Tensor, places: Tensor) -> bool:
     """Whether C may draw: one head a row of places."""
     return (
         places.dim() > 0
-        and heads.dim() <= places.dim()
         and (heads.dim() == 0 or heads.shape[-1] == 1)
-        and places.numel() > 1
+        and places.numel() > 0
         and heads.device.type == places.device.type == "cpu"
         and heads.dtype == places.dtype == torch.int64
         and type(heads) is type(places) is Tensor
@@ -31,16 +30,15 @@ def applies(heads: Tensor, places: Tensor) -> bool:
 
 
 def uniforms(
-    heads: Int64[Tensor, "*#any"], places: Int64[Tensor, "*any"]
+    heads: Int64[Tensor, "*#any"], places: Int64[Tensor, "*#any"]
 ) -> Float64[Tensor, "*any"]:
     """Numbers in (0, 1), of heads, which mix seeds, purposes and steps, and places."""
     library = loaded()
     assert library is not None
-    shape = torch.broadcast_shapes(heads.shape, places.shape)
-    heads = heads.expand(*shape[:-1], 1).contiguous()
-    places = places.expand(shape).contiguous()
-    to = torch.empty(shape, dtype=torch.float64)
-    sizes = (ctypes.c_int64 * 2)(heads.numel(), shape[-1])
+    heads, places = torch.broadcast_tensors(heads, places)
+    heads, places = heads[..., :1].contiguous(), places.contiguous()
+    to = torch.empty(places.shape, dtype=torch.float64)
+    sizes = (ctypes.c_int64 * 2)(heads.numel(), places.shape[-1])
     library.uniforms(sizes, heads.data_ptr(), places.data_ptr(), to.data_ptr())
     return to
 

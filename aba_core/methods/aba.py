@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Self, get_args
 
 import torch
@@ -142,7 +143,7 @@ class Augmentation(Method):
     @property
     def maps(self) -> Attribution:
         """How this augmentation's attribution maps are made."""
-        return Attribution(
+        return _maps(
             self.attribution,
             self.target,
             self.top_k,
@@ -286,6 +287,11 @@ class Augmentation(Method):
         if isinstance(members, AdjustmentSet):
             members = members_of(members, self.split, like.device, like.dtype)
         return members
+
+
+@lru_cache(maxsize=64, typed=True)  # each step asks, and to check the fields takes a while
+def _maps(*fields: Any) -> Attribution:
+    return Attribution(*fields)
 
 
 def _last(tail: Tail) -> LastGradients:
