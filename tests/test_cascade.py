@@ -29,7 +29,7 @@ def filled(batch_norm: bool, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for value in model.state_dict().values():
         if value.is_floating_point():
-            value.copy_(torch.rand(value.shape, generator=generator, dtype=value.dtype) - 0.3)
+            value.copy_(torch.rand(value.shape, generator=generator, dtype=value.dtype) - 0.5)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_var.add_(1)
