@@ -192,6 +192,9 @@ def cascade_panels(table: pd.DataFrame, width: str = "double") -> Figure:
         for ax, family in zip(line, families, strict=True):
             _lines(ax, chosen[chosen["family"] == family], start=way == "to")
         line[0].set_ylabel(f"Rank correlation × 100,\n{words}")
+    drawn = table[table["measure"].isin({MEASURES[measure] for _, measure in SHOWN})]
+    axes[0, 0].set_ylim(min(-35.0, 1.1 * drawn["left"].min()), 105)
+    axes[0, 0].set_xticks(range(int(drawn["layer"].max()) + 1))
     for ax, family in zip(axes[0], families, strict=True):
         ax.set_title(family)
     for ax in axes[-1]:
@@ -222,9 +225,6 @@ def _lines(ax: Axes, rows: pd.DataFrame, start: bool) -> None:
             ax.plot(layers, left, "-", color=colour, lw=0.9 * width)
         ax.plot(layers, left, symbol, color=colour, ms=0.6 * marker, label=title)
         ax.vlines(layers, ends[:, 0], ends[:, 1], color=colour, lw=1.4 * width, alpha=0.6)
-    ax.set_ylim(-35, 105)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_box_aspect(None)
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
