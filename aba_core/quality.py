@@ -31,8 +31,11 @@ SHARES = (0.25, 0.5)  # of the features that are kept, or hidden, where models a
 STEPS = 10  # of insertion and deletion
 MOST = 500  # validation samples that are looked at
 CUTS = Percentiles(0.1, 0.9)  # where features change category
-# Seeds of the models that a map's own is compared with, far from those of any study.
+# Seeds of the models that a map's own is compared with, far from those of any study. PyTorch's
+# generator takes 32 bits of a seed, so that a model of OTHER_SEED + seed has the initial parameters
+# of seed, though its order and draws are others; one of NEW_START + seed has others as well.
 OTHER_SEED = 2**40
+NEW_START = OTHER_SEED + 2**31
 
 Map = Float[Tensor, "sample *feature"]
 Logits = Callable[[Tensor], Tensor]
@@ -121,7 +124,7 @@ def retrained(
     runs = train(config, arms, [seed], splits=splits)
     accuracy = {}
     for name, masks in validation_masks.items():
-        x, y = _first(splits.validation, len(masks))
+        x, y = first_samples(splits.validation, len(masks))
         with torch.no_grad():
             guessed = runs.model(name, seed)(x * masks).argmax(1)
         accuracy[name] = 100 * float((guessed == y).double().mean())
@@ -243,7 +246,8 @@ def changed(one: Map, other: Map, split: Percentiles = CUTS) -> float:
 class Judged(Method):
     """Training as usual, after which the quality of an attribution map of the model is measured, as
     further columns map_... of the run; see `judge`. strength: of the ABA whose model is compared
-    with it. The other fields are those of `Attribution`."""
+    with it. new_start: whether the models that it is compared with have initial parameters of their
+    own, and not those of the run. The other fields are those of `Attribution`."""
 
     kind: ClassVar[str] = "judged"
 
@@ -252,6 +256,7 @@ class Judged(Method):
     attribution_samples: int = 8
     attribution_noise: float = 0.15
     strength: float = 0.5
+    new_start: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attribution", Use.read(self.attribution) or self.attribution)
@@ -292,13 +297,13 @@ def judge(
     """
     of = method.maps_with()
     model, config = model.eval(), replace(config, mechanism=0, curve_every=0, metrics=())
-    x, y = _first(splits.validation, MOST)
+    x, y = first_samples(splits.validation, MOST)
     maps = of(model, x, y)
     train_maps = of(model, splits.train.x, splits.train.y)
     accuracy = retrained(config, splits, kept_by(train_maps), kept_by(maps), seed)
     found: dict[str, float] = {**removal(accuracy), **curves(_logits(model), x, maps)}
 
-    others = _others(config, splits, seed, method.strength)
+    others = _others(config, splits, seed, method.strength, method.new_start)
     again, aba = of(others["seed"], x, y), of(others["aba"], x, y)
     found |= {"seeds": correlation(maps, again), "changed": changed(maps, again)}
     found["changed_20"] = changed(maps, again, Percentiles(0.2, 0.8))
@@ -315,7 +320,7 @@ def judge(
             found |= {name: math.nan, f"changed_{name}": math.nan}
     if "blocks" in others:
         with_blocks, signal = blocks(splits)
-        bx, by = _first(with_blocks.validation, MOST)
+        bx, by = first_samples(with_blocks.validation, MOST)
         found |= pointing(of(others["blocks"], bx, by), signal["validation"][:MOST])
     return found
 
@@ -324,15 +329,16 @@ _known: OrderedDict[tuple[Any, ...], dict[str, nn.Module]] = OrderedDict()
 
 
 def _others(
-    config: TrainConfig, splits: Splits, seed: int, strength: float
+    config: TrainConfig, splits: Splits, seed: int, strength: float, new_start: bool
 ) -> dict[str, nn.Module]:
     """The models that a map is compared on, the same for all maps of a run's seed: of another seed,
-    trained with ABA, never trained, and trained on blocks where inputs are pictures."""
+    trained with ABA, never trained, and trained on blocks where inputs are pictures. new_start:
+    whether their initial parameters differ from the run's."""
     from aba_core.training import builder, train
 
-    place = (config, splits.fingerprint, seed, strength)
+    place = (config, splits.fingerprint, seed, strength, new_start)
     if place not in _known:
-        one = OTHER_SEED + seed
+        one = (NEW_START if new_start else OTHER_SEED) + seed
         aba = Arm.of("ABA", adjustments="all", target="loss", strength=strength)
         runs = train(config, [Arm("Vanilla"), aba], [one], splits=splits)
         untrained = initial_model(builder(config, splits), one, getattr(torch, config.dtype))
@@ -347,7 +353,7 @@ def _others(
     return _known[place]
 
 
-def _first(split: Split, most: int) -> tuple[Tensor, Tensor]:
+def first_samples(split: Split, most: int) -> tuple[Tensor, Tensor]:
     rows = torch.arange(min(most, len(split)), device=split.y.device)
     return split.batch(rows), split.y[rows]
 

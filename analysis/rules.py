@@ -214,7 +214,9 @@ class Judge:
 
     grid: of the metric that it is about; grid_of: of any other, where a comparison needs one. For
     the rest see `test`. of_images: what evaluation images add, where they were kept.
-    problem: why it cannot be tested.
+    second_reading: whether `comparisons.practical` stands beside each comparison; no verdict needs
+    it, and of the best of many arms it takes ten times as long as the rest. problem: why it cannot
+    be tested.
     """
 
     hypothesis: Hypothesis
@@ -228,6 +230,7 @@ class Judge:
     bounds: list[Bounds] = field(default_factory=list)
     grid_of: Callable[[str], Grid] | None = field(default=None, kw_only=True)
     of_images: images.OfImages | None = field(default=None, kw_only=True)
+    second_reading: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         one = self.hypothesis
@@ -325,6 +328,8 @@ class Judge:
     @cached_property
     def _chances(self) -> list[dict[str, float]]:
         """`effects.practical` of every comparison: the same at every level."""
+        if not self.second_reading:
+            return [{} for _ in self.bounds]
         return [practical(bounds, self.hypothesis.margin) for bounds in self.bounds]
 
     def ruling(self, compare: Compare) -> Ruling:

@@ -132,8 +132,9 @@ def _lack_of_fit(
     ratio = (fit.squares - wider.squares) / added / (wider.squares / wider.freedom)
     p = float(stats.f.sf(ratio, added, wider.freedom))
     interval = student(wider.estimate, wider.error, wider.freedom, len(means), "set").interval()
-    said = f"lack of fit p = {p:.3g}; with squares {interval.estimate:.2f} "
-    said += f"[{interval.low:.2f}, {interval.high:.2f}]"
+    ends = (f"{value:.2f}".replace("-", "−") for value in (interval.low, interval.high))
+    said = f"lack of fit p = {p:.3g}; with squares {interval.estimate:.2f} [{', '.join(ends)}]"
+    said = said.replace("squares -", "squares −")
     if interval.low <= 0 <= interval.high and abs(fit.estimate) > 1.96 * fit.error:
         said = "not robust to squares: " + said
     return (said,)

@@ -80,7 +80,21 @@ def test_the_response_of_every_class_is_shown(tmp_path):
     assert table.data.groupby("class")["chosen"].sum().eq(1).all()
     assert table.data.loc[0, "n"] == 4 and table.data.loc[2, "n"] == 2
     assert "learning rate 1e-06, weight decay 0" in set(table.data["values"])
-    plt.close(tuned.response_plot(figure.data).figure)
+    drawn = tuned.response_plot(figure.data)
+    assert [ax.get_title() for ax in drawn.axes if ax.get_title()] == [
+        "singles",
+        "joined",
+        "trainings",
+    ]
+    plt.close(drawn)
+    # One value that fails does not flatten the others: it is marked at the edge, with its mean.
+    failing = figure.data.assign(mean=80.0, mean_low=79.0, mean_high=81.0)
+    failing.loc[1, ["mean", "mean_low", "mean_high"]] = 12.0, 5.0, 20.0
+    failing["chosen"] = [True, False, *failing["chosen"][2:]]
+    drawn = tuned.response_plot(failing)
+    assert drawn.axes[0].get_ylim()[0] > 60
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["12"]
+    plt.close(drawn)
 
 
 def test_every_class_of_the_standard_study_has_as_many_values():

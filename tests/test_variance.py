@@ -57,6 +57,18 @@ def test_intervals_of_the_jackknife_bracket_the_estimate():
     assert all(np.isnan(interval.low) for interval in few.values())
 
 
+def test_what_is_estimated_below_0_is_not_known_to_be_0():
+    rng = np.random.default_rng(3)
+    held = zeros = 0
+    for _ in range(200):
+        intervals = variance.component_intervals(made(rng, subset=0.5, seed=1.5, noise=5.0))
+        low, estimate, high = (getattr(intervals["subset"], n) for n in ("low", "estimate", "high"))
+        zeros += estimate == 0
+        assert high > 0
+        held += low <= 0.5 <= high
+    assert zeros > 20 and held / 200 > 0.9
+
+
 def test_one_subset_or_one_seed_tells_nothing():
     with pytest.raises(ValueError, match="1 subsets of 4 seeds; needed: two of each"):
         variance.variance_components(np.zeros((1, 4, 9)))

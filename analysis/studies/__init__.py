@@ -30,6 +30,7 @@ _DECLARED_IN = {
     "attributions": ("attributions", "declare"),
     "attributions-equal-time": ("attributions", "declare_equal_time"),
     "quality": ("quality", "declare"),
+    "cascade": ("cascade", "declare"),
     "baselines": ("baselines", "declare"),
     "regimes": ("regimes", "declare"),
     "variance": ("variance", "declare"),

@@ -462,7 +462,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
             compared,
             partial(verdict_plot, compared, names="label"),
             height=verdict_height(compared, "label"),
-            note=f"{verdict.sentence} {verdict.declared.capitalize()}.",
+            note=f"{_after_statement(verdict)} {verdict.declared.capitalize()}.",
             interval=ways,
             width="double",
         )
@@ -485,6 +485,11 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     if slopes:
         sets.show(collector, slopes[0], prefix)
     return collector.exhibits
+
+
+def _after_statement(verdict: Verdict) -> str:
+    """A verdict's sentence without the statement, which is the exhibit's description."""
+    return verdict.sentence.removeprefix(verdict.hypothesis.statement).lstrip()
 
 
 def _tables(

@@ -72,6 +72,7 @@ def declare(settings: Settings) -> Study:
                 **{"use": "aba_core.quality:Judged", "attribution": method},
                 **({"attribution_samples": samples} if method in WITH_SAMPLES else {}),
                 "strength": settings.strength["isolation"],
+                "new_start": True,
             },
         )
         for method, title in maps.items()

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from aba_core.adjustments import PAIRS
 from aba_core.arms import METHODS, PLACEBO_TITLES, VANILLA, Arm
@@ -155,13 +157,15 @@ def responses(study: StudyResult, look: Look) -> Exhibits:
     name = study.declaration.study.name
     table = response_table(study, look.rng(), look.metric, look.confidence)
     over = f"{collector.level}, studentised bootstrap over tuning seeds"
-    note = "Filled: the value that is kept. Seeds and training subsets are never reported."
+    note = (
+        "Filled: the value that is kept; arrow heads: what lies below the scale, with its mean. "
+        "Seeds and training subsets of tuning are in no other result."
+    )
     collector.figure(
         name,
         "What each class of arms reaches with each value that it was tried with",
         table,
         partial(response_plot, table, label=measured_as(look.metric)),
-        height=response_height(table),
         note=note,
         interval=over,
         width="double",
@@ -178,43 +182,69 @@ def responses(study: StudyResult, look: Look) -> Exhibits:
 
 
 def response_plot(
-    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Validation accuracy (%)"
-) -> Axes:
-    """Values of every class beside one another with their intervals; the one kept is filled.
+    table: pd.DataFrame, width: str = "double", *, label: str = "Validation accuracy (%)"
+) -> Figure:
+    """A curve for each class: what it reaches with each value, with its interval; the one kept is
+    filled.
 
-    table: from `response_table`. Values of a class are evenly spaced, in their order, and named
-    where there is room.
+    table: from `response_table`. Values of a class are evenly spaced, in their order. All panels
+    have one scale, that of the classes at their best: an arrow head marks what lies outside.
     """
-    ax = figures.given_or_new(ax, figures.TWO_COLUMNS, response_height(table))
-    text, width, marker = figures.sizes(ax)
-    limits = figures.limits_of(table, ["mean"]) or (0.0, 100.0)
     names = list(dict.fromkeys(table["class"]))
-    for y, name in enumerate(names):
-        base = len(names) - 1 - y
-        ax.axhline(base - 0.5, color="0.92", lw=0.5 * width, zorder=-2)
-        part = table[table["class"] == name].reset_index(drop=True)
-        step = 0.8 / max(1, len(part) - 1)
-        for number, row in part.iterrows():
-            place = base + 0.4 - step * int(str(number))
-            ends = row["mean_low"], row["mean_high"]
-            figures.interval_line(ax, place, *ends, limits, color="black", lw=0.7 * width)
-            face = "black" if row["chosen"] else "white"
-            ax.plot(row["mean"], place, "o", mfc=face, mec="black", ms=0.5 * marker)
-            if len(part) <= 8:
-                side = limits[1] if row["mean"] < sum(limits) / 2 else limits[0]
-                aligned = "right" if side == limits[1] else "left"
-                ax.text(side, place, f" {row['values']} ", size=0.6 * text, ha=aligned, va="center")
-    ax.set_xlim(limits)
-    ax.set_ylim(-0.6, len(names) - 0.4)
-    across = 0.3 * figures.panel_size(ax)[0]
-    shown = [figures.wrapped(name, across, 0.8 * text, 2) for name in names]
-    ax.set_yticks(range(len(names) - 1, -1, -1), shown)
-    ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(label)
-    return ax
+    columns = {"single": 2, "double": 4, "slide": 6}[width]
+    rows = -(-len(names) // columns)
+    size = np.array(figures.size_of(width, response_height(rows))) / figures.MILLIMETRES_PER_INCH
+    figure, axes = plt.subplots(
+        rows, columns, figsize=tuple(size), layout="constrained", sharey=True, squeeze=False
+    )
+    axes[0, 0].set_ylim(_scale(table))
+    for ax, name in zip(axes.flat, names, strict=False):
+        _response(ax, table[table["class"] == name].reset_index(drop=True))
+        text = figures.sizes(ax)[0]
+        ax.set_title(figures.wrapped(name, 0.95 * figures.panel_size(ax)[0], text, 2), size=text)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    figure.supylabel(label, size=figures.sizes(axes[0, 0])[0])
+    figure.supxlabel("Value tried", size=figures.sizes(axes[0, 0])[0])
+    return figure
 
 
-def response_height(table: pd.DataFrame) -> float:
-    """Height in mm at which `response_plot` can show every class, on paper."""
-    return 20.0 + 13.0 * table["class"].nunique()
+def _scale(table: pd.DataFrame) -> tuple[float, float]:
+    """From below the values near the kept ones, to above all intervals of these."""
+    kept = table[table["chosen"]]
+    reach = max(2.0, 2.0 * float(kept["mean"].max() - kept["mean"].min()))
+    near = table[table["mean"] >= kept["mean"].min() - reach]
+    ends = near[["mean", "mean_low", "mean_high"]].to_numpy(np.float64)
+    low = max(float(np.nanmin(ends)), float(kept["mean"].min()) - 2 * reach)
+    high = float(np.nanmax(ends))
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+
+def _response(ax: Axes, part: pd.DataFrame) -> None:
+    """One class's values from the left to the right."""
+    text, width, marker = figures.sizes(ax)
+    bottom, top = ax.get_ylim()
+    places = np.arange(len(part))
+    means = part["mean"].to_numpy(np.float64)
+    ax.plot(places, np.where(means >= bottom, means, np.nan), "-", color="0.6", lw=0.7 * width)
+    for place, row in zip(places, part.to_dict("records"), strict=True):
+        low, high = np.clip([row["mean_low"], row["mean_high"]], bottom, top)
+        ax.plot([place] * 2, [low, high], color="black", lw=0.7 * width)
+        face = "black" if row["chosen"] else "white"
+        if row["mean"] >= bottom:
+            ax.plot(place, row["mean"], "o", mfc=face, mec="black", ms=0.6 * marker)
+            continue
+        edge = bottom + 0.04 * (top - bottom)
+        ax.plot(place, edge, "v", color="black", ms=0.7 * marker)
+        number = f"{row['mean']:.0f}"
+        ax.annotate(number, (place, edge), (0, 3), textcoords="offset points", ha="center",
+                    va="bottom", size=0.75 * text)  # fmt: skip
+    few = places if len(part) <= 8 else places[:: -(-len(part) // 6)]
+    ax.set_xticks(few, [str(part["values"][int(place)]) for place in few])
+    long = sum(len(str(part["values"][int(place)])) for place in few) > 24
+    ax.tick_params(axis="x", labelsize=0.75 * text, labelrotation=90 if long else 0)
+
+
+def response_height(rows: int) -> float:
+    """Height in mm at which `response_plot` can show so many rows of panels, on paper."""
+    return 12.0 + 36.0 * rows

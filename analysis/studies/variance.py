@@ -84,6 +84,11 @@ def variance_components(correct: Array) -> dict[str, float]:
     by the choice of the evaluation samples. residual: what seeds change from sample to sample, over
     so many samples. Negative estimates are 0. By the mean squares of subset / seed × sample.
     """
+    return {name: max(0.0, value) for name, value in _unbounded(correct).items()}
+
+
+def _unbounded(correct: Array) -> dict[str, float]:
+    """`variance_components`, with negative estimates as they are."""
     subsets, seeds, samples = correct.shape
     if subsets < 2 or seeds < 2:
         raise ValueError(f"{subsets} subsets of {seeds} seeds; needed: two of each or more")
@@ -96,29 +101,34 @@ def variance_components(correct: Array) -> dict[str, float]:
     blur = float(correct.mean(1).var(axis=0, ddof=1).mean()) - of_subsets
     of_images = float(correct.mean((0, 1)).var(ddof=1)) - blur / subsets
     return {
-        "subset": max(0.0, of_subsets - within / seeds),
-        "seed": max(0.0, within - residual),
-        "images": max(0.0, of_images / samples),
+        "subset": of_subsets - within / seeds,
+        "seed": within - residual,
+        "images": of_images / samples,
         "residual": residual,
     }
 
 
 def component_intervals(correct: Array, confidence: float = CONFIDENCE) -> dict[str, Interval]:
     """Each component as an SD (points) with the delete-one-subset jackknife's interval, Student's t
-    on subsets less one; without an interval where there are two subsets. Also one_run, of all."""
+    on subsets less one; without an interval where there are two subsets. Also one_run, of all.
 
-    def spreads(part: Array) -> Array:
-        found = variance_components(part)
-        return np.sqrt([*found.values(), sum(found.values())])
+    The upper end is the larger one of two jackknives, of SDs and of variances: where an estimate is
+    below 0, and so is 0 without most subsets as well, SDs alone would make it seem to be known.
+    """
+
+    def variances(part: Array) -> Array:
+        found = _unbounded(part)
+        return np.array([*found.values(), sum(max(0.0, value) for value in found.values())])
 
     subsets = len(correct)
-    estimate = spreads(correct)
+    estimate = np.sqrt(np.maximum(0.0, variances(correct)))
     low = high = np.full(len(estimate), math.nan)
     if subsets > 2:
-        without = np.array([spreads(np.delete(correct, i, axis=0)) for i in range(subsets)])
-        error = np.sqrt((subsets - 1) * without.var(axis=0))
-        reach = stats.t.ppf((1 + confidence) / 2, subsets - 1) * error
-        low, high = np.maximum(0.0, estimate - reach), estimate + reach
+        without = np.array([variances(np.delete(correct, i, axis=0)) for i in range(subsets)])
+        t = stats.t.ppf((1 + confidence) / 2, subsets - 1) * math.sqrt(subsets - 1)
+        reach, squared = t * np.sqrt(np.maximum(0.0, without)).std(axis=0), t * without.std(axis=0)
+        low = np.maximum(0.0, estimate - reach)
+        high = np.maximum(estimate + reach, np.sqrt(estimate**2 + squared))
     return {
         name: Interval(float(e), float(a), float(b), subsets, confidence, "jackknife")
         for name, e, a, b in zip((*COMPONENTS, "one_run"), estimate, low, high, strict=True)
@@ -250,7 +260,7 @@ def variance_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(table) - 1, -1, -1), names)
     ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("SD of one run (points)")
+    ax.set_xlabel("SD of one run, or of one difference (points)")
     handles = [
         Line2D([], [], color=colour, marker=symbol, ms=0.7 * marker, label=COMPONENTS[name])
         for name, (symbol, colour) in _LOOKS.items()
