@@ -325,6 +325,7 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, ledger_height(table))
     text, width, marker = figures.sizes(ax)
     columns = {name: 1.0 * place for place, name in enumerate(datasets)}
+    marks: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
     for y, claim in enumerate(reversed(names)):
         rows = table[table["claim"] == claim]
         ax.axhline(y, color="0.92", lw=0.5 * width, zorder=-2)
@@ -332,13 +333,16 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             shown = rows[rows["dataset"] == dataset]
             if shown.empty:
                 exact = (rows["verdict"] == EXACT).all()
-                colour, symbol = LOOKS[EXACT] if exact else UNTESTED
-                ax.plot(x, y, symbol, color=colour, ms=0.8 * marker)
+                look = LOOKS[EXACT] if exact else UNTESTED
+                marks.setdefault((*look, 0.8), []).append((x, y))
             for step, (_, row) in enumerate(shown.iterrows()):
                 at = x + 0.13 * (step - (len(shown) - 1) / 2)
                 for kind, size, down in (("verdict", 0.8, 0.12), ("test_verdict", 0.5, -0.25)):
-                    colour, symbol = LOOKS.get(str(row.get(kind)), UNTESTED)
-                    ax.plot(at, y + down, symbol, color=colour, ms=size * marker, mew=0.6 * width)
+                    look = LOOKS.get(str(row.get(kind)), UNTESTED)
+                    marks.setdefault((*look, size), []).append((at, y + down))
+    for (colour, symbol, size), places in marks.items():  # one artist a look, not one a mark
+        mark: dict[str, Any] = {"color": colour, "ms": size * marker, "mew": 0.6 * width}
+        ax.plot(*zip(*places, strict=True), symbol, ls="none", **mark)
     labels = dict(zip(table["claim"], table["text"], strict=True))
     across = 0.5 * figures.panel_size(ax)[0]
     size = 0.8 * text
