@@ -344,15 +344,14 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         mark: dict[str, Any] = {"color": colour, "ms": size * marker, "mew": 0.6 * width}
         ax.plot(*zip(*places, strict=True), symbol, ls="none", **mark)
     labels = dict(zip(table["claim"], table["text"], strict=True))
-    across = 0.5 * figures.panel_size(ax)[0]
-    size = 0.8 * text
+    across = 0.62 * figures.panel_size(ax)[0]
+    size = 0.75 * text
     lines = [figures.wrapped(f"{name} {labels[name]}", across, size, 2) for name in names]
     ax.set_yticks(range(len(names) - 1, -1, -1), lines)
     ax.tick_params(axis="both", length=0)
     ax.tick_params(axis="y", labelsize=size)
-    # Broken at hyphens, so that no name runs into the next.
-    ax.set_xticks(list(columns.values()), [name.replace("-", "-\n") for name in columns])
-    ax.tick_params(axis="x", labelsize=size)
+    slanted: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"}
+    ax.set_xticks(list(columns.values()), list(columns), size=size, **slanted)
     ax.xaxis.tick_top()
     ax.set_xlim(-0.5, max(len(datasets), 1) - 0.5)
     ax.set_ylim(-0.7, len(names) - 0.3)
@@ -369,8 +368,8 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def ledger_height(table: pd.DataFrame) -> float:
-    """Height in mm at which `ledger_plot` can name every claim in two lines."""
-    return 22.0 + 6.2 * table["claim"].nunique()
+    """Height in mm at which `ledger_plot` can name every claim."""
+    return 26.0 + 4.7 * table["claim"].nunique()
 
 
 def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
@@ -403,7 +402,8 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """What is decided, as text: claim, data set, comparison, verdict, effect, n, interval over (in
-    brackets what the interval is over images too, or over seeds alone, where known), test."""
+    brackets what the interval is over images too, or over seeds alone, where known), test in the
+    effect's unit."""
     rows = []
     for row in table[~table["verdict"].isin([OPEN])].to_dict("records"):
         exact = row["verdict"] == EXACT
@@ -417,7 +417,9 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
                 "effect": _effect(row, ""),
                 "n": "" if exact else f"{int(row['n'])}",
                 "interval over": "" if exact else wording.over_text(row),
-                "test": f"{tested} {_effect(row, 'test_')}" if isinstance(tested, str) else "",
+                "test": f"{tested} {_effect(row, 'test_', unit=False)}"
+                if isinstance(tested, str)
+                else "",
             }
         )
     return pd.DataFrame(
@@ -428,9 +430,12 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _effect(row: Mapping[Any, Any], prefix: str) -> str:
+def _effect(row: Mapping[Any, Any], prefix: str, unit: bool = True) -> str:
     estimate, low, high = (row.get(f"{prefix}estimate{e}", np.nan) for e in ("", "_low", "_high"))
-    return rules.effect_text(estimate, low, high, row["measure"]) if np.isfinite(estimate) else ""
+    if not np.isfinite(estimate):
+        return ""
+    text = rules.effect_text(estimate, low, high, row["measure"])
+    return text if unit else text.removesuffix(f" {row['measure']}")
 
 
 def undecided(table: pd.DataFrame) -> pd.DataFrame:

@@ -533,6 +533,7 @@ def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     parts = [
         verdict.table.assign(
             hypothesis=verdict.hypothesis.name,
+            statement=verdict.hypothesis.statement,
             margin=verdict.hypothesis.margin,
             measure=verdict.hypothesis.measure,
         )
