@@ -325,6 +325,7 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, ledger_height(table))
     text, width, marker = figures.sizes(ax)
     columns = {name: 1.0 * place for place, name in enumerate(datasets)}
+    marks: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
     for y, claim in enumerate(reversed(names)):
         rows = table[table["claim"] == claim]
         ax.axhline(y, color="0.92", lw=0.5 * width, zorder=-2)
@@ -332,23 +333,25 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             shown = rows[rows["dataset"] == dataset]
             if shown.empty:
                 exact = (rows["verdict"] == EXACT).all()
-                colour, symbol = LOOKS[EXACT] if exact else UNTESTED
-                ax.plot(x, y, symbol, color=colour, ms=0.8 * marker)
+                look = LOOKS[EXACT] if exact else UNTESTED
+                marks.setdefault((*look, 0.8), []).append((x, y))
             for step, (_, row) in enumerate(shown.iterrows()):
                 at = x + 0.13 * (step - (len(shown) - 1) / 2)
                 for kind, size, down in (("verdict", 0.8, 0.12), ("test_verdict", 0.5, -0.25)):
-                    colour, symbol = LOOKS.get(str(row.get(kind)), UNTESTED)
-                    ax.plot(at, y + down, symbol, color=colour, ms=size * marker, mew=0.6 * width)
+                    look = LOOKS.get(str(row.get(kind)), UNTESTED)
+                    marks.setdefault((*look, size), []).append((at, y + down))
+    for (colour, symbol, size), places in marks.items():  # one artist a look, not one a mark
+        mark: dict[str, Any] = {"color": colour, "ms": size * marker, "mew": 0.6 * width}
+        ax.plot(*zip(*places, strict=True), symbol, ls="none", **mark)
     labels = dict(zip(table["claim"], table["text"], strict=True))
-    across = 0.5 * figures.panel_size(ax)[0]
-    size = 0.8 * text
+    across = 0.62 * figures.panel_size(ax)[0]
+    size = 0.75 * text
     lines = [figures.wrapped(f"{name} {labels[name]}", across, size, 2) for name in names]
     ax.set_yticks(range(len(names) - 1, -1, -1), lines)
     ax.tick_params(axis="both", length=0)
     ax.tick_params(axis="y", labelsize=size)
-    # Broken at hyphens, so that no name runs into the next.
-    ax.set_xticks(list(columns.values()), [name.replace("-", "-\n") for name in columns])
-    ax.tick_params(axis="x", labelsize=size)
+    slanted: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"}
+    ax.set_xticks(list(columns.values()), list(columns), size=size, **slanted)
     ax.xaxis.tick_top()
     ax.set_xlim(-0.5, max(len(datasets), 1) - 0.5)
     ax.set_ylim(-0.7, len(names) - 0.3)
@@ -365,8 +368,8 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def ledger_height(table: pd.DataFrame) -> float:
-    """Height in mm at which `ledger_plot` can name every claim in two lines."""
-    return 22.0 + 6.2 * table["claim"].nunique()
+    """Height in mm at which `ledger_plot` can name every claim."""
+    return 26.0 + 4.7 * table["claim"].nunique()
 
 
 def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
@@ -399,7 +402,8 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """What is decided, as text: claim, data set, comparison, verdict, effect, n, interval over (in
-    brackets what the interval is over images too, or over seeds alone, where known), test."""
+    brackets what the interval is over images too, or over seeds alone, where known), test in the
+    effect's unit."""
     rows = []
     for row in table[~table["verdict"].isin([OPEN])].to_dict("records"):
         exact = row["verdict"] == EXACT
@@ -413,7 +417,9 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
                 "effect": _effect(row, ""),
                 "n": "" if exact else f"{int(row['n'])}",
                 "interval over": "" if exact else wording.over_text(row),
-                "test": f"{tested} {_effect(row, 'test_')}" if isinstance(tested, str) else "",
+                "test": f"{tested} {_effect(row, 'test_', unit=False)}"
+                if isinstance(tested, str)
+                else "",
             }
         )
     return pd.DataFrame(
@@ -424,9 +430,12 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _effect(row: Mapping[Any, Any], prefix: str) -> str:
+def _effect(row: Mapping[Any, Any], prefix: str, unit: bool = True) -> str:
     estimate, low, high = (row.get(f"{prefix}estimate{e}", np.nan) for e in ("", "_low", "_high"))
-    return rules.effect_text(estimate, low, high, row["measure"]) if np.isfinite(estimate) else ""
+    if not np.isfinite(estimate):
+        return ""
+    text = rules.effect_text(estimate, low, high, row["measure"])
+    return text if unit else text.removesuffix(f" {row['measure']}")
 
 
 def undecided(table: pd.DataFrame) -> pd.DataFrame:

@@ -151,9 +151,9 @@ class Grid:
 def grid_of(runs: pd.DataFrame, metric: str) -> Grid:
     """Runs as a grid, without those that lack the metric. Runs without the column subset_seed share
     one subset."""
-    finite = runs[np.isfinite(runs[metric].astype(np.float64))]
-    subset = finite["subset_seed"] if "subset_seed" in finite else 0
-    keyed = finite[["arm", "seed", metric]].assign(subset=subset)
+    finite = np.isfinite(runs[metric].astype(np.float64))
+    subset = runs.loc[finite, "subset_seed"] if "subset_seed" in runs else 0
+    keyed = runs.loc[finite, ["arm", "seed", metric]].assign(subset=subset)
     wide = keyed.pivot_table(index=["subset", "seed"], columns="arm", values=metric)
     subsets = wide.index.get_level_values("subset").to_numpy(np.int64)
     return Grid(tuple(map(str, wide.columns)), subsets, wide.to_numpy(np.float64))

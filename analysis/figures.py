@@ -13,7 +13,7 @@ triangles pointing down (the loss falls), Epsilon orange triangles pointing up (
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,35 @@ def named_rows(
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(label)
     return places
+
+
+MOST_ROWS = 36  # of named rows that fit a page, one below the other
+
+
+def in_halves(
+    table: pd.DataFrame,
+    plot: Callable[..., Axes],
+    height_of: Callable[[pd.DataFrame], float],
+    width: str,
+) -> Figure:
+    """The figure of a table with a row a line: two panels side by side, on one scale, where all
+    lines below one another would be higher than a page.
+
+    plot: draws some of the rows into `ax`, with the limits of the table `of`. height_of: the height
+    in mm that some rows need. width: as of `sized_axes`.
+    """
+    if width == "single" or len(table) <= MOST_ROWS:
+        return figure_of(plot(table, sized_axes(width, height_of(table)), of=table))
+    half = -(-len(table) // 2)
+    size = np.array(size_of(width, height_of(table[:half]))) / MILLIMETRES_PER_INCH
+    whole, panels = plt.subplots(1, 2, figsize=tuple(size), layout="constrained")
+    for ax, part in zip(panels, (table[:half], table[half:]), strict=True):
+        plot(part.reset_index(drop=True), ax, of=table)
+    low, high = panels[0].get_ylim()
+    top = panels[1].get_ylim()[1]
+    panels[1].set_ylim(top - (high - low), top)  # lines as far apart, also where there is one less
+    panels[1].get_legend().remove()
+    return whole
 
 
 def mark_in_row(

@@ -189,14 +189,14 @@ def test(
     Raises RuleError where the rule gives no ruling; one that cannot be imported leaves the
     hypothesis not tested.
     """
-    grid_of = _grids(runs)
+    grid_of = grids(runs)
     grid = grid_of(hypothesis.quantity or metric)
     return Judge(
         hypothesis, grid, rng, confidence, measured, look, declared, grid_of=grid_of
     ).verdict()
 
 
-def _grids(runs: pd.DataFrame) -> Callable[[str], Grid]:
+def grids(runs: pd.DataFrame) -> Callable[[str], Grid]:
     """Runs as a grid of any of their columns; an empty one where they lack it."""
 
     @cache
@@ -483,7 +483,7 @@ def _grids_of(study: StudyResult) -> Callable[[str], Grid]:
     """A study's runs as a grid of any column; frozen models by group, see `results.group_runs`.
     What was measured while runs trained stands beside, see `results.with_measured`."""
     frozen = bool(study.declaration.study.frozen) and len(study.frame)
-    return _grids(group_runs(study.frame) if frozen else with_measured(study))
+    return grids(group_runs(study.frame) if frozen else with_measured(study))
 
 
 def _holm(judges: Sequence[Judge], verdict: str, confidence: float) -> set[int]:
@@ -538,6 +538,7 @@ def comparison_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     parts = [
         verdict.table.assign(
             hypothesis=verdict.hypothesis.name,
+            statement=verdict.hypothesis.statement,
             margin=verdict.hypothesis.margin,
             measure=verdict.hypothesis.measure,
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import io
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from aba_core.installation import CHECKOUT, HOME
 from aba_core.quantities import metric_label
 from analysis.reports.pages import shortened
 from analysis.reports.parameters import check_value
+from analysis.reports.screen_tables import html_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,6 +190,8 @@ class Page:
 
         from analysis import interactive, tables
 
+        if "hypothesis" in table and "statement" in table:  # in words, where there is room
+            table = table.assign(hypothesis=table["statement"])
         plain = html_table(tables.present(table, digits, columns))
         if "index" in table and interactive.attended():
             widget = interactive.table_widget(table, columns, digits, seeds)
@@ -269,36 +270,3 @@ def page(**parameters: Any) -> Page:
     fields["or_shipped"] = usual or bool(os.environ.get(OR_SHIPPED))
     fields["out"] = base / parameters["out"] if parameters.get("out") else None
     return Page(**fields)
-
-
-_WRAPPED_FROM = 48  # characters of a cell
-_NUMBER = re.compile(r"[−<]?\d[\d.]*( \[.*\])?|–")
-
-
-def html_table(shown: pd.DataFrame) -> str:
-    """Text cells as an HTML table: numbers to the right, groups in their colours."""
-    from analysis.figures import COLOURS
-    from analysis.interactive import SYMBOLS
-
-    right = [all(_NUMBER.fullmatch(cell) for cell in shown[name]) for name in shown.columns]
-    wordy = [any(len(cell) > _WRAPPED_FROM for cell in shown[name]) for name in shown.columns]
-    align = [
-        f' style="text-align: {"right" if r else "left"}'
-        f'{"; white-space: normal; min-width: 12rem; overflow-wrap: anywhere" if w else ""}"'
-        for r, w in zip(right, wordy, strict=True)
-    ]
-
-    def cell(text: str, style: str) -> str:
-        safe = html.escape(text)
-        if text in SYMBOLS:
-            mark = f'<span style="color: {COLOURS[text]}">{SYMBOLS[text]}</span>'
-            safe = f"{mark} {safe}"
-        return f"<td{style}>{safe}</td>"
-
-    head = "".join(f"<th{a}>{html.escape(str(n))}</th>" for n, a in zip(shown, align, strict=True))
-    rows = [
-        "".join(cell(text, style) for text, style in zip(row, align, strict=True))
-        for row in shown.to_numpy()
-    ]
-    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    return f'<table class="numbers"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>'

@@ -84,6 +84,7 @@ def difference_table(
     quantity = quantity_of(metric)
     sign, margin = (1 if quantity.more_is_better else -1), margin * (quantity.unit == "%")
     level = 1 - (1 - confidence) / max(1, len(arms))
+    grid = rules.grids(runs)(metric)
     rows = []
     for arm, stream in zip(arms, rng.spawn(len(arms)), strict=True):
         better = Hypothesis(
@@ -97,7 +98,7 @@ def difference_table(
             margin=margin,
             n=max(2, len(runs)),
         )
-        verdict = rules.test(better, runs, stream, metric=metric, confidence=level)
+        verdict = rules.Judge(better, grid, stream, level).verdict()
         row: dict[str, object] = {"arm": arm, "margin": margin, "verdict": verdict.verdict}
         one = verdict.decisive if len(verdict.table) else pd.Series(dtype=object)
         for end in ("", "_low", "_high"):

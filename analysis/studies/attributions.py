@@ -472,7 +472,7 @@ def map_plot(
 
 def map_height(table: pd.DataFrame) -> float:
     """Height in mm at which `map_plot` names every map, on paper."""
-    return 28.0 + 7.0 * len(table)
+    return 28.0 + 6.0 * len(table)
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:

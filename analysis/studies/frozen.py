@@ -336,7 +336,7 @@ def frozen_panels(
     """
     across = width != "slide"
     rows, columns = (len(values), len(arms)) if across else (len(arms), len(values))
-    size = np.array(figures.size_of(width, 61.0 * rows)) / figures.MILLIMETRES_PER_INCH
+    size = np.array(figures.size_of(width, 56.0 * rows)) / figures.MILLIMETRES_PER_INCH
     figure, axes = plt.subplots(
         rows,
         columns,

@@ -7,6 +7,7 @@ multiple comparisons with the best, gain against cost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,20 @@ def ours(name: str) -> bool:
 
 
 def gain_plot(
-    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Gain over Vanilla (points)"
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    of: pd.DataFrame | None = None,
+    label: str = "Gain over Vanilla (points)",
 ) -> Axes:
     """Gains over Vanilla with intervals, alone (filled) and with All (open), the best on top.
 
-    table: from `gain_table`. ABA's own arms are dark blue.
+    table: from `gain_table`. ABA's own arms are dark blue. of: the table whose range the axis
+    has, where this is a part of one.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
     columns = [name for name in ("gain", "with_all") if name in table]
-    limits = figures.limits_of(table.assign(zero=0.0), [*columns, "zero"]) or (-1.0, 1.0)
+    limits = _limits(table if of is None else of, columns)
     places = figures.named_rows(ax, table["arm"], limits, label)
     for place, row in zip(places, table.to_dict("records"), strict=True):
         colour = OURS if ours(row["arm"]) else OTHERS
@@ -104,6 +110,11 @@ def gain_plot(
     ]
     figures.legend_above(ax, handles, ncols=len(handles))
     return ax
+
+
+def _limits(table: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
+    found = figures.limits_of(table.assign(zero=0.0), [*columns, "zero"])
+    return found or (-1.0, 1.0)
 
 
 def gain_height(table: pd.DataFrame) -> float:
@@ -146,14 +157,19 @@ def best_table(
 
 
 def best_plot(
-    table: pd.DataFrame, ax: Axes | None = None, *, label: str = "Less the best other (points)"
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    of: pd.DataFrame | None = None,
+    label: str = "Less the best other (points)",
 ) -> Axes:
     """Each method less the best of the others; filled where it may be the best, the best on top.
 
-    table: from `best_table`. ABA's own arms are dark blue.
+    table: from `best_table`. ABA's own arms are dark blue. of: the table whose range the axis
+    has, where this is a part of one.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
-    limits = figures.limits_of(table.assign(zero=0.0), ["behind", "zero"]) or (-1.0, 1.0)
+    limits = _limits(table if of is None else of, ["behind"])
     places = figures.named_rows(ax, table["arm"], limits, label)
     for place, row in zip(places, table.to_dict("records"), strict=True):
         colour = OURS if ours(row["arm"]) else OTHERS
@@ -238,8 +254,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         if joined
         else f"What each method gains over training without it, {words}",
         table,
-        partial(gain_plot, table),
-        height=gain_height(table),
+        partial(figures.in_halves, table, gain_plot, gain_height),
         note=f"{look.label}{tuned if study.declaration.study.tuning else ''}.",
         interval=over,
         width="double",
@@ -290,8 +305,7 @@ def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
         name,
         title,
         best,
-        partial(best_plot, best),
-        height=gain_height(best),
+        partial(figures.in_halves, best, best_plot, gain_height),
         note=f"{look.label}. {words}",
         interval=over,
         width="double",

@@ -118,4 +118,4 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
 
 def verdict_height(table: pd.DataFrame, names: str = "hypothesis") -> float:
     """Height in mm at which `verdict_plot` can name every row, on paper."""
-    return 26.0 + (4.6 if table[names].str.len().max() <= 24 else 7.0) * max(len(table), 3)
+    return 26.0 + (4.6 if table[names].str.len().max() <= 24 else 6.1) * max(len(table), 3)
