@@ -214,7 +214,7 @@ class Judge:
 
     grid: of the metric that it is about; grid_of: of any other, where a comparison needs one. For
     the rest see `test`. of_images: what evaluation images add, where they were kept.
-    second_reading: whether `comparisons.practical` stands beside each comparison; no verdict needs
+    second_reading: whether `effects.practical` stands beside each comparison; no verdict needs
     it, and of the best of many arms it takes ten times as long as the rest. problem: why it cannot
     be tested.
     """
