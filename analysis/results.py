@@ -85,7 +85,8 @@ class StudyResult:
         ]
         parts += [f"{diverged} diverged"] * bool(diverged)
         parts += [f"{len(self.damaged)} damaged files passed over"] * bool(self.damaged)
-        parts += [f"{len(self.others)} other settings of this study not shown"] * bool(self.others)
+        more = "other setting" if len(self.others) == 1 else "other settings"
+        parts += [f"{len(self.others)} {more} of this study not shown"] * bool(self.others)
         return "; ".join(parts) + "."
 
 

@@ -80,7 +80,7 @@ def test_intervals_of_an_aspect_hold_together(table):
 
 def test_a_harm_is_told_as_clearly_as_a_gain(table):
     told = dict(zip(ARMS, card.sentences(table), strict=True))
-    assert "(calibration" in told["Better"] and told["Better"].endswith("worse in 0: none.")
+    assert "(calibration" in told["Better"] and told["Better"].endswith("worse in none.")
     assert re.search(r"worse in [1-9]\d*: negative log-likelihood", told["Worse"])
     wide = card.wide(table)
     assert wide["Better"].str.endswith("▲").all() and wide["Worse"].str.endswith("▼").all()

@@ -155,6 +155,11 @@ def as_data(card: CardSettings) -> dict[str, Any]:
 # --- what it says --------------------------------------------------------------------------------
 
 
+def in_words(aspect: str) -> str:
+    """An aspect as readers see it."""
+    return {"selective": "selective prediction", "ood": "unfamiliar inputs"}.get(aspect, aspect)
+
+
 def aspects_in(frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """The judged quantities that runs have, by aspect."""
     found = {
@@ -228,7 +233,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     arms = list(dict.fromkeys(table["arm"]))
     rows = []
     for (aspect, label, unit), part in table.groupby(["aspect", "label", "unit"], sort=False):
-        row = {"aspect": aspect, "quantity": f"{label} ({unit})" if unit else label}
+        row = {"aspect": in_words(aspect), "quantity": f"{label} ({unit})" if unit else label}
         cells = part.set_index("arm")
         digits = 1 if unit in ("%", "points") else 3
         for arm in arms:
@@ -243,20 +248,17 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_IN_WORDS = {"selective": "selective prediction", "ood": "unfamiliar inputs"}
-
-
 def sentences(table: pd.DataFrame) -> list[str]:
     """Each arm's gains, by aspect, and its harms, by name, in a sentence."""
     lines = []
     for arm, part in table[table["verdict"] != ""].groupby("arm", sort=False):
         better, worse = (part[part["verdict"] == verdict] for verdict in ("gain", "harm"))
-        aspects = [_IN_WORDS.get(name, name) for name in better["aspect"].unique()]
+        aspects = [in_words(name) for name in better["aspect"].unique()]
         where = f" ({tables.listed(aspects)})" if aspects else ""
-        names = tables.listed(worse["label"].tolist()) if len(worse) else "none"
+        names = f"{len(worse)}: {tables.listed(worse['label'].tolist())}" if len(worse) else "none"
         lines.append(
             f"{arm} is better in {len(better)} of {len(part)} quantities{where} and worse in "
-            f"{len(worse)}: {names}."
+            f"{names}."
         )
     return lines
 
@@ -358,8 +360,8 @@ def overview_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     changes = pairs.index[pairs["aspect"] != pairs["aspect"].shift()]
     for first in changes:
         ax.axhline(len(pairs) - 0.5 - first, color="0.6", lw=0.6 * width, zorder=-1)
-        ax.text(len(arms) - 0.4, len(pairs) - 1 - first, pairs["aspect"][first], size=0.8 * text,
-                va="center")  # fmt: skip
+        ax.text(len(arms) - 0.4, len(pairs) - 1 - first, in_words(pairs["aspect"][first]),
+                size=0.8 * text, va="center")  # fmt: skip
     across = 0.4 * figures.panel_size(ax)[0]
     names = [figures.wrapped(label, across, 0.8 * text, 1) for label in pairs["label"]]
     ax.set_yticks(range(len(pairs) - 1, -1, -1), names)
