@@ -255,8 +255,14 @@ CHECK(double, double, 1e-11)
         for (int64_t i = 0; i < R * B; i++)                                                        \
             for (int64_t n = 0; n < F; n++)                                                        \
                 ordered[i * F + TYPE##_ranked(map + rows[i] * F, order, F, n)] = map[rows[i] * F + n]; \
-        wrong += adjust_##TYPE(s, x, map, cuts ? ordered : NULL, rows, known, chosen,              \
-                               kind ? sizes : NULL, edges, table, strengths, order, to);           \
+        int outcome = 3;                                                                           \
+        if (!cuts || drawn(0, 1))                                                                  \
+            outcome = adjust_##TYPE(s, x, map, NULL, rows, known, chosen, kind ? sizes : NULL,     \
+                                    edges, table, strengths, order, to);                           \
+        if (outcome == 3)                                                                          \
+            outcome = adjust_##TYPE(s, x, map, ordered, rows, known, chosen, kind ? sizes : NULL,  \
+                                    edges, table, strengths, order, to);                           \
+        wrong += outcome;                                                                          \
         for (int64_t i = 0; i < R * B; i++) {                                                      \
             const int64_t r = i / B;                                                               \
             int64_t member = 0;                                                                    \

@@ -42,6 +42,12 @@ SETS = {
 INFINITE = float("inf")
 
 
+@pytest.fixture(autouse=True)
+def compiled(kernels_on_one_thread):
+    """A library that is not trusted would compare tensors with tensors."""
+    assert kernels.in_use(), kernels.status()
+
+
 def random(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
@@ -104,7 +110,8 @@ def batch_of(augmentation, dtype, arms, h, tail, seed=3):
 @given(
     arms=st.integers(1, 3),
     samples=st.integers(0, 5),
-    shape=st.sampled_from([(1,), (2,), (7,), (1, 3, 5), (40,), (2, 8, 8), (131,)]),
+    shape=st.sampled_from([(1,), (2,), (7,), (1, 3, 5), (40,), (2, 8, 8), (131,), (700,)]),
+    sorted_below=st.sampled_from([1, adjusting.SORTED_BELOW]),
     split=st.sampled_from(SPLITS),
     choice=st.sampled_from(CHOICES),
     kind=st.sampled_from(
@@ -114,13 +121,17 @@ def batch_of(augmentation, dtype, arms, h, tail, seed=3):
     sliced=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_inputs_are_moved_as_by_tensors(arms, samples, shape, split, choice, kind, sliced, dtype):
+def test_inputs_are_moved_as_by_tensors(
+    arms, samples, shape, sorted_below, split, choice, kind, sliced, dtype
+):
     h = random(samples, arms, *shape, dtype=dtype).transpose(0, 1)
     h = h if sliced else h.contiguous()
     made = maps_of(kind, (arms, samples, *shape), dtype)
     tail = Tail(cross_entropy, 2, lambda *given: made)
     augmentation = Augmentation(SETS[split.categories], split=split, target="loss", **choice)
-    by_c, by_tensors = batch_of(augmentation, dtype, arms, h, tail)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjusting, "SORTED_BELOW", sorted_below)
+        by_c, by_tensors = batch_of(augmentation, dtype, arms, h, tail)
     assert torch.equal(by_c, by_tensors) and by_c.dtype == dtype
 
 
@@ -155,6 +166,28 @@ def test_lagged_maps_are_read_and_kept_as_by_tensors(arms, samples, kind, split,
     assert torch.equal(last.values.nan_to_num(9), twin.values.nan_to_num(9))
     assert torch.equal(last.known, twin.known) and known[rows].all()
     assert torch.equal(last.of_batch()[0], fresh)
+
+
+@pytest.mark.parametrize("split", [Percentiles(0.1, 0.9), Percentiles(0.5)])
+@pytest.mark.parametrize("kind", ["sizes", "heavy tails", "subnormal", "wide", "far out"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_guesses_part_what_they_can_and_the_rest_is_sorted(kind, split, dtype, monkeypatch):
+    values = random(1, 40, 800, dtype=dtype)
+    sizes = 10 ** random(1, 40, 1, seed=2, dtype=dtype)
+    values = {
+        "sizes": lambda: (values + 0.3) * sizes,
+        "heavy tails": lambda: values / (0.1 + random(1, 40, 800, seed=3, dtype=dtype).abs()),
+        "subnormal": lambda: values * torch.finfo(dtype).smallest_normal,
+        "wide": lambda: values * values.abs() ** 9,
+        "far out": lambda: torch.where(values > 2.5, values * 1e30, values),
+    }[kind]()
+    ordered = []
+    call = adjusting._ordered
+    monkeypatch.setattr(adjusting, "_ordered", lambda *a: (ordered.append(1), call(*a))[1])
+    tail = Tail(cross_entropy, 2, lambda *given: values)
+    augmentation = Augmentation(SETS[split.categories], split=split, target="loss")
+    assert torch.equal(*batch_of(augmentation, dtype, 1, random(1, 40, 800, dtype=dtype), tail))
+    assert bool(ordered) == (kind in ("wide", "far out"))  # which are sorted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

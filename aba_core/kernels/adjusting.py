@@ -1,8 +1,9 @@
 """Inputs moved by ABA in one call of C for all replicas: each sample's adjustment by its draws, the
 category of each feature, the formula.
 
-The tensor code of `methods.aba` is its twin: the same bits. Sorting is NumPy's, whose vectorised
-sort is as fast as any in C that was tried.
+The tensor code of `methods.aba` is its twin: the same bits. What parts the categories of a map is
+found by counting how many values are not above a few guesses, or by NumPy's vectorised sort, where
+there are few features or values tie.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from aba_core.kernels.blocks import NUMBERS, computable
 from aba_core.selection import Percentiles, Selection, order_of_ties
 
 MOST_CATEGORIES = 64
+# Sorting fewer features takes less time than guessing (64: half, 784: twice; benchmarks/README.md).
+SORTED_BELOW = 128
+_NEEDS_ORDER = 3
 _FIXED, _FOLDED, _SIGNED = range(3)  # magnitudes, as adjusting.c has them
 
 
@@ -70,16 +74,21 @@ def moved(
     x = x.detach().contiguous()
     magnitudes = _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
     sizes, order = _sizes(x.shape, drawn.table.shape[-2:], magnitudes, split)
-    ordered = None if order is None else _ordered(maps, order.numel())
     given = (
-        *(x, maps.values, ordered, maps.rows, maps.known, drawn.chosen, drawn.magnitude),
+        *(x, maps.values, maps.rows, maps.known, drawn.chosen, drawn.magnitude),
         *(drawn.edges, drawn.table, drawn.strength, order),
     )
     held = [None if value is None else value.contiguous() for value in given]
     to = torch.empty_like(x)
-    failed = getattr(library, f"adjust_{NUMBERS[x.dtype]}")(
-        sizes, *[None if value is None else value.data_ptr() for value in held], to.data_ptr()
-    )
+    pointers = [None if value is None else value.data_ptr() for value in (*held, to)]
+    adjust = getattr(library, f"adjust_{NUMBERS[x.dtype]}")
+    features = x[0, 0].numel()
+    failed = _NEEDS_ORDER
+    if order is None or features >= SORTED_BELOW:
+        failed = adjust(sizes, *pointers[:2], None, *pointers[2:])
+    if failed == _NEEDS_ORDER:
+        ordered = _ordered(maps, features)
+        failed = adjust(sizes, *pointers[:2], ordered.data_ptr(), *pointers[2:])
     if failed:
         raise RuntimeError(
             "inputs could not be moved: no memory; needed: smaller batches or ABA_KERNELS=off"
