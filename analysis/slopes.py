@@ -78,6 +78,26 @@ def bounds(declared: Slope, grid: Grid, rng: np.random.Generator) -> Bounds:
     return replace(found, scope=scope, p_permutation=p, notes=notes)
 
 
+def adjusted(slope: Slope, runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What remains of a property and of accuracy when all that the slope holds is taken out of
+    both: one row a set with the columns set, property and accuracy (points).
+
+    A line through them has the slope of the model with all properties (Frisch, Waugh and Lovell).
+    """
+    frame = set_frame(slope, runs, metric)
+    held = [name for name in next(iter(slope.covariates.values())) if name != slope.term]
+    squares = frame[list(slope.squares)] ** 2
+    beside = np.column_stack([np.ones(len(frame)), frame[held], squares]).astype(np.float64)
+
+    def rest(values: Array) -> Array:
+        found: Array = values - beside @ np.linalg.lstsq(beside, values)[0]
+        return found
+
+    parts = {"property": slope.term, "accuracy": metric}
+    values = {name: rest(frame[column].to_numpy(np.float64)) for name, column in parts.items()}
+    return pd.DataFrame({"set": frame["set"], **values})
+
+
 @dataclass(frozen=True)
 class _Fit:
     estimate: float

@@ -25,7 +25,7 @@ FIGURES = {
     "03_variety_and_tension": {"hypothesis"},
     "04_frozen": {"frozen", "measured-groups-vanilla", "measured-groups-mendaba"},
     "05_published": {f"published-{name}" for name in PUBLISHED.values()},
-    "06_hypotheses": {"verdicts", "sets-sizes"}
+    "06_hypotheses": {"verdicts", "sets-sizes", "sets-adjusted"}
     | {
         f"verdict-{one.name}"
         for one in standard_study("hypotheses").hypotheses

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
+from analysis import slopes
+from analysis.hypothesis import Slope
 from analysis.studies import sets
 
 
@@ -44,3 +46,31 @@ def test_the_figure_has_the_interval_of_the_confidence_asked_for():
         heights.append(max(np.ptp(line.get_ydata()) for line in ax.lines))
         plt.close(ax.figure)
     assert heights[0] < heights[1] == pytest.approx(2 * 4.3027 * 1.5275 / math.sqrt(3), rel=1e-3)
+
+
+def test_partial_effects_have_the_slopes_of_the_model_with_all_properties():
+    rng = np.random.default_rng(0)
+    covariates = {
+        sets.set_name(members): sets.properties(members) for members in sets.random_sets(12)
+    }
+    frame = pd.DataFrame(covariates).T
+    true = 0.4 * frame["size"] + 0.2 * frame["opposition"] + 3 * frame["norm"] ** 2
+    runs = pd.DataFrame(
+        {"arm": frame.index, "validation_accuracy": 90 + true + rng.normal(size=len(frame))}
+    )
+    names = list(frame.columns)
+    whole = [np.ones(len(frame)), *(frame[name] for name in names)]
+    whole += [frame[name] ** 2 for name in sets.HELD]
+    fitted = np.linalg.lstsq(np.column_stack(whole), runs["validation_accuracy"].to_numpy())[0]
+    tables = []
+    for term in ("size", "opposition"):
+        slope = Slope(label=term, term=term, covariates=covariates, squares=sets.HELD)
+        left = slopes.adjusted(slope, runs, "validation_accuracy")
+        expected = fitted[1 + names.index(term)]
+        assert np.polyfit(left["property"], left["accuracy"], 1)[0] == pytest.approx(expected)
+        tables.append(left.assign(term=term, opposition=frame["opposition"].to_numpy()))
+    figure = sets.adjusted_panels(pd.concat(tables))
+    lines = [ax.lines[3] for ax in figure.axes]
+    drawn = [np.ptp(line.get_ydata()) / np.ptp(line.get_xdata()) for line in lines]
+    assert drawn == pytest.approx([abs(fitted[1 + names.index(n)]) for n in ("size", "opposition")])
+    plt.close(figure)

@@ -63,8 +63,12 @@ def vargrad(objective: Objective, x: Tensor, attribution: Attribution, draws: Dr
     objective.choose(x)
     gradients = [objective.gradient(at) for at in noisy(x, attribution, draws)]
     # PyTorch's variance over the first axis takes eight times as long.
-    mean = sum(gradients) / len(gradients)
-    return sum((one - mean) ** 2 for one in gradients) / len(gradients)
+    mean, total = torch.zeros_like(x), torch.zeros_like(x)
+    for one in gradients:
+        mean += one / len(gradients)
+    for one in gradients:
+        total += (one - mean) ** 2
+    return total / len(gradients)
 
 
 def integrated_gradients(

@@ -139,7 +139,8 @@ def cascade_table(
         for title in (MAPS[method] for method in methods):
             of_map = runs[runs["arm"] == cascaded(title)]
             by_subset = of_map.groupby("subset_seed")
-            for column in (name for name in of_map if name.startswith(("map_to_", "map_only_"))):
+            columns = (str(name) for name in of_map)
+            for column in (one for one in columns if one.startswith(("map_to_", "map_only_"))):
                 _, way, layer, *measure = column.split("_")
                 values = by_subset[column].mean().dropna().to_numpy(np.float64)
                 if not len(values):

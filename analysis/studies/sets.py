@@ -8,7 +8,9 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aba_core.adjustments import ADJUSTMENTS, OPPOSITES, PAIRS
@@ -123,7 +125,7 @@ def hypotheses_of(per_cell: int, n: int) -> tuple[Hypothesis, ...]:
 
 
 def show(collector: Collector, slope: Slope, prefix: str) -> None:
-    """Add figure PREFIXsizes and table PREFIXmixed-model of the arms that a slope is about."""
+    """Add figures PREFIXsizes and PREFIXadjusted and table PREFIXmixed-model of a slope's arms."""
     look, runs = collector.look, collector.study.frame
     sets = slopes.set_frame(slope, runs, look.metric).rename(columns={look.metric: "accuracy"})
     collector.figure(
@@ -134,6 +136,26 @@ def show(collector: Collector, slope: Slope, prefix: str) -> None:
         height=66,
         note=f"{look.label}; small marks are sets, large ones their means.",
         interval=f"{collector.level}, Student's t over sets",
+    )
+    both = ("size", "opposition")
+    others = (name for name in next(iter(slope.covariates.values())) if name not in both)
+    held = ", ".join([*others, *(f"the square of {name}" for name in slope.squares)])
+    adjusted = pd.concat(
+        slopes.adjusted(slope.model_copy(update={"term": term}), runs, look.metric).assign(
+            term=term, opposition=sets["opposition"].to_numpy()
+        )
+        for term in both
+    )
+    collector.figure(
+        f"{prefix}adjusted",
+        "Accuracy of random sets against size at fixed opposition, and against opposition at fixed "
+        "size",
+        adjusted,
+        partial(adjusted_panels, adjusted, label=look.label),
+        note=f"{look.label}; a mark is a set. What {held} and the other property explain is taken "
+        "out of both axes, so that a line has the slope that the table of comparisons gives with "
+        "its interval.",
+        width="double",
     )
     collector.table(
         f"{prefix}mixed-model",
@@ -210,3 +232,46 @@ def sets_plot(
     ax.set_ylabel(label)
     figures.legend_above(ax, handles, ncols=3)
     return ax
+
+
+_TERMS = {
+    "size": "Size, beyond what else explains it (doublings)",
+    "opposition": "Opposition, beyond what else explains it (share)",
+}
+
+
+def adjusted_panels(
+    table: pd.DataFrame, width: str = "double", *, label: str = "Validation accuracy (%)"
+) -> Figure:
+    """Partial effects of size and opposition, a panel each.
+
+    table: rows of `slopes.adjusted` with the columns term and opposition (0 to 1).
+    """
+    columns = 1 if width == "single" else 2
+    size = np.array(figures.size_of(width, 66.0 if columns == 2 else 120.0))
+    figure, axes = plt.subplots(
+        2 // columns, columns, figsize=tuple(size / figures.MILLIMETRES_PER_INCH),
+        layout="constrained", sharey=True, squeeze=False,
+    )  # fmt: skip
+    for ax, (term, words) in zip(axes.flat, _TERMS.items(), strict=True):
+        _, line, marker = figures.sizes(ax)
+        part = table[table["term"] == term]
+        for opposition, (colour, symbol, name) in _OPPOSITION_LOOKS.items():
+            alike = part[np.isclose(part["opposition"], opposition)]
+            ax.plot(
+                alike["property"], alike["accuracy"], symbol, color=colour, ms=0.5 * marker,
+                alpha=0.6, label=f"{name} opposed",
+            )  # fmt: skip
+        x, y = (part[column].to_numpy(np.float64) for column in ("property", "accuracy"))
+        slope = float(x @ y / (x @ x)) if x.any() else 0.0
+        ends = np.array([x.min(), x.max()])
+        ax.plot(ends, slope * ends, color="black", lw=line)
+        ax.axhline(0, color="0.7", lw=0.6 * line, zorder=-1)
+        ax.set_xlabel(words)
+        step = "a doubling" if term == "size" else "from none to all"
+        ax.set_title(f"{slope:.2f} points {step}".replace("-", "−"))
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"{label},\nbeyond what else explains it")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
+    return figure
