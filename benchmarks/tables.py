@@ -114,16 +114,21 @@ def roofline_table(raced: Sequence[Raced], sgemm: float, bandwidth: float) -> st
 
 
 def sentence(raced: Sequence[Raced], engine: str) -> str:
-    """What the front page says: the engine as it is by default, over the fastest peer."""
-    parts = [
-        f"{one.lead(engine):.2f} ({one.workload.name.split(',')[0]}, batch {one.workload.batch}: "
-        f"{one.hardest()})"
-        for one in raced
+    """What the front page says: the engine as it is by default, over the fastest peer, where it
+    leads by least and by most."""
+    ends = [
+        min(raced, key=lambda one: one.lead(engine)),
+        max(raced, key=lambda one: one.lead(engine)),
     ]
+    told = " to ".join(
+        f"{one.lead(engine):.2f} times ({one.workload.name.split(',')[0]}, batch "
+        f"{one.workload.batch}: {one.hardest()})"
+        for one in ends
+    )
     return (
-        "Model-steps a second with MendABA on a CPU, over the fastest of five other ways to train "
-        f"the same\nmodels, which is named: {'; '.join(parts)}\n"
-        "([how that was measured](benchmarks/README.md)).\n"
+        f"With MendABA on a CPU, the engine makes {told} as\nmany model-steps a second as the "
+        "fastest of five other ways to train the same models, which is named.\n"
+        f"That is over {len(raced)} workloads ([how it was measured](benchmarks/README.md)).\n"
     )
 
 

@@ -137,7 +137,7 @@ def test_tables_name_the_fastest_peer_and_say_why_others_are_not_there(tmp_path)
     row = "| pictures | small_cnn | 5 | 2 | 25 | 60 | 10 | 40 | – | b | **0.62** [0.50, 0.75] |"
     assert row in table and "**1.50** [1.50, 1.50]" in table
     assert "- c took no part (pictures 5): not installed" in table
-    assert "0.62 (pictures, batch 5: b)" in tables.sentence([one], "engine")
+    assert "0.62 times (pictures, batch 5: b)" in tables.sentence([one], "engine")
     assert "| 50% | 120% | 25% | 60% |" in tables.roofline_table([one], 1e11, 1e11)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter\n")
