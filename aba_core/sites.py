@@ -55,7 +55,7 @@ class LastGradients:
             return
         rows = self.rows.flatten()
         self.values.index_copy_(0, rows, gradients.flatten(0, 1))
-        self.known[rows] = True
+        self.known.index_fill_(0, rows, True)
 
 
 @dataclass
