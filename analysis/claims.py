@@ -403,9 +403,14 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """What is decided, as text: claim, data set, comparison, verdict, effect, n, interval over (in
     brackets what the interval is over images too, or over seeds alone, where known), test in the
-    effect's unit."""
+    effect's unit. Comparisons of one name have that of their study beside it."""
+    shown = table[~table["verdict"].isin([OPEN])]
+    if "comparison" in shown:
+        alike = shown.duplicated(["claim", "dataset", "comparison"], keep=False)
+        named = shown["comparison"] + " (" + shown["study"] + ")"
+        shown = shown.assign(comparison=shown["comparison"].mask(alike, named))
     rows = []
-    for row in table[~table["verdict"].isin([OPEN])].to_dict("records"):
+    for row in shown.to_dict("records"):
         exact = row["verdict"] == EXACT
         tested = row.get("test_verdict")
         rows.append(

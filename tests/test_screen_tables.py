@@ -56,6 +56,15 @@ def test_a_table_that_is_too_wide_is_split_and_every_part_names_its_rows():
     assert arms == [f"Arm {number}" for number in range(9)]
 
 
+def test_the_parts_of_a_table_begin_with_what_tells_its_rows_apart():
+    columns = {f"Quantity {number}": ["1.5 [1.2, 1.8]"] * 3 for number in range(12)}
+    shown = pd.DataFrame({"data": "digits", "subset": "30", "arm": ["a", "b", "c"], **columns})
+    parts = html_table(shown.astype(str)).split("</table>")[:-1]
+    assert len(parts) > 1
+    for part in parts:
+        assert [row[0] for row in cells_of(part)] == ["arm", "a", "b", "c"]
+
+
 def _widest(cell: str) -> int:
     return max(map(len, re.split(r"  | (?=\[)", cell)))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -83,10 +83,24 @@ def html_table(shown: pd.DataFrame) -> str:
         columns.append(_Column(str(name), cells, key))
     if sum(column.width(False) for column in columns) <= WIDTH:
         return _one_table(columns, tight=False)
+    columns = _named(columns)
     rows = range(len(shown))
     group = columns[0] if columns[0].key and any(map(columns[0].repeats, rows)) else None
     parts = _parts(columns[1:] if group else columns)
     return "\n".join(_one_table(part, tight=True, group=group) for part in parts)
+
+
+def _named(columns: Sequence[_Column]) -> list[_Column]:
+    """The columns, the one that names rows first where those in front do not."""
+    keys = [column for column in columns if column.key]
+    rows = list(zip(*(column.cells for column in keys), strict=True))
+    if len(set(rows)) == len(columns[0].cells):
+        return list(columns)
+    for one in columns:
+        if len(set(one.cells)) == len(one.cells) and not any(map(_NUMBER.fullmatch, one.cells)):
+            rest = [replace(other, key=False) for other in columns if other is not one]
+            return [replace(one, key=True), *rest]
+    return list(columns)
 
 
 def _parts(columns: Sequence[_Column]) -> list[list[_Column]]:

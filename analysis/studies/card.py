@@ -155,11 +155,6 @@ def as_data(card: CardSettings) -> dict[str, Any]:
 # --- what it says --------------------------------------------------------------------------------
 
 
-def in_words(aspect: str) -> str:
-    """An aspect as readers see it."""
-    return {"selective": "selective prediction", "ood": "unfamiliar inputs"}.get(aspect, aspect)
-
-
 def aspects_in(frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """The judged quantities that runs have, by aspect."""
     found = {
@@ -227,13 +222,23 @@ def _verdict(verdict: Any, effect: Any) -> str:
     return {"reversed": "harm", "negligible": "negligible"}.get(str(effect), "open")
 
 
+_IN_WORDS = {"selective": "selective prediction", "ood": "unfamiliar inputs"}
+
+
+def _in_words(aspect: str) -> str:
+    return _IN_WORDS.get(aspect, aspect)
+
+
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """The table as a reader has it: a row a quantity, a column an arm; differences to the baseline
     with intervals, ▲ for a gain and ▼ for a harm."""
     arms = list(dict.fromkeys(table["arm"]))
     rows = []
     for (aspect, label, unit), part in table.groupby(["aspect", "label", "unit"], sort=False):
-        row = {"aspect": in_words(aspect), "quantity": f"{label} ({unit})" if unit else label}
+        row = {
+            "aspect": _in_words(aspect),
+            "quantity": f"{label} ({unit})" if unit else label,
+        }
         cells = part.set_index("arm")
         digits = 1 if unit in ("%", "points") else 3
         for arm in arms:
@@ -253,7 +258,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     lines = []
     for arm, part in table[table["verdict"] != ""].groupby("arm", sort=False):
         better, worse = (part[part["verdict"] == verdict] for verdict in ("gain", "harm"))
-        aspects = [in_words(name) for name in better["aspect"].unique()]
+        aspects = [_in_words(name) for name in better["aspect"].unique()]
         where = f" ({tables.listed(aspects)})" if aspects else ""
         names = f"{len(worse)}: {tables.listed(worse['label'].tolist())}" if len(worse) else "none"
         lines.append(
@@ -305,7 +310,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     for aspect in dict.fromkeys(table["aspect"]):
         part = table[table["aspect"] == aspect]
         collected.figure(
-            f"{name}-{aspect}", f"Differences to {base}: {aspect}", part,
+            f"{name}-{aspect}", f"Differences to {base}: {_in_words(aspect)}", part,
             partial(aspect_plot, part), note=note, interval=interval, width="double",
         )  # fmt: skip
     shown = wide(table)
@@ -360,8 +365,8 @@ def overview_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     changes = pairs.index[pairs["aspect"] != pairs["aspect"].shift()]
     for first in changes:
         ax.axhline(len(pairs) - 0.5 - first, color="0.6", lw=0.6 * width, zorder=-1)
-        ax.text(len(arms) - 0.4, len(pairs) - 1 - first, in_words(pairs["aspect"][first]),
-                size=0.8 * text, va="center")  # fmt: skip
+        aspect = figures.wrapped(_in_words(pairs["aspect"][first]), 9 * text, 0.8 * text)
+        ax.text(len(arms) - 0.4, len(pairs) - 1 - first, aspect, size=0.8 * text, va="center")
     across = 0.4 * figures.panel_size(ax)[0]
     names = [figures.wrapped(label, across, 0.8 * text, 1) for label in pairs["label"]]
     ax.set_yticks(range(len(pairs) - 1, -1, -1), names)
