@@ -348,7 +348,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
-            raise ValueError("an arm needs a name")
+            raise ValueError(f"the name of an arm is {self.name!r}; needed: text, as 'MendABA'")
         rate = self.learning_rate
         if rate is not None and (
             isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf

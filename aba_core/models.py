@@ -137,11 +137,11 @@ def build_model(
     if name not in known:
         raise ValueError(f"unknown model {name!r}{meant(name, known)}; known: {', '.join(known)}")
     builder, dimensions, meaning = known[name]
-    if not isinstance(input_shape, Iterable):
+    if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
         raise ValueError(f"input_shape is {input_shape!r}; needed: ({meaning})")
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1 or dimensions not in (None, len(shape)):
         raise ValueError(f"input shape {shape} for model {name!r}; needed: ({meaning})")
-    if classes < 1:
+    if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"classes is {classes!r}; allowed: whole numbers from 1")
     return builder(shape, classes, batch_norm)

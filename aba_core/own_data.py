@@ -48,6 +48,8 @@ def splits_from(
     """
     if task not in TASKS:
         raise DatasetError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if type(seed) is not int or seed < 0:
+        raise DatasetError(f"seed is {seed!r}; allowed: whole numbers from 0")
     shares = {"test": test, "validation": validation}
     arrays = _given_arrays(x, y, shares, task)
     given = {part: labels for part, (_, labels) in arrays.items()}
@@ -61,6 +63,7 @@ def splits_from(
     parts = _parts(arrays, targets, strata, shares, seed)
     if task == "multiclass":
         _refuse_untrained_classes(parts, names)
+    _warn_of_channels_last(parts["train"].feature_shape)
     mean, std = torch.zeros(()), torch.ones(())
     if standardise:
         mean, std = _own_units(parts["train"].data)
@@ -189,6 +192,8 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
             ) from error
     if isinstance(x, str):
         raise DatasetError(f"{what} is the text {x!r:.60}; needed: inputs; aba try reads files")
+    if hasattr(x, "toarray"):
+        raise DatasetError(f"{what} is a sparse {type(x).__name__}; needed: x.toarray()")
     text = [str(name) for name, kind in getattr(x, "dtypes", {}).items() if kind.kind not in "fiub"]
     if text:
         raise DatasetError(
@@ -216,7 +221,8 @@ def _own_arrays(x: Any, y: Any, what: str, task: str) -> tuple[Tensor, np.ndarra
     finite = torch.isfinite(values).flatten(1).all(1)
     if not bool(finite.all()):
         raise DatasetError(
-            f"x of {what} holds NaN or infinite values in {int((~finite).sum())} samples (first: "
+            f"x of {what} holds NaN, infinite values or numbers beyond 3e38 in "
+            f"{int((~finite).sum())} samples (first: "
             f"{int((~finite).nonzero()[0])}); fill or drop them"
         )
     return values, labels
@@ -255,9 +261,14 @@ def _own_classes(
     for part, each in labels.items():
         if each.dtype.kind in "fc":
             raise DatasetError(
-                f"y of {part} is of type {each.dtype}; needed: whole numbers or names (regression "
-                "is not covered; for classes: y.astype(int))"
+                f"y of {part} is of type {each.dtype}; needed: whole numbers or names, as "
+                "y.astype(int) makes them; for numbers to be predicted, task='regression'"
             )
+    lacking = [place for place, label in enumerate(together.tolist()) if label is None]
+    if lacking:
+        raise DatasetError(
+            f"{len(lacking)} samples have no label (first: {lacking[0]}); drop or label them"
+        )
     distinct = sorted(set(together.tolist()), key=lambda label: (str(type(label)), label))
     whole = all(isinstance(label, int) and label >= 0 for label in distinct)
     if class_names is not None:
@@ -307,6 +318,15 @@ def _own_targets(
         raise DatasetError(f"{len(names)} class_names for {outputs} outputs")
     titles = tuple(map(str, names or range(outputs)))
     return {part: each.astype(np.float32) for part, each in given.items()}, titles
+
+
+def _warn_of_channels_last(shape: tuple[int, ...]) -> None:
+    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3) and shape[0] == shape[1]:
+        warnings.warn(
+            f"inputs have shape {shape}, as pictures whose channels are last; channels come first "
+            "here, as np.moveaxis(x, 3, 1) puts them",
+            stacklevel=3,
+        )
 
 
 def _own_units(train: Tensor) -> tuple[Tensor, Tensor]:

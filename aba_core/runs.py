@@ -98,6 +98,9 @@ class Runs:
     def model(self, arm: str, seed: int) -> nn.Module:
         """The trained model of one run, in eval mode."""
         if (arm, seed) not in self._models:
-            known = ", ".join(sorted({name for name, _ in self._models}))
-            raise KeyError(f"no run of arm {arm!r} with seed {seed}; arms: {known}")
+            arms, seeds = (sorted({run[part] for run in self._models}) for part in (0, 1))
+            raise KeyError(
+                f"no run of arm {arm!r} with seed {seed}; arms: {', '.join(map(str, arms))}; "
+                f"seeds: {', '.join(map(str, seeds))}"
+            )
         return self._models[arm, seed]()

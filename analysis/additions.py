@@ -130,7 +130,7 @@ def add(
             f"--max-seeds {most} needs --until decided; for so many runs: --seeds {most}"
         )
     if until != "decided":
-        raise StudyError(f"--until {until}; allowed: decided, with --max-seeds")
+        raise StudyError(f"--until {until}; allowed: decided, together with --max-seeds")
     if most is None:
         raise StudyError("--until decided needs --max-seeds: how many subsets there may be at most")
 

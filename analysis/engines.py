@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aba_core import kernels
-from aba_core.identity import load
+from aba_core.identity import load, meant
 from aba_core.installation import commit
 from aba_core.threads import usable_cores
 from analysis import toolkit_version, worker
@@ -406,7 +406,8 @@ def _imported(name: str) -> Engine:
     module, _, function = name.partition(":")
     if not (module and function):
         known = ", ".join(("auto", *ENGINES))
-        raise StudyError(f"unknown engine {name!r}; known: {known}, or module:function")
+        near = meant(name, ENGINES)
+        raise StudyError(f"unknown engine {name!r}{near}; known: {known}, or module:function")
     try:
         engine = load(name)
     except ValueError as error:

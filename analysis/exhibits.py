@@ -527,6 +527,7 @@ def export(
     if not declared:
         raise ResultsError(
             f"no studies in {results}; start one with: aba run isolation --dataset digits"
+            f"{store.given(Path(results))}"
         )
     done = Exported()
     unfit: list[ExportError] = []

@@ -185,6 +185,11 @@ def compare(
     size = (
         max(2 * splits.classes, len(splits.train) // 2) if train_samples is None else train_samples
     )
+    if len(splits.train) <= 2 * splits.classes:
+        raise StudyError(
+            f"{splits.name} has {len(splits.train)} training samples of {splits.classes} classes; "
+            f"needed: more than {2 * splits.classes}, since subsets of them are drawn"
+        )
     config = config or usual_training(size, steps)
     study = declared(
         math.prod(splits.input_shape), splits.name, replicates, tuning_subsets, strengths, margin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,19 @@ def read(where: str, label: str = "") -> tuple[Any, Any]:
     return _from_csv(path, label) if kind == ".csv" else _from_npz(path)
 
 
+def check_folder(out: Path) -> None:
+    """Makes the folder of what will be written. Raises StudyError where nothing can be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise StudyError(f"cannot write to {out}: {error.strerror}") from error
+
+
 def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, sep=_separator(path))
     except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
         raise StudyError(f"{path} is no CSV table: {' '.join(str(error).split())}") from error
     names = list(map(str, table.columns))
@@ -50,12 +61,16 @@ def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
         )
     if len(names) < 2:
         raise StudyError(f"{path} has the column {label!r} alone; needed: inputs and a label")
+    if not len(table):
+        raise StudyError(f"{path} has a header and no rows; needed: a row a sample")
     inputs = table.drop(columns=label)
     for name in inputs:
         if not pd.api.types.is_numeric_dtype(inputs[name]):
+            numbers = pd.to_numeric(inputs[name], errors="coerce")
+            text = inputs[name][numbers.isna() & inputs[name].notna()]
             raise StudyError(
-                f"column {name!r} of {path} holds {inputs[name].iloc[0]!r}; needed: numbers in all "
-                f"columns but the label's, which is {label!r} (see --label)"
+                f"column {name!r} of {path} holds {text.iloc[0]!r} in row {text.index[0] + 1}; "
+                f"needed: numbers in all columns but the label's, which is {label!r} (see --label)"
             )
     lacking = int(table[label].isna().sum())
     if lacking:
@@ -64,6 +79,13 @@ def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
     if pd.api.types.is_float_dtype(labels) and (labels == labels.round()).all():
         labels = labels.astype(np.int64)
     return inputs.to_numpy(np.float64), labels.to_numpy()
+
+
+def _separator(path: Path) -> str:
+    """Comma, or the semicolon or tab that stands in its place in the header."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    return max(",;\t", key=header.count)
 
 
 def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -75,11 +97,22 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     f"{path} has no array {lacking[0]!r}; there: {', '.join(arrays.files)}; "
                     "needed: x and y, as np.savez writes them"
                 )
-            return arrays["x"], arrays["y"]
+            return _channels_first(arrays["x"], path), arrays["y"]
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         if isinstance(error, StudyError):
             raise
-        raise StudyError(f"{path} is no NPZ file of numbers: {error}") from error
+        reason = "it has arrays of objects" if "Object arrays" in str(error) else "it is damaged"
+        raise StudyError(f"{path} is no NPZ file of numbers: {reason}") from error
+
+
+def _channels_first(x: np.ndarray, path: Path) -> np.ndarray:
+    """Pictures as they are. Raises StudyError where their channels are last."""
+    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        raise StudyError(
+            f"x of {path} has shape {x.shape}; needed: pictures [n, channel, height, width], as "
+            "np.moveaxis(x, 3, 1) makes them"
+        )
+    return x
 
 
 def _from_function(where: str) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from aba_core.arms import OF_ANY_MODEL, VANILLA, Arm, TrainConfig
-from aba_core.identity import NUMERICS, Use, plain, short_hash
+from aba_core.identity import NUMERICS, Use, meant, plain, short_hash
 from aba_core.legacy import legacy_key
 from aba_core.quantities import TASKS
 from analysis.study import MOST_RUNS, Frozen, Study, StudyError
@@ -450,7 +450,8 @@ def core_config(study: Study) -> TrainConfig:
     unknown = sorted(set(study.config) - known)
     if unknown:
         raise StudyError(
-            f"unknown config field {unknown[0]!r}; known: {', '.join(sorted(known))}, strength"
+            f"unknown config field {unknown[0]!r}{meant(unknown[0], {*known, 'strength'})}; known: "
+            f"{', '.join(sorted(known))}, strength"
         )
     switches = {field.name for field in fields(TrainConfig) if isinstance(field.default, bool)}
     switches.add("card")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from aba_core.adjustments import ADJUSTMENTS
-from aba_core.identity import Use
+from aba_core.identity import Use, meant
 from aba_core.installation import HOME
 from analysis.hypothesis import group_arm
 from analysis.store.chunks import check_listed, keys_in, read_rows, runs_in_short, write_chunk
@@ -34,6 +34,7 @@ __all__ = [
     "collect",
     "declarations",
     "declare",
+    "given",
     "group_runs",
     "keys_in",
     "load",
@@ -80,8 +81,8 @@ class StudyResult:
             f"{study.name} on {study.dataset} ({config.get('subset', 'tiny')}, "
             f"{_model(config)}"
             f"{' with batch norm' * bool(config.get('batch_norm'))}, "
-            f"{config.get('epochs', '?')} epochs)",
-            f"{runs} of {len(self.declaration.runs)} runs, {len(study.seeds)} seeds",
+            f"{_counted(config.get('epochs', '?'), 'epoch')})",
+            f"{runs} of {len(self.declaration.runs)} runs, {_counted(len(study.seeds), 'seed')}",
         ]
         parts += [f"{diverged} diverged"] * bool(diverged)
         parts += [f"{len(self.damaged)} damaged files passed over"] * bool(self.damaged)
@@ -142,8 +143,7 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
         names += [f"{len(near) - _NAMED} more (aba status)"] * (len(near) > _NAMED)
         raise ResultsError(
             f"no {study} study on {dataset}{f' with preset {preset}' * bool(preset)} in {results}; "
-            f"there: {', '.join(names) or 'nothing'}; run: aba run {study} --dataset {dataset}"
-            f"{f' --preset {preset}' * bool(preset)}{_given(results)}"
+            f"there: {', '.join(names) or 'nothing'}{_remedy(study, dataset, preset, results)}"
         )
     wanted = {key for declaration in matching for key in declaration.keys}
     rows, damaged = read_rows(results, matching[0].kind, wanted)
@@ -153,14 +153,32 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
     if not len(best.frame):
         raise ResultsError(
             f"{study} on {dataset} is declared in {results} but none of its runs is finished; "
-            f"run: aba run {study} --dataset {dataset}{_given(results)}"
+            f"run: aba run {study} --dataset {dataset}{given(results)}"
             + f"; {len(best.damaged)} files are passed over, see: aba verify"
             * bool(best.damaged)
         )
     return StudyResult(best.frame, best.declaration, best.missing, best.damaged, others)
 
 
-def _given(results: Path) -> str:
+def _counted(number: object, what: str) -> str:
+    return f"{number} {what}" if number in (1, "1") else f"{number} {what}s"
+
+
+def _remedy(study: str, dataset: str, preset: str, results: Path) -> str:
+    """What makes a study's results; or the name that was meant, where no study has this one."""
+    from analysis.studies import OF_OWN_DATA, STANDARD
+    from analysis.study import settings_by_dataset
+
+    every = {*STANDARD, *OF_OWN_DATA, *(d.study.name for d in declarations(results))}
+    if study not in every:
+        return meant(study, every)
+    if dataset not in settings_by_dataset():
+        return meant(dataset, settings_by_dataset())
+    preset = f" --preset {preset}" * bool(preset)
+    return f"; run: aba run {study} --dataset {dataset}{preset}{given(results)}"
+
+
+def given(results: Path) -> str:
     """The option that names a folder, where it is not the usual one. New runs are not for the
     shipped results."""
     return "" if results in (Path("results"), SHIPPED) else f" --results {results}"

@@ -6,6 +6,7 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from aba_core.identity import (
     trust,
 )
 from analysis.hypothesis import Hypothesis, PlainData, group_arm, hashed
-from analysis.yaml_text import first_problem, read_yaml
+from analysis.yaml_text import first_problem, read_value, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "med", "reduced", "published")
@@ -306,11 +307,17 @@ class Settings:
         )
 
 
+def settings_by_dataset() -> dict[str, Any]:
+    """What `settings.yaml` says of each data set."""
+    return yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8"))
+
+
 def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:
     """The settings of a data set and preset. Raises StudyError for unknown names."""
-    every = yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8"))
+    every = settings_by_dataset()
     if dataset not in every:
-        raise StudyError(f"unknown dataset {dataset!r}; known: {', '.join(every)}")
+        near = meant(dataset, every)
+        raise StudyError(f"unknown dataset {dataset!r}{near}; known: {', '.join(every)}")
     if preset not in PRESETS:
         near = meant(preset, PRESETS)
         raise StudyError(f"unknown preset {preset!r}{near}; known: {', '.join(PRESETS)}")
@@ -435,11 +442,15 @@ def find_study(
         field, separator, text = override.partition("=")
         if not separator or not field:
             raise StudyError(f"--set {override!r}; needed: field=value, as epochs=20")
-        value = yaml.safe_load(text)
+        try:
+            value = read_value(text)
+        except ValueError as error:
+            raise StudyError(f"--set {override!r} {error}") from error
         changes["preset"] = "own"
         if field == "strength":
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise StudyError(f"--set strength={text}; allowed: numbers not below 0")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
+                raise StudyError(f"--set strength={text}; allowed: finite numbers not below 0")
             arms = [
                 arm if arm.vanilla else arm.with_settings(strength=float(value)) for arm in arms
             ]

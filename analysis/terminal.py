@@ -355,6 +355,28 @@ def _environment(error: BaseException) -> str:
     )
 
 
+def _usage(error: Any) -> str:
+    """One line for a command that was not understood; the help where nothing was asked."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error.format_message()
+    # Those of pydantic, which converts values.
+    problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    if not problems or getattr(error, "param", None) is None:
+        return f"aba: {error.format_message()}"
+    given, kind, context = (problems[0].get(name, "") for name in ("input", "type", "ctx"))
+    option = error.param.opts[0]
+    needed = "numbers" if kind.startswith("float") else "whole numbers"
+    if kind == "greater_than_equal":
+        needed += f" from {context['ge']}"
+    elif not kind.startswith(("int", "float")):
+        reason = problems[0]["msg"].removeprefix("Value error, ")
+        known = reason.partition(" is not one of ")[2].rstrip(".").replace("'", "")
+        if not known:
+            return f"aba: {option} {given}: {reason}"
+        needed = known
+    return f"aba: {option} {given}; allowed: {needed}"
+
+
 def exit_code(command: Callable[[], object]) -> int:
     """Run a command; the exit code. One line for every error that a user can cause."""
     # typer brings its own copy of click since 0.27: take the class from where typer has it.
@@ -368,7 +390,7 @@ def exit_code(command: Callable[[], object]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except usage_error as error:
-        print(f"aba: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]
+        print(_usage(error), file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 1

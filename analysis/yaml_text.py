@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,25 @@ from pydantic import ValidationError
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with numbers as 1e-3, which YAML 1.1 takes for text unless it is written 1.0e-3."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_value(text: str) -> Any:
+    """One value, as an option gives it. Raises ValueError for what is no YAML."""
+    try:
+        return yaml.load(text, Loader)  # a SafeLoader with one more way to write a number
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -21,10 +41,10 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"is larger than {MOST_BYTES} bytes; nothing to read has so many")
     try:
         text = content.decode("utf-8")
-        values = _values(yaml.compose(text, yaml.SafeLoader), {})
+        values = _values(yaml.compose(text, Loader), {})
         if values > MOST_VALUES:
             raise ValueError(f"stands for {values:.3g} values; allowed: up to {MOST_VALUES}")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:

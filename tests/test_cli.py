@@ -44,9 +44,15 @@ def test_datasets_lists_all_and_what_is_bundled():
             ["run", "isolatoin"],
             "unknown study 'isolatoin' (did you mean 'isolation'?); known: isolation",
         ),
-        (["run", "isolation", "--dataset", "minst"], "unknown dataset 'minst'; known: digits"),
-        (["run", "isolation", "--seeds", "x"], "'--seeds'"),
-        (["run", "isolation", "--set", "epoch=3"], "unknown config field 'epoch'; known:"),
+        (
+            ["run", "isolation", "--dataset", "minst"],
+            "unknown dataset 'minst' (did you mean 'mnist'?)",
+        ),
+        (["run", "isolation", "--seeds", "x"], "--seeds x; allowed: whole numbers"),
+        (
+            ["run", "isolation", "--set", "epoch=3"],
+            "field 'epoch' (did you mean 'epochs'?); known:",
+        ),
         (
             ["run", "isolation", "--device", "cpu", "--graphs"],
             "graphs are asked for on 'cpu'; allowed: on cuda only",

@@ -257,8 +257,11 @@ def test_every_kind_is_a_method_with_a_title(kind):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("mixip", "unknown method 'mixip'; known: aba, challenger"),
-        ({"kind": "mixup", "alfa": 1.0}, "unknown field 'alfa' of 'mixup'; known: site, alpha"),
+        ("mixip", r"unknown method 'mixip' \(did you mean 'mixup'\?\); known: aba, challenger"),
+        (
+            {"kind": "mixup", "alfa": 1.0},
+            "'alfa' .did you mean 'alpha'.. of 'mixup'; known: site, al",
+        ),
         ({"kind": "mixup", "alpha": "much"}, "alpha is 'much'; allowed: a finite number"),
         ({"kind": "mixup", "alpha": -1}, "alpha is -1.0; allowed: 0.001 to 1000"),
         ({"kind": "cutmix", "alpha": 0}, "alpha is 0.0; allowed"),

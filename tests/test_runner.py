@@ -475,7 +475,7 @@ def test_a_wrong_arm_is_named_before_anything_runs(tmp_path, arm, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epoch": 3}, "unknown config field 'epoch'; known: batch_norm"),
+        ({"epoch": 3}, "unknown config field 'epoch' (did you mean 'epochs'?); known: batch_norm"),
         ({"epochs": 0}, "epochs is 0.0; allowed"),
         ({"model": "resnet"}, "unknown model 'resnet' (did you mean 'resnet18'?); known: linear"),
         ({"model": "text_cnn"}, "input shape (1, 8, 8) for model 'text_cnn'"),

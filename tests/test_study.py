@@ -95,7 +95,10 @@ def test_more_seeds_continue_the_same_study_and_other_settings_do_not():
     ("arguments", "message"),
     [
         (("isolatoin",), "unknown study 'isolatoin' (did you mean 'isolation'?); known"),
-        (("isolation", "minst"), "unknown dataset 'minst'; known: digits, mnist"),
+        (
+            ("isolation", "minst"),
+            "dataset 'minst' (did you mean 'mnist'?); known: digits, mnist",
+        ),
         (("isolation", "digits", "huge"), "unknown preset 'huge'; known: quick, standard"),
         (("isolation", "digits", "published"), "preset 'published' does not exist for 'digits'"),
         (("isolation", None, None, 0), "--seeds 0; allowed: whole numbers from 1"),

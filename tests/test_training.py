@@ -855,7 +855,7 @@ def test_an_arms_learning_rate_must_be_finite_and_positive(bad):
 
 
 def test_an_arm_needs_a_name_and_known_purposes():
-    with pytest.raises(ValueError, match="an arm needs a name"):
+    with pytest.raises(ValueError, match="the name of an arm is ''; needed: text"):
         Arm("")
     with pytest.raises(ValueError, match="unknown purpose 'luck'; known: initialisation"):
         train(exact, [Arm("a", held=(("luck", 1),))], [0])

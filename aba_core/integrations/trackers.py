@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from aba_core.identity import short_hash
+from aba_core.identity import meant, short_hash
 from aba_core.integrations import missing
 
 TRACKERS = ("tensorboard", "mlflow")
@@ -152,7 +152,8 @@ def tracker(name: str, results: Path, study: str) -> Tracker:
     Raises ValueError for an unknown name, and where its library is missing or refuses.
     """
     if name not in TRACKERS:
-        raise ValueError(f"unknown tracker {name!r}; known: {', '.join(TRACKERS)}")
+        near = meant(name, TRACKERS)
+        raise ValueError(f"unknown tracker {name!r}{near}; known: {', '.join(TRACKERS)}")
     try:
         if name == "tensorboard":
             return TensorBoard(results.absolute() / "tensorboard" / study)

@@ -419,6 +419,11 @@ class ABA:
                     f"known: {', '.join(PRESETS)}"
                 )
             augmentation = PRESETS[name]
+        if not isinstance(augmentation, Augmentation):
+            raise ValueError(
+                f"augmentation is {augmentation!r}; needed: an Augmentation, or one of: "
+                f"{', '.join(PRESETS)}"
+            )
         if strength is not None:
             if not isinstance(strength, int | float):
                 raise ValueError(f"strength is {strength!r}; needed: a number, as 0.5")

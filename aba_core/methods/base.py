@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from aba_core.arms import METHODS
 from aba_core.attribution import Loss
-from aba_core.identity import Use, load, plain
+from aba_core.identity import Use, load, meant, plain
 from aba_core.randomness import Draws
 from aba_core.sites import INPUT, Tail
 
@@ -341,7 +341,8 @@ def method_of(data: Any) -> Method | None:
     else:
         kind = str(data.get("kind", "aba"))
         if kind not in METHODS:
-            raise ValueError(f"unknown method {kind!r}; known: {', '.join(METHODS)}")
+            near = meant(kind, METHODS)
+            raise ValueError(f"unknown method {kind!r}{near}; known: {', '.join(METHODS)}")
         made, preset = load(METHODS[kind].where), METHODS[kind].given
     cls = made if isinstance(made, type) else type(made)
     if not issubclass(cls, Method):
@@ -350,7 +351,10 @@ def method_of(data: Any) -> Method | None:
     known = [entry.name for entry in fields(cls) if entry.init]
     for name in given:
         if name not in known:
-            raise ValueError(f"unknown field {name!r} of {cls.kind!r}; known: {', '.join(known)}")
+            raise ValueError(
+                f"unknown field {name!r}{meant(name, known)} of {cls.kind!r}; known: "
+                f"{', '.join(known)}"
+            )
     values = {**preset, **{name: _typed(cls, name, value) for name, value in given.items()}}
     if isinstance(made, type):
         needed = [e.name for e in fields(cls) if e.init and _required(e) and e.name not in values]

@@ -28,7 +28,8 @@ def status(results: Results = Path("results")) -> None:
 
     head, rows, damaged = store.overview(results)
     if not rows:
-        print(f"no studies in {results}; start one with: aba run isolation --dataset digits")
+        given = "" if isinstance(results, Usual) else f" --results {results}"
+        print(f"no studies in {results}; start one with: aba run isolation --dataset digits{given}")
         if isinstance(results, Usual):
             here = store.SHIPPED.is_relative_to(Path.cwd())
             place = store.SHIPPED.relative_to(Path.cwd()) if here else store.SHIPPED

@@ -97,6 +97,9 @@ class Format(StrEnum):
     notebook = "notebook"
 
 
+START = "aba run isolation --dataset digits --results "
+
+
 def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[str] = ()) -> Path:
     """The folder to show: where nobody named one and the usual one has none of what is asked for,
     the shipped results, with a line on standard error that says so."""

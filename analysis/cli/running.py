@@ -20,7 +20,9 @@ from analysis.cli.options import (
     Seeds,
     Set,
     Track,
+    Usual,
     app,
+    shipped,
 )
 
 if TYPE_CHECKING:
@@ -203,7 +205,9 @@ def try_(
         str | None,
         typer.Option(help="A model's name, or module:function.  [default: small_cnn or mlp]"),
     ] = None,
-    label: Annotated[str, typer.Option(help="Column of a CSV file.  [default: the last]")] = "",
+    label: Annotated[
+        str, typer.Option(help="Column of labels in a CSV file.  [default: the last]")
+    ] = "",
     replicates: Annotated[int, typer.Option(help="Training subsets that are reported.")] = 12,
     train_samples: Annotated[
         int | None, typer.Option(help="Samples of a subset.  [default: half of those there are]")
@@ -231,6 +235,7 @@ def try_(
 
     from analysis import own, own_data
 
+    own_data.check_folder(out)
     x, y = own_data.read(data, label)
     name = re.sub(r"[^A-Za-z0-9_]+", "_", Path(data.rpartition(":")[2]).stem).strip("_") or "own"
     named: dict[str, Any] = {} if own.is_splits(x) else {"name": name}
@@ -287,9 +292,13 @@ def plan_(
     from analysis.results import load
     from analysis.study import find_study
 
-    if study.partition("-")[0] == "large" and not Path(study).suffix:
+    if study.startswith("large-") and not Path(study).suffix:
         from analysis.studies import large
 
+        find_study(study)  # refuses unknown names
+        ran = {name for names in exhibits.studies_by_dataset(results).values() for name in names}
+        if isinstance(results, Usual) and not ran & {*large.ROWS, "architectures"}:
+            results = shipped(f"no runs of large models in {results}/")
         terminal.print_large(large.table(results), large.GPUS)
         return
     label = exhibits.Look(metric).label
@@ -298,14 +307,13 @@ def plan_(
         declared = load(results, study, of_dataset, preset or "").declaration.study
     else:
         declared = find_study(study, dataset, preset)
-    plan = design.plan(
-        declared,
-        results,
-        effect,
-        power=power,
-        comparisons=comparisons,
-        metric=metric,
-    )
+    try:
+        plan = design.plan(
+            declared, results, effect, power=power, comparisons=comparisons, metric=metric
+        )
+    except design.PlanError as error:  # which knows the study's name, and not its file
+        told = str(error).replace(f"aba run {declared.name}.yaml", f"aba run {study}")
+        raise design.PlanError(told) from error
     terminal.print_plan(plan, label)
 
 

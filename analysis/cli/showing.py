@@ -11,6 +11,7 @@ import typer
 
 from analysis import terminal
 from analysis.cli.options import (
+    START,
     Format,
     Metric,
     Out,
@@ -27,9 +28,7 @@ from analysis.cli.options import (
 def report(
     notebooks: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Notebooks, such as 02_isolation, or your own studies.  [default: all]"
-        ),
+        typer.Argument(metavar="NOTEBOOK", help="Such as 02_isolation; or your own study."),
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
@@ -110,13 +109,13 @@ def report(
 def figures_(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY]...", help="Studies to show.  [default: all]"),
+        typer.Argument(metavar="STUDY", help="Studies to show.  [default: all]"),
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set; repeatable.  [default: all]"),
+        typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
     ] = None,
     format: Annotated[str, typer.Option(help="Formats, separated by commas.")] = "pdf,svg,png",
     width: Annotated[
@@ -182,12 +181,12 @@ def figures_(
 def compare(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY]...", help="Studies of your own, compared arm by arm."),
+        typer.Argument(metavar="STUDY", help="Studies of your own, compared arm by arm."),
     ] = None,
     results: Results = Path("results"),
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set; repeatable.  [default: all]"),
+        typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
     ] = None,
     metric: Metric = "validation_accuracy",
     confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
@@ -263,7 +262,7 @@ def claims_(
     results: Results = Path("results"),
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set; repeatable.  [default: all]"),
+        typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
     ] = None,
     metric: Metric = "validation_accuracy",
     confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
@@ -284,6 +283,8 @@ def claims_(
     from analysis import claims, exhibits, tables
 
     look = exhibits.Look(metric, confidence)
+    if not isinstance(results, Usual) and not exhibits.studies_by_dataset(results):
+        raise exhibits.ResultsError(f"no studies in {results}; start one with: {START}{results}")
     results = or_shipped(results, datasets=dataset or ())
     ledger = claims.ledger(results, dataset or (), look)
     if not claims.decided(ledger) and isinstance(results, Usual):

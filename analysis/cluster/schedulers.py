@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from aba_core.identity import meant
 from aba_core.threads import usable_cores
 from analysis.engines import EngineError
 from analysis.study import StudyError
@@ -109,7 +110,8 @@ def place(scheduler: str, options: Sequence[str] = ()) -> Place:
     """The place that a command line names. Raises StudyError, naming the option."""
     if scheduler not in ("local", "slurm") and not _ADDRESS.fullmatch(scheduler):
         raise StudyError(
-            f"unknown scheduler {scheduler!r}; known: local, slurm, tcp://HOST:PORT, tls://HOST:PORT"
+            f"unknown scheduler {scheduler!r}{meant(scheduler, ('local', 'slurm'))}; known: local, "
+            "slurm, tcp://HOST:PORT, tls://HOST:PORT"
         )
     allowed = _OPTIONS[scheduler.partition("://")[0]]
     given: dict[str, str] = {}

@@ -54,8 +54,10 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         return _of_large(name, dataset, preset)
     known = (*STANDARD, *OF_OWN_DATA)
     if name not in known:
+        from analysis.studies.large import ROWS
+
         raise StudyError(
-            f"unknown study {name!r}{meant(name, known)}; known: {', '.join(known)}, "
+            f"unknown study {name!r}{meant(name, (*known, *ROWS))}; known: {', '.join(known)}, "
             "or a YAML or Python file"
         )
     if name in OF_OWN_DATA and dataset == "digits":
@@ -84,7 +86,9 @@ def _of_large(name: str, dataset: str, preset: str) -> Study:
     from analysis.studies import large
 
     if name not in large.ROWS:
-        raise StudyError(f"unknown study {name!r}; known: {', '.join(large.ROWS)}")
+        raise StudyError(
+            f"unknown study {name!r}{meant(name, large.ROWS)}; known: {', '.join(large.ROWS)}"
+        )
     study = large.declare(name, preset)
     if dataset not in ("digits", study.dataset):
         raise StudyError(f"--dataset {dataset} does not go with {name}; its own: {study.dataset}")
