@@ -525,7 +525,7 @@ class _Rivals:
         if len(self.candidates) < 2:
             return self.candidates
         reach = t_quantile(tail / (len(self.candidates) - 1), self.freedom) * self.error
-        beaten = (self.ahead > reach).any(axis=0)  # none is ahead of itself
+        beaten = np.any(self.ahead > reach, axis=0).tolist()  # none is ahead of itself
         return tuple(one for one, lost in zip(self.candidates, beaten, strict=True) if not lost)
 
 

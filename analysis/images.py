@@ -143,7 +143,7 @@ class Kept:
         frame = self.result.frame
         finished = (frame["status"] == "finished").to_numpy()
         found = frame.groupby("arm", sort=False).indices
-        return {str(arm): rows[finished[rows]] for arm, rows in found.items()}
+        return {str(arm): np.asarray(rows)[finished[rows]] for arm, rows in found.items()}
 
     @cached_property
     def _means(self) -> dict[tuple[str, str], tuple[list[int], Array]]:

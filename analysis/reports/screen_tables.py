@@ -75,7 +75,7 @@ def _halves(text: str) -> tuple[str, str]:
 
 def html_table(shown: pd.DataFrame) -> str:
     """Text cells as one HTML table or several: numbers to the right, groups in their colours."""
-    columns = []
+    columns: list[_Column] = []
     for place, name in enumerate(shown.columns):
         cells = tuple(map(str, shown[name]))
         named = place < _MOST_KEYS and all(one.key for one in columns)

@@ -236,7 +236,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (aspect, label, unit), part in table.groupby(["aspect", "label", "unit"], sort=False):
         row = {
-            "aspect": _in_words(aspect),
+            "aspect": _in_words(str(aspect)),
             "quantity": f"{label} ({unit})" if unit else label,
         }
         cells = part.set_index("arm")
