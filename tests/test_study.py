@@ -6,6 +6,7 @@ import yaml
 from aba_core.adjustments import GROUP_SETS
 from analysis.reference import published_table
 from analysis.studies import STANDARD, standard_study
+from analysis.comparisons import LEAST_BLOCKS
 from analysis.study import (
     Study,
     StudyError,
@@ -43,6 +44,20 @@ def test_every_standard_study_exists_for_every_dataset_and_its_presets_but_attac
                 study = standard_study(name, dataset, preset)
                 assert study.dataset == study.config["dataset"] == dataset
                 assert len(study.seeds) >= 1
+
+
+@pytest.mark.parametrize("name", ["attributions", "quality", "cascade", "variance"])
+def test_studies_whose_seeds_share_subsets_have_enough_subsets_for_a_verdict(name):
+    for dataset, presets in {
+        **dict.fromkeys(("digits", "breast-cancer"), ("standard",)),
+        "mnist": ("standard", "med", "published"),
+        "cifar10": ("standard", "published"),
+        "news": ("standard", "reduced", "published"),
+    }.items():
+        for preset in presets:
+            study = standard_study(name, dataset, preset)
+            share = max(arm.seeds_per_subset for arm in study.arms)
+            assert len(study.seeds) // share >= (1 if name == "variance" else LEAST_BLOCKS), preset
 
 
 def test_published_preset_has_the_published_epochs_and_models():
