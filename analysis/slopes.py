@@ -87,14 +87,15 @@ def adjusted(slope: Slope, runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     frame = set_frame(slope, runs, metric)
     held = [name for name in next(iter(slope.covariates.values())) if name != slope.term]
     squares = frame[list(slope.squares)] ** 2
-    beside = np.column_stack([np.ones(len(frame)), frame[held], squares]).astype(np.float64)
+    known = [part.to_numpy(np.float64) for part in (frame[held], squares)]
+    beside: Array = np.hstack([np.ones((len(frame), 1)), *known])
 
     def rest(values: Array) -> Array:
         found: Array = values - beside @ np.linalg.lstsq(beside, values)[0]
         return found
 
-    parts = {"property": slope.term, "accuracy": metric}
-    values = {name: rest(frame[column].to_numpy(np.float64)) for name, column in parts.items()}
+    of = {"property": slope.term, "accuracy": metric}
+    values = {name: rest(frame[column].to_numpy(np.float64)) for name, column in of.items()}
     return pd.DataFrame({"set": frame["set"], **values})
 
 
