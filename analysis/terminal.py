@@ -325,6 +325,7 @@ def stop_as_by_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+KEEPS_RUNS = ("run", "card", "demo")  # commands that continue where they were stopped
 USAGE_ERRORS = ("StudyError", "ReportError", "ExportError", "PlanError")
 
 
@@ -404,5 +405,7 @@ def exit_code(command: Callable[[], object]) -> int:
         print(f"aba: {error}", file=sys.stderr)
         return 2 if type(error).__name__ in USAGE_ERRORS else 1
     if code == 130:  # typer's own answer to Ctrl-C, as a shell's
-        print("aba: stopped; finished runs are kept, the same command continues", file=sys.stderr)
+        kept = sys.argv[1:2] and sys.argv[1] in KEEPS_RUNS
+        rest = "; finished runs are kept, the same command continues" if kept else ""
+        print(f"aba: stopped{rest}", file=sys.stderr)
     return code

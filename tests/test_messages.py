@@ -209,3 +209,21 @@ def test_pictures_with_their_channels_last_are_noticed():
     with pytest.warns(UserWarning, match=r"np.moveaxis\(x, 3, 1\) puts them"):
         splits_from(x, Y)
     splits_from(np.moveaxis(x, 3, 1), Y)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("run", "aba: stopped; finished runs are kept, the same command continues\n"),
+        ("try", "aba: stopped\n"),
+    ],
+)
+def test_only_commands_that_keep_runs_say_that_they_continue(monkeypatch, capsys, command, told):
+    """`aba try` keeps nothing, and once said that it did."""
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["aba", command])
+    assert terminal.exit_code(stopped) == 130
+    assert capsys.readouterr().err == told

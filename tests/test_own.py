@@ -291,7 +291,7 @@ def test_a_csv_an_npz_and_a_function_hold_the_same_data(tmp_path: Path, monkeypa
         ("absent.csv", "", "cannot read absent.csv: no such file"),
         ("data.txt", "", "'data.txt' is no data; needed: a file .csv or .npz, or module:function"),
         ("t.csv", "clas", "has no column 'clas' .did you mean 'class'"),
-        ("t.csv", "a", "column 'b' of t.csv holds 'u'; needed: numbers"),
+        ("t.csv", "a", "column 'b' of t.csv holds 'u' in row 1; needed: numbers"),
         ("lacking.csv", "", "column 'class' of lacking.csv lacks 1 labels"),
         ("one.csv", "", "has the column 'a' alone"),
         ("empty.csv", "", "empty.csv is no CSV table"),
