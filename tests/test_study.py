@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from aba_core.adjustments import GROUP_SETS
+from analysis.comparisons import LEAST_BLOCKS
 from analysis.reference import published_table
 from analysis.studies import STANDARD, standard_study
-from analysis.comparisons import LEAST_BLOCKS
 from analysis.study import (
     Study,
     StudyError,
