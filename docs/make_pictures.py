@@ -115,7 +115,10 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
     shown = {
         "verdicts-digits": exhibits.of_study("hypotheses", folder, "digits").figures["verdicts"],
         "regimes-digits": exhibits.of_study("regimes", folder, "digits", look).figures["regimes"],
-        "card-digits": exhibits.of_study("card", folder, "digits", look).figures["card"],
+        **{
+            f"card-{name}": exhibits.of_study("card", folder, name, look).figures["card"]
+            for name in ("digits", "mnist", "cifar10")
+        },
         "claims": claims.shown(claims.ledger(folder), exhibits.Look())[0],
     }
     more = {name: one.draw(one.width) for name, one in shown.items() if one.draw is not None}

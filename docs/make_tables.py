@@ -1,7 +1,7 @@
-"""Write the tables of README.md and docs/results.md anew: `python docs/make_tables.py`.
+"""Write every table of the shipped results anew: `python docs/make_tables.py`.
 
-Every verdict and number that the two state of the hypotheses stands between markers and comes from
-the shipped results. `tests/test_shipped.py` compares the text with what this makes.
+The page docs/tables.md is written whole; README.md and docs/results.md have what stands between
+their markers. `tests/test_shipped.py` compares all three with what this makes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from textwrap import fill
 
 from analysis import claims
 from analysis.exhibits import Look, of_study, studies_by_dataset
@@ -19,7 +20,48 @@ from analysis.wording import over_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"readme": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
-TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "news": "20 Newsgroups"}
+TABLES = ROOT / "docs" / "tables.md"
+TITLES = {
+    "digits": "Digits",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "news": "20 Newsgroups",
+    "breast-cancer": "Breast cancer",
+    "diabetes": "Diabetes",
+    "ptb-xl-superclass-25hz": "PTB-XL, superclasses at 25 Hz",
+    "tiny-imagenet-20": "Tiny ImageNet, 20 classes",
+}
+INTRODUCTION = """# Tables of results
+
+Every verdict and the main tables of the shipped results (`data/results`), by data set. This page is written by
+`python docs/make_tables.py`. [Results](results.md) says in words what they show, what was declared, and what was not as
+planned. Accuracies and their differences are in points, intervals at 95 %.
+"""
+# What stands below each data set: the study, its title, and what a reader must know.
+SHOWN = {
+    "comparators": (
+        "Comparators",
+        "Gains are over Vanilla on test. Passes are forward and backward passes a step.",
+    ),
+    "attributions": (
+        "Attribution maps",
+        "Gains of all adjustments led by each map over Vanilla, on test. *Placebo* takes the map "
+        "of another sample, and *equal cost* trains for as many passes as the gradient does.",
+    ),
+    "regimes": (
+        "Where gains hold",
+        "The gain of all adjustments over Vanilla on test, with the strength tuned for each.",
+    ),
+    "card": (
+        "The report card",
+        "Vanilla, and what each method changes. ▲ is a gain and ▼ a harm: their intervals "
+        "exclude 0 within their aspect. [The report card](report_card.md) defines the quantities.",
+    ),
+    "variance": (
+        "Where the variance comes from",
+        "Standard deviations by source, and standard errors of the mean over all runs.",
+    ),
+}
 Judged = dict[str, list[tuple[str, Verdict, Verdict | None]]]
 
 # What the README asks, and the hypothesis that answers it.
@@ -107,22 +149,32 @@ def exhibit_table(study: str, dataset: str, name: str, results: Path) -> str:
     return markdown(shown.data, shown.digits, shown.columns).strip()
 
 
-def blocks(results: Path = SHIPPED) -> dict[str, dict[str, str]]:
-    """{page: {marker: text}} of everything that is written."""
-    judged = {name: claims.judged(results, name, Look()) for name in studies_by_dataset(results)}
-    of_results = {
-        f"verdicts on {name}": every_verdict(of_dataset)
-        for name, of_dataset in judged.items()
-        if any(latest(of_dataset, one) for one in of_dataset)
-    }
-    for study in ("comparators", "variance", "regimes", "attributions", "card"):
-        for dataset in judged:
-            table = exhibit_table(study, dataset, study, results)
+def every_table(judged: dict[str, Judged], results: Path) -> str:
+    """The page of tables: verdicts, then the tables of `SHOWN`, below each data set."""
+    parts = [INTRODUCTION]
+    for dataset in sorted(judged, key=list(TITLES).index):
+        of_dataset = judged[dataset]
+        below = {study: exhibit_table(study, dataset, study, results) for study in SHOWN}
+        decided = any(latest(of_dataset, one) for one in of_dataset)
+        if not decided and not any(below.values()):
+            continue
+        parts.append(f"## {TITLES[dataset]}\n")
+        if decided:
+            parts.append(f"### Verdicts on {TITLES[dataset]}\n\n{every_verdict(of_dataset)}\n")
+        for study, table in below.items():
+            title, words = SHOWN[study]
             if table:
-                of_results[f"{study} on {dataset}"] = table
+                parts.append(f"### {title}, {TITLES[dataset]}\n\n{fill(words, 120)}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def written(results: Path = SHIPPED) -> tuple[dict[str, dict[str, str]], str]:
+    """{page: {marker: text}} of what stands between markers, and the page of tables."""
+    judged = {name: claims.judged(results, name, Look()) for name in studies_by_dataset(results)}
     ledger = claims.ledger(results, verdicts=judged)
-    of_results["claims"] = "\n".join(f"- {line}" for line in claims.sentences(ledger))
-    return {"readme": {"verdicts": questions(judged)}, "results": of_results}
+    sentences = "\n".join(f"- {line}" for line in claims.sentences(ledger))
+    blocks = {"readme": {"verdicts": questions(judged)}, "results": {"claims": sentences}}
+    return blocks, every_table(judged, results)
 
 
 def replaced(text: str, marker: str, block: str) -> str:
@@ -142,7 +194,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=SHIPPED)
     results = parser.parse_args().results
-    for page, of_page in blocks(results).items():
+    blocks, tables = written(results)
+    TABLES.write_text(tables, encoding="utf-8")
+    for page, of_page in blocks.items():
         text = PAGES[page].read_text(encoding="utf-8")
         for marker, block in of_page.items():
             text = replaced(text, marker, block)
