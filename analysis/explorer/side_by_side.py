@@ -36,7 +36,7 @@ def draw_maps(choice: Choice, view: View, maps: Mapping[str, np.ndarray | str]) 
         axes[0].imshow(picture(view.x), cmap="gray", aspect=_aspect(view))
         axes[0].set_title(f"input: {view.class_names[view.label]}", fontsize=6)
         for ax, (method, values) in zip(axes[1:], maps.items(), strict=False):
-            ax.set_title(figures.wrapped(spaced(method), 75, 6, 2), fontsize=6)
+            ax.set_title(figures.wrapped(spaced(method), 66, 6, 2), fontsize=6)
             if isinstance(values, str):
                 ax.imshow(np.zeros_like(picture(view.x)), cmap="gray_r", aspect=_aspect(view))
                 ax.text(
