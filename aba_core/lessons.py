@@ -7,6 +7,7 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
+from aba_core.architecture import first_line
 from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import MAPS, attribute
 from aba_core.card import landscape
 from aba_core.datasets import DATASETS, Split, Splits, dataset_status, load_dataset
 from aba_core.evaluation import frozen
+from aba_core.identity import load
 from aba_core.inspection import Inspection, inspect_sample
 from aba_core.methods.aba import MENDABA, Augmentation
 from aba_core.randomness import Draws
@@ -69,7 +72,8 @@ class SmallModels:
 
     settings: from a data set's name to the fields of its `TrainConfig`. steps: training steps of
     each model. models: how many are trained without augmentation on `dataset`; their spread gives
-    intervals.
+    intervals. own_map: an attribution method of your own that `maps` shows beside all others, as
+    "my_maps:occlusion"; "" for none. Raises ValueError for one that cannot be imported.
     """
 
     def __init__(
@@ -78,8 +82,12 @@ class SmallModels:
         settings: Callable[[str], Mapping[str, Any]],
         steps: int,
         models: int = 1,
+        own_map: str = "",
     ) -> None:
         self.dataset, self.settings, self.steps, self.models = dataset, settings, steps, models
+        self.own_map = own_map
+        if own_map:
+            load(own_map)
         self._splits: dict[str, Splits] = {}
         self._trained: dict[tuple[str, str], nn.Module] = {}
 
@@ -176,14 +184,16 @@ class SmallModels:
             attribution=choice.method,
             target=choice.target,
         )
-        inspection = inspect_sample(
-            self.model(choice.dataset, choice.model),
-            samples.batch(torch.tensor(sample)),
-            samples.y[sample],
-            augmentation,
-            choice.magnitude,
-            choice.draw,
-        )
+        model = self.model(choice.dataset, choice.model)
+        with _in_one_line(choice.method):
+            inspection = inspect_sample(
+                model,
+                samples.batch(torch.tensor(sample)),
+                samples.y[sample],
+                augmentation,
+                choice.magnitude,
+                choice.draw,
+            )
         values = {field.name: getattr(inspection, field.name) for field in fields(Inspection)}
         mean, std = splits.mean.numpy(), splits.std.numpy()
         return {
@@ -206,10 +216,24 @@ class SmallModels:
         model = self.model(choice.dataset, choice.model)
         draws = Draws.single(0, choice.draw, len(x), x.device)
         found: dict[str, np.ndarray | str] = {}
-        for method in MAPS:
+        for method in (*MAPS, *[self.own_map] * bool(self.own_map)):
             try:
-                made = attribute(model, x, y, method, choice.target, draws=draws)
+                with _in_one_line(method):
+                    made = attribute(model, x, y, method, choice.target, draws=draws)
                 found[method] = made[0].numpy()
             except ValueError as error:
                 found[method] = str(error).partition(";")[0]
         return found
+
+
+@contextmanager
+def _in_one_line(method: str) -> Iterator[None]:
+    """Whatever goes wrong in a map of somebody's own, as a ValueError of one line."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        if ":" not in method:
+            raise
+        raise ValueError(f"{method}: {type(error).__name__}: {first_line(error)}") from error

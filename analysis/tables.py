@@ -221,6 +221,8 @@ LABELS = {
     "over_images": "Over images too",
     "left_out": "Blocks left out",
     "p_value": "p",
+    "over_tuned": "Over tuned Vanilla",
+    "over_larger": "Over tuned larger Vanilla",
     "here": "Here (points)",
     "there": "Published (points)",
     "verdict_here": "Sign here",

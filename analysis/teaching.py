@@ -6,6 +6,7 @@ Models come from `aba_core.lessons`, handed in by the notebook, so that this fil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +237,8 @@ def show_answer(page: Page, answer: Answer) -> None:
 
 def explore(page: Page, start: Choice, models: Any) -> None:
     """The explorer over `aba_core.lessons.SmallModels`, beside the isolation study's table where
-    the results have one."""
+    the results have one. It begins with the map of one's own, where the models have it."""
+    start = replace(start, method=models.own_map or start.method)
 
     @cache
     def standing(dataset: str) -> pd.DataFrame | None:

@@ -1,5 +1,7 @@
 """The comparators: what is declared, which may be the best, and what their figures say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,6 +176,35 @@ def test_gains_are_means_within_subsets_with_their_costs(shipped):
     assert table.loc["All", "gain_per_pass"] == pytest.approx(table.loc["All", "gain"])
     assert "Vanilla" not in table.index
     assert not [name for name in table.index if name.endswith("with All")]
+
+
+def test_gains_stand_beside_those_over_tuned_vanilla_of_the_same_subsets(shipped, tmp_path):
+    study = load(SHIPPED, "comparators", "digits")
+    tuned = gains.tuned_vanilla(study)
+    assert set(tuned["arm"]) == {"Vanilla, tuned", "Vanilla, larger CNN, tuned"}
+    assert set(tuned["seed"]) == set(shipped["seed"])  # of the hundred there
+    plain = gains.gain_table(shipped, np.random.default_rng(0))
+    table = gains.gain_table(shipped, np.random.default_rng(0), tuned=tuned)
+    pd.testing.assert_frame_equal(table[plain.columns], plain)  # nothing else is moved by them
+    wide = pd.concat([shipped, tuned]).pivot(
+        index="seed", columns="arm", values="validation_accuracy"
+    )
+    by_arm = table.set_index("arm")
+    for column, arm in (("over_tuned", "Vanilla, tuned"),
+                        ("over_larger", "Vanilla, larger CNN, tuned")):  # fmt: skip
+        expected = (wide["CutMix"] - wide[arm]).mean()
+        assert by_arm.loc["CutMix", column] == pytest.approx(expected)
+        assert by_arm.loc["CutMix", f"{column}_low"] < expected
+    shown = gains.exhibits(study, Look()).tables["comparators"]
+    assert {"gain", "over_tuned", "over_larger"} <= set(shown.columns)
+    assert "study baselines" in shown.note
+
+    # Subsets that another training of Vanilla was on are others.
+    other = shipped.assign(key=shipped["key"].where(shipped["arm"] != "Vanilla", "other"))
+    assert gains.tuned_vanilla(replace(study, frame=other)) is None
+    alone = standard_study("comparators")
+    make_study(tmp_path, alone)
+    assert gains.tuned_vanilla(load(tmp_path, "comparators", "digits")) is None
 
 
 def test_the_best_come_first_and_the_surely_worse_are_named(shipped):

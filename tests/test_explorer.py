@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from analysis import explorer, interactive, tables
 from analysis.explorer import Choice, Panel, View
@@ -229,6 +231,44 @@ def test_every_map_of_a_lesson_is_that_of_the_method_on_the_sample_alone():
         np.testing.assert_allclose(maps[method], alone, rtol=1e-3, atol=1e-6)
     without = lesson.maps(replace(chosen, model="mlp, Vanilla"))
     assert "no convolution" in without["grad_cam"]
+
+
+def test_a_map_of_ones_own_is_in_the_explorer_and_beside_all_others():
+    from aba_core.lessons import SmallModels
+    from analysis import teaching
+
+    own, broken = "outside.maps:occlusion", "outside.maps:wrong_shape"
+    lesson = SmallModels("digits", teaching.settings, 5, models=1, own_map=own)
+    chosen = Choice("digits", 6, model=lesson.names()[0], method=own)
+    seen = teaching.look(lesson, chosen)
+    zeroed = np.where(np.arange(64).reshape(seen.x.shape) == 20, 0, seen.x)
+    model = lesson.model("digits", chosen.model)
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(
+            model(torch.tensor(np.stack([seen.x, zeroed]))),
+            torch.tensor([seen.label] * 2),
+            reduction="none",
+        )
+    np.testing.assert_allclose(
+        seen.attribution.flat[20], float(losses[0] - losses[1]), rtol=1e-3, atol=1e-5
+    )
+    maps = lesson.maps(chosen)
+    assert list(maps) == [*explorer.METHODS, own]
+    np.testing.assert_allclose(maps[own], seen.attribution, rtol=1e-3, atol=1e-6)
+    panel = Panel(chosen, lambda c: teaching.look(lesson, c), {"digits": 9}, lesson.names(),
+                  lambda _: None, lesson.maps)  # fmt: skip
+    assert panel.choice.method == own and own in dict(panel.controls["method"].options).values()
+    panel.controls["method"].value = "gradient"
+    panel.controls["method"].value = own  # it stays there
+    figure = explorer.draw_maps(chosen, seen, maps)
+    assert own in {ax.get_title().replace("\n", "") for ax in figure.axes}
+
+    # What is wrong with one is said in the panel.
+    refused = Panel(replace(chosen, method=broken), lambda c: teaching.look(lesson, c),
+                    {"digits": 9}, lesson.names(), lambda _: None, lesson.maps)  # fmt: skip
+    assert "Not possible" in refused.message.value and "shape" in refused.message.value
+    with pytest.raises(ValueError, match="cannot import 'nowhere' of 'nowhere:map'"):
+        SmallModels("digits", teaching.settings, 5, own_map="nowhere:map")
 
 
 def test_a_smaller_data_set_brings_the_sample_into_its_range(panel: Panel):

@@ -26,6 +26,7 @@ from aba_core.identity import plain
 from aba_core.methods.aba import ABA, CHALLENGER, FASTABA, FASTABA_CE, MENDABA, Augmentation
 from aba_core.methods.loop import Regularizer
 from aba_core.models import MODELS, build_model
+from aba_core.randomness import batch_order, epoch_order
 from aba_core.selection import Percentiles, SignSplit
 from aba_core.training import Runs, train
 
@@ -276,10 +277,63 @@ def test_lagged_maps_of_another_kind_are_refused(change, message):
         Augmentation(AdjustmentSet.parse("all"), **{"target": "loss", **change}, lagged=True)
 
 
+def own_loop_of_lagged_maps(aba: ABA, seed: int, splits: Splits) -> nn.Module:
+    """One model trained as somebody would with `ABA(..., lagged=True)`; 3 epochs of SGD."""
+    samples, seeds = len(splits.train), torch.tensor([seed])
+    build = partial(build_model, "mlp", splits.input_shape, splits.classes, True)
+    model = initial_model(build, seed, torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    for number in range(round(3 * samples / BATCH)):
+        rows = batch_order(lambda e: epoch_order(seeds, e, samples), number, BATCH, samples)[0]
+        x = aba(model, splits.train.x[rows].double(), splits.train.y[rows], rows)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model.train()(x), splits.train.y[rows]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("split", [Percentiles(0.1, 0.9), SignSplit()], ids=["percentiles", "sign"])
+def test_lagged_maps_in_anybodys_loop_are_those_of_the_engine(split, tiny_splits):
+    members = "all" if split.categories == 3 else "0x2,3,4,5,6"
+    method = Augmentation(members, strength=0.7, split=split, target="loss", lagged=True)
+    config = TrainConfig(
+        model="mlp", batch_norm=True, dtype="float64", batch_size=BATCH, epochs=3,
+        optimizer="sgd", learning_rate=0.05,
+    )  # fmt: skip
+    expected = plain_train(config, Arm("lagged", method), 4, tiny_splits).model
+    trained = own_loop_of_lagged_maps(ABA(method, seed=4), 4, tiny_splits)
+    close(flat_parameters(trained), flat_parameters(expected))
+    exact_maps = plain_train(config, Arm("a", replace(method, lagged=False)), 4, tiny_splits).model
+    assert not torch.allclose(flat_parameters(exact_maps), flat_parameters(expected))
+
+
+def test_a_loop_with_lagged_maps_is_told_what_it_lacks():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    x, y, rows = torch.randn(3, 4), torch.tensor([0, 1, 1]), torch.tensor([4, 0, 7])
+    aba = ABA("fastaba-ce", lagged=True)
+    for wrong in (None, rows[:2], rows.float(), rows - 5):
+        with pytest.raises(ValueError, match="rows is .*; needed with lagged maps: each sample's"):
+            aba(model, x, y, wrong)
+    with pytest.raises(ValueError, match="rows are given without lagged maps; needed: ABA"):
+        ABA("fastaba-ce")(model, x, y, rows)
+    with pytest.raises(ValueError, match="lagged with target 'class_score'; allowed: 'loss'"):
+        ABA("mendaba", lagged=True)
+    first = aba(model, x, y, rows)
+    assert torch.equal(first, x) and aba.step == 1  # not trained on yet
+    with pytest.raises(ValueError, match="the batch of the last call has no gradient; needed"):
+        aba(model, x, y, rows)
+    assert aba.step == 1
+    aba(model, x, y, rows).mul(float("inf")).sum().backward()
+    with pytest.raises(ValueError, match="held NaN or infinite values; allowed: finite"):
+        aba(model, x, y, rows)
+    aba = ABA("fastaba-ce", lagged=True)
+    aba(model, x, y, rows).sum().backward()
+    with pytest.raises(ValueError, match=r"x is \(2, 2\) of torch.float32; needed, as in"):
+        aba(model, x.reshape(3, 2, 2), y, rows)
+
+
 def test_loops_that_keep_no_gradients_refuse_lagged_maps():
     method = Augmentation(AdjustmentSet.parse("all"), target="loss", lagged=True)
-    with pytest.raises(ValueError, match="lagged is True; ABA sees no training steps"):
-        ABA(method)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(ValueError, match="lagged is True; needed: training by `train`"):
         Regularizer(method)(model, torch.randn(3, 4), torch.tensor([0, 1, 1]))

@@ -29,6 +29,7 @@ from aba_core.checks import warn_of_units
 from aba_core.identity import Use, meant
 from aba_core.kernels import adjusting, on_gpu
 from aba_core.methods.base import Method
+from aba_core.methods.lagged import LaggedMaps
 from aba_core.methods.members import MemberPer, Members, choosing, draw_changes, members_of
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed
@@ -299,7 +300,7 @@ def _last(tail: Tail) -> LastGradients:
     if tail.last_gradients is None:
         raise ValueError(
             "lagged is True; needed: training by `train` or `aba run`, which keep each sample's "
-            "last gradient"
+            "last gradient, or ABA(..., lagged=True) in a loop of your own"
         )
     return tail.last_gradients
 
@@ -400,6 +401,13 @@ class ABA:
     untrained: the model that makes the maps of placebo "untrained", freshly initialised.
     Each call is one step; draws depend on (seed, step, place in the batch), so setting `step`
     continues a stopped training exactly. Works wherever x and the model are, CPU or CUDA.
+
+    With lagged=True a step costs nearly one pass: each call is told which samples it is given, and
+    the training step on what it returned leaves their maps for the next time. Until then a sample
+    stays as it is, also where a stopped training goes on.
+
+    >>> aba = ABA("fastaba-ce", strength=0.5, lagged=True)
+    >>> x = aba(model, x, y, rows)    # rows: places in the training set; then loss.backward()
     """
 
     def __init__(
@@ -441,10 +449,6 @@ class ABA:
                 f"site is {augmentation.site!r}; ABA changes inputs: for hidden layers take "
                 "Regularizer(...).backward(model, x, y)"
             )
-        if augmentation.lagged:
-            raise ValueError(
-                "lagged is True; ABA sees no training steps; allowed: False, or training by `train`"
-            )
         if (augmentation.placebo == "untrained") != (untrained is not None):
             raise ValueError(
                 f"placebo is {augmentation.placebo!r}; an untrained model goes with 'untrained' "
@@ -455,6 +459,7 @@ class ABA:
         self.seed = check_seed(seed)
         self.loss = loss
         self.step = 0
+        self._lagged = LaggedMaps() if augmentation.lagged else None
         self._calls = 0
         self._strange: Tensor | None = None  # whether values were, on a device that waits
 
@@ -469,11 +474,16 @@ class ABA:
         )
 
     def __call__(
-        self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *feature"],
+        y: Tensor,
+        rows: Tensor | None = None,
     ) -> Float[Tensor, "batch *feature"]:
         """The augmented batch, detached, shaped and typed like x; the model is left as it was.
 
-        y: true classes, or whatever the loss takes. Raises ValueError for NaN or infinite inputs
+        y: true classes, or whatever the loss takes. rows: with lagged maps alone, each
+        sample's place in the training set, [batch]. Raises ValueError for NaN or infinite inputs
         or attributions: on a CPU at once; on another device, which a look would halt, values are
         looked at in the first call and in every hundredth, for all calls in between.
         """
@@ -483,12 +493,19 @@ class ABA:
         looking = not waits or self._calls % LOOK_EVERY == 0
         check_inputs(x, y, look=looking)
         aug = self.augmentation
+        if rows is not None and self._lagged is None:
+            raise ValueError("rows are given without lagged maps; needed: ABA(..., lagged=True)")
         if not self._calls:
             warn_of_units(x)
         draws = Draws.single(self.seed, self.step, len(x), x.device)
         changes, magnitude = aug.changes(draws, x)
+        lagged = self._lagged.of(x, rows, looking) if self._lagged else None
         self.step += 1
         self._calls += 1
+        if self._lagged and lagged:
+            masks = aug.split.masks(lagged.maps.flatten(1)).unflatten(2, x.shape[1:])
+            moved = adjust(x.detach(), masks, changes, aug.strength, magnitude * lagged.known)
+            return self._lagged.hand_out(moved)
 
         # A sample whose categories all change alike needs no map, unless some of its features
         # may belong to no category. In train mode every sample shapes the batch's statistics, as it

@@ -16,7 +16,9 @@ COLUMNS = 7
 
 
 def spaced(method: str) -> str:
-    """A method's name as people write it."""
+    """A method's name as people write it; that of one's own, "module:function", as it is."""
+    if ":" in method:
+        return method
     return method.replace("_x_", " × ").replace("_plus_plus", "++").replace("_", " ")
 
 
@@ -34,7 +36,7 @@ def draw_maps(choice: Choice, view: View, maps: Mapping[str, np.ndarray | str]) 
         axes[0].imshow(picture(view.x), cmap="gray", aspect=_aspect(view))
         axes[0].set_title(f"input: {view.class_names[view.label]}", fontsize=6)
         for ax, (method, values) in zip(axes[1:], maps.items(), strict=False):
-            ax.set_title(figures.wrapped(spaced(method), 75, 6, 2), fontsize=6)
+            ax.set_title(figures.wrapped(spaced(method), 66, 6, 2), fontsize=6)
             if isinstance(values, str):
                 ax.imshow(np.zeros_like(picture(view.x)), cmap="gray_r", aspect=_aspect(view))
                 ax.text(

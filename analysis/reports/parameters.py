@@ -195,6 +195,10 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "strength": (lambda v: _number(v) and v >= 0, "numbers not below 0"),
     "steps": (_whole(1), "whole numbers from 1"),
     "models": (_whole(2), "whole numbers from 2"),
+    "own_map": (
+        lambda v: isinstance(v, str) and re.fullmatch(r"([\w.]+:[\w.]+)?", v) is not None,
+        "module:function, as my_maps:occlusion, or nothing",
+    ),
     "neutral": (lambda v: _number(v) and v >= 0, "numbers not below 0"),
 }
 

@@ -18,8 +18,10 @@ from matplotlib.axes import Axes
 
 from aba_core.arms import PUBLISHED_METHODS, VANILLA
 from analysis import across, comparisons, figures, statistics, tables
+from analysis import results as store
 from analysis.exhibits import Collector, Exhibit, Exhibits, Look
 from analysis.results import ResultsError, StudyResult
+from analysis.studies import baselines
 from analysis.studies.comparators import NOISE, VANILLA_NORM, title_of, with_all
 from analysis.studies.tried import ALL
 
@@ -31,14 +33,19 @@ def gain_table(
     rng: np.random.Generator,
     metric: str = "validation_accuracy",
     confidence: float = statistics.CONFIDENCE,
+    tuned: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row a method: its gain over Vanilla within subsets, alone and with All, and its cost.
 
-    Columns: arm, gain and with_all (points) with intervals, passes a step, gain_per_pass (points
-    for each pass beyond Vanilla's one; NaN where there is none), epochs, seconds (of a run, over
-    Vanilla's), n; the largest gain first. Arms with batch norm are compared with Vanilla with it.
+    tuned: further runs of Vanilla on the same subsets, from `tuned_vanilla`. Columns: arm, gain and
+    with_all (points) with intervals, over_tuned and over_larger (points, alone, over those of
+    `tuned`) where they are given, passes a step, gain_per_pass (points for each pass beyond
+    Vanilla's one; NaN where there is none), epochs, seconds (of a run, over Vanilla's), n; the
+    largest gain first. Arms with batch norm are compared with Vanilla with it, and with no other.
     """
     values = runs.pivot(index="seed", columns="arm", values=metric)
+    if tuned is not None:
+        values = values.join(tuned.pivot(index="seed", columns="arm", values=metric))
     by_arm = runs.groupby("arm")
     passes = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
     seconds, epochs = by_arm["seconds"].mean().to_dict(), by_arm["epochs"].first().to_dict()
@@ -53,6 +60,11 @@ def gain_table(
                 gained = (values[arm] - values[base]).dropna()
                 interval = statistics.mean_interval(gained, stream, confidence=confidence)
                 row |= tables.with_interval(column, interval)
+        for column, arm in TUNED.items():  # last, so that the others have the draws they had
+            if base == VANILLA and arm in values and arm not in by_arm.groups:
+                gained = (values[name] - values[arm]).dropna()
+                interval = statistics.mean_interval(gained, stream, confidence=confidence)
+                row |= tables.with_interval(column, interval)
         extra = passes[name] - 1
         row["passes"] = passes[name]
         row["gain_per_pass"] = row["gain"] / extra if extra > 0 else np.nan
@@ -61,6 +73,32 @@ def gain_table(
         row["n"] = int(values[[name, base]].notna().all(axis=1).sum())
         rows.append(row)
     return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
+
+
+# Columns of gains over Vanilla with another training, and its arms in study `baselines`.
+TUNED = {
+    "over_tuned": f"{VANILLA}, tuned",
+    "over_larger": f"{VANILLA}, {baselines.LARGER}, tuned",
+}
+
+
+def tuned_vanilla(study: StudyResult) -> pd.DataFrame | None:
+    """Runs of Vanilla with a tuned training, and of a larger model, from study `baselines` of the
+    same folder and data set. Of the subsets alone where both studies have the very same run of
+    Vanilla; None where there are none."""
+    path, dataset = study.declaration.path, study.declaration.study.dataset
+    if path is None:
+        return None
+    try:
+        found = store.load(path.parent.parent, "baselines", dataset).frame
+    except ResultsError:
+        return None
+    own, there = (
+        frame.loc[frame["arm"] == VANILLA, ["seed", "key"]] for frame in (study.frame, found)
+    )
+    both = own.merge(there, on=["seed", "key"])["seed"]
+    chosen = found[found["arm"].isin(list(TUNED.values())) & found["seed"].isin(both)]
+    return chosen if len(chosen) else None
 
 
 def alone(runs: pd.DataFrame) -> list[str]:
@@ -240,10 +278,17 @@ EQUAL = {"comparators-equal-time": "in as much time", "attributions-equal-time":
 # --- all of a study ------------------------------------------------------------------------------
 
 
+_OF_TUNED = (
+    "tuned Vanilla, and the same of a larger model: with learning rate, weight decay and epochs of "
+    "their own, by study baselines, on the same subsets; "
+)
+
+
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
     """Figures and tables NAME and NAME-best of a study, and figure NAME-cost."""
     collector, name = Collector(study, look), study.declaration.study.name
-    table = gain_table(study.frame, look.rng(), look.metric, look.confidence)
+    tuned_runs = tuned_vanilla(study)
+    table = gain_table(study.frame, look.rng(), look.metric, look.confidence, tuned_runs)
     over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
     joined = "with_all" in table
     words = EQUAL.get(name, "with as many passes")
@@ -260,15 +305,17 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         width="double",
     )
     equal = table["epochs"].nunique() > 1
+    beside = [column for column in TUNED if column in table]
     collector.table(
         name,
         "Gain over Vanilla, alone and with all adjustments, and cost"
         if joined
         else f"Gain over Vanilla, {words}",
         table,
-        ["arm", "gain", *["with_all"] * joined, "passes", *["epochs"] * equal,
+        ["arm", "gain", *["with_all"] * joined, *beside, "passes", *["epochs"] * equal,
          *["gain_per_pass"] * (not equal), "seconds", "n"],
         note="Gains in points; passes: forward and backward, a step; "
+        + _OF_TUNED * bool(beside)
         + ("" if equal else "gain per pass: for each pass beyond the one of Vanilla; ")
         + "seconds: of a run, over those of Vanilla, as the runs took them beside others.",
         interval=over,
