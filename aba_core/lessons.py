@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -21,7 +22,7 @@ from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.architecture import first_line
 from aba_core.arms import Arm, TrainConfig
 from aba_core.attribution import MAPS, attribute
-from aba_core.card import landscape
+from aba_core.card import Card, SuspectAttackWarning, card, landscape
 from aba_core.datasets import DATASETS, Split, Splits, dataset_status, load_dataset
 from aba_core.evaluation import frozen
 from aba_core.identity import load
@@ -31,6 +32,7 @@ from aba_core.randomness import Draws
 from aba_core.selection import Percentiles, Selection, SignSplit
 from aba_core.training import Runs, train
 
+CURVED = ("calibration", "selective", "attacks", "geometry", "memory")  # aspects that have curves
 ARMS = {"Vanilla": None, "MendABA": replace(MENDABA, strength=0.5, target="loss")}
 
 
@@ -164,6 +166,17 @@ class SmallModels:
         first, *others = (self.runs.model("Vanilla", seed) for seed in range(3))
         planes["Three runs of Vanilla"] = landscape.plane(first, splits, others)
         return {arm: landscape.density(one) for arm, one in found.items()}, planes
+
+    def cards(self) -> dict[str, Card]:
+        """The report card of a model of each of `ARMS`, by arm, of what one model has alone. Long
+        attacks, which are there to raise an alarm, are left to studies."""
+        splits, found = self.splits(self.dataset), {}
+        for arm, name in zip(ARMS, self.names(), strict=False):
+            with warnings.catch_warnings():  # the card's notes say the same
+                warnings.simplefilter("ignore", SuspectAttackWarning)
+                found[arm] = card(self.model(self.dataset, name), splits, aspects=CURVED,
+                                  alarm=1, long_steps=20, spsa_steps=1)  # fmt: skip
+        return found
 
     def view(self, choice: Any) -> dict[str, Any]:
         """The fields of `analysis.explorer.View` for one of its choices, as arrays.

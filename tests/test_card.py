@@ -11,7 +11,7 @@ from oracles import slow_card
 from oracles.tiny_data import make_splits
 from torch import nn
 
-from aba_core import Arm, TrainConfig, build_model, splits_from, train
+from aba_core import ADJUSTMENTS, Arm, TrainConfig, build_model, splits_from, train
 from aba_core.aspects import CardSettings
 from aba_core.card import (
     SuspectAttackWarning,
@@ -311,6 +311,67 @@ def test_fgsm_and_pgd_are_those_of_torchattacks():
         assert float(((ours - theirs).abs() > 1e-5).double().mean()) < 0.01
 
 
+def test_pgd_in_l2_is_that_of_torchattacks():
+    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+    torch.manual_seed(1)
+    x = torch.rand(30, 1, 6, 6)
+    x[0], x[1] = 0.0, 1.0  # the whole range, as torchattacks has it
+    y = torch.arange(30) % 3
+    data = make_splits((1, 6, 6), 3)
+    data = replace(
+        data, train=replace(data.train, data=x, y=y), test=replace(data.test, data=x, y=y)
+    )
+    model = build_model("small_cnn", (1, 6, 6), 3).eval()
+    with Replicas.stack([model]).undisturbed("eval") as quiet:
+        one = Subject.of(quiet, data, CardSettings())
+        size = attacks.radius(one, 0.1, "l2")
+        started = attacks.pgd(FromClean(one), x, y, size, (7,), norm="l2")[0][0]
+        step = float(size) * attacks.STEP
+        theirs = torchattacks.PGDL2(model, float(size), step, 7, random_start=False)(x, y)
+        assert torch.allclose(started, theirs, atol=1e-5)
+
+
+class FromClean:
+    """A subject whose random starts in L2 are the clean inputs: their length is 0."""
+
+    def __init__(self, subject):
+        self.subject = subject
+
+    def uniform(self, shape, purpose):
+        return torch.zeros(tuple(shape))
+
+    def __getattr__(self, name):
+        return getattr(self.subject, name)
+
+
+def test_pgd_in_l2_of_stacked_models_equals_a_plain_loop_model_by_model(subject, models):
+    x, y = subject.x[:6], subject.y[:6]
+    size = attacks.radius(subject, 0.3, "l2")
+    (fast,) = attacks.pgd(FromClean(subject), x, y, size, (5,), norm="l2")
+    low, high = subject.bounds()
+    for number, model in enumerate(models):
+        start = torch.max(torch.min(x, high), low)
+        step = attacks.STEP * float(size)
+        slow = slow_card.pgd_l2(model, x, y, start, float(size), step, 5, low, high)
+        assert torch.allclose(fast[number], slow, atol=1e-9)
+        assert float((fast[number] - x).abs().max()) > 0.01
+
+
+def test_spsa_of_stacked_models_equals_a_plain_loop_model_by_model(subject, models, monkeypatch):
+    monkeypatch.setattr(attacks, "SPSA_DIRECTIONS", 3)
+    x, y = subject.x[:4], subject.y[:4]
+    size = attacks.radius(subject, 0.2)
+    fast = attacks.spsa(subject, x, y, size, 2)
+    low, high = subject.bounds()
+    drawn_ways = [
+        [*(2.0 * (subject.uniform((3, *x.shape), f"spsa {step}") < 0.5) - 1.0)] for step in range(2)
+    ]
+    for number, model in enumerate(models):
+        slow = slow_card.spsa(model, x, y, drawn_ways, size, attacks.STEP * size, low, high)
+        assert torch.allclose(fast[number], slow, atol=1e-9)
+    assert not torch.allclose(fast[0], x)
+
+
 class NoStart:
     """A subject whose random starts are the clean inputs."""
 
@@ -454,6 +515,21 @@ def test_grand_and_el2n_equal_their_slow_twins(subject, models):
             assert float(errors[number, place]) == pytest.approx(slow, abs=1e-9)
 
 
+def test_changes_by_each_adjustment_equal_their_slow_twins(models, splits):
+    model = models[0]
+    found = card(model, splits, aspects="memory", **{**CHEAP, "probed": 5}).curves()["adjustments"]
+    assert list(found["adjustment"]) == [str(one) for one in ADJUSTMENTS]
+    x, y = drawn(splits.train, 5, 0, torch.float64)
+    for place in (0, 3, 17, 22, 26):
+        one = ADJUSTMENTS[place]
+        el2n, grand = slow_card.changes_by_adjustment(model, x, y, tuple(one), memory.STRENGTH)
+        row = found.iloc[place]
+        assert row["group"] == one.group.value
+        assert row["el2n"] == pytest.approx(el2n, abs=1e-9), one
+        assert row["grand"] == pytest.approx(grand, abs=1e-9), one
+    assert found["el2n"][0] == found["grand"][0] == 0 and (found["el2n"][1:] != 0).all()
+
+
 def test_label_noise_changes_the_share_that_it_says_and_nests(subject):
     y, before = subject.splits.train.y, None
     for share in (0.1, 0.2, 0.4):
@@ -513,6 +589,30 @@ def test_stacked_models_have_the_cards_that_each_has_alone(subject, models, spli
         for name, value in alone.values.items():
             expected = float(together[name][number])
             assert value == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True), name
+
+
+def test_the_curves_of_a_card_have_its_numbers(models, splits):
+    aspects = ["calibration", "selective", "attacks", "geometry", "corruption"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspectAttackWarning)
+        one = card(models[0], splits, aspects=aspects, **CHEAP)
+    curves, values = one.curves(), one.values
+    assert set(curves) == {"reliability", "risk_coverage", "attacks", "margins", "corruption"}
+    bins = curves["reliability"]
+    gap = (bins["accuracy"] - bins["confidence"]).abs()
+    assert bins["samples"].sum() == 40
+    assert (gap * bins["samples"]).sum() / 40 == pytest.approx(values["ece"])
+    assert curves["risk_coverage"]["error"].mean() == pytest.approx(values["aurc"])
+    attacked = curves["attacks"].set_index("epsilon")["accuracy"]
+    assert list(attacked.index) == pytest.approx([0, 0.025, 0.05, 0.1, 0.2])
+    assert attacked.iloc[3] == values["pgd20_accuracy"]
+    assert attacked.iloc[4] == values["pgd_at_double_accuracy"]
+    with torch.no_grad():
+        hit = models[0](splits.test.x[:20].double()).argmax(1) == splits.test.y[:20]
+    assert attacked.iloc[0] == 100 * hit.double().mean()
+    assert curves["margins"]["distance"].median() == pytest.approx(values["margin"])
+    by_kind = curves["corruption"].groupby("kind")["accuracy"].mean()
+    assert by_kind["fog"] == pytest.approx(values["fog_accuracy"]) and len(by_kind) == 15
 
 
 def test_a_card_of_ones_own_model_says_what_it_lacks_and_leaves_the_model_alone(splits):

@@ -40,7 +40,14 @@ FIGURES = {
     "09_your_own": {"own-forest", "own-isolation", "own-measured-groups"},
     "10_comparators": {"comparators", "comparators-best", "comparators-cost"},
     "11_attributions": {"attributions"},
-    "12_report_card": {"card", "card-calibration", "card-attacks", "spectrum", "planes"},
+    "12_report_card": {
+        "card",
+        "card-calibration",
+        "card-attacks",
+        "card-curves",
+        "spectrum",
+        "planes",
+    },
     "13_any_study": {"hypothesis"},
 }
 TABLES = {
@@ -60,7 +67,7 @@ TABLES = {
     "10_comparators": {"comparators", "comparators-verdicts"},
     # The study of their quality is shown too where there is one; it takes longer to train.
     "11_attributions": {"attributions", "attributions-verdicts"},
-    "12_report_card": {"card", "card-long", "card-all", "card-cost"},
+    "12_report_card": {"card", "card-long", "card-all", "card-cost", "card-adjustments"},
     "13_any_study": {"hypothesis", "hypothesis-best", "published-differences"},
 }
 # The studies that notebooks read.

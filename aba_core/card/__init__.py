@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aba_core.aspects import CardSettings
+from aba_core.card import memory
 from aba_core.card.attacks import SuspectAttackWarning
+from aba_core.card.curves import curves_of
 from aba_core.card.subject import Measured, Subject
 from aba_core.datasets import DATASETS, Splits, load_dataset
 from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED
@@ -39,7 +41,8 @@ class Card:
     """What a report card says of one model.
 
     values: by quantity, see `quantities.ASPECTS`; NaN where it cannot be measured. seconds: by
-    aspect. notes: what a reader must know. details: curves, reliability, margins and the like.
+    aspect. notes: what a reader must know. details: what the numbers are made from, as tensors;
+    `curves` has it as tables.
     """
 
     values: dict[str, float]
@@ -66,6 +69,11 @@ class Card:
             if name in self.values
         ]
         return pd.DataFrame(rows)
+
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """Reliability, risk–coverage, accuracy by ε and by corruption, margins, and what each of
+        the 27 adjustments does to EL2N and GraNd, as tables: see `card.curves.curves_of`."""
+        return curves_of(self.details)
 
     def __str__(self) -> str:
         shown = self.frame().dropna(subset=["value"])[["aspect", "label", "value", "unit"]]
@@ -110,6 +118,10 @@ def card(
             subject = Subject.of(quiet, splits, given, again, known)
             subject = replace(subject, watches=False)
             measured, seconds = _measure(subject)
+            if "memory" in given.aspects:
+                started = time.perf_counter()
+                subject.details["adjustments"] = memory.by_adjustment(subject)
+                seconds["memory"] += time.perf_counter() - started
         if landscape:
             started = time.perf_counter()
             around = import_module("aba_core.card.landscape")

@@ -201,6 +201,9 @@ def measure(subject: Subject) -> Measured:
     points += [measured["pgd20_accuracy"], measured["pgd_at_double_accuracy"]]
     fooled = 1 - torch.stack(points, 1) / percent(clean).clamp(min=1e-9)[:, None]
     sizes = [settings.epsilon * multiple for multiple in (0.25, 0.5, 1.0, 2.0)]
+    subject.details["attack_curve"] = {
+        "epsilon": [0.0, *sizes], "accuracy": torch.stack([percent(clean), *points], 1)
+    }  # fmt: skip
     measured["attack_exponent"] = exponent(fooled, sizes)
     held = checks(measured, len(x), min(settings.alarm, len(x)), 100.0 / subject.splits.classes)
     subject.details["attack_checks"] = held

@@ -7,14 +7,16 @@ and Dziugaite 2021 (EL2N, GraNd); Pleiss et al. 2020 (area under the margin); To
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from aba_core.adjustments import ADJUSTMENTS, Group
+from aba_core.adjustments import ADJUSTMENTS, Adjustment, Group
 from aba_core.card.attacks import _margin
 from aba_core.card.ood import auroc
 from aba_core.card.subject import Measured, Subject, drawn, percent, relabelled
@@ -63,20 +65,46 @@ def grand(subject: Subject, x: Tensor, y: Tensor) -> Float[Tensor, "replica samp
 
 def changed_el2n(subject: Subject, x: Tensor, y: Tensor, group: Group) -> Float[Tensor, "replica"]:
     """Mean change of EL2N of training samples, over the adjustments of a group, magnitude 1."""
-    replicas = subject.replicas
-    own = x.expand(len(replicas), *x.shape)
+    before = el2n(subject.logits(x), y).mean(-1)
+    own = [one for one in ADJUSTMENTS if one.group is group]
+    changes = [
+        el2n(subject.own_logits(moved), y).mean(-1) - before
+        for _, moved in adjusted(subject, x, y, own)
+    ]
+    return torch.stack(changes).mean(0)
+
+
+def adjusted(
+    subject: Subject, x: Tensor, y: Tensor, adjustments: Iterable[Adjustment]
+) -> Iterator[tuple[Adjustment, Float[Tensor, "replica sample *feature"]]]:
+    """The samples as each adjustment moves them, by every replica's own map of the loss."""
+    own = x.expand(len(subject.replicas), *x.shape)
     maps = subject.gradient(own, y)
     masks = Percentiles(0.1, 0.9).masks(maps.flatten(0, 1).flatten(1))
     masks = masks.unflatten(2, x.shape[1:])
     flat, ones = own.flatten(0, 1), torch.ones(maps.shape[0] * maps.shape[1], device=x.device)
-    before = el2n(subject.logits(x), y).mean(-1)
-    changes = []
-    for adjustment in (one for one in ADJUSTMENTS if one.group is group):
+    for adjustment in adjustments:
         table = torch.tensor([tuple(adjustment)], device=x.device, dtype=x.dtype)
         moved = adjust(flat, masks, table.expand(len(flat), 3), STRENGTH, ones)
-        after = el2n(subject.own_logits(moved.unflatten(0, own.shape[:2])), y)
-        changes.append(after.mean(-1) - before)
-    return torch.stack(changes).mean(0)
+        yield adjustment, moved.unflatten(0, own.shape[:2])
+
+
+def by_adjustment(subject: Subject) -> list[dict[str, Any]]:
+    """What each of the 27 does to EL2N and GraNd of one model, magnitude 1: a row each, with
+    adjustment, group, el2n and grand, mean changes over `probed` training samples."""
+    assert len(subject.replicas) == 1
+    settings = subject.settings
+    x, y = drawn(subject.splits.train, settings.probed, settings.seed, subject.x.dtype)
+    errors, norms = el2n(subject.logits(x), y).mean(), grand(subject, x, y).mean()
+    return [
+        {
+            "adjustment": str(adjustment),
+            "group": adjustment.group.value,
+            "el2n": float(el2n(subject.own_logits(moved), y).mean() - errors),
+            "grand": float(grand(subject, moved[0], y).mean() - norms),
+        }
+        for adjustment, moved in adjusted(subject, x, y, ADJUSTMENTS)
+    ]
 
 
 @dataclass

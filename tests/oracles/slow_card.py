@@ -67,6 +67,85 @@ def pgd(
     return torch.stack(found)
 
 
+def pgd_l2(
+    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, size: float, step: float, steps: int,
+    low: Tensor, high: Tensor,
+) -> Tensor:  # fmt: skip
+    """L2 PGD of one model, sample by sample."""
+    found = []
+    for one, label, at in zip(x, y, start, strict=True):
+        at = at.clone()
+        for _ in range(steps):
+            at.requires_grad_()
+            loss = nn.functional.cross_entropy(model(at[None]), label[None])
+            (gradient,) = torch.autograd.grad(loss, at)
+            change = at.detach() + step * gradient / gradient.norm() - one
+            if change.norm() > size:
+                change = change * size / change.norm()
+            at = torch.max(torch.min(one + change, high), low)
+        found.append(at)
+    return torch.stack(found)
+
+
+def margin(model: nn.Module, x: Tensor, label: int) -> float:
+    """The true class's logit less the largest other."""
+    with torch.no_grad():
+        logits = model(x[None])[0].tolist()
+    return logits[label] - max(v for k, v in enumerate(logits) if k != label)
+
+
+def spsa(
+    model: nn.Module, x: Tensor, y: Tensor, ways: list[list[Tensor]], size: Tensor, step: Tensor,
+    low: Tensor, high: Tensor,
+) -> Tensor:  # fmt: skip
+    """SPSA of one model, sample by sample. ways: of each step, directions of −1 and 1 for all
+    samples."""
+    found = []
+    for place, (one, label) in enumerate(zip(x, y.tolist(), strict=True)):
+        at = one.clone()
+        for directions in ways:
+            estimate = torch.zeros_like(one)
+            for way in directions:
+                reach = 0.1 * size * way[place]
+                estimate += (
+                    margin(model, at - reach, label) - margin(model, at + reach, label)
+                ) * (way[place])
+            at = at + step * estimate.sign()
+            at = torch.max(torch.min(at, one + size), one - size)
+            at = torch.max(torch.min(at, high), low)
+        found.append(at)
+    return torch.stack(found)
+
+
+def el2n(model: nn.Module, x: Tensor, label: int) -> float:
+    with torch.no_grad():
+        p = softmax(model(x[None])[0].tolist())
+    return math.sqrt(sum((v - (k == label)) ** 2 for k, v in enumerate(p)))
+
+
+def changes_by_adjustment(
+    model: nn.Module, x: Tensor, y: Tensor, adjustment: tuple[int, int, int], strength: float
+) -> tuple[float, float]:
+    """Mean changes of EL2N and GraNd when an adjustment moves each sample by its own map."""
+    errors, norms = [], []
+    for one, label in zip(x, y, strict=True):
+        at = one.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(at[None]), label[None])
+        (gradient,) = torch.autograd.grad(loss, at)
+        order = gradient.flatten().argsort().tolist()
+        tenth = len(order) // 10
+        moved = one.flatten().clone()
+        for rank, feature in enumerate(order):
+            category = 0 if rank < tenth else 2 if rank >= len(order) - tenth else 1
+            moved[feature] += strength * adjustment[category]
+        moved = moved.reshape(one.shape)
+        errors.append(el2n(model, moved, int(label)) - el2n(model, one, int(label)))
+        pair = torch.stack([moved, one])
+        after, before = gradient_norms(model, pair, label.expand(2))
+        norms.append(after - before)
+    return sum(errors) / len(x), sum(norms) / len(x)
+
+
 def hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The whole Hessian of the mean loss with respect to all parameters."""
     names = [name for name, _ in model.named_parameters()]
