@@ -306,25 +306,33 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """How many claims are decided, and how they fall on each data set."""
     every = table["claim"].nunique()
     lines = [f"{decided(table)} of {every} published claims have a verdict here."]
-    for dataset, rows in table[table["dataset"] != ""].groupby("dataset", sort=False):
+    by_dataset = dict(list(table[table["dataset"] != ""].groupby("dataset")))
+    for dataset in wording.in_order(by_dataset):
+        rows = by_dataset[dataset]
         counts = rows["verdict"].value_counts()
         parts = [f"{counts[name]} {name}" for name in LOOKS if name in counts]
         reversed_ = int(((rows["verdict"] == "refuted") & (rows["estimate_high"] < 0)).sum())
         harm = f", {reversed_} of them reversed" if reversed_ else ""
-        lines.append(f"On {dataset}: {', '.join(parts)}{harm}.")
+        lines.append(f"On {wording.data_title(dataset)}: {', '.join(parts)}{harm}.")
     return lines
 
 
 def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Claims down, data sets across: the verdict on each deciding hypothesis, one mark each.
 
-    table: from `ledger`. Filled: validation; below it, smaller: test. A dash: not tested.
+    table: from `ledger`. Above: validation; below it, smaller: test. A dash: not tested. A data set
+    is as wide as the most marks that one claim has on it.
     """
     names = list(dict.fromkeys(table["claim"]))
-    datasets = [name for name in dict.fromkeys(table["dataset"]) if name]
+    datasets = wording.in_order(name for name in table["dataset"].unique() if name)
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, ledger_height(table))
     text, width, marker = figures.sizes(ax)
-    columns = {name: 1.0 * place for place, name in enumerate(datasets)}
+    most = table.groupby(["dataset", "claim"]).size().groupby("dataset").max()
+    columns, end = {}, 0.0
+    for name in datasets:
+        marks_across = max(int(most[name]), 2)
+        columns[name] = end + marks_across / 2
+        end += marks_across + 1.5
     marks: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
     for y, claim in enumerate(reversed(names)):
         rows = table[table["claim"] == claim]
@@ -336,7 +344,7 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 look = LOOKS[EXACT] if exact else UNTESTED
                 marks.setdefault((*look, 0.8), []).append((x, y))
             for step, (_, row) in enumerate(shown.iterrows()):
-                at = x + 0.13 * (step - (len(shown) - 1) / 2)
+                at = x + step - (len(shown) - 1) / 2
                 for kind, size, down in (("verdict", 0.8, 0.12), ("test_verdict", 0.5, -0.25)):
                     look = LOOKS.get(str(row.get(kind)), UNTESTED)
                     marks.setdefault((*look, size), []).append((at, y + down))
@@ -351,9 +359,12 @@ def ledger_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.tick_params(axis="both", length=0)
     ax.tick_params(axis="y", labelsize=size)
     slanted: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"}
-    ax.set_xticks(list(columns.values()), list(columns), size=size, **slanted)
+    titles = [wording.data_title(name) for name in columns]
+    short = [title.partition(",")[0] for title in titles]
+    titles = short if len(set(short)) == len(short) else titles
+    ax.set_xticks(list(columns.values()), titles, size=size, **slanted)
     ax.xaxis.tick_top()
-    ax.set_xlim(-0.5, max(len(datasets), 1) - 0.5)
+    ax.set_xlim(-0.75, max(end - 0.75, 0.75))
     ax.set_ylim(-0.7, len(names) - 0.3)
     for side in ax.spines.values():
         side.set_visible(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis import scopes, tables
@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.rules import Verdict
+
+# {data set: how prose and figures call it}, in the order in which they name them
+_DATA = {
+    "digits": "Digits",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "tiny-imagenet": "Tiny ImageNet",
+    "tiny-imagenet-20": "Tiny ImageNet, 20 classes",
+    "news": "20 Newsgroups",
+    "breast-cancer": "Breast cancer",
+    "diabetes": "Diabetes",
+    "ptb-xl": "PTB-XL",
+    "ptb-xl-superclass": "PTB-XL, superclasses",
+    "ptb-xl-superclass-25hz": "PTB-XL, superclasses at 25 Hz",
+}
 
 # {unit: what is counted}
 _UNITS = {
@@ -22,6 +37,17 @@ _UNITS = {
     "set": "sets",
     "map": "maps",
 }
+
+
+def data_title(dataset: str) -> str:
+    """How prose and figures call a data set; one of a user's own has the name that it was given."""
+    return _DATA.get(dataset, dataset)
+
+
+def in_order(datasets: Iterable[str]) -> list[str]:
+    """Data sets in the order in which prose and figures name them, a user's own ones last."""
+    places = {name: place for place, name in enumerate(_DATA)}
+    return sorted(datasets, key=lambda name: (places.get(name, len(places)), name))
 
 
 def effect_text(estimate: float, low: float, high: float, measure: str) -> str:

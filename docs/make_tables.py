@@ -16,27 +16,17 @@ from analysis.exhibits import Look, of_study, studies_by_dataset
 from analysis.results import SHIPPED, ResultsError
 from analysis.rules import Verdict, effect_text
 from analysis.tables import markdown
-from analysis.wording import over_text
+from analysis.wording import data_title, in_order, over_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"readme": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
 TABLES = ROOT / "docs" / "tables.md"
-TITLES = {
-    "digits": "Digits",
-    "mnist": "MNIST",
-    "cifar10": "CIFAR-10",
-    "news": "20 Newsgroups",
-    "breast-cancer": "Breast cancer",
-    "diabetes": "Diabetes",
-    "ptb-xl-superclass-25hz": "PTB-XL, superclasses at 25 Hz",
-    "tiny-imagenet-20": "Tiny ImageNet, 20 classes",
-}
-INTRODUCTION = """# Tables of results
-
-Every verdict and the main tables of the shipped results (`data/results`), by data set. This page is written by
-`python docs/make_tables.py`. [Results](results.md) says in words what they show, what was declared, and what was not as
-planned. Accuracies and their differences are in points, intervals at 95 %.
-"""
+INTRODUCTION = (
+    "Every verdict and the main tables of the shipped results (`data/results`), by data set. This "
+    "page is written by `python docs/make_tables.py`. [Results](results.md) says in words what "
+    "they show, what was declared, and what was not as planned. Accuracies and their differences "
+    "are in points, intervals at 95 %."
+)
 # What stands below each data set: the study, its title, and what a reader must know.
 SHOWN = {
     "comparators": (
@@ -106,7 +96,10 @@ def cell(entry: tuple[str, Verdict, Verdict | None] | None) -> str:
 def questions(judged: dict[str, Judged]) -> str:
     """The README's table: a row a question, a column a data set."""
     shown = [name for name in ("digits", "mnist") if name in judged]
-    rows = [f"| | {' | '.join(TITLES[name] for name in shown)} |", "|---" * (1 + len(shown)) + "|"]
+    rows = [
+        f"| | {' | '.join(data_title(name) for name in shown)} |",
+        "|---" * (1 + len(shown)) + "|",
+    ]
     for question, name in QUESTIONS.items():
         cells = [cell(latest(judged[dataset], name)) for dataset in shown]
         rows.append(f"| {question} | {' | '.join(cells)} |")
@@ -151,20 +144,22 @@ def exhibit_table(study: str, dataset: str, name: str, results: Path) -> str:
 
 def every_table(judged: dict[str, Judged], results: Path) -> str:
     """The page of tables: verdicts, then the tables of `SHOWN`, below each data set."""
-    parts = [INTRODUCTION]
-    for dataset in sorted(judged, key=list(TITLES).index):
+    parts = [f"# Tables of results\n\n{fill(INTRODUCTION, 120)}\n"]
+    for dataset in in_order(judged):
         of_dataset = judged[dataset]
         below = {study: exhibit_table(study, dataset, study, results) for study in SHOWN}
         decided = any(latest(of_dataset, one) for one in of_dataset)
         if not decided and not any(below.values()):
             continue
-        parts.append(f"## {TITLES[dataset]}\n")
+        parts.append(f"## {data_title(dataset)}\n")
         if decided:
-            parts.append(f"### Verdicts on {TITLES[dataset]}\n\n{every_verdict(of_dataset)}\n")
+            parts.append(f"### Verdicts on {data_title(dataset)}\n\n{every_verdict(of_dataset)}\n")
         for study, table in below.items():
             title, words = SHOWN[study]
             if table:
-                parts.append(f"### {title}, {TITLES[dataset]}\n\n{fill(words, 120)}\n\n{table}\n")
+                parts.append(
+                    f"### {title}, {data_title(dataset)}\n\n{fill(words, 120)}\n\n{table}\n"
+                )
     return "\n".join(parts)
 
 

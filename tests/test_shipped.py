@@ -138,7 +138,11 @@ SAID = {
             *("some-map-beats-gradient", "some-map-beats-gradient-at-equal-cost"),
             *("gradient-x-input-is-best", "more-passes-help", "more-passes-help-at-equal-cost"),
         ),
-        "inconclusive": ("beats-cheap-comparators", "quality-predicts-gain", "batch-norm-as-published"),
+        "inconclusive": (
+            "beats-cheap-comparators",
+            "quality-predicts-gain",
+            "batch-norm-as-published",
+        ),
     },
     "mnist": {
         "supported": (
