@@ -313,7 +313,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
         parts = [f"{counts[name]} {name}" for name in LOOKS if name in counts]
         reversed_ = int(((rows["verdict"] == "refuted") & (rows["estimate_high"] < 0)).sum())
         harm = f", {reversed_} of them reversed" if reversed_ else ""
-        lines.append(f"On {wording.data_title(dataset)}: {', '.join(parts)}{harm}.")
+        lines.append(f"{wording.data_title(dataset)}: {', '.join(parts)}{harm}.")
     return lines
 
 

@@ -23,7 +23,7 @@ PAGES = {"readme": ROOT / "README.md", "results": ROOT / "docs" / "results.md"}
 TABLES = ROOT / "docs" / "tables.md"
 INTRODUCTION = (
     "Every verdict and the main tables of the shipped results (`data/results`), by data set. This "
-    "page is written by `python docs/make_tables.py`. [Results](results.md) says in words what "
+    "page is written by `docs/make_tables.py`. [Results](results.md) says in words what "
     "they show, what was declared, and what was not as planned. Accuracies and their differences "
     "are in points, intervals at 95 %."
 )

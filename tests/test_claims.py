@@ -90,7 +90,7 @@ def test_sentences_count_what_stands_in_the_ledger(ledger):
     first, *others = claims.sentences(ledger)
     assert first.startswith(f"{claims.decided(ledger)} of 36 published claims")
     supported = int((ledger["verdict"] == "supported").sum())
-    assert f"On digits: {supported} supported" in others[0]
+    assert f"Digits: {supported} supported" in others[0]
     assert claims.decided(claims.ledger(Path("nowhere"))) == 0
 
 
