@@ -8,54 +8,40 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from aba_core.architecture import mixes_samples
 from aba_core.attribution import Attribution, Loss, attribution_map, undisturbed
 from aba_core.cutting import INPUT, halves
-from aba_core.kernels import adjusting
 from aba_core.making import ModuleMaker, ReplicasMaker
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
+from aba_core.selection import Selection
 
 
 @dataclass
-class LastGradients:
-    """The loss's gradient to each sample when it was trained on last.
+class LastCategories:
+    """In which category each feature of each training sample was, by the loss's gradient to it when
+    it was trained on last.
 
-    values: of all samples of all replicas; known: whether a sample was ever trained on. rows: where
-    those of the present batch are.
+    samples: of all replicas, whose rows follow one another. rows: where those of the present batch
+    are. kept: by split; 1 is the lowest category, 0 none, as where a sample was never trained on.
     """
 
-    values: Float[Tensor, "row *feature"]
-    known: Bool[Tensor, "row"]
+    samples: int
     rows: Int64[Tensor, "replica batch"]
+    kept: dict[Selection, UInt8[Tensor, "row *feature"]] = field(default_factory=dict)
 
-    @classmethod
-    def none(cls, samples: int, like: Float[Tensor, "replica batch *feature"]) -> LastGradients:
-        """Of samples that were not trained on yet."""
-        known = torch.zeros(samples, dtype=torch.bool, device=like.device)
-        rows = torch.zeros(like.shape[:2], dtype=torch.int64, device=like.device)
-        return cls(like.new_zeros(samples, *like.shape[2:]), known, rows)
-
-    def of_batch(
-        self,
-    ) -> tuple[Float[Tensor, "replica batch *feature"], Bool[Tensor, "replica batch"]]:
-        """Those of the present batch, and which there are."""
-        values = self.values.index_select(0, self.rows.flatten())
-        return values.unflatten(0, self.rows.shape), self.known[self.rows]
-
-    def keep(self, gradients: Float[Tensor, "replica batch *feature"]) -> None:
-        """Those of the present batch from now on."""
-        if adjusting.keep(self.values, self.known, self.rows, gradients):
-            return
-        rows = self.rows.flatten()
-        self.values.index_copy_(0, rows, gradients.flatten(0, 1))
-        self.known.index_fill_(0, rows, True)
+    def by(self, split: Selection, like: Tensor) -> UInt8[Tensor, "row *feature"]:
+        """Those of all samples. like: inputs [replica, batch, *feature]."""
+        if split not in self.kept:
+            shape = self.samples, *like.shape[2:]
+            self.kept[split] = torch.zeros(shape, dtype=torch.uint8, device=like.device)
+        return self.kept[split]
 
 
 @dataclass
@@ -73,7 +59,7 @@ class Tail:
     samples_meet: bool = True
     saved: float = 0.0
     # Only for methods whose `needs_last_gradient` asks for it.
-    last_gradients: LastGradients | None = None
+    last: LastCategories | None = None
 
     def map(
         self,

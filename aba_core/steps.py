@@ -25,7 +25,7 @@ from aba_core.methods.base import Method
 from aba_core.precision import products_in
 from aba_core.randomness import Draws
 from aba_core.replicas import Pass, Replicas
-from aba_core.sites import INPUT, LastGradients, StackedSite
+from aba_core.sites import INPUT, LastCategories, StackedSite
 
 AHEAD = 32  # draws are made for so many steps at once: few numbers take as long as many
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, as in torch.optim
@@ -72,7 +72,7 @@ class Step:
         self.samples = len(self.train) if self.places is None else self.places.shape[1]
         self._steps = self.config.steps(self.samples)
         # Of the samples of each replica, whose rows follow one another.
-        self._last: LastGradients | None = None
+        self._last: LastCategories | None = None
         self._first_rows = self.samples * torch.arange(replicas, device=device)[:, None]
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
@@ -111,17 +111,16 @@ class Step:
     def _remembering(
         self, x: Tensor, labels: Tensor
     ) -> tuple[Float[Tensor, "replica"], Float[Tensor, "replica parameter"]]:
-        """The step of a method that takes each sample's last gradient for its map: the loss's
-        gradient to the inputs that were trained on is kept."""
-        assert self.site is not None
+        """The step of a method that takes each sample's last gradient for its map: it is shown the
+        loss's gradient to the inputs that were trained on."""
+        assert self.site is not None and self.method is not None
         if self._last is None:
-            self._last = LastGradients.none(len(x) * self.samples, x)
-        last = self._last
-        last.rows = self.rows + self._first_rows
-        self.site.tail.last_gradients = last
+            self._last = LastCategories(len(x) * self.samples, self.rows)
+        self._last.rows = self.rows + self._first_rows
+        self.site.tail.last = self._last
         to_x = torch.empty_like(x)
         results = self._losses_and_gradient(x, labels, to_x)
-        last.keep(to_x)
+        self.method.keep(self.site.tail, to_x)
         return results
 
     def _losses_and_gradient(

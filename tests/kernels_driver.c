@@ -209,11 +209,16 @@ CHECK(double, double, 1e-11)
         return wrong;                                                                              \
     }
 
-/* Inputs moved by category against the definition, with many ties and NaN, and kept rows. */
+/* Inputs moved by category against the definition, with many ties and NaN, at once and by categories kept. */
 #define MOVED(REAL, TYPE)                                                                          \
-    int adjust_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *, const int64_t *,  \
-                      const unsigned char *, const double *, const double *, const double *,       \
-                      const REAL *, const double *, const int64_t *, REAL *);                      \
+    int64_t adjust_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *, int64_t *,    \
+                          int64_t, const double *, const double *, const double *, const REAL *,   \
+                          const double *, const int64_t *, REAL *);                                \
+    int64_t categories_##TYPE(const int64_t *, const REAL *, const REAL *, int64_t *, int64_t,     \
+                              const int64_t *, const int64_t *, unsigned char *);                  \
+    int64_t moved_##TYPE(const int64_t *, const REAL *, const unsigned char *, const int64_t *,    \
+                         const double *, const double *, const double *, const REAL *,             \
+                         const double *, REAL *);                                                  \
     static int TYPE##_ranked(const REAL *map, const int64_t *order, int64_t F, int64_t n)          \
     {                                                                                              \
         int64_t before = 0, here = 0, place = 0;                                                   \
@@ -229,17 +234,18 @@ CHECK(double, double, 1e-11)
     {                                                                                              \
         const int64_t R = drawn(0, 3), B = drawn(0, 4), F = drawn(1, 40), M = drawn(1, 5);         \
         const int64_t cuts = drawn(0, 3), C = cuts ? cuts + 1 : 2, kind = drawn(0, 2);             \
-        const int64_t list = R * B + drawn(0, 5), few = drawn(0, 1), lost = drawn(0, 3);           \
+        const int64_t few = drawn(0, 1), lost = drawn(0, 3), at_once = drawn(0, 1);                \
         int64_t s[10] = {R, B, F, M, C, kind, cuts}, wrong = 0;                                    \
         for (int64_t c = 0; c < cuts; c++) s[7 + c] = drawn(c ? s[6 + c] : 0, F);                  \
-        REAL *x = TYPE##_numbers(R * B * F), *map = TYPE##_numbers(list * F);                      \
+        REAL *x = TYPE##_numbers(R * B * F), *map = TYPE##_numbers(R * B * F);                     \
         REAL *ordered = TYPE##_numbers(R * B * F), *to = TYPE##_numbers(R * B * F);                \
-        REAL *table = TYPE##_numbers(R * M * C);                                                   \
+        REAL *table = TYPE##_numbers(R * M * C), *later = TYPE##_numbers(R * B * F);               \
         double *chosen = double_numbers(R * B), *sizes = double_numbers(R * B);                    \
         double *edges = double_numbers(R * (M - 1)), *strengths = double_numbers(R);               \
         int64_t *rows = malloc((size_t)(R * B) * 8 + 1), *order = malloc((size_t)F * 8);           \
-        unsigned char *known = calloc((size_t)list + 1, 1);                                        \
-        for (int64_t n = 0; n < list * F; n++) {                                                   \
+        int64_t *some = malloc((size_t)(R * B) * 8 + 1);                                           \
+        unsigned char *kinds = calloc((size_t)(R * B * F) + 1, 1);                                 \
+        for (int64_t n = 0; n < R * B * F; n++) {                                                  \
             map[n] = few ? (REAL)drawn(-1, 1) : map[n];                                            \
             map[n] = lost == 3 && !drawn(0, 3) ? (REAL)NAN : map[n];                               \
         }                                                                                          \
@@ -248,55 +254,60 @@ CHECK(double, double, 1e-11)
             const int64_t other = drawn(0, n), held = order[n];                                    \
             order[n] = order[other], order[other] = held;                                          \
         }                                                                                          \
-        for (int64_t i = 0; i < R * B; i++) {                                                      \
-            rows[i] = drawn(0, list - 1);                                                          \
-            known[rows[i]] = drawn(0, 3) > 0;                                                      \
+        for (int64_t i = 0; i < R * B; i++) rows[i] = R * B - 1 - i;                               \
+        for (int call = 0; call < 2; call++) {                                                     \
+            int64_t left = R * B;                                                                  \
+            for (int ways = at_once && cuts ? 1 : 0; ways < 2 && left > 0; ways++) {               \
+                const int64_t count = left;                                                        \
+                int64_t *chosen_ones = at_once && cuts ? NULL : some;                              \
+                for (int64_t k = 0; ways && k < count; k++)                                        \
+                    for (int64_t n = 0; n < F; n++) {                                              \
+                        const REAL *own = map + (chosen_ones ? some[k] : k) * F;                   \
+                        ordered[k * F + TYPE##_ranked(own, order, F, n)] = own[n];                 \
+                    }                                                                              \
+                left = call ? categories_##TYPE(s, map, ways ? ordered : NULL, chosen_ones, count, \
+                                                rows, order, kinds)                                \
+                            : adjust_##TYPE(s, x, map, ways ? ordered : NULL, chosen_ones, count,  \
+                                            chosen, kind ? sizes : NULL, edges, table, strengths,  \
+                                            order, to);                                            \
+            }                                                                                      \
+            wrong += left != 0;                                                                    \
         }                                                                                          \
+        wrong += moved_##TYPE(s, x, kinds, rows, chosen, kind ? sizes : NULL, edges, table,        \
+                              strengths, later) != 0;                                              \
         for (int64_t i = 0; i < R * B; i++)                                                        \
             for (int64_t n = 0; n < F; n++)                                                        \
-                ordered[i * F + TYPE##_ranked(map + rows[i] * F, order, F, n)] = map[rows[i] * F + n]; \
-        int outcome = 3;                                                                           \
-        if (!cuts || drawn(0, 1))                                                                  \
-            outcome = adjust_##TYPE(s, x, map, NULL, rows, known, chosen, kind ? sizes : NULL,     \
-                                    edges, table, strengths, order, to);                           \
-        if (outcome == 3)                                                                          \
-            outcome = adjust_##TYPE(s, x, map, ordered, rows, known, chosen, kind ? sizes : NULL,  \
-                                    edges, table, strengths, order, to);                           \
-        wrong += outcome;                                                                          \
+                ordered[i * F + TYPE##_ranked(map + i * F, order, F, n)] = map[i * F + n];         \
         for (int64_t i = 0; i < R * B; i++) {                                                      \
             const int64_t r = i / B;                                                               \
             int64_t member = 0;                                                                    \
             for (int64_t m = 0; m < M - 1; m++) member += chosen[i] >= edges[r * (M - 1) + m];     \
             const double size = kind == 0 ? 1 : kind == 1 ? fabs(sizes[i]) : sizes[i];             \
             for (int64_t n = 0; n < F; n++) {                                                      \
-                const REAL *own = map + rows[i] * F;                                               \
+                const REAL *own = map + i * F;                                                     \
                 const REAL *change = table + (r * M + member) * C;                                 \
                 const int place = TYPE##_ranked(own, order, F, n);                                 \
                 double sum = (double)x[i * F + n];                                                 \
-                int before = 0;                                                                    \
-                for (int64_t c = 0; c < C && known[rows[i]]; c++) {                                \
+                int before = 0, parts = 0;                                                         \
+                for (int64_t c = 0; c < C; c++) {                                                  \
                     int in = c == cuts;                                                            \
                     if (!cuts) in = c ? own[n] > 0 : own[n] < 0;                                   \
                     else if (c < cuts) in = place < s[7 + c] && (s[7 + c] == F || !isnan(ordered[i * F + s[7 + c] - 1])); \
-                    if (in && !(cuts && before)) sum += (double)(REAL)(strengths[r] * size * (double)change[c]); \
+                    if (in && !(cuts && before)) {                                                 \
+                        sum += (double)(REAL)(strengths[r] * size * (double)change[c]);            \
+                        parts++;                                                                   \
+                    }                                                                              \
                     before = in;                                                                   \
                 }                                                                                  \
                 wrong += TYPE##_far(to[i * F + n], sum);                                           \
+                wrong += parts < 2 && TYPE##_far(later[i * F + n], sum); /* with NaN, two */       \
             }                                                                                      \
         }                                                                                          \
-        const int64_t sized[2] = {R * B, F * (int64_t)sizeof(REAL)};                               \
-        memset(known, 0, (size_t)list);                                                            \
-        keep(sized, (const char *)to, rows, (char *)map, known);                                   \
-        for (int64_t i = R * B - 1; i >= 0; i--) {                                                 \
-            wrong += known[rows[i]] && memcmp(map + rows[i] * F, to + i * F, (size_t)sized[1]);    \
-            known[rows[i]] = 0; /* the last one of a row stays */                                  \
-        }                                                                                          \
         free(x), free(map), free(ordered), free(to), free(table), free(chosen), free(sizes);       \
-        free(edges), free(strengths), free(rows), free(order), free(known);                        \
+        free(edges), free(strengths), free(rows), free(order), free(kinds), free(some), free(later); \
         return (int)wrong;                                                                         \
     }
 
-void keep(const int64_t *, const char *, const int64_t *, char *, unsigned char *);
 void uniforms(const int64_t *, const uint64_t *, const uint64_t *, double *);
 
 static int draws(void)

@@ -16,7 +16,7 @@ from aba_core.kernels import adjusting, compiling, draws
 from aba_core.methods.aba import Augmentation
 from aba_core.randomness import PURPOSES, Draws, uniform
 from aba_core.selection import Percentiles, SignSplit
-from aba_core.sites import LastGradients, Tail
+from aba_core.sites import LastCategories, Tail
 
 COMPILER = any(map(shutil.which, compiling.COMPILERS))
 pytestmark = [
@@ -101,7 +101,6 @@ def batch_of(augmentation, dtype, arms, h, tail, seed=3):
         with pytest.MonkeyPatch.context() as patch:
             if unfused:
                 patch.setattr(adjusting, "applies", lambda *a: False)
-                patch.setattr(adjusting, "keep", lambda *a: False)
             made.append(method.batch(tail, h, torch.zeros(h.shape[:2]), drawn)[0])
     return made
 
@@ -135,37 +134,64 @@ def test_inputs_are_moved_as_by_tensors(
     assert torch.equal(by_c, by_tensors) and by_c.dtype == dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     arms=st.integers(1, 3),
     samples=st.integers(1, 5),
-    kind=st.sampled_from(["numbers", "few values", "nan"]),
-    split=st.sampled_from([Percentiles(0.1, 0.9), SignSplit()]),
-    unknown=st.booleans(),
+    shape=st.sampled_from([(1,), (2, 5), (40,), (131,), (700,)]),
+    kind=st.sampled_from(
+        ["numbers", "few values", "zeros of both signs", "all alike", "infinite", "nan"]
+        + ["not contiguous"]
+    ),
+    split=st.sampled_from(SPLITS),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_lagged_maps_are_read_and_kept_as_by_tensors(arms, samples, kind, split, unknown, dtype):
-    h, shape, in_all = random(arms, samples, 2, 5, dtype=dtype), (2, 5), 9
-    values = maps_of(kind, (1, arms * in_all, *shape), dtype)[0]
+def test_lagged_categories_are_kept_and_move_inputs_as_by_tensors(
+    arms, samples, shape, kind, split, dtype
+):
+    h, in_all = random(arms, samples, *shape, dtype=dtype), 9
     generator = torch.Generator().manual_seed(5)
     rows = torch.stack([torch.randperm(in_all, generator=generator)[:samples] for _ in range(arms)])
     rows += in_all * torch.arange(arms)[:, None]
-    known = torch.rand(arms * in_all, generator=generator) < (0.5 if unknown else 1.1)
-    last = LastGradients(values, known, rows)
-    tail = Tail(cross_entropy, 2, lambda *given: pytest.fail("a map was made"), last_gradients=last)
+    last, twin = LastCategories(arms * in_all, rows), LastCategories(arms * in_all, rows)
+    tail = Tail(cross_entropy, 2, lambda *given: pytest.fail("a map was made"), last=last)
     augmentation = Augmentation(SETS[split.categories], split=split, target="loss", lagged=True)
     by_c, by_tensors = batch_of(augmentation, dtype, arms, h, tail)
-    assert torch.equal(by_c, by_tensors)
-    assert torch.equal(by_c[~known[rows]], h[~known[rows]])
+    assert torch.equal(by_c, h) and torch.equal(by_tensors, h)  # no sample was trained on yet
 
-    fresh = random(samples, arms, *shape, seed=7, dtype=dtype).transpose(0, 1)  # in no one piece
-    twin = LastGradients(values.clone(), known.clone(), rows)
-    last.keep(fresh)
+    gradients = maps_of(kind, (arms, samples, *shape), dtype)
+    augmentation.keep(tail, gradients)
     with kernels.unfused():
-        twin.keep(fresh)
-    assert torch.equal(last.values.nan_to_num(9), twin.values.nan_to_num(9))
-    assert torch.equal(last.known, twin.known) and known[rows].all()
-    assert torch.equal(last.of_batch()[0], fresh)
+        augmentation.keep(replace(tail, last=twin), gradients)
+    kept = last.by(split, h)
+    assert torch.equal(kept, twin.by(split, h)) and kept.shape == (arms * in_all, *shape)
+    others = torch.ones(arms * in_all, dtype=torch.bool).index_fill(0, rows.flatten(), False)
+    assert not kept[others].any()
+    made = batch_of(augmentation, dtype, arms, h, tail)
+    assert torch.equal(*made)
+    if kind == "nan":
+        return
+    # As maps that were made just now move them.
+    now = replace(tail, maps=lambda *given: gradients)
+    assert torch.equal(
+        made[0], batch_of(replace(augmentation, lagged=False), dtype, arms, h, now)[1]
+    )
+
+
+@pytest.mark.parametrize("features", [900, 40])
+def test_only_maps_that_need_it_are_ordered(features, monkeypatch):
+    """A sample that the model is sure of has a gradient of zeros, which tie."""
+    made = random(2, 6, features)
+    made[1, 3] = 0.0
+    sorts = []
+    call = adjusting._in_order
+    monkeypatch.setattr(
+        adjusting, "_in_order", lambda flat: (sorts.append(len(flat)), call(flat))[1]
+    )
+    tail = Tail(cross_entropy, 2, lambda *given: made)
+    augmentation = Augmentation("all", target="loss")
+    assert torch.equal(*batch_of(augmentation, made.dtype, 2, random(2, 6, features, seed=4), tail))
+    assert sorts == ([1] if features >= adjusting.SORTED_BELOW else [12])
 
 
 @pytest.mark.parametrize("split", [Percentiles(0.1, 0.9), Percentiles(0.5)])
@@ -182,8 +208,8 @@ def test_guesses_part_what_they_can_and_the_rest_is_sorted(kind, split, dtype, m
         "far out": lambda: torch.where(values > 2.5, values * 1e30, values),
     }[kind]()
     ordered = []
-    call = adjusting._ordered
-    monkeypatch.setattr(adjusting, "_ordered", lambda *a: (ordered.append(1), call(*a))[1])
+    call = adjusting._in_order
+    monkeypatch.setattr(adjusting, "_in_order", lambda *a: (ordered.append(1), call(*a))[1])
     tail = Tail(cross_entropy, 2, lambda *given: values)
     augmentation = Augmentation(SETS[split.categories], split=split, target="loss")
     assert torch.equal(*batch_of(augmentation, dtype, 1, random(1, 40, 800, dtype=dtype), tail))

@@ -110,7 +110,7 @@ def _found() -> tuple[ctypes.CDLL | None, Status]:
 
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
-    for function, tensors in ((loaded.uniforms, 3), (loaded.uniforms_along, 3), (loaded.keep, 4)):
+    for function, tensors in ((loaded.uniforms, 3), (loaded.uniforms_along, 3)):
         function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
         function.restype = None
     for number_type in ("float", "double"):
@@ -126,8 +126,12 @@ def _load(path: Path) -> ctypes.CDLL:
             function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 2]
         entropy = getattr(loaded, f"cross_entropy_{number_type}")
         entropy.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 4]
-        adjust = getattr(loaded, f"adjust_{number_type}")
-        adjust.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 12]
+        for name, before, after in (("adjust", 4, 7), ("categories", 3, 3), ("moved", 9, 0)):
+            function = getattr(loaded, f"{name}_{number_type}")
+            many = [ctypes.c_int64] if after else []
+            tensors = [ctypes.c_void_p] * before + many + [ctypes.c_void_p] * after
+            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *tensors]
+            function.restype = ctypes.c_int64
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None

@@ -7,17 +7,8 @@
 /* What `s` holds; then how many features lie below each cut, none where categories go by sign. */
 enum { REPLICAS, BATCH, FEATURES, MEMBERS, CATEGORIES, MAGNITUDES, CUTS, COUNTS };
 enum { FIXED, FOLDED, SIGNED };    /* magnitudes are 1, or drawn and taken without their sign, or with it */
-enum { NO_MEMORY = 1, TOO_MANY = 2, NEEDS_ORDER = 3 };    /* what a call can end with, beside 0 */
+enum { NO_MEMORY = -1, TOO_MANY = -2 };    /* what a call can end with, beside how many it left */
 #define MOST_CATEGORIES 64
-
-/* values, a row each, into rows of `to`, which are known from now on. s: rows, bytes of each. */
-void keep(const int64_t *s, const char *values, const int64_t *rows, char *to, unsigned char *known)
-{
-    for (int64_t i = 0; i < s[0]; i++) {
-        memcpy(to + rows[i] * s[1], values + i * s[1], (size_t)s[1]);
-        known[rows[i]] = 1;
-    }
-}
 
 #define REAL float
 #define WHOLE int32_t
@@ -121,57 +112,143 @@ static void NAME(by_rank)(const int64_t *s, const REAL *x, const REAL *map, cons
     }
 }
 
-/* A sample's change in each category. */
+/* A sample's change in each category, which begin at 1, and none in category 0. */
 static void NAME(change)(const int64_t *s, const REAL *table, const double *edges, double chosen,
                          double factor, REAL *changes)
 {
     int64_t member = 0;
     for (int64_t m = 0; m + 1 < s[MEMBERS]; m++) member += chosen >= edges[m];
+    changes[0] = 0;
     for (int64_t c = 0; c < s[CATEGORIES]; c++)
-        changes[c] = (REAL)(factor * (double)table[member * s[CATEGORIES] + c]);
+        changes[c + 1] = (REAL)(factor * (double)table[member * s[CATEGORIES] + c]);
 }
 
-/* x, to: [replica, sample, feature]; map: the same, or `rows` [replica, sample] of a longer one. ordered: each
- * sample's map in order, NaN last. chosen, magnitudes: [replica, sample]; edges: [replica, member - 1]; table:
- * [replica, member, category]; strengths: [replica]. known: a byte for each row of the map, 0 where its sample
- * stays as it is. order: of features that tie. rows, known, magnitudes, ordered and order may be NULL. Gives 0,
- * 1 where memory ran out, 2 for too many categories, 3 where it cannot do without `ordered`. */
-int NAME(adjust)(const int64_t *s, const REAL *restrict x, const REAL *restrict map, const REAL *ordered,
-                 const int64_t *rows, const unsigned char *known, const double *chosen,
-                 const double *magnitudes, const double *edges, const REAL *table, const double *strengths,
-                 const int64_t *order, REAL *restrict to)
+/* x plus the change of each feature's category. */
+static void NAME(by_kinds)(const int64_t *s, const REAL *restrict x, const unsigned char *restrict kinds,
+                           const REAL *changes, REAL *restrict to)
+{
+    const int64_t features = s[FEATURES];
+    const REAL lowest = changes[1], second = changes[2], third = s[CATEGORIES] > 2 ? changes[3] : 0;
+    if (s[CATEGORIES] > 3)
+        for (int64_t n = 0; n < features; n++) to[n] = x[n] + changes[kinds[n]];
+    else
+        for (int64_t n = 0; n < features; n++) {
+            const WHOLE kind = kinds[n];
+            to[n] = x[n] + (kind == 1 ? lowest : kind == 2 ? second : kind == 3 ? third : 0);
+        }
+}
+
+/* Whether comparing a sample's map with two numbers, `parts`, is enough for its categories. own: the map in
+ * order, or NULL. */
+INLINE int NAME(compared)(const int64_t *s, const REAL *map, const REAL *own, REAL *parts)
+{
+    const int64_t cuts = s[CUTS];
+    if (cuts > 2 || s[FEATURES] > INT32_MAX) return 0;
+    if (own) {
+        if (!NAME(clear)(s, own)) return 0;
+        for (int64_t c = 0; c < cuts; c++) parts[c] = own[s[COUNTS + c] - 1];
+    } else if (!NAME(cuts_of)(s, map, parts))
+        return 0;
+    if (cuts == 1) parts[1] = parts[0];
+    return 1;
+}
+
+/* x, map, to: [replica, sample, feature]. chosen, magnitudes: [replica, sample]; edges: [replica, member - 1];
+ * table: [replica, member, category]; strengths: [replica]. order: of features that tie. magnitudes and order
+ * may be NULL. ordered: maps in order, NaN last, of `some` samples, which are `many`, or of all where that is
+ * NULL. Where `ordered` is NULL, `some` is filled with the samples that cannot do without. Gives how many
+ * these are, or less than 0. */
+int64_t NAME(adjust)(const int64_t *s, const REAL *restrict x, const REAL *restrict map, const REAL *ordered,
+                     int64_t *some, int64_t many, const double *chosen, const double *magnitudes,
+                     const double *edges, const REAL *table, const double *strengths, const int64_t *order,
+                     REAL *restrict into)
 {
     const int64_t features = s[FEATURES], cuts = s[CUTS];
+    int64_t left = 0;
     if (s[CATEGORIES] > MOST_CATEGORIES) return TOO_MANY;
     signed char *below = ordered ? (signed char *)scratch((size_t)(cuts * features) + 1) : NULL;
     if (ordered && !below) return NO_MEMORY;
-    for (int64_t i = 0; i < s[REPLICAS] * s[BATCH]; i++, x += features, to += features) {
-        const int64_t r = i / s[BATCH], row = rows ? rows[i] : i;
-        const REAL *restrict seen = map + row * features;
-        if (known && !known[row]) {
-            memcpy(to, x, (size_t)features * sizeof(REAL));
-            continue;
-        }
+    const int64_t count = ordered && some ? many : s[REPLICAS] * s[BATCH];
+    for (int64_t k = 0; k < count; k++) {
+        const int64_t i = ordered && some ? some[k] : k;
+        const REAL *own = ordered ? ordered + k * features : NULL, *restrict seen = map + i * features;
+        REAL parts[2] = {0, 0};
+        const int64_t r = i / s[BATCH];
+        const REAL *restrict from = x + i * features;
+        REAL *restrict to = into + i * features;
         const double drawn = s[MAGNITUDES] == FIXED ? 1 : magnitudes[i];
         const double magnitude = s[MAGNITUDES] == FOLDED ? fabs(drawn) : drawn;
-        REAL changes[MOST_CATEGORIES], parts[2] = {0, 0};
+        REAL changes[MOST_CATEGORIES + 1];
         NAME(change)(s, table + r * s[MEMBERS] * s[CATEGORIES], edges + r * (s[MEMBERS] - 1), chosen[i],
                      strengths[r] * magnitude, changes);
-        if (!cuts) {
+        const REAL lowest = changes[1], second = changes[2], highest = changes[s[CATEGORIES]];
+        if (!cuts)
             for (int64_t n = 0; n < features; n++)
-                to[n] = x[n] + (seen[n] < 0 ? changes[0] : seen[n] > 0 ? changes[1] : 0);
-            continue;
-        }
-        const REAL *own = ordered ? ordered + i * features : NULL;
-        if (own && (cuts > 2 || !NAME(clear)(s, own))) {
-            NAME(by_rank)(s, x, seen, own, order, changes, below, to);
-            continue;
-        }
-        if (!own && (cuts > 2 || features > INT32_MAX || !NAME(cuts_of)(s, seen, parts))) return NEEDS_ORDER;
-        const REAL low = own ? own[s[COUNTS] - 1] : parts[0], lowest = changes[0], second = changes[1];
-        const REAL high = own ? own[s[COUNTS + cuts - 1] - 1] : parts[cuts - 1], highest = changes[cuts];
-        for (int64_t n = 0; n < features; n++)
-            to[n] = x[n] + (seen[n] <= low ? lowest : seen[n] <= high ? second : highest);
+                to[n] = from[n] + (seen[n] < 0 ? lowest : seen[n] > 0 ? second : 0);
+        else if (NAME(compared)(s, seen, own, parts)) {
+            const REAL low = parts[0], high = parts[1];
+            for (int64_t n = 0; n < features; n++)
+                to[n] = from[n] + (seen[n] <= low ? lowest : seen[n] <= high ? second : highest);
+        } else if (own)
+            NAME(by_rank)(s, from, seen, own, order, changes + 1, below, to);
+        else
+            some[left++] = i;
+    }
+    return left;
+}
+
+/* The category of each feature, 1 the lowest and 0 none, into `rows` of a longer list. The rest as above. */
+int64_t NAME(categories)(const int64_t *s, const REAL *restrict map, const REAL *ordered, int64_t *some,
+                         int64_t many, const int64_t *rows, const int64_t *order, unsigned char *restrict into)
+{
+    const int64_t features = s[FEATURES], cuts = s[CUTS];
+    int64_t left = 0;
+    if (s[CATEGORIES] > MOST_CATEGORIES) return TOO_MANY;
+    REAL *none = ordered ? (REAL *)scratch((size_t)(2 * features) * sizeof(REAL) + (size_t)(cuts * features)) : NULL;
+    if (ordered && !none) return NO_MEMORY;
+    REAL *made = none + features, codes[MOST_CATEGORIES];
+    signed char *below = (signed char *)(made + features);
+    for (int64_t c = 0; c < s[CATEGORIES]; c++) codes[c] = (REAL)(c + 1);
+    for (int64_t n = 0; ordered && n < features; n++) none[n] = 0;
+    const int64_t count = ordered && some ? many : s[REPLICAS] * s[BATCH];
+    for (int64_t k = 0; k < count; k++) {
+        const int64_t i = ordered && some ? some[k] : k;
+        const REAL *own = ordered ? ordered + k * features : NULL, *restrict seen = map + i * features;
+        REAL parts[2] = {0, 0};
+        unsigned char *restrict to = into + rows[i] * features;
+        if (!cuts)
+            for (int64_t n = 0; n < features; n++)
+                to[n] = (unsigned char)(seen[n] < 0 ? 1 : seen[n] > 0 ? 2 : 0);
+        else if (NAME(compared)(s, seen, own, parts)) {
+            const REAL low = parts[0], high = parts[1];
+            const unsigned char highest = (unsigned char)(cuts + 1);
+            for (int64_t n = 0; n < features; n++)
+                to[n] = (unsigned char)(seen[n] <= low ? 1 : seen[n] <= high ? 2 : highest);
+        } else if (own) {
+            NAME(by_rank)(s, none, seen, own, order, codes, below, made);
+            for (int64_t n = 0; n < features; n++) /* with NaN, one may be in two */
+                to[n] = (unsigned char)(made[n] <= (REAL)s[CATEGORIES] ? made[n] : 0);
+        } else
+            some[left++] = i;
+    }
+    return left;
+}
+
+/* x moved by categories that were kept, `rows` of a longer list. The rest as above. */
+int64_t NAME(moved)(const int64_t *s, const REAL *restrict x, const unsigned char *kinds, const int64_t *rows,
+                    const double *chosen, const double *magnitudes, const double *edges, const REAL *table,
+                    const double *strengths, REAL *restrict to)
+{
+    const int64_t features = s[FEATURES];
+    if (s[CATEGORIES] > MOST_CATEGORIES) return TOO_MANY;
+    for (int64_t i = 0; i < s[REPLICAS] * s[BATCH]; i++) {
+        const int64_t r = i / s[BATCH];
+        const double drawn = s[MAGNITUDES] == FIXED ? 1 : magnitudes[i];
+        const double magnitude = s[MAGNITUDES] == FOLDED ? fabs(drawn) : drawn;
+        REAL changes[MOST_CATEGORIES + 1];
+        NAME(change)(s, table + r * s[MEMBERS] * s[CATEGORIES], edges + r * (s[MEMBERS] - 1), chosen[i],
+                     strengths[r] * magnitude, changes);
+        NAME(by_kinds)(s, x + i * features, kinds + rows[i] * features, changes, to + i * features);
     }
     return 0;
 }

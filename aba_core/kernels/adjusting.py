@@ -9,11 +9,12 @@ there are few features or values tie.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from aba_core.kernels import in_use, loaded
@@ -23,7 +24,6 @@ from aba_core.selection import Percentiles, Selection, order_of_ties
 MOST_CATEGORIES = 64
 # Sorting fewer features takes less time than guessing (64: half, 784: twice; benchmarks/README.md).
 SORTED_BELOW = 128
-_NEEDS_ORDER = 3
 _FIXED, _FOLDED, _SIGNED = range(3)  # magnitudes, as adjusting.c has them
 
 
@@ -43,57 +43,109 @@ class Drawn(NamedTuple):
     signed: bool = False
 
 
-class Maps(NamedTuple):
-    """Attribution maps: those of a batch in order, or rows of a longer list. known: which of these
-    there are; samples without one stay as they are."""
-
-    values: Float[Tensor, "row *feature"]
-    rows: Int64[Tensor, "replica sample"] | None = None
-    known: Bool[Tensor, "row"] | None = None
-
-
-def applies(x: Tensor, maps: Maps, split: Selection) -> bool:
+def applies(x: Tensor, split: Selection, maps: Tensor | None = None) -> bool:
     """Whether C may move these. It has no way back: activations of a hidden layer have one."""
-    values = maps.values
     return (
         not (x.requires_grad and torch.is_grad_enabled())
         and x.numel() > 0
         and split.categories <= MOST_CATEGORIES
-        and values.is_contiguous()
-        and computable((x, values), levels=0)
+        and (maps is None or maps.is_contiguous())
+        and computable((x,) if maps is None else (x, maps), levels=0)
         and in_use()
     )
 
 
 def moved(
-    x: Float[Tensor, "replica sample *feature"], maps: Maps, split: Selection, drawn: Drawn
+    x: Float[Tensor, "replica sample *feature"],
+    maps: Float[Tensor, "replica sample *feature"],
+    split: Selection,
+    drawn: Drawn,
 ) -> Float[Tensor, "replica sample *feature"]:
     """x plus strength · magnitude · the change of each feature's category."""
+    x = x.detach().contiguous()
+    sizes, order = _sizes(x.shape, drawn.table.shape[-2:], _magnitudes(drawn), split)
+    to = torch.empty_like(x)
+    held = [*_held(drawn), order, to]
+    _by_order(f"adjust_{NUMBERS[x.dtype]}", (sizes, x.data_ptr()), maps, _pointers(held), order)
+    return to
+
+
+def moved_by_categories(
+    x: Float[Tensor, "replica sample *feature"],
+    categories: UInt8[Tensor, "row *feature"],
+    rows: Int64[Tensor, "replica sample"],
+    split: Selection,
+    drawn: Drawn,
+) -> Float[Tensor, "replica sample *feature"]:
+    """The same by categories that lie in rows of a longer list: 1 is the lowest, 0 is none."""
     library = loaded()
     assert library is not None
     x = x.detach().contiguous()
-    magnitudes = _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
-    sizes, order = _sizes(x.shape, drawn.table.shape[-2:], magnitudes, split)
-    given = (
-        *(x, maps.values, maps.rows, maps.known, drawn.chosen, drawn.magnitude),
-        *(drawn.edges, drawn.table, drawn.strength, order),
-    )
-    held = [None if value is None else value.contiguous() for value in given]
+    sizes, _ = _sizes(x.shape, drawn.table.shape[-2:], _magnitudes(drawn), split)
     to = torch.empty_like(x)
-    pointers = [None if value is None else value.data_ptr() for value in (*held, to)]
-    adjust = getattr(library, f"adjust_{NUMBERS[x.dtype]}")
-    features = x[0, 0].numel()
-    failed = _NEEDS_ORDER
-    if order is None or features >= SORTED_BELOW:
-        failed = adjust(sizes, *pointers[:2], None, *pointers[2:])
-    if failed == _NEEDS_ORDER:
-        ordered = _ordered(maps, features)
-        failed = adjust(sizes, *pointers[:2], ordered.data_ptr(), *pointers[2:])
-    if failed:
+    held = x, categories, rows.contiguous(), *_held(drawn), to
+    getattr(library, f"moved_{NUMBERS[x.dtype]}")(sizes, *_pointers(held))
+    return to
+
+
+def categorise(
+    maps: Float[Tensor, "replica sample *feature"],
+    split: Selection,
+    rows: Int64[Tensor, "replica sample"],
+    to: UInt8[Tensor, "row *feature"],
+) -> None:
+    """Writes each feature's category into rows of a longer list."""
+    maps = maps.detach().contiguous()
+    sizes, order = _sizes(maps.shape, torch.Size((0, split.categories)), _FIXED, split)
+    held = rows.contiguous(), order, to
+    _by_order(f"categories_{NUMBERS[maps.dtype]}", (sizes,), maps, _pointers(held), order)
+
+
+def _by_order(
+    name: str,
+    before: Sequence[Any],
+    maps: Float[Tensor, "replica sample *feature"],
+    after: Sequence[int | None],
+    order: Tensor | None,
+) -> None:
+    """One call of C for all samples, and one more, with their maps in order, for those that cannot
+    do without. before, after: what it is given around the maps."""
+    library = loaded()
+    assert library is not None
+    function = getattr(library, name)
+    flat = maps.detach().reshape(-1, maps.shape[2:].numel())
+    some, left = None, len(flat)
+    if order is None or flat.shape[1] >= SORTED_BELOW:
+        some = torch.empty(len(flat), dtype=torch.int64)
+        left = function(*before, flat.data_ptr(), None, some.data_ptr(), left, *after)
+    if left > 0:
+        ordered = _in_order(flat.clone() if some is None else flat[some[:left]])
+        chosen = None if some is None else some.data_ptr()
+        left = function(*before, flat.data_ptr(), ordered.data_ptr(), chosen, left, *after)
+    if left < 0:
         raise RuntimeError(
             "inputs could not be moved: no memory; needed: smaller batches or ABA_KERNELS=off"
         )
-    return to
+
+
+def _in_order(maps: Float[Tensor, "sample feature"]) -> Float[Tensor, "sample feature"]:
+    """Each sample's attributions in order, NaN last, in place."""
+    maps.numpy().sort(axis=1)
+    return maps
+
+
+def _held(drawn: Drawn) -> list[Tensor | None]:
+    """What was drawn, in C's order."""
+    given = drawn.chosen, drawn.magnitude, drawn.edges, drawn.table, drawn.strength
+    return [None if value is None else value.contiguous() for value in given]
+
+
+def _pointers(values: Sequence[Tensor | None]) -> list[int | None]:
+    return [None if value is None else value.data_ptr() for value in values]
+
+
+def _magnitudes(drawn: Drawn) -> int:
+    return _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
 
 
 @lru_cache(maxsize=64)
@@ -106,33 +158,3 @@ def _sizes(
     values = *shape[:2], features, *table, magnitudes, len(counts), *counts
     order = order_of_ties(features, torch.device("cpu"))[0] if counts else None
     return (ctypes.c_int64 * len(values))(*values), order
-
-
-def keep(
-    to: Float[Tensor, "row *feature"],
-    known: Bool[Tensor, "row"],
-    rows: Int64[Tensor, "replica sample"],
-    values: Float[Tensor, "replica sample *feature"],
-) -> bool:
-    """Writes values into rows of a longer list, which are known from now on; False where tensors
-    must do it."""
-    if not (to.is_contiguous() and computable((to, values), levels=0) and in_use()):
-        return False
-    library = loaded()
-    assert library is not None
-    rows, values = rows.contiguous(), values.contiguous()
-    sizes = (ctypes.c_int64 * 2)(rows.numel(), to[0].numel() * to.element_size())
-    pointers = (value.data_ptr() for value in (values, rows, to, known))
-    library.keep(sizes, *pointers)
-    return True
-
-
-def _ordered(maps: Maps, features: int) -> Tensor:
-    """Each sample's attributions in order, NaN last."""
-    values = maps.values.detach()
-    if maps.rows is None:
-        ordered = values.reshape(-1, features).clone()
-    else:
-        ordered = values.index_select(0, maps.rows.flatten()).reshape(-1, features)
-    ordered.numpy().sort(axis=1)
-    return ordered

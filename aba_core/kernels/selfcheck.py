@@ -186,18 +186,18 @@ def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
 
 
 def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
-    """Two replicas of two samples, whose maps have no ties, nothing but ties, and NaN on a cut; the
-    last one has no map. By cuts and by sign."""
+    """Two replicas of two samples, whose maps have no ties, nothing but ties, and NaN on a cut. By
+    cuts and by sign, at once and by categories that are kept."""
     nan, features = math.nan, 9
     maps: list[list[float]] = [[*range(-4, 5)], [3] * 9, [5, *[nan] * 8], [*range(9)]]
     ties = [5, 0, 8, 3, 1, 7, 2, 6, 4]
-    x, chosen, known = _whole(4 * features, 1), (0.1, 0.7, 0.7, 0.1), (1, 1, 1, 0)
+    x, chosen = _whole(4 * features, 1), (0.1, 0.7, 0.7, 0.1)
     for counts in ([4], [4, 6], [2, 4, 6], []):
         many = len(counts) + 1 if counts else 2
         table = [10 * 2**n for n in range(2 * many)]
-        expected, ordered = [], []
+        expected, ordered, codes = [], [], []
         for i, own in enumerate(maps):
-            first, factor = many * (chosen[i] > 0.5), (i // 2 + 1) * known[i]
+            first, factor = many * (chosen[i] > 0.5), i // 2 + 1
             keys = [(v != v, v if v == v else 0, ties.index(n)) for n, v in enumerate(own)]
             places = sorted(range(features), key=keys.__getitem__)
             ordered += [own[n] for n in places]
@@ -210,24 +210,46 @@ def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
                 inside = inside if counts else [own[n] < 0, own[n] > 0]
                 moved = sum(factor * table[first + c] for c in range(many) if inside[c])
                 expected.append(x[features * i + n] + moved)
-        backwards = (number * len(x))(*(value for own in reversed(maps) for value in own))
+                codes.append(inside.index(True) + 1 if sum(inside) == 1 else 0)
+        values = (number * len(x))(*(value for own in maps for value in own))
         given = (
-            (ctypes.c_int64 * 4)(3, 2, 1, 0), (ctypes.c_uint8 * 4)(*reversed(known)),
             (ctypes.c_double * 4)(*chosen), (ctypes.c_double * 4)(1, -1, 1, 1),
             (ctypes.c_double * 2)(0.5, 0.5), (number * (4 * many))(*table, *table),
-            (ctypes.c_double * 2)(1, 2), (ctypes.c_int64 * features)(*ties),
+            (ctypes.c_double * 2)(1, 2),
         )  # fmt: skip
-        # The first sample, which has no ties, by guesses as well.
-        for whole in (True, False) if len(counts) in (1, 2) else (True,):
-            replicas, to = 2 if whole else 1, (number * len(x))()
-            head = replicas, replicas, features, 2, many, 1, len(counts), *counts
-            failed = getattr(library, f"adjust_{name}")(
-                (ctypes.c_int64 * len(head))(*head), (number * len(x))(*x), backwards,
-                (number * len(x))(*ordered) if counts and whole else None, *given, to,
-            )  # fmt: skip
-            done = len(x) if whole else features
-            if failed or to[:done] != expected[:done]:
-                raise Wrong(f"the compiled adjustment is wrong: {[*to]}, {name}")
+        # Those that need no order without it, and then the others with it.
+        shared = (ctypes.c_int64 * (7 + len(counts)))(
+            2, 2, features, 2, many, 1, len(counts), *counts
+        )
+        inputs, order = (number * len(x))(*x), (ctypes.c_int64 * features)(*ties)
+        to, kinds, rows = (
+            (number * len(x))(),
+            (ctypes.c_uint8 * len(x))(),
+            (ctypes.c_int64 * 4)(3, 2, 1, 0),
+        )
+        adjust, categories, moved = (
+            getattr(library, f"{call}_{name}") for call in ("adjust", "categories", "moved")
+        )
+        for call, before, after in (
+            (adjust, (shared, inputs), (*given, order, to)),
+            (categories, (shared,), (rows, order, kinds)),
+        ):
+            some = (ctypes.c_int64 * 4)()
+            left = call(*before, values, None, some, 4, *after)
+            if left != (0, 2, 2, 4)[len(counts)]:
+                raise Wrong(f"the compiled adjustment leaves {left} samples, {name}")
+            lines = [ordered[features * i : features * (i + 1)] for i in some[:left]]
+            flat = (number * max(1, features * left))(*(v for own in lines for v in own))
+            call(*before, values, flat, some, left, *after) if left else 0
+        if [*to] != expected or [*kinds] != [
+            code for i in reversed(range(4)) for code in codes[features * i : features * (i + 1)]
+        ]:
+            raise Wrong(f"the compiled adjustment is wrong: {[*to]}, {name}")
+        moved(shared, inputs, kinds, rows, *given, to)
+        if any(
+            value != wanted for value, wanted, code in zip(to, expected, codes, strict=True) if code
+        ):
+            raise Wrong(f"inputs are moved wrongly by kept categories: {[*to]}, {name}")
 
 
 def _check_uniforms(library: ctypes.CDLL) -> None:

@@ -34,7 +34,7 @@ from aba_core.methods.members import MemberPer, Members, choosing, draw_changes,
 from aba_core.methods.placebos import Placebo, in_random_direction, selecting_map
 from aba_core.randomness import Draws, check_seed
 from aba_core.selection import Percentiles, Selection, SignSplit, categorize, order_of_ties
-from aba_core.sites import INPUT, LastGradients, Tail
+from aba_core.sites import INPUT, LastCategories, Tail
 
 # On a GPU, `ABA` looks at values in every so manieth call: each look halts the stream of work.
 LOOK_EVERY = 100
@@ -198,40 +198,59 @@ class Augmentation(Method):
     def batch(self, tail: Tail, h: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Changed activations and the same labels. A replica that diverged may hold NaN here: it
         stays in its own row."""
-        stacked = draws.index.dim() > 1
-        changes = None
         if self.lagged:
-            last = _last(tail)
-            maps = adjusting.Maps(last.values, last.rows, last.known)
-        else:
-            changes = None if stacked else self.changes(draws, h)[0]
-            made = self._map(tail, h, y, draws, changes)
-            maps = adjusting.Maps(made.flatten(0, draws.index.dim() - 1))
-        if adjusting.applies(h, maps, self.split):
-            drawn = self._drawn(draws, h)
-            moved = adjusting.moved(h if stacked else h[None], maps, self.split, drawn)
-            changed = moved.reshape(h.shape)
+            return self._by_last(_last(tail), h, draws), y
+        stacked = draws.index.dim() > 1
+        changes = None if stacked else self.changes(draws, h)[0]
+        maps = self._map(tail, h, y, draws, changes)
+        if adjusting.applies(h, self.split, maps):
+            at = (h, maps) if stacked else (h[None], maps[None])
+            changed = adjusting.moved(*at, self.split, self._drawn(draws, h)).reshape(h.shape)
         else:
             changed = self._by_tensors(h, maps, draws)
         if self.placebo == "gaussian":
             changed = in_random_direction(h, changed, draws)
         return changed, y
 
-    def _by_tensors(self, h: Tensor, maps: adjusting.Maps, draws: Draws) -> Tensor:
+    def _by_tensors(self, h: Tensor, maps: Tensor, draws: Draws) -> Tensor:
         """What `adjusting.moved` does in C."""
         lead = draws.index.dim()
         changes, magnitude = self.changes(draws, h)
-        attribution = maps.values
-        if maps.rows is not None and maps.known is not None:
-            attribution = attribution.index_select(0, maps.rows.flatten())
-            magnitude = magnitude * maps.known[maps.rows]
         return _adjusted(
             h.flatten(0, lead - 1),
-            attribution,
+            maps.flatten(0, lead - 1),
             changes.flatten(0, lead - 1),
             (self.strength * magnitude).flatten(),
             self.split,
         ).reshape(h.shape)
+
+    def _by_last(self, last: LastCategories, h: Tensor, draws: Draws) -> Tensor:
+        """Moved by the categories that were kept."""
+        kept = last.by(self.split, h)
+        if adjusting.applies(h, self.split):
+            drawn = self._drawn(draws, h)
+            return adjusting.moved_by_categories(h, kept, last.rows, self.split, drawn)
+        changes, magnitude = self.changes(draws, h)
+        kinds = kept.index_select(0, last.rows.flatten())
+        masks = torch.stack([kinds == kind + 1 for kind in range(self.split.categories)])
+        factor = (self.strength * magnitude).flatten()
+        return adjust(h.flatten(0, 1), masks, changes.flatten(0, 1), 1.0, factor).reshape(h.shape)
+
+    def keep(self, tail: Tail, gradients: Tensor) -> None:
+        if not self.lagged:
+            return
+        last = _last(tail)
+        kept = last.by(self.split, gradients)
+        if adjusting.applies(gradients, self.split):
+            adjusting.categorise(gradients, self.split, last.rows, kept)
+            return
+        flat = gradients.flatten(0, 1)
+        one = torch.ones(len(flat), dtype=torch.float64, device=flat.device)
+        kinds = torch.arange(1.0, 1 + self.split.categories, device=flat.device).double()
+        zeros, changes = torch.zeros_like(flat), kinds.expand(len(flat), -1)
+        made = _adjusted(zeros, flat, changes, one, self.split)
+        made.masked_fill_(made > self.split.categories, 0)  # with NaN, one may be in two
+        kept.index_copy_(0, last.rows.flatten(), made.to(torch.uint8))
 
     def _map(
         self, tail: Tail, h: Tensor, y: Tensor, draws: Draws, changes: Tensor | None
@@ -295,14 +314,14 @@ def _maps(*fields: Any) -> Attribution:
     return Attribution(*fields)
 
 
-def _last(tail: Tail) -> LastGradients:
-    """The lagged maps, and which samples have one."""
-    if tail.last_gradients is None:
+def _last(tail: Tail) -> LastCategories:
+    """What lagged maps made of the samples."""
+    if tail.last is None:
         raise ValueError(
             "lagged is True; needed: training by `train` or `aba run`, which keep each sample's "
             "last gradient, or ABA(..., lagged=True) in a loop of your own"
         )
-    return tail.last_gradients
+    return tail.last
 
 
 def _split(given: Any) -> Selection:

@@ -115,8 +115,12 @@ class Method:
 
     @property
     def needs_last_gradient(self) -> bool:
-        """Whether the tail must hold `last_gradients`, as training by replicas does."""
+        """Whether `keep` must see each step's gradient to the inputs, which replicas know."""
         return False
+
+    def keep(self, tail: Tail, gradients: Float[Tensor, "replica batch *feature"]) -> None:
+        """What is kept of the loss's gradient to the inputs that were trained on, for when the same
+        samples come again."""
 
     def columns(self) -> dict[str, Any]:
         """What a table of runs says of it: each field, as a number, a truth value or text."""
@@ -287,6 +291,10 @@ class Chain(Method):
     @property
     def needs_last_gradient(self) -> bool:
         return any(method.needs_last_gradient for method in self.methods)
+
+    def keep(self, tail: Tail, gradients: Float[Tensor, "replica batch *feature"]) -> None:
+        for method in self.methods:
+            method.keep(tail, gradients)
 
     def columns(self) -> dict[str, Any]:
         return {"methods": " + ".join(method.kind for method in self.methods), "site": self.site}
