@@ -34,11 +34,13 @@ from analysis.reference import REFERENCE
 from analysis.reports.pages import shortened
 from analysis.results import ResultsError, StudyResult
 from analysis.rules import Verdict
+from analysis.studies import hypotheses
 from analysis.studies.isolation import arm_name
 
 OPEN, EXACT = "not tested", "exact"
 NOT = "not "  # before a hypothesis that the claim denies
 METRICS = ("validation_accuracy", "test_accuracy")
+FROZEN = "aba run frozen --dataset DATASET --preset standard"  # by which groups are measured
 RANKS_ALIKE = 0.3  # a rank correlation below this is of no use
 
 
@@ -174,7 +176,8 @@ def ledger(
     Columns: claim, section, text; dataset ("" for what no data decide); hypothesis, study; verdict,
     "not tested" or "exact"; comparison, estimate (in its measure) with interval, n, scope, over
     (what the interval is over), seeds and images (ends of those over less and more);
-    test_verdict, test_estimate with interval; declared; reason: why it is not tested and with which
+    test_verdict, test_estimate with interval; declared; figure: of the deciding comparison and its
+    siblings, as `aba figures STUDY` names its files; reason: why it is not tested and with which
     command it would be, or the tests of what is exact. Raises ResultsError for a data set without
     results.
     """
@@ -192,7 +195,7 @@ def ledger(
     for claim in claims():
         of_claim = {"claim": claim.id, "section": claim.section, "text": claim.text}
         found = [
-            {**of_claim, "dataset": dataset, **_row(study, verdict, tested, NOT in name)}
+            {**of_claim, **_row(claim, dataset, study, verdict, tested, NOT in name)}
             for dataset, entries in verdicts.items()
             if dataset in (claim.only or verdicts)
             for name in claim.hypotheses
@@ -204,10 +207,13 @@ def ledger(
     return pd.DataFrame(rows)
 
 
-def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> dict[str, Any]:
+def _row(
+    claim: Claim, dataset: str, study: str, verdict: Verdict, tested: Verdict | None, denied: bool
+) -> dict[str, Any]:
     """denied: the claim is that the hypothesis is false."""
     turned = {"supported": "refuted", "refuted": "supported"} if denied else {}
     row: dict[str, Any] = {
+        "dataset": dataset,
         "hypothesis": verdict.hypothesis.name,
         "statement": verdict.hypothesis.statement,
         "study": study,
@@ -218,7 +224,10 @@ def _row(study: str, verdict: Verdict, tested: Verdict | None, denied: bool) -> 
         "reason": "",
     }
     if verdict.verdict == OPEN:
-        return {**row, "reason": verdict.sentence.partition("Not tested: ")[2]}
+        why = verdict.sentence.partition("Not tested: ")[2]
+        makes = FROZEN if "frozen study" in why else claim.run
+        return {**row, "reason": f"{why} Run: {makes.replace('DATASET', dataset)}."}
+    row["figure"] = f"{hypotheses.prefix_of(study)}verdict-{verdict.hypothesis.name}-{dataset}"
     for prefix, one in (("", verdict), ("test_", tested)):
         if one is None or one.verdict == OPEN:
             continue

@@ -84,7 +84,8 @@ def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataF
     for claim, rows in decided.groupby("claim", sort=False):
         print(claim)
         for row in rows.to_dict("records"):
-            effect = f" {row['effect']}, n = {row['n']}" if row["effect"] else ""
+            over = f" over {row['interval over']}" if row["interval over"] else ""
+            effect = f" {row['effect']}, n = {row['n']}{over}" if row["effect"] else ""
             test = f"; test: {row['test']}" if row["test"] else ""
             print(f"    {row['data set']}, {row['comparison']}: {row['verdict']}{effect}{test}")
     for claim, rows in rest.groupby("claim", sort=False):
@@ -94,6 +95,8 @@ def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataF
             print(f"    {where}not tested. {row['why not']}")
     print()
     print("\n".join(sentences))
+    if len(decided):
+        print("Each verdict has a figure: aba figures STUDY, with the file that --csv names.")
 
 
 def print_exported(done: Exported) -> None:

@@ -12,7 +12,7 @@ from analysis import claims, exhibits, rules
 from analysis import results as store
 from analysis.exhibits import Look
 from analysis.results import ResultsError
-from analysis.studies import OF_OWN_DATA, STANDARD, standard_study
+from analysis.studies import OF_OWN_DATA, STANDARD, hypotheses, standard_study
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,7 +83,21 @@ def test_a_claim_without_results_says_why_and_with_which_command(ledger):
         row["reason"] == "No results here. Run: aba run sets --dataset DATASET --preset standard."
     )
     of_groups = ledger[ledger["hypothesis"] == "group-order-measured"].iloc[0]
-    assert of_groups["reason"].startswith("needs the frozen study")
+    assert of_groups["reason"] == (
+        "needs the frozen study. Run: aba run frozen --dataset digits --preset standard."
+    )
+
+
+def test_every_verdict_names_a_figure_that_its_study_has(results, ledger):
+    study = store.load(results, "hypotheses", "digits")
+    verdicts = rules.test_all(study, Look().rng())
+    shown = hypotheses.exhibits(study, Look(), verdicts).figures
+    here = ledger[(ledger["dataset"] == "digits") & (ledger["study"] == "hypotheses")]
+    tested = here[here["verdict"] != "not tested"]
+    assert len(tested) > 5
+    assert {name.removesuffix("-digits") for name in tested["figure"]} <= set(shown)
+    others = exhibits.of_study("groups", store.SHIPPED, "mnist").figures  # by its own room
+    assert f"{hypotheses.prefix_of('groups')}verdict-groups-are-a-tendency" in others
 
 
 def test_sentences_count_what_stands_in_the_ledger(ledger):

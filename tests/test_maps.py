@@ -4,6 +4,7 @@ import copy
 import importlib.util
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from oracles import slow_maps
@@ -103,6 +104,13 @@ def of_captum(method: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         "integrated_gradients": lambda: attr.IntegratedGradients(model).attribute(
             x, 0.0, y, n_steps=4, method="riemann_middle"
         ),
+        "sample": lambda: attr.IntegratedGradients(model).attribute(
+            x,
+            x[[slow_maps.other_sample(i, len(x), 0) for i in range(len(x))]],
+            y,
+            n_steps=4,
+            method="riemann_middle",
+        ),
         "mean": lambda: attr.IntegratedGradients(model).attribute(
             x,
             x.flatten(1).mean(1).reshape(-1, *(1,) * (x.dim() - 1)).expand_as(x),
@@ -123,6 +131,7 @@ SHARED = {
     "gradient_x_input": ("gradient_x_input", -1),
     "integrated_gradients": ("integrated_gradients", -1),
     "mean": ({"use": "aba_core.maps:integrated_gradients", "baseline": "mean"}, -1),
+    "sample": ({"use": "aba_core.maps:integrated_gradients", "baseline": "sample"}, -1),
     "guided_backpropagation": ("guided_backpropagation", -1),
     "deconvnet": ("deconvnet", -1),
     "occlusion": ({"use": "aba_core.maps:occlusion", "size": 2, "stride": 1}, -1),
@@ -140,6 +149,45 @@ def test_maps_are_those_of_captum_turned_round(method, name):
     ours = attribute(model, x, y, how, "true_class", samples=4)  # Captum's shares of 1/4 are exact
     theirs = of_captum(method, copy.deepcopy(model), x, y).double()
     close(sign * ours, theirs, 1e-5 if method == "occlusion" else 1e-8)  # theirs sums in float32
+
+
+@needs_captum
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+@pytest.mark.parametrize("name", (*ARCHITECTURES, *DEEPER))
+def test_maps_of_chance_are_those_of_captum_by_the_same_draws(name, monkeypatch):
+    """SmoothGrad and VarGrad are Captum's noise tunnel, expected gradients its GradientSHAP, where
+    it has our noise, baselines and places on the way."""
+    from captum import attr
+
+    copies = 3
+
+    class Tunnel(attr.NoiseTunnel):
+        @staticmethod
+        def _add_noise_to_input(input, stdev, nt_samples_partition):  # noqa: A002
+            assert nt_samples_partition == copies
+            noisy = [slow_maps.noisy_inputs(one, i, copies, stdev) for i, one in enumerate(input)]
+            return torch.stack([one for of_sample in noisy for one in of_sample])
+
+    model, x, y = batch_for(name)
+    x = x - 0.5
+
+    def made(method):
+        return -attribute(model, x, y, method, "true_class", samples=copies, noise=0.2)
+
+    tunnel = Tunnel(attr.Saliency(copy.deepcopy(model)))
+    for method, sign in (("smoothgrad", 1), ("vargrad", -1)):
+        theirs = tunnel.attribute(
+            x, nt_type=method, nt_samples=copies, stdevs=0.2, target=y, abs=False
+        )
+        close(sign * made(method), theirs, 1e-6 if method == "vargrad" else 1e-8)
+
+    places = [(i, number) for i in range(len(x)) for number in range(copies)]
+    others = [slow_maps.other_sample(i, len(x), number) for i, number in places]
+    shares = [slow_maps.share_of_way(i, number) for i, number in places]
+    monkeypatch.setattr(np.random, "choice", lambda *_: np.array(others))
+    monkeypatch.setattr(np.random, "uniform", lambda *_: np.array(shares))
+    theirs = attr.GradientShap(copy.deepcopy(model)).attribute(x, x, copies, 0.0, y)
+    close(made("expected_gradients"), theirs)
 
 
 @needs_captum
@@ -179,7 +227,7 @@ def test_relevance_is_that_of_captum(rule, name):
     reason="needs zennit, which needs torchvision",
 )
 @pytest.mark.parametrize("name", ("linear", "mlp", "small_cnn", "larger_cnn", "overlapping"))
-@pytest.mark.parametrize("rule", ("epsilon", "z_plus", "alpha_beta"))
+@pytest.mark.parametrize("rule", ("epsilon", "z_plus", "alpha_beta", "composite"))
 def test_relevance_is_that_of_zennit(rule, name):
     """With biases, which count as one more contribution in both."""
     from zennit import rules
@@ -195,19 +243,26 @@ def test_relevance_is_that_of_zennit(rule, name):
         x, y = torch.randn(3, 2, 6, 6, dtype=torch.float64).abs(), torch.arange(3)
     else:
         model, x, y = batch_for(name)
-    theirs = {
+    of_rule = {
         "epsilon": rules.Epsilon(1e-3),
         "z_plus": rules.ZPlus(stabilizer=1e-14),
         "alpha_beta": rules.AlphaBeta(2.0, 1.0, stabilizer=1e-14),
-    }[rule]
-    composite = LayerMapComposite([(Activation, rules.Pass()), ((nn.Linear, Convolution), theirs)])
+    }
+    linear, convolution = ("epsilon", "z_plus") if rule == "composite" else (rule, rule)
+    composite = LayerMapComposite(
+        [
+            (Activation, rules.Pass()),
+            (nn.Linear, of_rule[linear]),
+            (Convolution, of_rule[convolution]),
+        ]
+    )
     at = x.clone().requires_grad_()
     with composite.context(model) as explained:
         scores = explained(at)
         start = torch.eye(4, dtype=torch.float64)[y] * scores.detach()
         (expected,) = torch.autograd.grad(scores, at, start)
-    ours = attribute(model, x, y, lrp(rule=rule, epsilon=1e-3), "true_class")
-    close(-ours, expected)
+    how = lrp(rule=convolution, dense=linear, epsilon=1e-3)
+    close(-attribute(model, x, y, how, "true_class"), expected)
 
 
 @needs_captum

@@ -426,6 +426,11 @@ def beside_of(table: pd.DataFrame) -> list[str]:
     return ["over", *known]
 
 
+def prefix_of(study: str) -> str:
+    """What the names of a study's verdict figures and tables begin with."""
+    return "" if study == "hypotheses" else f"{study}-"
+
+
 def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exhibits:
     """Figures verdicts and verdict-NAME, tables verdicts and comparisons; where hypotheses are
     about properties of sets, also those of `sets.show`.
@@ -434,7 +439,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     """
     collector = Collector(study, look)
     name = study.declaration.study.name
-    prefix = "" if name == "hypotheses" else f"{name}-"
+    prefix = prefix_of(name)
     tested = [verdict for verdict in verdicts if len(verdict.table)]
     table = rules.verdict_table(verdicts)
     columns = (
@@ -450,7 +455,7 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         table,
         partial(verdict_plot, table, names="statement"),
         height=verdict_height(table, "statement"),
-        note=f"{look.label}. {READING}",
+        note=f"{look.label}. {READING}{_scopes(table)}",
         interval=ways,
         width="double",
     )
@@ -485,6 +490,16 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
     if slopes:
         sets.show(collector, slopes[0], prefix)
     return collector.exhibits
+
+
+def _scopes(table: pd.DataFrame) -> str:
+    """What the intervals of a verdict table are over, as a sentence after another."""
+    if "over" not in table:
+        return ""
+    rows = table["over"].dropna().value_counts()
+    of = f" of {len(table)}"
+    counted = [f"{over} ({rows[over]}{of})" if len(rows) > 1 else str(over) for over in rows.index]
+    return f" Intervals are over: {'; '.join(counted)}. None is over evaluation images."
 
 
 def _after_statement(verdict: Verdict) -> str:

@@ -260,7 +260,7 @@ def variance_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(table) - 1, -1, -1), names)
     ax.tick_params(axis="y", length=0, labelsize=0.8 * text)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("SD of one run, or of one difference (points)")
+    ax.set_xlabel("SD of a run or of a difference (points)")
     handles = [
         Line2D([], [], color=colour, marker=symbol, ms=0.7 * marker, label=COMPONENTS[name])
         for name, (symbol, colour) in _LOOKS.items()

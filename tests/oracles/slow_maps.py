@@ -37,6 +37,11 @@ def other_sample(place: int, batch: int, copy: int) -> int:
     return (place + 1 + int(drawn * (batch - 1))) % batch
 
 
+def share_of_way(place: int, copy: int) -> float:
+    """Where between the baseline and the sample the gradient of a copy stands."""
+    return counter_hash.uniform(0, "smoothing", PAST_NOISE + 2 * copy + 1, place)
+
+
 def path(model: nn.Module, x: Tensor, start: Tensor, label: int, steps: int) -> Tensor:
     """Integrated gradients of one score, by the midpoint rule."""
     total = torch.zeros_like(x)
@@ -50,7 +55,7 @@ def expected(model: nn.Module, x: Tensor, y: Tensor, place: int, samples: int) -
     total = torch.zeros_like(x[place])
     for copy in range(samples):
         start = x[other_sample(place, len(x), copy)]
-        share = counter_hash.uniform(0, "smoothing", PAST_NOISE + 2 * copy + 1, place)
+        share = share_of_way(place, copy)
         at = start + share * (x[place] - start)
         total += (x[place] - start) * score_gradient(model, at, int(y[place]))
     return total / samples
