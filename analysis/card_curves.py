@@ -132,7 +132,7 @@ def show(page: Page, cards: Mapping[str, Curves]) -> None:
         figure = curves_plot(cards)
     page.figure(
         "card-curves", figure,
-        "What the numbers of a card are made from, for one model each. Marks of reliability are the "
+        "What the numbers of a card are made from, one model each. Marks of reliability are the "
         "bins that have samples, with a Wilson interval of 95 %; a calibrated model lies on the "
         "diagonal.",
     )  # fmt: skip

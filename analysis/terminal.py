@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -191,28 +192,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def print_large(table: pd.DataFrame, gpus: Iterable[str]) -> None:
-    """The published table of large models beside ours, and what the open cells would cost."""
-    rows = []
-    for cell in table.to_dict("records"):
-        measured = cell["runs"] > 0
-        ours = f"{cell['ours']:.2f}" + f" ± {cell['ours_sd']:.2f}" * (cell["runs"] > 1)
-        hours = [f"{cell[f'hours_{gpu}']:.1f}" for gpu in gpus]
-        rows.append(
-            (
-                f"{cell['model']}{', RandAugment' * (cell['randaugment'] == 'Yes')}",
-                cell["method"],
-                f"{cell['published']:.2f} ± {cell['published_sd']:.2f}",
-                f"{ours}, {cell['runs']} runs: {cell['scope']}" if measured else "not run",
-                *hours,
-            )
-        )
-    print_table(("model", "method", "published", "ours", *(f"{g} hours" for g in gpus)), rows)
-    print(
-        "\nPublished: median and SD. Hours: five runs at published scale, by counted operations and"
-    )
-    print("an assumed share of the GPU's bf16 peak (not measured: expect a factor of three either")
-    print("way). To fill the cells:")
+def print_large(table: pd.DataFrame, shown: pd.DataFrame, note: str) -> None:
+    """The published table of large models beside ours, and what the open cells would cost: from
+    `studies.large`."""
+    print_table(tuple(shown.columns), list(shown.itertuples(index=False, name=None)))
+    print(f"\n{textwrap.fill(note, 90)}\nTo fill the cells at published scale:")
     for command in dict.fromkeys(table["command"]):
         print(f"  {command}")
 

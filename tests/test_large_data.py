@@ -360,6 +360,25 @@ def test_every_published_cell_is_measured_or_says_what_it_takes(tmp_path):
     assert (table[[f"hours_{gpu}" for gpu in large.GPUS]] > 0).all().all()
     for command in set(table["command"]):
         assert command.split()[2] in large.ROWS
+    shown = large.side_by_side(table)
+    assert (shown["ours"] == "not run; " + table["command"]).all()
+    assert set(shown["model"]) >= {"ResNet50, RandAugment", "ptb-xl, model not stated"}
+    assert f"{table['hours_H100'].sum():.0f} on H100" in large.note(table)
+
+
+def test_cells_without_runs_of_their_own_show_those_of_smaller_studies():
+    from analysis.results import SHIPPED, load
+    from analysis.studies import large
+
+    table = large.table(SHIPPED).set_index(["dataset", "model", "randaugment", "method"])
+    for name, row in large.ROWS.items():
+        for method, arm in row.reduced.items():
+            frame = load(SHIPPED, *row.within, "").frame
+            runs = frame[(frame["arm"] == arm) & (frame["status"] == "finished")]
+            cell = table.loc[(*row.published, method)]
+            assert len(runs) and cell["runs"] == len(runs), (name, method)
+            assert cell["ours"] == runs[f"test_{row.metric}"].median()
+            assert row.within[1] in cell["scope"]
 
 
 def test_a_large_study_declares_the_published_strengths_and_epochs():
@@ -377,7 +396,7 @@ def test_a_large_study_declares_the_published_strengths_and_epochs():
         for arm in study.arms[1:]:
             assert arm.setting("strength") == chosen[arm.name.lower()]
         assert find_study(name).config["epochs"] < study.config["epochs"]
-    with pytest.raises(StudyError, match="unknown study 'large-lenet'; known: large-resnet50"):
+    with pytest.raises(StudyError, match="unknown study 'large-lenet' .*; known: large-resnet50"):
         find_study("large-lenet")
     with pytest.raises(StudyError, match="--dataset mnist does not go with large-vit"):
         find_study("large-vit", dataset="mnist")

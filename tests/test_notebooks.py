@@ -56,7 +56,9 @@ TABLES = {
     "02_isolation": {"isolation", "groups", "association", "published-order"},
     "03_variety_and_tension": {"hypothesis", "hypothesis-best", "published-differences"},
     "04_frozen": {"frozen-groups", "measured-groups-vanilla", "measured-groups-mendaba"},
-    "05_published": {f"published-{name}" for name in ("settings", "agreement", "groups", "sets")},
+    "05_published": {
+        f"published-{name}" for name in ("settings", "agreement", "groups", "sets", "large")
+    },
     "06_hypotheses": {"verdicts", "comparisons", "sets-mixed-model"},
     "08_variability": {f"variability{x}" for x in ("", "-pairs", "-reduction")}
     | {"variability-linear", "variability-linear-pairs"},

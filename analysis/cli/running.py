@@ -297,9 +297,10 @@ def plan_(
 
         find_study(study)  # refuses unknown names
         ran = {name for names in exhibits.studies_by_dataset(results).values() for name in names}
-        if isinstance(results, Usual) and not ran & {*large.ROWS, "architectures"}:
+        if isinstance(results, Usual) and not ran & {*large.ROWS, *large.WITHIN}:
             results = shipped(f"no runs of large models in {results}/")
-        terminal.print_large(large.table(results), large.GPUS)
+        table = large.table(results)
+        terminal.print_large(table, large.side_by_side(table), large.note(table))
         return
     label = exhibits.Look(metric).label
     if not Path(study).suffix and by_name.own_studies([study], results):

@@ -252,7 +252,8 @@ def compare(
         terminal.print_exhibits(sentences, compared.tables.values())
     if large.DATASETS & set(names):
         print("\n== large models against the published table ==\n")
-        terminal.print_large(large.table(results), large.GPUS)
+        table = large.table(results)
+        terminal.print_large(table, large.side_by_side(table), large.note(table))
     if lacking:
         raise typer.Exit(1)
 

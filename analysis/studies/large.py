@@ -18,6 +18,7 @@ import pandas as pd
 from aba_core.arms import METHODS, VANILLA, Arm
 from analysis import reference
 from analysis.results import ResultsError, load
+from analysis.studies import tasks
 from analysis.studies.architectures import (
     BOTH,
     FASTABA,
@@ -41,7 +42,7 @@ class Row:
     multiplications and additions of one sample's forward pass, in 10⁹, on the data's own size.
     reached: the share of a GPU's peak that training is assumed to reach; small inputs reach little,
     depthwise convolutions least. quick: what the reduced form changes of the configuration.
-    reduced: {method: the arm of study `architectures` that has it}."""
+    reduced: {method: the arm that has it} in the smaller study of the same data, `within`."""
 
     published: tuple[str, str, str]
     dataset: str
@@ -56,6 +57,7 @@ class Row:
     metric: str = "accuracy"
     arms: tuple[str, ...] = field(default=tuple(PASSES))
     reduced: Mapping[str, str] = field(default_factory=dict)
+    within: tuple[str, str] = ("architectures", "tiny-imagenet-20")
 
     @property
     def hours(self) -> dict[str, float]:
@@ -105,12 +107,16 @@ ROWS = {
         {**_ECG, "batch_norm": True},
         {"dataset": "ptb-xl-superclass", "subset": "derived-400", "epochs": 8, "batch_size": 32},
         samples=17_418, metric="macro_auc",
+        reduced={"vanilla": tasks.TUNED, "mendaba": METHODS["mendaba"].title},
+        within=("tasks", "ptb-xl-superclass-25hz"),
     ),
 }  # fmt: skip
 
+# Smaller studies whose runs stand in cells that have none of their own.
+WITHIN = {row.within[0] for row in ROWS.values() if row.reduced}
 # Where runs of these rows, or of their reduced forms, are.
 DATASETS = {
-    "tiny-imagenet-20",
+    *(row.within[1] for row in ROWS.values()),
     *(dict(row.quick).get("dataset", row.dataset) for row in ROWS.values()),
     *(row.dataset for row in ROWS.values()),
 }
@@ -178,6 +184,36 @@ def table(results: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as a reader has it: what was measured with its scope, or the command that does."""
+    rows = []
+    for cell in table.to_dict("records"):
+        ours = f"{cell['ours']:.2f}" + f" ± {cell['ours_sd']:.2f}" * (cell["runs"] > 1)
+        measured = f"{ours}, {cell['runs']} runs: {cell['scope']}"
+        model = f"{cell['model']}{', RandAugment' * (cell['randaugment'] == 'Yes')}"
+        unnamed = cell["model"] == "not stated"
+        rows.append(
+            {
+                "model": f"{cell['dataset']}, model not stated" if unnamed else model,
+                "method": cell["method"],
+                "published": f"{cell['published']:.2f} ± {cell['published_sd']:.2f}",
+                "ours": measured if cell["runs"] else f"not run; {cell['command']}",
+                **{f"{gpu} hours": f"{cell[f'hours_{gpu}']:.2g}" for gpu in GPUS},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def note(table: pd.DataFrame) -> str:
+    """What the numbers of the table are."""
+    whole = ", ".join(f"{table[f'hours_{gpu}'].sum():.0f} on {gpu}" for gpu in GPUS)
+    return (
+        "Published: median and SD, of accuracy in percent, on PTB-XL of macro AUC. Hours: five "
+        "runs at published scale, by counted operations and an assumed share of the GPU's bf16 "
+        f"peak (not measured: expect a factor of three either way). The whole table takes {whole}."
+    )
+
+
 def _published(name: str) -> pd.DataFrame:
     dataset, model, randaugment = ROWS[name].published
     every = reference.published_table("benchmark_large")
@@ -187,12 +223,12 @@ def _published(name: str) -> pd.DataFrame:
 
 def _found(results: Path | str, name: str, row: Row) -> list[tuple[pd.DataFrame, dict[str, str]]]:
     """The finished runs that there are of a row, and the arm of each method in them: at full scale,
-    in its reduced form, in study `architectures`."""
+    in its reduced form, in a smaller study."""
     titles = {m: VANILLA if m == "vanilla" else METHODS[m].title for m in row.arms}
     quick = dict(row.quick).get("dataset", row.dataset)
     places = [(name, row.dataset, "published", titles), (name, quick, "quick", titles)]
     if row.reduced:
-        places.append(("architectures", "tiny-imagenet-20", "", dict(row.reduced)))
+        places.append((*row.within, "", dict(row.reduced)))
     found = []
     for study, dataset, preset, arms in places:
         with suppress(ResultsError):
@@ -210,6 +246,7 @@ def _measured(
         if len(mine):
             first, values = mine.iloc[0], mine[f"test_{row.metric}"]
             data = f"{first['dataset']} ({first['subset']})"
-            scope = f"{data}, {first['model']}, {first['epochs']:g} epochs"
+            epochs = " or ".join(f"{n:g}" for n in sorted(mine["epochs"].unique()))
+            scope = f"{data}, {first['model']}, {epochs} epochs"
             return {"ours": values.median(), "ours_sd": values.std(), "runs": len(values)}, scope
     return {"ours": float("nan"), "ours_sd": float("nan"), "runs": 0}, "not run"
