@@ -88,7 +88,8 @@ def check_tensor(name: str, value: Any) -> None:
 def check_module(model: Any) -> None:
     """A module, and no function or batch. Raises ValueError."""
     if not isinstance(model, nn.Module):
-        shown = repr(model).splitlines()[0][:60]
+        shown = type(model).__name__ if isinstance(model, Tensor) else repr(model)
+        shown = shown.splitlines()[0][:60]
         raise ValueError(f"model is {shown}; needed: a torch.nn.Module, as the first argument")
 
 

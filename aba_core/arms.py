@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from aba_core.aspects import CardSettings
-from aba_core.identity import Use, meant, plain
+from aba_core.identity import Use, fields_by_name, meant, plain
 from aba_core.trainers import REPLICAS, Single, trainer_of
 
 Optimizer = Literal["sgd", "adam"]
@@ -68,6 +68,7 @@ SplitKind = Literal["percentiles", "sign"]
 MOST = 10**9
 
 
+@fields_by_name
 @dataclass(frozen=True)
 class TrainConfig:
     """What all replicas of a training share.
@@ -319,6 +320,7 @@ PLACEBO_TITLES = {
 }
 
 
+@fields_by_name
 @dataclass(frozen=True)
 class Arm:
     """One training condition.
@@ -388,7 +390,7 @@ class Arm:
         adjustments: "3,4", strength: 0.3}}. Raises ValueError for what cannot be meant.
         """
         if not isinstance(given, Mapping):
-            raise ValueError(f"an arm is {given!r}; needed: name, method")
+            raise ValueError(f"an arm is {given!r}; needed: its fields, as {{name: Vanilla}}")
         values = {str(name): value for name, value in given.items() if value is not None}
         known = {entry.name for entry in fields(cls)}
         beside = {name: values.pop(name) for name in list(values) if name not in known}
@@ -482,7 +484,8 @@ def _normal(method: Any) -> Any:
             raise ValueError(f"unknown method {kind!r}{near}; known: vanilla, {', '.join(METHODS)}")
         if kind == "aba" and "adjustments" not in given:
             names = ", ".join(given) or "kind: aba"
-            raise ValueError(f"{names} given, but neither adjustments nor a method")
+            near = next((m for name in given if (m := meant(name, ("method", "adjustments")))), "")
+            raise ValueError(f"{names} given{near}, but neither adjustments nor a method")
         return {"kind": kind, **_spelt(given)}
     return {"use": given.pop("use"), **given}
 

@@ -10,6 +10,7 @@ out: a class names such fields in its property `irrelevant`.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -21,7 +22,9 @@ from enum import Enum
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Raised when a change to the engine moves runs by more than rounding: older runs are then not taken
 # for the same. A method that changes raises its own `version`.
@@ -203,3 +206,22 @@ def meant(name: object, known: Iterable[str]) -> str:
     """ " (did you mean 'mnist'?)" where a known name is close to a misspelt one, else ""."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def fields_by_name(cls: type[T]) -> type[T]:
+    """A dataclass that refuses an unknown field, and names the ones that it has."""
+    made = cls.__init__
+
+    @functools.wraps(made)
+    def __init__(self: T, *values: Any, **given: Any) -> None:
+        known = [entry.name for entry in fields(cls) if entry.init]  # type: ignore[arg-type]
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"{cls.__name__} has no field {name!r}{meant(name, known)}; known: "
+                    f"{', '.join(known)}"
+                )
+        made(self, *values, **given)
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    return cls

@@ -51,16 +51,18 @@ class Runs:
         return f"validation_{quantity}", f"test_{quantity}"
 
     def summary(self) -> pd.DataFrame:
-        """One row an arm, in the declared order: runs, how many diverged, and mean and standard
-        deviation over seeds of the primary metric on validation and test."""
+        """One row an arm, in the declared order: runs, and mean and standard deviation over seeds
+        of the primary metric on validation and test. Where runs diverged, also how many.
+
+        As few columns as that, so that pandas prints all of them in 80 characters."""
         frame = pd.DataFrame(self.rows)
         by_arm = frame.groupby("arm", sort=False)
-        table: dict[str, Any] = {
-            "runs": by_arm.size(),
-            "diverged": by_arm["status"].agg(lambda s: sum(s != "finished")),
-        }
-        for name in self._primary:
-            table |= {name: by_arm[name].mean(), f"{name}_sd": by_arm[name].std()}
+        table: dict[str, Any] = {"runs": by_arm.size()}
+        diverged = by_arm["status"].agg(lambda s: sum(s != "finished"))
+        if diverged.any():
+            table["diverged"] = diverged
+        for name, split in zip(self._primary, ("validation", "test"), strict=True):
+            table |= {name: by_arm[name].mean(), f"{split}_sd": by_arm[name].std()}
         return pd.DataFrame(table).reset_index()
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from aba_core.identity import meant
 from aba_core.quantities import metrics_in
 from aba_core.threads import usable_cores
 from analysis import results as store
@@ -407,10 +408,11 @@ def _pilot(study: Study, results: Path, metric: str) -> tuple[pd.DataFrame, Path
         frames = [frame for frame in frames if len(frame)]
         lacking = [frame for frame in frames if metric not in frame or frame[metric].isna().all()]
         if frames and len(lacking) == len(frames):
-            known = ", ".join(
-                name for name in metrics_in(frames[0]) if frames[0][name].notna().any()
+            known = [name for name in metrics_in(frames[0]) if frames[0][name].notna().any()]
+            raise PlanError(
+                f"{study.name} has no metric {metric!r}{meant(metric, known)}; known: "
+                f"{', '.join(known)}"
             )
-            raise PlanError(f"{study.name} has no metric {metric!r}; known: {known}")
         frames = [frame[np.isfinite(frame[metric])] for frame in frames if metric in frame]
         frames = [frame for frame in frames if frame["arm"].duplicated().any()]
         if frames:

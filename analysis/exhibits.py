@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from aba_core.identity import call_with, load_for_results
+from aba_core.identity import call_with, load_for_results, meant
 from aba_core.quantities import metric_label, metrics_in
 from analysis import figures, tables, toolkit_version
 from analysis import results as store
 from analysis.results import ResultsError, StudyResult
-from analysis.studies import STANDARD
+from analysis.studies import OF_OWN_DATA, STANDARD
 from analysis.study import Study
 
 FORMATS = ("pdf", "svg", "png")
@@ -78,8 +79,8 @@ class Look:
         present = [name for name in metrics_in(frame) if frame[name].notna().any()]
         if self.metric not in present and present:
             raise ExportError(
-                f"{study.declaration.study.name} has no metric {self.metric!r}; known: "
-                f"{', '.join(present)}"
+                f"{study.declaration.study.name} has no metric {self.metric!r}"
+                f"{meant(self.metric, present)}; known: {', '.join(present)}"
             )
 
     def rng(self) -> np.random.Generator:
@@ -335,6 +336,21 @@ def studies_by_dataset(results: str | Path) -> dict[str, list[str]]:
     }
 
 
+def unknown_study(name: str, *folders: str | Path) -> str:
+    """One line where no folder has a study of this name and the toolkit has none; else "". It names
+    those of the first folder that has any."""
+    there = {folder: sorted({*chain(*studies_by_dataset(folder).values())}) for folder in folders}
+    every = {*chain(*there.values()), *STANDARD, *OF_OWN_DATA, BESIDE}
+    if name in every:
+        return ""
+    said = {f: "the shipped results" if f == store.SHIPPED else str(f) for f in folders}
+    first = next((folder for folder in folders if there[folder]), folders[0])
+    return (
+        f"no study {name!r} in {' or '.join(said.values())}{meant(name, every)}; {said[first]} "
+        f"have: {', '.join(there[first]) or 'none'}"
+    )
+
+
 def data(
     name: str,
     results: str | Path = "results",
@@ -530,6 +546,12 @@ def export(
             f"{store.given(Path(results))}"
         )
     done = Exported()
+    unknown = {name: line for name in studies if (line := unknown_study(name, results))}
+    if unknown:
+        done.refused += unknown.values()
+        studies = [name for name in studies if name not in unknown]
+        if not studies:
+            return done
     unfit: list[ExportError] = []
     having = [d for d in declared if {*studies} & {*declared[d], BESIDE}]
     for dataset in dict.fromkeys(datasets or having or declared):

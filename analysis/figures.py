@@ -174,9 +174,17 @@ def panel_size(ax: Axes) -> tuple[float, float]:
 
 
 def wrapped(text: str, width: float, size: float, lines: int = 3) -> str:
-    """Text of `size` points broken to fit a width in points; what is too long loses its middle."""
+    """Text of `size` points broken to fit a width in points; what is too long loses words of its
+    middle, or letters where there are too few words."""
     characters = max(6, int(width / (0.55 * size)))
-    shown, keep = text, len(text)
+    shown, keep, words = text, len(text), text.split()
+    for kept in range(len(words), 2, -1):
+        tail = kept // 3
+        gap = ["…"] * (kept < len(words))
+        shorter = " ".join([*words[: kept - tail], *gap, *words[len(words) - tail :]])
+        parts = textwrap.wrap(shorter, characters)
+        if len(parts) <= lines:
+            return "\n".join(parts)
     while len(parts := textwrap.wrap(shown, characters) or [""]) > lines:
         keep -= 1
         tail = keep // 3

@@ -118,7 +118,12 @@ class Answer:
 
     def __str__(self) -> str:
         lines = [self.sentence, *self.details(), *self.notes]
-        return "\n".join(lines) + "\n\n" + self.presented().to_string(index=False)
+        shown = self.presented()
+        for name in ("Arm", "Setting", "Verdict"):  # words to the left, numbers to the right
+            width = max(map(len, [name, *shown[name]]))
+            shown[name] = shown[name].str.ljust(width)
+            shown = shown.rename(columns={name: name.ljust(width)})
+        return "\n".join(lines) + "\n\n" + shown.to_string(index=False)
 
     def __repr__(self) -> str:
         return f"<Answer: {self.sentence}>"
@@ -210,8 +215,8 @@ def compare(
     settled = tuning.settled(study, validated, "validation_accuracy")
     runs = runner.train_in_memory(settled, splits, make, config, size, count)
     scope = (
-        f"training subsets of {size} of {len(splits.train)} samples, each with a new seed; the "
-        f"same {len(splits.test)} test samples"
+        f"training subsets of {size} of {len(splits.train)} samples, each with a new seed, and on "
+        f"the same {len(splits.test)} test samples"
     )
     responses = tuning.response_table(study, validated, "validation_accuracy")
     notes = [*_notes_on(splits, margin), *_notes_on_ceiling(runs, len(splits.test))]
@@ -352,32 +357,34 @@ def _numbers(verdict: Verdict) -> str:
 
 
 def _sentence(verdict: Verdict, scope: str, settings: dict[str, str]) -> str:
-    """The answer in one sentence: yes, no or open, the number, its interval, n and scope."""
+    """The answer: yes, no or open, the number, its interval, n and scope."""
     row, margin = verdict.decisive, verdict.hypothesis.margin
     arm = str(row["label"]).partition(" − ")[0]
     named = f"{arm} ({settings[arm]})" if settings.get(arm) else arm
-    of = f"{named} changes test accuracy by {_numbers(verdict)} compared with Vanilla"
+    change = f"changes test accuracy by {_numbers(verdict)} compared with Vanilla"
+    of = f"{named} {change}"
     if verdict.verdict == "supported":
-        start = f"Yes, ABA helps here (supported): {of}"
+        start = f"Yes, ABA helps here (supported): {of}."
     elif verdict.verdict == "refuted":
         start = (
-            f"No, ABA does not help here (refuted): no form of it gains {margin:g} points, and the "
-            f"best, {of}"
+            f"No, ABA does not help here (refuted): no form of it gains {margin:g} points. The "
+            f"best one is {named}, which {change}."
         )
     else:
         start = (
-            f"These runs cannot tell whether ABA helps (inconclusive): {of}, and effects below "
-            f"{row['smallest_detectable']:.1f} points would mostly be missed"
+            f"These runs cannot tell whether ABA helps (inconclusive): {of}. Effects below "
+            f"{row['smallest_detectable']:.1f} points would mostly be missed."
         )
-    return f"{start} (n = {row['n']} {scope})."
+    return f"{start} This rests on {row['n']} {scope}."
 
 
 def _detail(verdict: Verdict) -> str:
     row = verdict.decisive
     first, _, second = str(row["label"]).partition(" − ")
-    return (
-        f"{verdict.hypothesis.statement} {verdict.verdict.capitalize()}: '{first}' compared with "
-        f"'{second}', {_numbers(verdict)}."
+    claim = verdict.hypothesis.statement.rstrip(".")
+    return (  # the verdict first: a claim that is refuted must not be read as one that holds
+        f"{verdict.verdict.capitalize()}: {claim[0].lower()}{claim[1:]}. The deciding comparison, "
+        f"'{first}' with '{second}', is {_numbers(verdict)}."
     )
 
 

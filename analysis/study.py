@@ -59,6 +59,13 @@ class StudyError(ValueError):
 
 
 GROUPS = tuple(str(group) for group in Group)
+# What a study's file must say, each with an example.
+_NEEDED = {
+    "name": "name: mine",
+    "dataset": "dataset: digits",
+    "seeds": "seeds: 5",
+    "arms": "arms: [{name: Vanilla}, {name: MendABA, method: mendaba}]",
+}
 # Fields of a study that decide none of its runs.
 _NO_IDENTITY = {"seeds", "preset", "note", "room", "baseline"}
 
@@ -165,6 +172,8 @@ class Study(PlainData):
             raise ValueError(f"seeds is {value}; needed: how many, or which")
         if isinstance(value, int):
             return tuple(range(check_count(value)))
+        if isinstance(value, str | float | Mapping):
+            raise ValueError(f"seeds is {value!r}; needed: how many, as 5, or which, as [0, 1, 2]")
         if hasattr(value, "__len__"):
             check_count(len(value))
         return value
@@ -362,6 +371,7 @@ def study_from_yaml(path: Path) -> Study:
             f"{path} holds {type(content).__name__}; needed: name, dataset, arms, "
             "seeds; for a table of data: aba try"
         )
+    _check_fields(path, content)
     _find_code_in(path)
     dataset, config = content.get("dataset"), content.get("config", {})
     if isinstance(config, dict) and isinstance(dataset, str | dict):
@@ -375,6 +385,21 @@ def study_from_yaml(path: Path) -> Study:
         return Study.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{path}: {first_problem(error)}") from error
+
+
+def _check_fields(path: Path, content: dict[Any, Any]) -> None:
+    """Raises StudyError for a field that no study has, and for those that this one lacks."""
+    known = [*Study.model_fields, "fresh_subsets"]
+    for name in content:
+        if name not in known:
+            raise StudyError(
+                f"{path}: unknown field {name!r}{meant(name, known)}; known: {', '.join(known)}"
+            )
+    lacking = [name for name in _NEEDED if name not in content]
+    if lacking:
+        examples = "; ".join(_NEEDED[name] for name in lacking)
+        verb = "is" if len(lacking) == 1 else "are"
+        raise StudyError(f"{path}: {' and '.join(lacking)} {verb} missing; as {examples}")
 
 
 def _study_from_python(path: Path, settings: Settings) -> Study:

@@ -134,17 +134,23 @@ def comparison_sentence(
     digits: int = 1,
     unit: str = " points",
 ) -> str:
-    """Such as: Epsilon above Neutral by 3.1 points [2.0, 4.2]; inconclusive where 0 is inside."""
+    """Such as: Epsilon is above Neutral by 3.1 points [2.0, 4.2]; inconclusive where 0 is inside.
+
+    One more digit where an end would be rounded to 0, since the sentence says where 0 lies.
+    """
     if not math.isfinite(estimate):
-        return f"{first} against {second}: no runs"
+        return f"{first} cannot be compared with {second}: no runs"
+    ends = [end for end in (low, high) if math.isfinite(end)]
+    digits += any(round(end, digits) == 0 for end in ends)
     numbers = interval_text(estimate, low, high, digits).replace(" [", f"{unit} [")
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{first} against {second} inconclusive without an interval: {numbers}{unit}"
+    open_ = f"{first} is not shown to differ from {second}"
+    if len(ends) < 2:
+        return f"{open_} (inconclusive without an interval): {numbers}{unit}"
     if low <= 0 <= high:
-        return f"{first} against {second} inconclusive: {numbers}"
+        return f"{open_} (inconclusive): {numbers}"
     near, far = sorted((abs(low), abs(high)))
     numbers = interval_text(abs(estimate), near, far, digits).replace(" [", f"{unit} [")
-    return f"{first} {'above' if estimate > 0 else 'below'} {second} by {numbers}"
+    return f"{first} is {'above' if estimate > 0 else 'below'} {second} by {numbers}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -77,4 +77,8 @@ def first_problem(error: ValidationError) -> str:
         return f"unknown field {place!r}"
     if problem["type"] == "value_error":  # our own checks name the value themselves
         return reason
+    if problem["type"] == "tuple_type":
+        return f"{place} is {problem['input']!r}; needed: a list, as [a, b]"
+    if problem["type"] == "string_pattern_mismatch" and place.rpartition(".")[2] == "name":
+        return f"{place} is {problem['input']!r}; allowed: letters, digits and -, without spaces"
     return f"{place}: {reason} (given: {problem['input']!r})"

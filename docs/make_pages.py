@@ -37,7 +37,8 @@ def write(folder: Path) -> None:
     """All pages, pictures and scripts, in place of what the folder held."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS / "images", folder / "images")
-    shutil.copy(DOCS / "search.js", folder)
+    for name in ("search.js", "pages.css"):
+        shutil.copy(DOCS / name, folder)
     for name, text in pages().items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)

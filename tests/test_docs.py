@@ -221,6 +221,16 @@ def test_the_commands_of_a_page_parse(path):
             pytest.fail(f"{name(path)}: {command}: {text}")
 
 
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_every_command_of_a_page_is_in_a_block_that_is_checked(path):
+    """A block of another language, or of none, would be passed over."""
+    for block in blocks(path):
+        assert block.language in ("python", "sh", "yaml", "text", "")
+        if block.language != "sh":
+            shown = re.findall(r"^(?:aba|make|pip|torchrun) .*", block.text, flags=re.M)
+            assert not shown, f"{name(path)}:{block.line}: {shown[0]}"
+
+
 def test_a_made_up_flag_would_be_found():
     for command in ("aba run isolation --sedes 3", "aba rnu", "aba run isolatoin", "aba --hlep"):
         with pytest.raises((Exception, AssertionError)):

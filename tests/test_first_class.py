@@ -92,7 +92,7 @@ def test_they_are_shown_with_the_arms_and_in_words(folder: Path):
     assert list(shown.figures) == ["arms-mine", "differences-mine"]
     assert list(shown.tables) == ["arms-mine", "differences-mine"]
     said = arms.sentences(load(folder / "results", "mine", "digits"), Look())
-    assert said[0].startswith("plain: ") and "plain" in said[1]
+    assert said[0].startswith("plain has a mean of ") and "plain" in said[1]
 
 
 def test_a_named_baseline_is_what_others_are_compared_with(tmp_path: Path, folder: Path):
@@ -163,7 +163,14 @@ def test_runs_are_summed_up_arm_by_arm(runs):
     for arm, part in frame.groupby("arm"):
         assert table.loc[arm, "runs"] == 3
         assert table.loc[arm, "test_accuracy"] == pytest.approx(part["test_accuracy"].mean())
-        assert table.loc[arm, "test_accuracy_sd"] == pytest.approx(part["test_accuracy"].std())
+        assert table.loc[arm, "test_sd"] == pytest.approx(part["test_accuracy"].std())
+    with pd.option_context("display.width", 80, "display.max_columns", 0):
+        printed = str(made.summary())
+    assert "..." not in printed and "test_accuracy" in printed  # no column is hidden
+    assert "diverged" not in table
+    made.rows[0]["status"] = "diverged"
+    assert made.summary()["diverged"].tolist() == [1, 0]
+    made.rows[0]["status"] = "finished"
     assert len(repr(made).splitlines()) == 5 and "<Runs: 2 arms, 3 seeds, 6 runs" in repr(made)
     share = 100 * torch.bincount(splits.test.y).max().item() / len(splits.test)
     assert f"{share:.0f} % on test" in repr(made)  # uneven classes: what guessing reaches

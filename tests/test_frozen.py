@@ -142,6 +142,6 @@ def test_sentences_tell_agreement_and_what_epsilon_does():
     lost = np.where(frozen["arm"] == "Vanilla", 12.0, 10.0) + 0.1 * frozen["seed"]
     said = robustness_sentences(frozen.assign(accuracy_change=-lost), rng(), strength=0.1)
     assert said[0].startswith(
-        "Change of accuracy under Epsilon at strength 0.1: MendABA above Vanilla by 2.0 points ["
+        "Change of accuracy under Epsilon at strength 0.1: MendABA is above Vanilla by 2.0 points ["
     )
     assert said[1].replace("other", "MendABA") == said[0]  # equal runs, equal interval

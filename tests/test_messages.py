@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from oracles.made_results import make_study, standard
 from scipy.sparse import csr_matrix
 
-from aba_core import ABA, Arm, TrainConfig, build_model, method_of, splits_from, train
+from aba_core import ABA, Arm, Augmentation, TrainConfig, build_model, method_of, splits_from, train
 from analysis import terminal, yaml_text
 from analysis.cli import app
 from analysis.own import compare
@@ -51,6 +52,10 @@ def said(tmp_path, monkeypatch, capsys):
         ("claims --results none", "no studies in none; start one with: aba run isolation "
          "--dataset digits --results none\n"),
         ("compare --results none --dataset minst", "there: nothing (did you mean 'mnist'?)\n"),
+        ("figures isolatoin", "no study 'isolatoin' in results or the shipped results (did"),
+        ("figures nosuch", "no study 'nosuch' in results or the shipped results; the sh"),
+        ("compare hypothesis", "(did you mean 'hypotheses'?)"),
+        ("report mien", "or the name of a study of your own in the results folder\n"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_is_allowed(said, tmp_path, command, message):
@@ -67,13 +72,62 @@ def test_without_a_command_the_help_is_shown_as_it_is(said):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("isolaton", "(did you mean 'isolation'?)"), ("figurine", "there: isolation on digits")],
+    [("isolaton", "(did you mean 'isolation'?)"), ("figurine", "; results have: isolation\n")],
 )
 def test_a_study_that_nobody_knows_is_not_to_be_run(said, tmp_path, name, told):
     """It once said "run: aba run isolaton", which cannot be."""
     make_study(tmp_path / "results", standard("isolation", seeds=2))
     code, message = said("figures", name)
     assert code == 1 and told in message and "aba run" not in message
+
+
+def test_each_unknown_study_is_one_line_and_the_others_are_shown(said, tmp_path, capsys):
+    """It once was a line for every data set of the folder."""
+    for dataset in ("digits", "mnist"):
+        make_study(tmp_path / "results", standard("isolation", dataset, seeds=2))
+    code, told = said("figures", "isolation", "isolatoin", "--format", "svg")
+    assert code == 1
+    assert told == (
+        "aba: no study 'isolatoin' in results (did you mean 'isolation'?); results have: "
+        "isolation\n"
+    )
+    assert (tmp_path / "reports" / "figures" / "isolation-mnist.svg").is_file()
+
+
+def test_a_study_without_its_suffix_is_the_file_that_was_meant(said, tmp_path):
+    (tmp_path / "mine.yaml").write_text("")
+    code, told = said("run", "mine")
+    assert (
+        code == 2 and "unknown study 'mine' (did you mean 'mine.yaml'?); known: isolation" in told
+    )
+
+
+def test_a_metric_is_guessed_from_those_that_a_study_has(said, tmp_path):
+    make_study(tmp_path / "results", standard("isolation", seeds=2))
+    code, told = said("figures", "isolation", "--metric", "test_acuracy")
+    assert code == 2 and "no metric 'test_acuracy' (did you mean 'test_accuracy'?); known" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{dataset: digits, arms: [{name: a}]}", "name and seeds are missing; as name: mine;"),
+        ("{name: a, dataset: digits, seeds: 2, arm: []}", "field 'arm' (did you mean 'arms'?); kn"),
+        ("{name: a, dataset: digits, seeds: two, arms: [{name: a}]}", "seeds is 'two'; needed:"),
+        ("{name: a, dataset: digits, seeds: 2, arms: [a]}", "an arm is 'a'; needed: its fields"),
+        ("{name: my a, dataset: digits, seeds: 2, arms: [{name: a}]}", "name is 'my a'; allowed"),
+        ("{name: a, dataset: digits, seeds: 2, arms: 3}", "arms is 3; needed: a list"),
+        (
+            "{name: a, dataset: digits, seeds: 2, arms: [{name: a, metod: mendaba}]}",
+            "arm 'a': metod given (did you mean 'method'?), but neither adjustments nor a method",
+        ),
+    ],
+)  # fmt: skip
+def test_a_study_file_is_told_what_it_lacks_with_an_example(said, tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    code, told = said("run", "mine.yaml")
+    assert code == 2 and told.startswith("aba: mine.yaml: ") and message in told
+    assert told.count("\n") == 1 and not (tmp_path / "results").exists()
 
 
 def test_a_pilot_is_asked_for_by_the_file_that_was_named(said, tmp_path):
@@ -175,6 +229,8 @@ X, Y = np.random.default_rng(0).normal(size=(40, 3)), [0, 1] * 20
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: ABA("mendaba")(torch.ones(3, 3), build_model("mlp", (3,), 2), torch.ones(3)),
+         "model is Tensor; needed: a torch.nn.Module, as the first argument"),
         (lambda: ABA(None), "augmentation is None; needed: an Augmentation, or one of: chall"),
         (lambda: method_of("mixpu"), r"unknown method 'mixpu' \(did you mean 'mixup'\?\)"),
         (lambda: method_of({"kind": "mixup", "alhpa": 1}), r"'alhpa' \(did you mean 'alpha'\?\)"),
@@ -192,6 +248,21 @@ X, Y = np.random.default_rng(0).normal(size=(40, 3)), [0, 1] * 20
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TrainConfig(epoch=3), r"TrainConfig has no field 'epoch' \(did you mean 'epochs'"),
+        (lambda: Arm("a", metod="mixup"), r"Arm has no field 'metod' \(did you mean 'method'\?\)"),
+        (lambda: Augmentation("all", strenght=1), r"no field 'strenght' \(did you mean 'strength'"),
+        (lambda: TrainConfig(**{"classes": 3}), "no field 'classes'; known: dataset, subset,"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_field_is_guessed(call, message):
+    with pytest.raises(TypeError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
 

@@ -145,9 +145,18 @@ def test_the_sentence_says_verdict_number_interval_n_and_scope(cancer: Answer):
     assert f"({cancer.verdict})" in cancer.sentence
     number = f"{verdict.decisive['estimate']:.1f}".replace("-", "−")
     assert f"by {number} points [" in cancer.sentence
-    scope = "(n = 5 training subsets of 60 of 341 samples, each with a new seed; the same 114 test"
-    assert scope in cancer.sentence
+    scope = (
+        "This rests on 5 training subsets of 60 of 341 samples, each with a new seed, and on the "
+    )
+    assert f"{scope}same 114 test samples." in cancer.sentence
     assert cancer.sentence in str(cancer) and cancer.sentence in repr(cancer)
+    # The verdict on a claim comes before the claim, which would be read as a finding otherwise.
+    for detail, verdict in zip(cancer.details(), cancer.verdicts[1:], strict=True):
+        assert detail.startswith(
+            f"{verdict.verdict.capitalize()}: {verdict.hypothesis.statement[0].lower()}"
+        )
+    columns = [line for line in str(cancer).splitlines() if line.startswith(("Arm ", "Vanilla "))]
+    assert len(columns) == 2  # names to the left
 
 
 def made_runs(gain: dict[str, float], noise: float, study) -> pd.DataFrame:
@@ -327,7 +336,9 @@ def test_the_command_answers_and_leaves_a_plot_and_a_table(tmp_path: Path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    assert "(n = 5 training subsets of 20 of" in done.stdout and "FastABA-CE" in done.stdout
+    assert (
+        "This rests on 5 training subsets of 20 of" in done.stdout and "FastABA-CE" in done.stdout
+    )
     assert (tmp_path / "reports" / "figures" / "own-forest-wine.pdf").stat().st_size > 1000
     assert len(pd.read_csv(tmp_path / "reports" / "tables" / "own-arms-wine.csv")) == 11
 

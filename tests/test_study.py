@@ -168,7 +168,7 @@ def test_a_study_of_ones_own_comes_from_yaml(tmp_path):
             "arm 'a': unknown method 'menda' (did you mean 'mendaba'?); known: vanilla, aba",
         ),
         ({"arms": [{"name": "a", "learning_rate": -1}]}, "arm 'a': learning_rate is -1; allowed"),
-        ({"name": "../up"}, "given: '../up'"),
+        ({"name": "../up"}, "name is '../up'; allowed: letters"),
     ],
 )
 def test_a_wrong_yaml_names_the_file_and_the_field(tmp_path, change, message):

@@ -22,18 +22,21 @@ def test_offset_form_and_members():
 def test_sentences_say_above_below_or_inconclusive():
     say = tables.comparison_sentence
     assert say("Epsilon", "Neutral", 3.14, 2.0, 4.2) == (
-        "Epsilon above Neutral by 3.1 points [2.0, 4.2]"
+        "Epsilon is above Neutral by 3.1 points [2.0, 4.2]"
     )
-    assert say("A", "B", -3.14, -4.2, -2.0) == "A below B by 3.1 points [2.0, 4.2]"
-    assert say("A", "B", 0.5, -1.0, 2.0) == "A against B inconclusive: 0.5 points [−1.0, 2.0]"
-    assert say("A", "B", 0.5, np.nan, np.nan).startswith("A against B inconclusive without")
-    assert say("A", "B", np.nan, np.nan, np.nan) == "A against B: no runs"
+    assert say("A", "B", -3.14, -4.2, -2.0) == "A is below B by 3.1 points [2.0, 4.2]"
+    assert say("A", "B", 0.5, -1.0, 2.0) == (
+        "A is not shown to differ from B (inconclusive): 0.5 points [−1.0, 2.0]"
+    )
+    assert say("A", "B", 1.28, 0.02, 2.54) == "A is above B by 1.28 points [0.02, 2.54]"
+    assert "(inconclusive without an interval): 0.5 points" in say("A", "B", 0.5, np.nan, np.nan)
+    assert say("A", "B", np.nan, np.nan, np.nan) == "A cannot be compared with B: no runs"
     groups = group_table(isolation_table(isolation_runs(), rng()), rng())
-    assert isolation_sentence(groups).startswith("Epsilon above Neutral by ")
+    assert isolation_sentence(groups).startswith("Epsilon is above Neutral by ")
     assert isolation_sentence(groups).count(";") == 2
     table = hypothesis_table(isolation_runs(), make_runs(SETS), rng())
     said = hypothesis_sentences(table)
-    assert len(said) == 7 and said[-1].startswith("All above the mean of its members by ")
+    assert len(said) == 7 and said[-1].startswith("All is above the mean of its members by ")
     assert "its best group" in said[-1] and "its best group" not in said[0]
 
 

@@ -26,7 +26,7 @@ from aba_core.attribution import (
     map_of,
 )
 from aba_core.checks import warn_of_units
-from aba_core.identity import Use, meant
+from aba_core.identity import Use, fields_by_name, meant
 from aba_core.kernels import adjusting, on_gpu
 from aba_core.methods.base import Method
 from aba_core.methods.lagged import LaggedMaps
@@ -40,6 +40,7 @@ from aba_core.sites import INPUT, LastCategories, Tail
 LOOK_EVERY = 100
 
 
+@fields_by_name
 @dataclass(frozen=True)
 class Augmentation(Method):
     """One kind of attribution-based augmentation.

@@ -103,8 +103,8 @@ START = "aba run isolation --dataset digits --results "
 def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[str] = ()) -> Path:
     """The folder to show: where nobody named one and the usual one has none of what is asked for,
     the shipped results, with a line on standard error that says so."""
-    from analysis.exhibits import studies_by_dataset
-    from analysis.results import SHIPPED
+    from analysis.exhibits import studies_by_dataset, unknown_study
+    from analysis.results import SHIPPED, ResultsError
 
     def has(folder: Path) -> bool:
         return any(
@@ -113,6 +113,9 @@ def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[st
         )
 
     lacking = isinstance(results, Usual) and not has(results)
+    unknown = (unknown_study(name, results, SHIPPED) for name in studies if lacking)
+    if line := next(filter(None, unknown), ""):
+        raise ResultsError(line)
     if not lacking or (studies_by_dataset(results) and not has(SHIPPED)):
         return results
     what = f"{' or '.join(studies)} study" if studies else "studies"

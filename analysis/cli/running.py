@@ -251,8 +251,9 @@ def try_(
         **named,
     )
     print(answer)
-    answer.save(out, shlex.join(["aba", *sys.argv[1:]]))
-    print(f"\nThe forest plot is in {out / 'figures'}, the table in {out / 'tables'}.")
+    made = answer.save(out, shlex.join(["aba", *sys.argv[1:]]))
+    picture, table = (next(one for one in made if one.suffix == kind) for kind in (".png", ".md"))
+    print(f"\nThe forest plot is {picture} (also as PDF and SVG), the table is {table}.")
 
 
 @app.command("plan")

@@ -66,8 +66,9 @@ def execute(
     at all. Raises ReportError before anything runs for a wrong parameter, format or folder, and
     for a file that would be replaced (see `report`), unless `force`.
     """
-    job = make_job(name, parameters, make_folder(out), check_formats(formats))
+    job = make_job(name, parameters, Path(out).absolute(), check_formats(formats))
     refuse_others([] if force else [job])
+    make_folder(out)
     return _run(job, Processes())
 
 
@@ -114,7 +115,7 @@ def report(
     """
     if jobs < 1:
         raise ReportError(f"jobs is {jobs}; allowed: whole numbers from 1")
-    folder, formats = make_folder(out), check_formats(formats)
+    folder, formats = Path(out).absolute(), check_formats(formats)
     work = make_jobs(
         names or notebooks(),
         parameters,
@@ -126,6 +127,7 @@ def report(
         or_shipped,
     )
     refuse_others([] if force else work)
+    make_folder(folder)  # once nothing is refused
     if started is not None:
         started(len(work))
     shared, processes = processes, processes or Processes(warm=len(work) > 1)

@@ -65,7 +65,7 @@ def find(name: str | Path) -> Path:
             return NOTEBOOKS / f"{candidate}.ipynb"
     raise ReportError(
         f"unknown notebook {str(name)!r}{meant(str(name), known)}; known: {', '.join(known)}, "
-        "or the path of a notebook"
+        "the path of a notebook, or the name of a study of your own in the results folder"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from aba_core.identity import meant
 from analysis.study import Settings, Study, StudyError, settings_of
@@ -56,9 +57,11 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
     if name not in known:
         from analysis.studies.large import ROWS
 
+        files = (f"{name}{suffix}" for suffix in (".yaml", ".yml", ".py"))
+        file = next((file for file in files if Path(file).is_file()), "")
+        near = f" (did you mean {file!r}?)" if file else meant(name, (*known, *ROWS))
         raise StudyError(
-            f"unknown study {name!r}{meant(name, (*known, *ROWS))}; known: {', '.join(known)}, "
-            "or a YAML or Python file"
+            f"unknown study {name!r}{near}; known: {', '.join(known)}, or a YAML or Python file"
         )
     if name in OF_OWN_DATA and dataset == "digits":
         dataset = OF_OWN_DATA[name]

@@ -210,7 +210,10 @@ def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
         if arm not in compared.index:
             mean = tables.mean_interval(values, metric, stream, look.confidence)
             text = tables.interval_text(mean.estimate, mean.low, mean.high, digits)
-            lines.append(f"{arm}: {text} {unit}".rstrip() + ".")
+            text = (
+                text.replace(" [", f" {unit} [", 1) if unit and " [" in text else f"{text} {unit}"
+            )
+            lines.append(f"{arm} has a mean of {text.rstrip()}.")
             continue
         row = compared.loc[arm].to_dict()
         estimate, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
@@ -218,7 +221,7 @@ def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
             estimate = np.mean(values) - np.mean(tables.values_of(runs, reference, metric))
         text = tables.comparison_sentence(arm, reference, estimate, low, high, digits, points)
         if row["effect"] == "negligible":
-            text = text.replace(" inconclusive: ", " negligible: ", 1)
+            text = text.replace("(inconclusive)", "(negligible)", 1)
         lines.append(f"{text}.")
     return lines
 

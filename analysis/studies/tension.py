@@ -168,8 +168,8 @@ def hypothesis_sentences(table: pd.DataFrame) -> list[str]:
             pairs.append(("difference_to_best_group", "its best group"))
         parts = [
             tables.comparison_sentence(
-                "" if i else row["set"], other, row[key], row[f"{key}_low"], row[f"{key}_high"]
-            ).strip()
+                "it" if i else row["set"], other, row[key], row[f"{key}_low"], row[f"{key}_high"]
+            )
             for i, (key, other) in enumerate(pairs)
         ]
         sentences.append("; ".join(parts) + ".")
