@@ -223,5 +223,5 @@ def fields_by_name(cls: type[T]) -> type[T]:
                 )
         made(self, *values, **given)
 
-    cls.__init__ = __init__  # type: ignore[method-assign]
+    cls.__init__ = __init__  # type: ignore[assignment, method-assign]
     return cls

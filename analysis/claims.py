@@ -315,7 +315,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """How many claims are decided, and how they fall on each data set."""
     every = table["claim"].nunique()
     lines = [f"{decided(table)} of {every} published claims have a verdict here."]
-    by_dataset = dict(list(table[table["dataset"] != ""].groupby("dataset")))
+    with_data = table[table["dataset"] != ""]
+    by_dataset = {str(name): rows for name, rows in with_data.groupby("dataset")}
     for dataset in wording.in_order(by_dataset):
         rows = by_dataset[dataset]
         counts = rows["verdict"].value_counts()

@@ -77,6 +77,20 @@ def values_of(runs: pd.DataFrame, arm: str, metric: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
+def units(values: pd.Series, subsets: pd.Series | None) -> np.ndarray:
+    """What an interval of a mean rests on: the finite values, or, where seeds share one of several
+    training subsets, the mean of each subset, since its seeds are no independent draws.
+
+    values: of runs. subsets: the training subset of each, with values' index; None or one subset
+    for all leaves the runs, and the interval is then over seeds. Returns [unit].
+    """
+    finite = values[np.isfinite(values.astype(np.float64))]
+    shared = None if subsets is None else subsets.loc[finite.index]
+    if shared is not None and shared.nunique() > 1 and shared.duplicated().any():
+        finite = finite.groupby(shared, sort=False).mean()
+    return finite.to_numpy(dtype=np.float64)
+
+
 def counts(runs: pd.DataFrame, metric: str) -> dict[str, int]:
     """Columns n, n_diverged and n_missing of some runs."""
     finite = np.isfinite(runs[metric].to_numpy(dtype=np.float64))

@@ -18,3 +18,17 @@ def test_benchmark_keeps_the_order_of_methods_and_vanilla_without_strength():
     assert table.loc[2, "test_mean_low"] < own.mean() < table.loc[2, "test_mean_high"]
     two = pd.concat([runs, runs.assign(dataset="mnist")])
     assert len(arms_table(two, rng())) == 6
+
+
+def test_the_interval_of_a_mean_rests_on_subsets_where_seeds_share_them():
+    runs = make_runs({"Vanilla": 46.0})
+    runs["subset_seed"] = runs["seed"] // 2
+    runs["test_accuracy"] = 50.0 + 4.0 * (runs["subset_seed"] % 2)  # all spread is between subsets
+    row = arms_table(runs, rng()).loc[0]
+    means = runs.groupby("subset_seed")["test_accuracy"].mean()
+    assert row["n"] == len(runs) > len(means)
+    assert row["test_mean"] == pytest.approx(means.mean())
+    of_subsets = arms_table(runs[~runs["subset_seed"].duplicated()], rng()).loc[0]
+    assert row["test_mean_high"] == of_subsets["test_mean_high"]
+    alone = arms_table(runs.drop(columns="subset_seed"), rng()).loc[0]
+    assert alone["test_mean_high"] < row["test_mean_high"]

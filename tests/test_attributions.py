@@ -147,6 +147,25 @@ def made_runs() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def test_intervals_rest_on_subsets_where_seeds_share_them():
+    runs = made_runs()
+    seeds = sorted(runs["seed"].unique())
+    subset = {seed: place // 2 for place, seed in enumerate(seeds)}
+    runs["subset_seed"] = runs["seed"].map(subset)
+    helped = (runs["arm"] == "Gradient") & (runs["subset_seed"] % 2 == 1)
+    runs.loc[helped, "validation_accuracy"] += 2.0  # what the map gains depends on the subset
+    table = attributions.map_table(runs, np.random.default_rng(0)).set_index("map")
+    row = table.loc["Gradient"]
+    assert row["n_subsets"] == len(set(subset.values())) and row["n"] == len(seeds)
+    values = runs.pivot(index="seed", columns="arm", values="validation_accuracy")
+    gains = values["Gradient"] - values["Vanilla"]
+    means = [gains[[s for s in seeds if subset[s] == one]].mean() for one in set(subset.values())]
+    assert row["gain"] == pytest.approx(np.mean(means))
+    error = np.std(means, ddof=1) / np.sqrt(len(means))
+    assert row["gain_high"] - row["gain_low"] > 2 * 1.9 * error
+    assert np.std(gains, ddof=1) / np.sqrt(len(gains)) < 0.7 * error
+
+
 def test_the_table_gives_gains_within_subsets_and_costs_over_vanilla():
     table = attributions.map_table(made_runs(), np.random.default_rng(0)).set_index("map")
     assert list(table.index) == ["Gradient", "SmoothGrad"]

@@ -128,9 +128,9 @@ def _load(path: Path) -> ctypes.CDLL:
         entropy.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 4]
         for name, before, after in (("adjust", 4, 7), ("categories", 3, 3), ("moved", 9, 0)):
             function = getattr(loaded, f"{name}_{number_type}")
-            many = [ctypes.c_int64] if after else []
-            tensors = [ctypes.c_void_p] * before + many + [ctypes.c_void_p] * after
-            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *tensors]
+            many = (ctypes.c_int64,) * bool(after)
+            pointers = (*[ctypes.c_void_p] * before, *many, *[ctypes.c_void_p] * after)
+            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *pointers]
             function.restype = ctypes.c_int64
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]

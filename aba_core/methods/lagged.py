@@ -3,13 +3,12 @@ left at the batch that ABA returned."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from aba_core.sites import LastGradients
 
 
 class OfBatch(NamedTuple):
@@ -19,6 +18,20 @@ class OfBatch(NamedTuple):
     known: Bool[Tensor, "batch"]
 
 
+@dataclass
+class Kept:
+    """The gradient of each sample, and whether it was ever trained on."""
+
+    values: Float[Tensor, "row *feature"]
+    known: Bool[Tensor, "row"]
+
+    @classmethod
+    def none(cls, samples: int, like: Float[Tensor, "batch *feature"]) -> Kept:
+        """Of samples that were not trained on yet."""
+        known = torch.zeros(samples, dtype=torch.bool, device=like.device)
+        return cls(like.new_zeros(samples, *like.shape[1:]), known)
+
+
 class LaggedMaps:
     """One gradient of every sample, in the type and on the device of the inputs.
 
@@ -26,7 +39,8 @@ class LaggedMaps:
     """
 
     def __init__(self) -> None:
-        self.last: LastGradients | None = None
+        self.last: Kept | None = None
+        self._rows = torch.empty(0, dtype=torch.int64)  # of the batch that was handed out
         self._handed_out: Tensor | None = None
         self._strange: Tensor | None = None  # whether a gradient was, on a device that waits
 
@@ -48,9 +62,8 @@ class LaggedMaps:
             )
         self._make_room(x, int(rows.max()) + 1)
         assert self.last is not None
-        self.last.rows = rows.to(x.device)[None]
-        maps, known = self.last.of_batch()
-        return OfBatch(maps[0], known[0])
+        self._rows = rows.to(x.device)
+        return OfBatch(self.last.values[self._rows], self.last.known[self._rows])
 
     def hand_out(self, batch: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch *feature"]:
         """The same batch, which will have a gradient once it was trained on."""
@@ -80,13 +93,14 @@ class LaggedMaps:
             )
         strange = ~torch.isfinite(trained.grad).all()
         self._strange = strange if self._strange is None else self._strange | strange
-        self.last.keep(trained.grad[None])
+        self.last.values.index_copy_(0, self._rows, trained.grad)
+        self.last.known.index_fill_(0, self._rows, True)
 
     def _make_room(self, x: Tensor, samples: int) -> None:
         """For so many samples at least; twice as many as before, where there are too few."""
         last = self.last
         if last is None:
-            self.last = LastGradients.none(samples, x[None])
+            self.last = Kept.none(samples, x)
             return
         if last.values.shape[1:] != x.shape[1:] or last.values.dtype != x.dtype:
             raise ValueError(
@@ -94,7 +108,7 @@ class LaggedMaps:
                 f"{tuple(last.values.shape[1:])} of {last.values.dtype}"
             )
         if samples > len(last.known):
-            wider = LastGradients.none(max(samples, 2 * len(last.known)), x[None])
+            wider = Kept.none(max(samples, 2 * len(last.known)), x)
             wider.values[: len(last.known)] = last.values
             wider.known[: len(last.known)] = last.known
             self.last = wider

@@ -33,8 +33,9 @@ def arms_table(
 
     One row per (dataset, subset, model, batch_norm, arm, strength), as far as runs has these
     columns. Columns: those, n, n_diverged, n_missing, and for validation and test the median, sd
-    and mean (with interval) of the accuracy. The median and sd are the published form. quantity:
-    another than accuracy, which the columns are then called by, as validation_r2_mean.
+    and mean (with interval) of the accuracy. The median and sd are the published form. Seeds
+    that share one of several training subsets count as one unit of the interval. quantity: another
+    than accuracy, which the columns are then called by, as validation_r2_mean.
     """
     metrics = (f"validation_{quantity}", f"test_{quantity}")
     tables.require(runs, ("arm", "seed", "status", *metrics), "runs")
@@ -50,10 +51,11 @@ def arms_table(
         for metric in metrics:
             values = part[metric].to_numpy(dtype=np.float64)
             values = values[np.isfinite(values)]
+            sample = tables.units(part[metric], part.get("subset_seed"))
             name = metric.removesuffix("_accuracy")
             row[f"{name}_median"] = float(np.median(values)) if values.size else np.nan
             row[f"{name}_sd"] = values.std(ddof=1) if values.size > 1 else np.nan
-            interval = tables.mean_interval(values, metric, stream, confidence)
+            interval = tables.mean_interval(sample, metric, stream, confidence)
             row |= tables.with_interval(f"{name}_mean", interval)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -204,11 +206,13 @@ def sentences(study: StudyResult, look: Look, baseline: str = "") -> list[str]:
     digits, points = (1, " points") if unit == "%" else (3, f" {unit}".rstrip())
     compared = differences(study, look, baseline).set_index("arm")
     reference = baseline or baseline_arm(study.declaration.study)
-    samples = {arm: tables.values_of(runs, arm, metric) for arm in map(str, runs["arm"].unique())}
+    samples = {str(arm): part for arm, part in runs.groupby("arm", sort=False)}
     lines = []
-    for (arm, values), stream in zip(samples.items(), look.rng().spawn(len(samples)), strict=True):
+    for (arm, part), stream in zip(samples.items(), look.rng().spawn(len(samples)), strict=True):
+        values = tables.values_of(runs, arm, metric)
         if arm not in compared.index:
-            mean = tables.mean_interval(values, metric, stream, look.confidence)
+            sample = tables.units(part[metric], part.get("subset_seed"))
+            mean = tables.mean_interval(sample, metric, stream, look.confidence)
             text = tables.interval_text(mean.estimate, mean.low, mean.high, digits)
             text = (
                 text.replace(" [", f" {unit} [", 1) if unit and " [" in text else f"{text} {unit}"

@@ -412,9 +412,11 @@ def map_table(
 
     Columns: map; gain, score (target class score), placebo (another sample's map) and equal_cost
     (as many passes as the gradient), each in points with an interval; passes (a step); seconds (of
-    a run, over Vanilla's); n. The largest gain first; arms without runs are NaN.
+    a run, over Vanilla's); n_subsets and n (runs). The largest gain first; arms without runs are
+    NaN. Seeds that share a training subset count as one unit of the interval.
     """
     values = runs.pivot(index="seed", columns="arm", values=metric)
+    subsets = runs.groupby("seed")["subset_seed"].first() if "subset_seed" in runs else None
     by_arm = runs.groupby("arm")
     cost = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
     seconds = by_arm["seconds"].median().to_dict()
@@ -430,13 +432,14 @@ def map_table(
             "equal_cost": costly if costly in values else title,
         }
         for column, arm in columns.items():
-            gained = (values[arm] - values[VANILLA]).dropna() if arm in values else pd.Series()
-            interval = statistics.mean_interval(
-                gained.to_numpy(np.float64), stream, confidence=confidence
-            )
+            gained = values[arm] - values[VANILLA] if arm in values else values[VANILLA][:0]
+            sample = tables.units(gained, subsets)
+            interval = statistics.mean_interval(sample, stream, confidence=confidence)
             row |= tables.with_interval(column, interval)
         row |= {"passes": cost[title], "seconds": seconds[title] / seconds[VANILLA]}
-        row["n"] = int(values[[title, VANILLA]].notna().all(axis=1).sum())
+        paired = values[[title, VANILLA]].notna().all(axis=1)
+        row["n_subsets"] = 1 if subsets is None else subsets[paired].nunique()
+        row["n"] = int(paired.sum())
         rows.append(row)
     table = pd.DataFrame(rows, columns=None if rows else ["map", "gain"])
     return table.sort_values("gain", ascending=False, ignore_index=True)
@@ -495,7 +498,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         "attributions",
         "Gain over Vanilla with each attribution map, and its cost",
         table,
-        ["map", "gain", "score", "placebo", "equal_cost", "passes", "seconds", "n"],
+        ["map", "gain", "score", "placebo", "equal_cost", "passes", "seconds", "n_subsets", "n"],
         note="Gains in points. Score: of target class score, otherwise loss; placebo: with another "
         "sample's map; equal cost: trained for as many passes as with the gradient; passes: "
         "forward and backward, a step; seconds: of a run, over those of Vanilla.",
