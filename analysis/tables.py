@@ -241,6 +241,7 @@ LABELS = {
     "over_images": "Over images too",
     "left_out": "Blocks left out",
     "p_value": "p",
+    "without_map": "Without the map",
     "over_tuned": "Over tuned Vanilla",
     "over_larger": "Over tuned larger Vanilla",
     "here": "Here (points)",

@@ -13,7 +13,7 @@ from oracles.slow_comparisons import against_best as slow_against_best
 from aba_core import Regularizer
 from aba_core.arms import METHODS, PUBLISHED_METHODS
 from aba_core.methods.base import method_of
-from analysis import comparisons
+from analysis import comparisons, statistics
 from analysis.comparisons import ComparisonError
 from analysis.exhibits import Look
 from analysis.results import SHIPPED, load
@@ -205,6 +205,23 @@ def test_gains_stand_beside_those_over_tuned_vanilla_of_the_same_subsets(shipped
     alone = standard_study("comparators")
     make_study(tmp_path, alone)
     assert gains.tuned_vanilla(load(tmp_path, "comparators", "digits")) is None
+
+
+def test_methods_that_a_map_leads_stand_beside_the_same_change_without_it(shipped):
+    table = gains.guidance_table(shipped, np.random.default_rng(0)).set_index("arm")
+    assert len(table) == len(gains.LED)
+    wide = shipped.pivot(index="seed", columns="arm", values="validation_accuracy")
+    for led, other in gains.LED.items():
+        row = table.loc[METHODS[led].title]
+        gap = wide[METHODS[led].title] - wide[METHODS[other].title]
+        assert row["without_map"] == METHODS[other].title and row["n"] == len(gap)
+        assert row["difference"] == pytest.approx(gap.mean())
+        one = statistics.mean_interval(gap.to_numpy(), np.random.default_rng(0))
+        assert row["difference_high"] - row["difference_low"] > one.high - one.low
+    few = shipped[shipped["arm"].isin(["Vanilla", "SaliencyMix", "CutMix", "ICD"])]
+    assert list(gains.guidance_table(few, np.random.default_rng(0))["arm"]) == ["SaliencyMix"]
+    few = shipped[shipped["arm"] == "Vanilla"]
+    assert gains.guidance_table(few, np.random.default_rng(0)).empty
 
 
 def test_the_best_come_first_and_the_surely_worse_are_named(shipped):

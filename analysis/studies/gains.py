@@ -222,6 +222,61 @@ def best_plot(
     return ax
 
 
+# --- whether the map is what helps ---------------------------------------------------------------
+
+# Methods that a map leads, each with the same change led by none, or by the map's other end.
+LED = {
+    "guided-cutout": "random-cutout",
+    "guided-dropout": "input-dropout",
+    "reldrop-block": "random-erasing",
+    "reldrop-pixel": "input-dropout",
+    "saliencymix": "cutmix",
+    "icd": "aicd",
+}
+
+
+def guidance_table(
+    runs: pd.DataFrame,
+    rng: np.random.Generator,
+    metric: str = "validation_accuracy",
+    confidence: float = statistics.CONFIDENCE,
+) -> pd.DataFrame:
+    """One row for each method of `LED` whose runs are there: its mean less that of the method that
+    does the same without the map, within subsets, each tuned by itself.
+
+    Columns: arm, without_map, difference (points) with an interval, n. Intervals hold for all rows
+    at once (Bonferroni).
+    """
+    values = runs.pivot(index="seed", columns="arm", values=metric)
+    pairs = [(title_of(led), title_of(other)) for led, other in LED.items()]
+    pairs = [pair for pair in pairs if {*pair} <= {*values.columns}]
+    each = 1 - (1 - confidence) / max(len(pairs), 1)
+    rows = []
+    for (led, other), stream in zip(pairs, rng.spawn(len(pairs)), strict=True):
+        differences = (values[led] - values[other]).dropna()
+        interval = statistics.mean_interval(differences, stream, confidence=each)
+        row: dict[str, Any] = {"arm": led, "without_map": other, "n": len(differences)}
+        rows.append(row | tables.with_interval("difference", interval))
+    return pd.DataFrame(rows)
+
+
+def _add_guidance(collector: Collector, study: StudyResult, look: Look) -> None:
+    table = guidance_table(study.frame, look.rng(), look.metric, look.confidence)
+    if table.empty:
+        return
+    collector.table(
+        f"{study.declaration.study.name}-guidance",
+        "Methods that a map leads, less the same change without it",
+        table,
+        ["arm", "without_map", "difference", "n"],
+        note=f"{look.label}, points; each tuned by itself; AICD hides what the map finds "
+        "unimportant. No hypothesis was declared about these differences.",
+        interval=f"{collector.level} for all rows at once (Bonferroni), studentised bootstrap over "
+        "training subsets, arms paired within",
+        digits=2,
+    )
+
+
 # --- what it costs -------------------------------------------------------------------------------
 
 
@@ -333,6 +388,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
             width="double",
         )
     _add_best(collector, study, look)
+    _add_guidance(collector, study, look)
     return collector.exhibits
 
 
