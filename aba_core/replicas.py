@@ -404,6 +404,25 @@ class Pass(Differentiated):
         return chain.slopes(self.flat, x, labels, divisor, asked)
 
 
+def observed(
+    model: nn.Module,
+    observe: Callable[[int, int, Replicas], None],
+    step: int,
+    steps: int,
+    shown: nn.Module | None = None,
+) -> None:
+    """Show one model on its way as a replica; parameters that `observe` changes there, it changes
+    too. shown: a copy of the model to show in its place."""
+    replicas = Replicas.stack([shown or model], next(model.parameters()).device)
+    before = replicas.parameters.clone()
+    observe(step, steps, replicas)
+    if torch.equal(before, replicas.parameters):
+        return
+    with torch.no_grad():
+        for name, value in replicas.named_parameters(replicas.parameters).items():
+            model.get_parameter(name).copy_(value[0])
+
+
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention by products and softmax, in place of fused operations: those neither run under

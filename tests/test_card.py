@@ -632,6 +632,58 @@ def test_a_card_of_ones_own_model_says_what_it_lacks_and_leaves_the_model_alone(
     assert np.isfinite(again.values["pair_gain"]) and np.isfinite(again.values["cka"])
 
 
+def test_a_watched_retraining_measures_what_a_run_has(splits):
+    """A loop that calls `observe` after each step: its card has the engine's columns."""
+    config = TrainConfig(
+        epochs=3, batch_size=10, dtype="float64", card={**CHEAP, "aspects": ["memory", "ensembles"]}
+    )
+    run = train(config, [Arm("a")], [0], splits=splits).frame().iloc[0]
+    plain = replace(config, card=None, trainer="single")
+
+    def retrain(data, seed, observe):
+        def look(step, steps, replicas):
+            model = replicas.model(0)
+            observe(step, steps, model)
+            with torch.no_grad():
+                for name, value in replicas.named_parameters(replicas.parameters).items():
+                    value[0].copy_(model.get_parameter(name))
+
+        arms = [Arm("a", seed_offset=seed)]
+        return train(plain, arms, [0], splits=data, observe=look).model("a", 0)
+
+    model = train(plain, [Arm("a")], [0], splits=splits).model("a", 0)
+    given = card(model, splits, retrain, aspects=["memory", "ensembles"], **CHEAP)
+    assert np.isnan(given.values.pop("snapshot_gain"))
+    for name, value in given.values.items():
+        assert value == pytest.approx(run[f"test_{name}"], rel=1e-6, abs=1e-9, nan_ok=True), name
+    assert np.isfinite([given.values[n] for n in ("aum", "forgotten", "onset_0", "cka")]).all()
+    assert not any("watches" in note for note in given.notes)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("small_cnn", "model is 'small_cnn'; needed: a trained nn.Module"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(60, 4)), "output has shape .2, 4. for 2 samples"),
+        (nn.Linear(7, 3), "the model Linear refuses a batch of shape .2, 2, 6, 5."),
+        (nn.Sequential(nn.Flatten(), nn.Linear(60, 3)).half(), "are torch.float16; needed: float3"),
+    ],
+    ids=["name", "classes", "shape", "half"],
+)
+def test_models_that_do_not_fit_are_refused_in_a_line(model, message, splits):
+    with pytest.raises(ValueError, match=message) as error:
+        card(model, splits)
+    assert "\n" not in str(error.value)
+
+
+def test_a_retraining_that_is_none_is_refused(splits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    with pytest.raises(ValueError, match="retrain is 3; needed: a function of splits and a seed"):
+        card(model, splits, 3)
+    with pytest.raises(ValueError, match="retrain returned int; needed: an nn.Module"):
+        card(model, splits, lambda data, seed: 3, aspects="ensembles", **CHEAP)
+
+
 def test_a_training_with_a_card_has_its_columns_and_the_same_runs(splits):
     config = TrainConfig(epochs=4, batch_size=10)
     arms = [Arm.of("All", adjustments="all", strength=0.3, target="loss")]

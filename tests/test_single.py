@@ -158,6 +158,33 @@ def test_what_watches_sees_the_metrics_on_the_way():
     assert seen[0]["validation_loss"] == runs.curves()["validation_loss"][0]
 
 
+def test_a_report_card_is_that_of_the_replica_engine():
+    card = {"aspects": ["calibration", "attacks", "memory", "ensembles"], "samples": 7,
+            "attacked": 5, "alarm": 3, "probed": 4, "long_steps": 21, "spsa_steps": 1}  # fmt: skip
+    config = replace(EXACT, card=card, curve_every=0)
+    one, other = (trained(c, "mendaba")[0].rows[0] for c in (config, replicas(config)))
+    names = [name for name in other if name.startswith("test_")]
+    assert {"test_ece", "test_forgotten", "test_snapshot_gain", "test_onset_90"} <= set(names)
+    for name in names:
+        assert one[name] == pytest.approx(other[name], rel=1e-6, abs=1e-8, nan_ok=True), name
+    assert one["seconds_memory"] > 0
+
+
+def test_what_observes_sees_each_step_and_may_change_the_model():
+    seen = []
+
+    def halve(step, steps, rows):
+        seen.append((step, steps))
+        if step == steps:
+            rows.parameters.mul_(0.5)
+
+    config = replace(EXACT, curve_every=0)
+    _, expected = trained(config)
+    _, parameters = trained(config, observe=halve)
+    assert seen == [(step, 9) for step in range(1, 10)]
+    torch.testing.assert_close(parameters, 0.5 * expected)
+
+
 def test_a_method_that_needs_last_gradients_is_refused():
     with pytest.raises(ValueError, match="which trainer 'single' does not keep; allowed: trainer"):
         trained(method={"kind": "mendaba", "lagged": True, "target": "loss"})
@@ -291,6 +318,12 @@ def test_units_are_those_of_the_training_samples(tmp_path):
     raw = SPLITS.validation.x
     torch.testing.assert_close(streams.validation.x * streams.std + streams.mean, raw)
     assert streams.fingerprint != on_disk(tmp_path).fingerprint
+
+
+def test_data_on_disk_have_no_report_card(tmp_path):
+    config = replace(EXACT, curve_every=0, card=["calibration"])
+    with pytest.raises(ValueError, match="a report card of data on disk; needed: splits in memory"):
+        trained(config, splits=on_disk(tmp_path))
 
 
 def test_labels_and_shapes_that_do_not_fit_are_refused(tmp_path):

@@ -9,6 +9,7 @@ There is no single score: each aspect stands for itself.
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,13 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aba_core.aspects import CardSettings
+from aba_core.attribution import cross_entropy, undisturbed
 from aba_core.card import memory
 from aba_core.card.attacks import SuspectAttackWarning
 from aba_core.card.curves import curves_of
-from aba_core.card.subject import Measured, Subject
+from aba_core.card.subject import Measured, Subject, check_data
+from aba_core.checks import check_logits, model_output
 from aba_core.datasets import DATASETS, Splits, load_dataset
 from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED
-from aba_core.replicas import Replicas
+from aba_core.replicas import Replicas, observed
 
 if TYPE_CHECKING:
     from aba_core.training import _Member, _Setting
@@ -86,7 +89,7 @@ class Card:
 def card(
     model: nn.Module,
     splits: Splits,
-    retrain: Callable[[Splits, int], nn.Module] | None = None,
+    retrain: Callable[..., nn.Module] | None = None,
     *,
     others: dict[str, Tensor] | None = None,
     landscape: bool = False,
@@ -94,20 +97,27 @@ def card(
 ) -> Card:
     """The report card of a trained model, anybody's own.
 
-    retrain: trains a model of the same kind on other splits with another seed; without it, what
-    needs further models is NaN. others: {name: inputs} of other distributions, of the same shape.
-    landscape: also the Hessian's spectrum and a plane of the loss, as details "spectrum" and
-    "plane", see `card.landscape`. settings: fields of `CardSettings`, as aspects=["calibration"].
-    Raises ValueError for data that do not have one class a sample, and for unknown settings.
+    retrain: trains a model of the same kind, called with other splits and a seed; seed 0 is the
+    model's own. Without it, what needs further models is NaN. What watches a training needs one
+    with a parameter `observe`, which is given a function to call after each step with the steps
+    done, of how many, and the model; it may change the model's parameters.
+    others: {name: inputs} of other distributions, of the same shape. landscape: also the Hessian's
+    spectrum and a plane of the loss, as details "spectrum" and "plane", see `card.landscape`.
+    settings: fields of `CardSettings`, as aspects=["calibration"]. Raises ValueError for data that
+    do not have one class a sample, for a model that does not fit them, and for unknown settings.
     """
     given = CardSettings.read(settings)
     assert given is not None
+    check_data(splits)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {model!r}; needed: a trained nn.Module")
     before = model.training
     model.eval()
     try:
+        _tried(model, splits)
         replicas = Replicas.stack([model])
         with replicas.undisturbed("eval") as quiet:
-            again = None if retrain is None else _by_user(retrain, replicas)
+            again, watches = _by_user(retrain)
             known = {**others_of(given, splits), **(others or {})}
             for name, x in known.items():
                 if x.shape[1:] != splits.test.feature_shape:
@@ -116,7 +126,7 @@ def card(
                         f"{tuple(splits.test.feature_shape)}"
                     )
             subject = Subject.of(quiet, splits, given, again, known)
-            subject = replace(subject, watches=False)
+            subject = replace(subject, watches=watches, schedules=False)
             measured, seconds = _measure(subject)
             if "memory" in given.aspects:
                 started = time.perf_counter()
@@ -130,7 +140,7 @@ def card(
             seconds["landscape"] = time.perf_counter() - started
     finally:
         model.train(before)
-    notes = _notes(subject, retrain is not None)
+    notes = _notes(subject)
     values = {name: float(value[0]) for name, value in measured.items()}
     return Card(values, seconds, notes, subject.details)
 
@@ -147,7 +157,18 @@ def _measure(subject: Subject) -> tuple[Measured, dict[str, float]]:
     return measured, seconds
 
 
-def _notes(subject: Subject, retrained: bool) -> tuple[str, ...]:
+def _tried(model: nn.Module, splits: Splits) -> None:
+    """Raises ValueError for a model that makes no logits of the data's classes."""
+    dtype = next((value.dtype for value in model.parameters()), torch.float32)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the model's parameters are {dtype}; needed: float32 or float64")
+    few = torch.arange(min(2, len(splits.test)))
+    with torch.no_grad(), undisturbed(model, "eval"):
+        logits = model_output(model, splits.test.batch(few).to(dtype))
+    check_logits(logits, splits.classes, cross_entropy)
+
+
+def _notes(subject: Subject) -> tuple[str, ...]:
     """What a reader must know; a warning for attacks that broke their checks."""
     notes = []
     if "attacks" in subject.settings.aspects:
@@ -165,17 +186,25 @@ def _notes(subject: Subject, retrained: bool) -> tuple[str, ...]:
             warnings.warn(text, SuspectAttackWarning, stacklevel=3)
             notes.append(text)
     lacking = [a for a in ("attacks", "memory", "ensembles") if a in subject.settings.aspects]
-    if lacking and not retrained:
+    if lacking and subject.retrain is None:
         notes.append(
             f"What needs further models is not measured ({', '.join(lacking)}); give retrain=."
         )
-    elif lacking:
-        notes.append("What watches a training is not measured; `aba card` does.")
+    elif lacking and not subject.watches:
+        notes.append(
+            "What watches a training is not measured; give a retrain= with a parameter observe."
+        )
     return tuple(notes)
 
 
-def _by_user(retrain: Callable[[Splits, int], nn.Module], examined: Replicas) -> Any:
-    """A user's function as `subject.Retrain`: it cannot be watched and has one schedule."""
+def _by_user(retrain: Callable[..., nn.Module] | None) -> tuple[Any, bool]:
+    """A user's function as `subject.Retrain`, which has one schedule, and whether it can be
+    watched: whether it takes `observe`."""
+    if retrain is None:
+        return None, False
+    if not callable(retrain):
+        raise ValueError(f"retrain is {retrain!r}; needed: a function of splits and a seed")
+    watched = "observe" in inspect.signature(retrain).parameters
 
     def again(
         splits: Splits,
@@ -184,12 +213,17 @@ def _by_user(retrain: Callable[[Splits, int], nn.Module], examined: Replicas) ->
         schedule: str = "",
         usual: bool = False,
     ) -> Replicas:
-        model = retrain(splits, offset)
+        given: dict[str, Any] = {}
+        if watched:
+            given["observe"] = lambda step, steps, model: (
+                None if observe is None else observed(model, observe, step, steps)
+            )
+        model = retrain(splits, offset, **given)
         if not isinstance(model, nn.Module):
             raise ValueError(f"retrain returned {type(model).__name__}; needed: an nn.Module")
         return Replicas.stack([model.eval()])
 
-    return again
+    return again, watched
 
 
 # --- other data sets -----------------------------------------------------------------------------
@@ -231,12 +265,9 @@ def columns(
     are not finite, and seconds_ASPECT, each run's share."""
     settings = setting.config.card
     with replicas.undisturbed("eval") as quiet:
+        splits = setting.splits.to(setting.device)  # trainer "single" leaves them on the CPU
         subject = Subject.of(
-            quiet,
-            setting.splits,
-            settings,
-            _anew(setting, members),
-            others_of(settings, setting.splits),
+            quiet, splits, settings, _anew(setting, members), others_of(settings, splits)
         )
         measured, seconds = _measure(subject)
     finite = torch.isfinite(replicas.parameters).all(1).cpu()
@@ -276,8 +307,9 @@ def _anew(setting: _Setting, members: Sequence[_Member]) -> Any:
                         seeds_per_subset=1, seed_offset=seed)
                 for name, member, seed in zip(names, members, seeds, strict=True)
             ]  # fmt: skip
+        home = splits if config.single is None else splits.to("cpu")
         runs = train(
-            config, arms, [0], setting.device, splits=splits, build=setting.build,
+            config, arms, [0], setting.device, splits=home, build=setting.build,
             loss=setting.loss, observe=observe,
         )  # fmt: skip
         return Replicas.stack([runs.model(name, 0) for name in names], setting.device)

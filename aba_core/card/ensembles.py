@@ -66,8 +66,9 @@ def measure(subject: Subject) -> Measured:
     measured["pair_gain"] = pair_gain(logits, other, y)
     measured["disagreement"] = percent(logits.argmax(-1) != other.argmax(-1))
     measured["cka"] = _cka(subject, twin)
-    if subject.watches:
+    if subject.watches and subject.schedules:
         measured["snapshot_gain"] = _snapshots(subject) - alone
+    if subject.watches:
         for onset in ONSETS:
             again = subject.logits(subject.x, _flipped(subject, onset))
             measured[f"onset_{onset}"] = percent(again.argmax(-1) != logits.argmax(-1))

@@ -17,6 +17,7 @@ from aba_core.aspects import CardSettings
 from aba_core.attribution import Loss, cross_entropy
 from aba_core.datasets import Split, Splits
 from aba_core.replicas import Replicas
+from aba_core.streams import Stream
 
 OTHER = 500_000  # is added to the seeds of runs that are to be independent of the examined ones
 BATCH = 250  # samples in a pass: what a pass remembers stays in the cache
@@ -49,8 +50,8 @@ class Subject:
 
     replicas: in eval mode; their numbers do not depend on one another. x, y: the test samples that
     the card is about. details: what an aspect tells beyond its columns, for `Card`.
-    retrain: None where there is no way to train anew. watches: whether it calls `observe` and
-    takes a schedule.
+    retrain: None where there is no way to train anew. watches: whether it calls `observe`;
+    schedules: whether it takes a schedule.
     """
 
     replicas: Replicas
@@ -62,6 +63,7 @@ class Subject:
     others: dict[str, Tensor] = field(default_factory=dict)
     loss: Loss = cross_entropy
     watches: bool = True
+    schedules: bool = True
     details: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -73,9 +75,8 @@ class Subject:
         retrain: Retrain | None = None,
         others: dict[str, Tensor] | None = None,
     ) -> Subject:
-        """Raises ValueError for data without one class a sample."""
-        if splits.task != "multiclass" or splits.test.y.dim() != 1:
-            raise ValueError(f"a report card of {splits.task} data; allowed: one class a sample")
+        """Raises ValueError for data without one class a sample, and for data on disk."""
+        check_data(splits)
         x, y = drawn(splits.test, settings.samples, settings.seed, replicas.parameters.dtype)
         return cls(replicas, splits, settings, x, y, retrain, others or {})
 
@@ -159,6 +160,14 @@ class Subject:
     def models(self) -> list[nn.Module]:
         """The replicas as ordinary modules."""
         return [self.replicas.model(number) for number in range(len(self.replicas))]
+
+
+def check_data(splits: Splits) -> None:
+    """Raises ValueError for data that have no report card."""
+    if splits.task != "multiclass" or splits.test.y.dim() != 1:
+        raise ValueError(f"a report card of {splits.task} data; allowed: one class a sample")
+    if isinstance(splits.train, Stream):
+        raise ValueError("a report card of data on disk; needed: splits in memory")
 
 
 def drawn(split: Split, most: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

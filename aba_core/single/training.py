@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from aba_core.checks import check_logits, loss_per_sample, model_output
 from aba_core.identity import NUMERICS, plain, short_hash
 from aba_core.methods.decay import Best
 from aba_core.randomness import batch_order, epoch_order
+from aba_core.replicas import Replicas, observed
 from aba_core.single import checkpoints
 from aba_core.single.loading import Samples, batches, in_order
 from aba_core.single.ranks import Ranks, ranks
@@ -72,6 +74,13 @@ class _Training:
                 f"arm {self.member.arm.name!r} asks for each sample's last gradient, which trainer "
                 "'single' does not keep; allowed: trainer 'replicas'"
             )
+        if self.config.card is not None:
+            from aba_core.card.subject import check_data
+
+            check_data(self.setting.splits)
+        if self.ranks.count > 1 and (self.config.card is not None or self.setting.observe):
+            what = "observe" if self.config.card is None else "card"
+            raise ValueError(f"{what} is given with {self.ranks.count} ranks; allowed: one process")
         self.steps = self.config.steps(len(self.setting.splits.train))
         self.best: Best | None = None
 
@@ -92,6 +101,11 @@ class _Training:
                 self.setting.progress(1)
             if self._diverged(step, last):
                 break
+            if self.setting.observe is not None:
+                plain_model = duplicate_free(copy.deepcopy(step.model))
+                look = self.setting.observe
+                observed(step.model, look, self.done, self.steps, plain_model)
+                step.model.train()
             if every and (self.done % every == 0 or last):
                 self._look(step)
             if self.config.curve_every and self.done % self.config.curve_every == 0 and not last:
@@ -291,10 +305,16 @@ class _Training:
             "seconds": [seconds],
             "status": ["finished" if finite else "diverged"],
         }
-        _record(self.runs.rows, [self.member], self.setting, self.done, metrics, extra)
         if step.average is not None:
             step.average.swap()
         model = duplicate_free(step.model)
+        if self.config.card is not None:
+            from aba_core.card import columns  # which trains as well
+
+            extra |= columns(
+                self.setting, [self.member], Replicas.stack([model], self.setting.device)
+            )
+        _record(self.runs.rows, [self.member], self.setting, self.done, metrics, extra)
         self.runs._models[run] = lambda: model.eval()
         if self.setting.keep_logits:
             self.runs.logits[run] = logits
