@@ -300,7 +300,9 @@ def test_names_of_a_batch_sort_and_hold_what_varies(two: Path) -> None:
     assert sorted(digits) == digits == [f"01_first-digits-seed={n}" for n in ("009", "010", "100")]
     own = json.loads((two / f"{stems[0]}.ipynb").read_text())["metadata"]["aba"]["parameters"]
     assert own["out"] == str(two / stems[0])  # or their figures would overwrite one another's
-    assert "(seed 009)" in (two / "index.html").read_text()
+    index = (two / "index.html").read_text()
+    assert "Title of 01_first (seed 009) (mnist)" in index  # of one title, each names its data set
+    assert "Title of 01_first (seed 009) (digits)" in index
 
 
 def test_a_notebook_runs_once_for_what_makes_no_difference_to_it(two: Path) -> None:
