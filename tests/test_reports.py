@@ -78,7 +78,9 @@ def test_a_misspelt_parameter_is_an_error_before_anything_runs(tmp_path: Path) -
     )
     with pytest.raises(ReportError, match="unknown parameter 'datset' for 02_isolation, 03_"):
         reports.report(["02", "03"], {"datset": "digits"}, out)
-    assert not out.exists() or not list(out.iterdir())
+    with pytest.raises(ReportError, match="unknown notebook '02_isolatoin' .did you mean '02_iso"):
+        reports.report(["02_isolatoin"], {}, out)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
