@@ -220,6 +220,11 @@ class AdjustmentSet:
                 chosen.add(group if isinstance(group, Group) else Group.parse(group))
         return cls(tuple(a for a in ADJUSTMENTS if a.group in chosen))
 
+    def __repr__(self) -> str:
+        named = all(isinstance(member, Adjustment) for member in self.adjustments)
+        whole = named and "@" not in self.text
+        return f"AdjustmentSet.parse({self.text!r})" if whole else f"<AdjustmentSet {self.text}>"
+
     @cached_property
     def text(self) -> str:
         """Canonical text: "3,4,0x2" where weights are whole multiples of the smallest one,

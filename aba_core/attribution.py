@@ -468,6 +468,11 @@ def check_inputs(x: Tensor, y: Tensor, loss: Loss | None = None, look: bool = Tr
     """One clear error for a batch that no map can be made of. loss: of which the map is, where
     that is known: cross-entropy has no class below 0. look: whether to look at values too, which
     on a GPU halts the stream of work."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "torch.inference_mode() is on, and a map needs gradients; allowed: torch.no_grad(), or "
+            "neither"
+        )
     for name, values in (("x", x), ("y", y)):
         check_tensor(name, values)
     if x.dim() < 2 or x.numel() == 0:

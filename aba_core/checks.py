@@ -20,6 +20,15 @@ def check_sequence(name: str, values: Any, example: str) -> None:
         raise ValueError(f"{name} is {values!r}; needed: a sequence, as {example}")
 
 
+def check_split(split: Any) -> None:
+    """A split with its labels, and not a batch."""
+    if not (hasattr(split, "batch") and hasattr(split, "y")):
+        raise ValueError(
+            f"split is a {type(split).__name__}; needed: a Split, as splits.validation or "
+            "Split(x, y)"
+        )
+
+
 def check_build(build: Callable[[], nn.Module]) -> None:
     """A function that builds a model, and not a model: each run needs one of its own."""
     if isinstance(build, nn.Module):

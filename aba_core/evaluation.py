@@ -21,7 +21,7 @@ from aba_core.attribution import (
     map_of,
     undisturbed,
 )
-from aba_core.checks import check_sequence, model_output
+from aba_core.checks import check_sequence, check_split, model_output
 from aba_core.datasets import Split
 from aba_core.methods.aba import adjust
 from aba_core.precision import products_in
@@ -72,6 +72,7 @@ def frozen(
     class, and the change of each against the unchanged inputs. Source: slides, "Adjustments applied
     in evaluation" and "MNIST Frozen".
     """
+    check_split(split)
     check_sequence("strengths", strengths, f"[{strengths}]")
     if selection.categories != 3:
         raise ValueError(f"selection is {selection}; needed: three categories, low middle high")

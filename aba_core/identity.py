@@ -208,8 +208,15 @@ def meant(name: object, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def _at_default(entry: Any, value: Any) -> bool:
+    """Whether a field is at its default; a tensor, as stacked methods have, never is."""
+    made = entry.default if entry.default_factory is MISSING else entry.default_factory()
+    return type(value) is type(made) and value == made
+
+
 def fields_by_name(cls: type[T]) -> type[T]:
-    """A dataclass that refuses an unknown field, and names the ones that it has."""
+    """A dataclass that refuses an unknown field and names those that it has, and that is shown by
+    its fields that are not at their default."""
     made = cls.__init__
 
     @functools.wraps(made)
@@ -223,5 +230,14 @@ def fields_by_name(cls: type[T]) -> type[T]:
                 )
         made(self, *values, **given)
 
-    cls.__init__ = __init__  # type: ignore[assignment, method-assign]
+    def __repr__(self: T) -> str:
+        shown = [
+            f"{entry.name}={value!r}"
+            for entry in fields(cls)  # type: ignore[arg-type]
+            if not _at_default(entry, value := getattr(self, entry.name))
+        ]
+        return f"{cls.__name__}({', '.join(shown)})"
+
+    cls.__init__ = __init__  # type: ignore[assignment]
+    cls.__repr__ = __repr__  # type: ignore[assignment]
     return cls

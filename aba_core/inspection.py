@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aba_core.adjustments import ADJUSTMENTS, AdjustmentSet
 from aba_core.attribution import Loss, attribute, check_inputs, cross_entropy, undisturbed
-from aba_core.methods.aba import Augmentation, adjust
+from aba_core.methods.aba import ABA, Augmentation, adjust
 from aba_core.randomness import Draws
 from aba_core.selection import categorize
 
@@ -41,18 +41,21 @@ def inspect_sample(
     model: nn.Module,
     x: Float[Tensor, "*feature"],
     y: Tensor,
-    augmentation: Augmentation,
+    augmentation: Augmentation | str,
     magnitude: float = 1.0,
     draw: int = 0,
     loss: Loss = cross_entropy,
 ) -> Inspection:
     """Apply an augmentation to one sample, at a given magnitude, in eval mode.
 
+    augmentation: an `Augmentation` or a preset's name, as `ABA` takes them.
     draw: which draw of the set's member (and of the class, for target "class_score") is shown.
     Raises ValueError for a magnitude below 0 or not finite, and for what `attribute` refuses.
     """
     if not 0 <= magnitude < float("inf"):
         raise ValueError(f"magnitude is {magnitude!r}; allowed: finite and not below 0")
+    if not isinstance(augmentation, Augmentation):
+        augmentation = ABA(augmentation).augmentation  # by name, or refused
     split = augmentation.split
     xs, ys = x.detach()[None], y[None]
     check_inputs(xs, ys)

@@ -13,7 +13,7 @@ from analysis.studies import STANDARD
 ANY_STUDY = "13_any_study"  # the notebook that shows them
 
 
-def _study_name(given: str) -> str:
+def study_name(given: str) -> str:
     """A study's name from itself or from its file, which is usually called so."""
     path = Path(given)
     return path.stem if path.suffix in (".yaml", ".yml", ".py") else given
@@ -22,7 +22,7 @@ def _study_name(given: str) -> str:
 def own_studies(names: Sequence[str], results: str | Path) -> list[str]:
     """The studies of one's own in a results folder that the names, or files, are of."""
     known = {name for names in studies_by_dataset(results).values() for name in names}
-    return [name for name in map(_study_name, names) if name in known - {*STANDARD}]
+    return [name for name in map(study_name, names) if name in known - {*STANDARD}]
 
 
 def datasets_of(
@@ -32,7 +32,7 @@ def datasets_of(
 
     Raises ResultsError naming what there is.
     """
-    study, declared = _study_name(study), studies_by_dataset(results)
+    study, declared = study_name(study), studies_by_dataset(results)
     having = [name for name, studies in declared.items() if study in studies]
     chosen = [name for name in having if not datasets or name in datasets]
     if not having:

@@ -421,7 +421,7 @@ def declared_when(study: StudyResult) -> str:
     """Whether a study's hypotheses were declared before their data, from the times on record."""
     entries = study.declaration.declared
     if not entries:
-        return "no time of declaration on record"
+        return "declared at a time that is not on record"
     first, *later = entries
     at = str(first["at"])
     frame = study.frame.drop_duplicates("key")
@@ -429,9 +429,9 @@ def declared_when(study: StudyResult) -> str:
     stamps = frame["hypotheses"] if "hypotheses" in frame else pd.Series("", index=frame.index)
     stamped = int((stamps == study.declaration.study.hypotheses_hash).sum())
     text = (
-        f"declared {at[:10]} before the data ({stamped} of {len(frame)} runs carry the hash)"
+        f"declared on {at[:10]}, before the data ({stamped} of {len(frame)} runs carry the hash)"
         if not known
-        else f"declared {at[:10]}, when {known} of {len(frame)} runs were known from other studies"
+        else f"declared on {at[:10]}, when {known} of {len(frame)} runs were known already"
     )
     finished = frame["finished_at"].min() if len(frame) else ""
     # Times are whole seconds: what was added within the second of a result may have been after it.

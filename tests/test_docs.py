@@ -30,6 +30,7 @@ from PIL import Image
 from analysis import design, reports, results, rules, statistics
 from analysis import study as studies
 from analysis.cli import app
+from analysis.studies import OF_OWN_DATA, QUESTIONS, STANDARD
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -172,7 +173,7 @@ def test_the_studies_of_a_page_can_be_built(path, reader):
 
 
 # Studies that the guides declare.
-OWN_STUDIES = ("mine", "mixup-study", "my_study")
+OWN_STUDIES = ("mine", "mixup-study", "my_study", "maps", "swaps", "sites")
 
 
 def parse(command: str) -> None:
@@ -229,6 +230,15 @@ def test_every_command_of_a_page_is_in_a_block_that_is_checked(path):
         if block.language != "sh":
             shown = re.findall(r"^(?:aba|make|pip|torchrun) .*", block.text, flags=re.M)
             assert not shown, f"{name(path)}:{block.line}: {shown[0]}"
+
+
+def test_the_page_of_concepts_and_the_command_list_every_study_with_its_question():
+    listed = re.findall(
+        r"^\| `([\w-]+)` \| (.+?) \| .+ \|$", (DOCS / "concepts.md").read_text(), re.M
+    )
+    table = [(study, asks) for study, asks in listed if asks.endswith("?") or "the same" in asks]
+    assert dict(table) == QUESTIONS and len(table) == len(QUESTIONS)
+    assert set(QUESTIONS) == {*STANDARD, *OF_OWN_DATA}
 
 
 def test_a_made_up_flag_would_be_found():

@@ -177,10 +177,10 @@ def test_sets_are_above_below_or_inconclusive() -> None:
         table[f"{column}_high"] = [0.2, -0.1, 0.1, 0.2, -0.1, math.nan, 0.2]
     sentences = tension.set_sentences(table)
     assert sentences[1] == (
-        "Variety, a group against its best member: above for Neutral; below for Delta; "
-        "inconclusive for Epsilon."
+        "Variety, groups compared with their best member: Neutral is above; Delta is below; "
+        "Epsilon is inconclusive."
     )
-    assert sentences[2].startswith("Tension, joined groups against the best of them: above for ")
+    assert sentences[2].startswith("Tension, joined groups compared with the best: ")
     assert all(name.removesuffix(".") in sentences[0] for name in names)
 
 
@@ -188,8 +188,8 @@ def test_the_highest_mean_is_told_beside_the_baseline() -> None:
     table = tables.adjustment_table().assign(mean=np.r_[80.0, np.linspace(70, 90, 26)])
     table = table.assign(mean_low=table["mean"] - 1, mean_high=table["mean"] + 1)
     said = isolation.highest_mean(table)
-    assert said.startswith("Highest mean: adjustment 26 [−1, −1, −1], Neutral, 90.0 [89.0, 91.0] %")
-    assert "without augmentation 80.0 %" in said
+    assert said.startswith("Adjustment 26 [−1, −1, −1] of group Neutral has the highest mean, ")
+    assert "mean, 90.0 % [89.0, 91.0]. Training without augmentation reaches 80.0 %." in said
     assert isolation.highest_mean(table.assign(mean=math.nan)) == ""
 
 

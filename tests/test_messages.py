@@ -8,7 +8,22 @@ import torch
 from oracles.made_results import make_study, standard
 from scipy.sparse import csr_matrix
 
-from aba_core import ABA, Arm, Augmentation, TrainConfig, build_model, method_of, splits_from, train
+from aba_core import (
+    ABA,
+    CHALLENGER,
+    AdjustmentSet,  # noqa: F401 - a repr that is evaluated names it
+    Arm,
+    Augmentation,
+    Regularizer,
+    TrainConfig,
+    build_model,
+    inspect_sample,
+    method_of,
+    splits_from,
+    train,
+)
+from aba_core.architecture import check_module
+from aba_core.checks import check_split
 from analysis import terminal, yaml_text
 from analysis.cli import app
 from analysis.own import compare
@@ -223,14 +238,40 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_trained(s
 
 # --- Python --------------------------------------------------------------------------------------
 
+
+def in_inference_mode():
+    with torch.inference_mode():
+        ABA("mendaba")(build_model("mlp", (3,), 2), torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
+
+
+def test_an_inspection_takes_a_preset_by_name():
+    model, x, y = build_model("mlp", (20,), 3), torch.randn(20), torch.tensor(1)
+    by_name, same = (inspect_sample(model, x, y, one) for one in ("challenger", CHALLENGER))
+    assert torch.equal(by_name.augmented, same.augmented)
+    with pytest.raises(ValueError, match="unknown augmentation 'chalenger' .did you mean 'challen"):
+        inspect_sample(model, x, y, "chalenger")
+
+
+def test_what_is_printed_says_what_was_chosen_and_no_more():
+    assert repr(TrainConfig(epochs=3)) == "TrainConfig(epochs=3)"
+    arm = Arm.of("m", method="mendaba", strength=0.5)
+    assert repr(arm) == "Arm(name='m', method={'kind': 'mendaba', 'strength': 0.5})"
+    assert repr(CHALLENGER) == (
+        "Augmentation(adjustments=AdjustmentSet.parse('0x4,3,4,5,6'), randomize=False)"
+    )
+    assert eval(repr(CHALLENGER)) == CHALLENGER
+    assert repr(Regularizer("mixup", seed=2)) == "<Regularizer: mixup, seed 2; step 0>"
+
+
 X, Y = np.random.default_rng(0).normal(size=(40, 3)), [0, 1] * 20
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ABA("mendaba")(torch.ones(3, 3), build_model("mlp", (3,), 2), torch.ones(3)),
-         "model is Tensor; needed: a torch.nn.Module, as the first argument"),
+        (lambda: check_module(torch.ones(3, 3)), "model is Tensor; needed: a torch.nn.Module, as"),
+        (lambda: check_split(torch.ones(3)), "split is a Tensor; needed: a Split, as splits.val"),
+        (lambda: in_inference_mode(), r"inference_mode\(\) is on, .*; allowed: torch.no_grad\(\)"),
         (lambda: ABA(None), "augmentation is None; needed: an Augmentation, or one of: chall"),
         (lambda: method_of("mixpu"), r"unknown method 'mixpu' \(did you mean 'mixup'\?\)"),
         (lambda: method_of({"kind": "mixup", "alhpa": 1}), r"'alhpa' \(did you mean 'alpha'\?\)"),

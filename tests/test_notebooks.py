@@ -292,7 +292,7 @@ def test_the_index_links_every_report_and_says_what_was_found(
 def test_missing_results_say_the_command_to_run(tmp_path: Path) -> None:
     outcome = reports.execute("02", {"results": tmp_path / "none"}, tmp_path, ["notebook"])
     assert outcome.status == "failed"
-    assert "ResultsError: no isolation study on digits" in outcome.error
+    assert outcome.error.startswith("no isolation study on digits")
     assert "run: aba run isolation --dataset digits" in outcome.error
 
 
@@ -334,9 +334,9 @@ def test_aba_report_on_a_users_empty_folder_shows_the_shipped_results(
     page = outcome.files[1].read_text()
     assert page.count("study on digits in results/: these are the shipped results.") == 1
     (refused,) = reports.report([name], {}, tmp_path / "reports", usual=usual)
-    assert "ResultsError: no " in refused.error
+    assert refused.error.startswith("no ")
 
 
 def test_results_that_somebody_named_must_have_the_study(tmp_path: Path) -> None:
     outcome = reports.execute("08", {"results": tmp_path / "none"}, tmp_path, ["notebook"])
-    assert "ResultsError: no variability study on digits" in outcome.error
+    assert outcome.error.startswith("no variability study on digits")

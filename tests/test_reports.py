@@ -78,7 +78,9 @@ def test_a_misspelt_parameter_is_an_error_before_anything_runs(tmp_path: Path) -
     )
     with pytest.raises(ReportError, match="unknown parameter 'datset' for 02_isolation, 03_"):
         reports.report(["02", "03"], {"datset": "digits"}, out)
-    assert not out.exists() or not list(out.iterdir())
+    with pytest.raises(ReportError, match="unknown notebook '02_isolatoin' .did you mean '02_iso"):
+        reports.report(["02_isolatoin"], {}, out)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,9 @@ def test_names_of_a_batch_sort_and_hold_what_varies(two: Path) -> None:
     assert sorted(digits) == digits == [f"01_first-digits-seed={n}" for n in ("009", "010", "100")]
     own = json.loads((two / f"{stems[0]}.ipynb").read_text())["metadata"]["aba"]["parameters"]
     assert own["out"] == str(two / stems[0])  # or their figures would overwrite one another's
-    assert "(seed 009)" in (two / "index.html").read_text()
+    index = (two / "index.html").read_text()
+    assert "Title of 01_first (seed 009) (mnist)" in index  # of one title, each names its data set
+    assert "Title of 01_first (seed 009) (digits)" in index
 
 
 def test_a_notebook_runs_once_for_what_makes_no_difference_to_it(two: Path) -> None:

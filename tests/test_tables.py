@@ -33,7 +33,7 @@ def test_sentences_say_above_below_or_inconclusive():
     assert say("A", "B", np.nan, np.nan, np.nan) == "A cannot be compared with B: no runs"
     groups = group_table(isolation_table(isolation_runs(), rng()), rng())
     assert isolation_sentence(groups).startswith("Epsilon is above Neutral by ")
-    assert isolation_sentence(groups).count(";") == 2
+    assert isolation_sentence(groups).count(" is above ") == 3
     table = hypothesis_table(isolation_runs(), make_runs(SETS), rng())
     said = hypothesis_sentences(table)
     assert len(said) == 7 and said[-1].startswith("All is above the mean of its members by ")

@@ -148,6 +148,7 @@ def test_every_command_works_from_a_wheel(place):
     commands = commands[: commands.index("Examples:")]
     asked = {
         "adjustments": ["--csv"],
+        "studies": [],
         "datasets": [],
         "methods": [],
         "axioms": [],
@@ -185,7 +186,7 @@ def test_every_command_works_from_a_wheel(place):
     assert "6 found finished" in said["run"]
     assert "the shipped results" in said["plan"]
     assert "6/6" in said["status"]
-    assert "n = 5 training subsets" in said["try"]
+    assert "This rests on 5 training subsets" in said["try"]
     assert "are as they were written" in said["verify"]
     assert "36 published claims" in said["claims"]
     assert "published tables" in said["compare"] or "published one" in said["compare"]

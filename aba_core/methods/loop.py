@@ -54,6 +54,9 @@ class Regularizer:
         if self.method.needs_untrained != (untrained is not None):
             raise ValueError("an untrained model goes with placebo 'untrained' and only with it")
 
+    def __repr__(self) -> str:
+        return f"<Regularizer: {self.method.kind}, seed {self.seed}; step {self.step}>"
+
     def __call__(
         self, model: nn.Module, x: Float[Tensor, "batch *feature"], y: Tensor
     ) -> tuple[Float[Tensor, "batch *feature"], Tensor]:

@@ -1,4 +1,4 @@
-"""Look up adjustments, data sets, methods, axioms of maps, and what is installed."""
+"""Look up adjustments, studies, data sets, methods, axioms of maps, and what is installed."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def adjustments_(
             print(",".join(map(str, row)))
     else:
         terminal.print_table(head, rows)
+
+
+@app.command()
+def studies() -> None:
+    """List the standard studies and what each asks.
+
+    \b
+    Examples:
+      aba studies
+      aba run isolation
+    """
+    from analysis.studies import QUESTIONS
+
+    terminal.print_table(("study", "question"), list(QUESTIONS.items()))
+    print(
+        "\nand large-MODEL, a row of the published table of large models: aba plan large-resnet50"
+    )
 
 
 @app.command()

@@ -103,6 +103,7 @@ START = "aba run isolation --dataset digits --results "
 def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[str] = ()) -> Path:
     """The folder to show: where nobody named one and the usual one has none of what is asked for,
     the shipped results, with a line on standard error that says so."""
+    from analysis.by_name import study_name
     from analysis.exhibits import studies_by_dataset, unknown_study
     from analysis.results import SHIPPED, ResultsError
 
@@ -113,7 +114,8 @@ def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[st
         )
 
     lacking = isinstance(results, Usual) and not has(results)
-    unknown = (unknown_study(name, results, SHIPPED) for name in studies if lacking)
+    named = map(study_name, studies) if lacking else ()
+    unknown = (unknown_study(name, results, SHIPPED) for name in named)
     if line := next(filter(None, unknown), ""):
         raise ResultsError(line)
     if not lacking or (studies_by_dataset(results) and not has(SHIPPED)):

@@ -35,12 +35,7 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="isolation, tension, frozen, benchmark, benchmark-bn, hypotheses, sets, matched, "
-            "landscape, tuned, comparators, comparators-equal-passes, comparators-equal-time, "
-            "comparators-more, regimes, groups, groups-true-class, groups-drawn-class, "
-            "attributions, attributions-equal-time, quality, cascade, baselines, variance, card, "
-            "attacks, mechanism, variability, variability-linear; with data of their own tasks, "
-            "architectures and large-MODEL; or a YAML or Python file.",
+            help="A standard study, as `aba studies` lists them, or a YAML or Python file.",
         ),
     ],
     dataset: OfDataset = None,

@@ -20,6 +20,12 @@ from typing import Any
 from analysis.reports import pages
 from analysis.reports.notebook import OR_SHIPPED
 
+# The toolkit's own refusals, which say by themselves what is wrong and what to do.
+_TOLD_PLAINLY = (
+    *("ComparisonError", "DatasetError", "ExportError", "ReportError", "ResultsError"),
+    "StudyError",
+)
+
 
 def _end_with_parent(parent: int, kernels: Sequence[Any], folders: Sequence[str | Path]) -> None:
     """End this process, its kernels and what it wrote, on SIGTERM and when the parent is gone."""
@@ -108,6 +114,8 @@ def execute_task(folder: Path, forked: bool = False) -> None:
         )
     except PapermillExecutionError as problem:
         error = f"cell In [{problem.exec_count}]: {problem.ename}: {problem.evalue}"
+        if problem.ename in _TOLD_PLAINLY:
+            error = problem.evalue
     except Exception as problem:  # a kernel that died, a time-out
         error = f"{type(problem).__name__}: {problem}"
     error = " ".join(error.split())

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -128,6 +129,10 @@ def write_index(out: str | Path) -> Path:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a notebook of the user's own
         entries.append(_entry(path, notebook, facts))
+    titles = Counter(entry["title"] for entry in entries)
+    for entry in entries:  # the same question asked of several data sets
+        if titles[entry["title"]] > 1 and entry["dataset"]:
+            entry["title"] += f" ({entry['dataset']})"
     _link_pages(out, entries)
     files = {name: sum(1 for _ in (out / name).glob("*.*")) for name in ("figures", "tables")}
     environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
@@ -177,6 +182,7 @@ def _entry(path: Path, notebook: Mapping[str, Any], facts: Mapping[str, Any]) ->
         links[f"{path.stem}/"] = "figures and tables"
     dataset = facts["parameters"].get("dataset", "")
     return {
+        "dataset": str(dataset),
         "status": facts["status"],
         "error": facts["error"],
         "link": first,

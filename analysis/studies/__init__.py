@@ -44,6 +44,44 @@ _DECLARED_IN = {
 STANDARD = tuple(_DECLARED_IN)
 # Studies of data sets of their own (`settings.yaml` says which), and the one where none is named.
 OF_OWN_DATA = {"tasks": "diabetes", "architectures": "tiny-imagenet-20"}
+# What each study asks, in the order that a reader wants.
+QUESTIONS = {
+    "isolation": "what does each adjustment do alone?",
+    "tension": "what do whole groups and unions of groups do?",
+    "frozen": "what does each adjustment do to a trained model?",
+    "groups": "does each group change the loss of a trained model as its name says?",
+    "groups-true-class": "the same, with maps of the score of the true class",
+    "groups-drawn-class": "the same, with maps of the score of a class drawn among the highest",
+    "hypotheses": "do the published claims hold, and what else would explain them?",
+    "tuned": "the same claims, with each class of arms at its own best strength",
+    "comparators": "does ABA beat other regularisers, and does it add to them?",
+    "comparators-equal-passes": "does it still, if every method gets as many passes as Vanilla?",
+    "comparators-equal-time": "does it still, if every method gets as much time as Vanilla?",
+    "comparators-more": (
+        "does ABA gain more in parts of the training, at layers, on copies or with batch norm?"
+    ),
+    "sets": "does size matter, or opposition?",
+    "matched": "what does opposition do where nothing else differs, and where does it act?",
+    "landscape": "does opposition work through curvature and gradients?",
+    "attributions": "which attribution map, and does the map matter?",
+    "attributions-equal-time": "which map is best, if each gets as much time as the gradient?",
+    "quality": "do maps find what matters, and does that predict the gain?",
+    "cascade": "do maps show what a model has learnt?",
+    "baselines": "how much of the gain remains over a tuned Vanilla?",
+    "regimes": (
+        "where does the gain hold: with more samples, with batch norm, in the spread of runs?"
+    ),
+    "card": "what does each arm do besides accuracy?",
+    "attacks": "does ABA make models harder to attack, and more than noise does?",
+    "variance": "how much do subset, seed and evaluation images move a result?",
+    "variability": "which source of randomness makes two runs differ?",
+    "variability-linear": "the same for softmax regression, which has one minimum",
+    "mechanism": "what happens to gradients and curvature during training?",
+    "benchmark": "which method is best?",
+    "benchmark-bn": "the same with batch norm",
+    "tasks": "does ABA help where a number or several labels are predicted?",
+    "architectures": "is hand-crafted augmentation hard to beat, and does a transformer gain most?",
+}
 
 
 def standard_study(name: str, dataset: str = "digits", preset: str = "quick") -> Study:

@@ -24,7 +24,7 @@ from aba_core.adjustments import (
     members,
 )
 from aba_core.arms import PLACEBO_TITLES, Arm
-from analysis import chance, rules, statistics
+from analysis import chance, rules, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis, Slope, minus, minus_best
 from analysis.results import StudyResult
@@ -390,10 +390,9 @@ def _of_hiding(pictures: bool) -> list[dict[str, Any]]:
 def counted(verdicts: Sequence[Verdict]) -> str:
     """How many hypotheses have which verdict, in one sentence."""
     kinds = Counter(one.verdict for one in verdicts)
-    parts = [
-        f"{kinds[kind]} {kind}" for kind in (*statistics.VERDICTS, "not tested") if kinds[kind]
-    ]
-    return f"Of {len(verdicts)} declared hypotheses: {', '.join(parts)}."
+    every = (*statistics.VERDICTS, "not tested")
+    parts = [f"{n} {'is' if n == 1 else 'are'} {kind}" for kind in every if (n := kinds[kind])]
+    return f"Of {len(verdicts)} declared hypotheses, {tables.listed(parts or ['none is judged'])}."
 
 
 def judge(
@@ -446,8 +445,8 @@ def exhibits(study: StudyResult, look: Look, verdicts: Sequence[Verdict]) -> Exh
         ("comparison", "effect", "estimate", "n", *beside_of(table), "holds") if tested else ()
     )
     ways = (
-        f"{100 * look.confidence:g}%, Student's t over blocks, runs, adjustments or sets; each end "
-        "at the level of what it decides in its family"
+        f"{100 * look.confidence:g} %, Student's t over blocks, runs, adjustments or sets; each "
+        "end at the level of what it decides in its family"
     )
     collector.figure(
         f"{prefix}verdicts",
@@ -536,5 +535,5 @@ def _tables(
             nothing,
             note=f"{label}; a diagnostic that decides nothing: arms reseeded, or with one bit "
             "changed. Arms equal in every run are left out.",
-            interval="95%, Welch's t",
+            interval="95 %, Welch's t",
         )

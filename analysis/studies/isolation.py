@@ -200,7 +200,7 @@ def isolation_sentence(table: pd.DataFrame) -> str:
         row = rows[f"{first} − {second}"]
         numbers = (row["estimate"], row["estimate_low"], row["estimate_high"])
         parts.append(tables.comparison_sentence(first, second, *numbers))
-    return "; ".join(parts) + "."
+    return ". ".join(parts) + "."
 
 
 def highest_mean(isolation: pd.DataFrame) -> str:
@@ -211,9 +211,9 @@ def highest_mean(isolation: pd.DataFrame) -> str:
     numbers = tables.interval_text(best["mean"], best["mean_low"], best["mean_high"])
     changes = ", ".join(str(best[name]).replace("-", "−") for name in ("low", "middle", "high"))
     return (
-        f"Highest mean: adjustment {best['index']} [{changes}], {best['group']}, {numbers} %; "
-        f"without augmentation {isolation['mean'][0]:.1f} %. The winner of 27 looks better than it "
-        "is."
+        f"Adjustment {best['index']} [{changes}] of group {best['group']} has the highest mean, "
+        f"{numbers.replace(' [', ' % [')}. Training without augmentation reaches "
+        f"{isolation['mean'][0]:.1f} %. The best of 27 looks better than it is."
     )
 
 

@@ -162,7 +162,7 @@ def show(collector: Collector, slope: Slope, prefix: str) -> None:
         "Mixed model of the runs: properties of sets, with set and seed as random effects",
         mixed_table(slope, runs, look.metric, look.confidence),
         note=f"{look.label}, points; size: for each doubling; opposition: from none to full.",
-        interval=f"{100 * look.confidence:g}%, Student's t, degrees of freedom of the sets",
+        interval=f"{100 * look.confidence:g} %, Student's t, degrees of freedom of the sets",
         digits=2,
     )
 

@@ -183,22 +183,24 @@ def set_sentences(hypothesis: pd.DataFrame) -> list[str]:
     joined = [name for name, groups in GROUP_SETS.items() if len(groups) > 1]
     questions: tuple[tuple[str, Sequence[str], str], ...] = (
         (
-            "The published measure, a set against the mean of its members",
+            "Sets compared with the mean of their members, the published measure",
             hypothesis["set"].tolist(),
             "difference",
         ),
-        ("Variety, a group against its best member", single, "difference_to_best_member"),
-        ("Tension, joined groups against the best of them", joined, "difference_to_best_group"),
+        ("Variety, groups compared with their best member", single, "difference_to_best_member"),
+        ("Tension, joined groups compared with the best", joined, "difference_to_best_group"),
     )
     sentences = []
     for question, sets, column in questions:
         rows = hypothesis[hypothesis["set"].isin(sets)]
         low, high = rows[f"{column}_low"], rows[f"{column}_high"]
         kinds = {"above": low > 0, "below": high < 0, "inconclusive": ~((low > 0) | (high < 0))}
-        parts = [
-            f"{kind} for {', '.join(rows['set'][of])}" for kind, of in kinds.items() if of.any()
-        ]
-        sentences.append(f"{question}: {'; '.join(parts).removesuffix('.')}.")
+        parts = []
+        for kind, of in kinds.items():
+            names = rows["set"][of].tolist()
+            if names:
+                parts.append(f"{tables.listed(names)} {'is' if len(names) == 1 else 'are'} {kind}")
+        sentences.append(f"{question}: {'; '.join(parts)}.")
     return sentences
 
 
@@ -331,7 +333,7 @@ def exhibits(study: StudyResult, look: Look, alone: StudyResult) -> Exhibits:
             "difference_to_best_group",
         ],
         note=f"{look.label}; corrected: without what choosing the highest mean adds.",
-        interval=f"{100 * look.confidence:g}%, multiple comparisons with the best",
+        interval=f"{100 * look.confidence:g} %, multiple comparisons with the best",
     )
     collected.table(
         "published-differences",
