@@ -210,8 +210,8 @@ def print_plan(plan: design.Plan, label: str) -> None:
     print(
         f"{plan.study.name} on {plan.study.dataset}: to find a true difference of {plan.effect:g} "
         f"{'point' if plan.effect == 1 else 'points'} between two arms\n"
-        f"in {plan.power:.0%} of such studies, two-sided, "
-        f"{plan.alpha:.0%} false positives. {label}.\n\n"
+        f"in {100 * plan.power:g} % of such studies, two-sided, with "
+        f"{100 * plan.alpha:g} % false positives. {label}.\n\n"
         f"Pilot: {plan.pilot_runs} runs of {plan.pilot_arms} arms in {pilot}\n"
         f"SD of runs: {sd.estimate:.2f} points [{sd.low:.2f}, {sd.high:.2f}], pooled over arms; "
         f"{low:.2f} to {high:.2f} by arm\n"

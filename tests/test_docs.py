@@ -228,7 +228,7 @@ def test_every_command_of_a_page_is_in_a_block_that_is_checked(path):
     for block in blocks(path):
         assert block.language in ("python", "sh", "yaml", "text", "")
         if block.language != "sh":
-            shown = re.findall(r"^(?:aba|make|pip|torchrun) .*", block.text, flags=re.M)
+            shown = re.findall(r"^(?:aba|make|pip|torchrun) [\w-].*", block.text, flags=re.M)
             assert not shown, f"{name(path)}:{block.line}: {shown[0]}"
 
 

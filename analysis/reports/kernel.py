@@ -49,6 +49,13 @@ def _end_with_parent(parent: int, kernels: Sequence[Any], folders: Sequence[str 
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _said_by(problem: Any) -> str:
+    """What a failed cell leaves to say, and of an error that nobody foresaw, where it was."""
+    if problem.ename in _TOLD_PLAINLY:
+        return str(problem.evalue)
+    return f"cell In [{problem.exec_count}]: {problem.ename}: {problem.evalue}"
+
+
 def execute_task(folder: Path, forked: bool = False) -> None:
     """In the process of the notebook: from a folder with task.json make executed.ipynb, page.html,
     page.pdf and result.json in it. forked: the kernel is forked from this process, which has
@@ -113,9 +120,7 @@ def execute_task(folder: Path, forked: bool = False) -> None:
             kernel_manager_class=ThisInterpreter,
         )
     except PapermillExecutionError as problem:
-        error = f"cell In [{problem.exec_count}]: {problem.ename}: {problem.evalue}"
-        if problem.ename in _TOLD_PLAINLY:
-            error = problem.evalue
+        error = _said_by(problem)
     except Exception as problem:  # a kernel that died, a time-out
         error = f"{type(problem).__name__}: {problem}"
     error = " ".join(error.split())
