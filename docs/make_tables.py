@@ -107,27 +107,30 @@ def questions(judged: dict[str, Judged]) -> str:
 
 
 def every_verdict(judged: Judged) -> str:
-    """All hypotheses of a data set: what is claimed, the verdict on validation and on test."""
+    """All hypotheses of a data set, below their studies: the verdict on validation and on test."""
     rows = [
-        "| study | claim | verdict | deciding comparison | effect (points) | on test | n "
-        "| interval over |",
-        "|---|---|---|---|---|---|---|---|",
+        "| claim | verdict | effect (points) | on test | deciding comparison | n; interval over |",
+        "|---|---|---|---|---|---|",
     ]
+    last = ""
     for name in judged:
         entry = latest(judged, name)
         if entry is None:
             continue
         study, verdict, tested = entry
+        if study != last:
+            rows.append(f"| *`{study}`* | | | | | |")
+            last = study
         on_test = (
             "–"
             if tested is None or not len(tested.table)
             else (f"{tested.verdict}, {effect(tested)}")
         )
         row = verdict.decisive
+        over = over_text({**row, "measure": verdict.hypothesis.measure})
         cells = (
-            study, verdict.hypothesis.statement, f"**{verdict.verdict}**", row["label"],
-            effect(verdict), on_test, str(int(row["n"])),
-            over_text({**row, "measure": verdict.hypothesis.measure}),
+            verdict.hypothesis.statement, f"**{verdict.verdict}**", effect(verdict), on_test,
+            row["label"], f"{int(row['n'])} {over}",
         )  # fmt: skip
         rows.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     return "\n".join(rows)
