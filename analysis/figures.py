@@ -13,7 +13,8 @@ triangles pointing down (the loss falls), Epsilon orange triangles pointing up (
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ LEGEND_ORDER = ("Epsilon", "Neutral", "Delta")
 
 STYLES = ("paper", "talk")
 _TEXT_SIZE = {"paper": 8.0, "talk": 14.0}
+_COMPOSING = ("GDEF", "GPOS", "GSUB", "MATH")  # tables of fonts
 _FILE_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "aba", "pdf.fonttype": 42}
 
 
@@ -146,9 +148,24 @@ def save_figure(
     with mpl.rc_context(_FILE_STYLE):
         for name in formats:  # each laid out anew: text has other widths
             path = stem.with_name(f"{stem.name}.{name}")
-            figure.savefig(path, format=name, dpi=dpi, metadata=metadata[name])  # type: ignore[union-attr]
+            with _fonts_as_drawn() if name == "pdf" else nullcontext():
+                figure.savefig(path, format=name, dpi=dpi, metadata=metadata[name])  # type: ignore[union-attr]
             paths.append(path)
     return paths
+
+
+@contextmanager
+def _fonts_as_drawn() -> Iterator[None]:
+    """Embeds fonts in PDF files without the tables that say how characters are composed: Matplotlib
+    has placed every glyph, and to cut these tables takes longer than all else of a file."""
+    from fontTools.subset import Options  # as Matplotlib does, when there is a font to embed
+
+    kept = Options._drop_tables_default
+    Options._drop_tables_default = [*kept, *_COMPOSING]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = kept
 
 
 # --- shared parts --------------------------------------------------------------------------------

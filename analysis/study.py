@@ -6,10 +6,12 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -318,7 +320,12 @@ class Settings:
 
 def settings_by_dataset() -> dict[str, Any]:
     """What `settings.yaml` says of each data set."""
-    return yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8"))
+    return copy.deepcopy(_said(SETTINGS_FILE.read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=1)  # to read YAML takes a second's third, and every report asks several times
+def _said(text: str) -> dict[str, Any]:
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def settings_of(dataset: str = "digits", preset: str = "quick") -> Settings:

@@ -1,11 +1,18 @@
 """Figures accept incomplete tables, and are written alike each time."""
 
+import re
+import zlib
+from contextlib import suppress
 from functools import partial
+from io import BytesIO
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.subset import Options
+from fontTools.ttLib import TTFont
 from matplotlib import pyplot as plt
 from oracles.made_runs import DIVERGED, KINDS, MISSING, PUBLISHED, make_tables, rng
 
@@ -107,6 +114,49 @@ def test_drawing_does_not_change_the_table():
     hypothesis_plot(sets)
     pd.testing.assert_frame_equal(isolation, copies[0])
     pd.testing.assert_frame_equal(sets, copies[1])
+
+
+TITLE = "Gains: Σ (√n), per step"
+
+
+def streams(path):
+    """What a PDF file holds, unpacked."""
+    for packed in re.findall(rb"stream\r?\n(.*?)endstream", path.read_bytes(), re.DOTALL):
+        with suppress(zlib.error):
+            yield zlib.decompress(packed)
+
+
+def test_fonts_are_embedded_without_tables_that_nobody_reads_and_with_every_glyph(
+    tmp_path, monkeypatch
+):
+    def saved(name):
+        ax = figures.new_axes()
+        ax.plot([1, 2], [-3, 0.5])
+        ax.set(title=TITLE, xlabel="$x_1$ → ∞")
+        (path,) = figures.save_figure(ax.figure, tmp_path / name, ["pdf"])
+        plt.close(ax.figure)
+        drawn, outlines, tables = [], {}, []
+        for content in streams(path):
+            if content[:4] != b"\0\1\0\0":
+                drawn += [content] if b" Tf" in content else []
+                continue
+            font = TTFont(BytesIO(content))
+            face, glyphs = str(font["name"].getDebugName(4)), font["glyf"]
+            for glyph in font.getGlyphOrder():
+                outlines[face, glyph] = [*glyphs[glyph].getCoordinates(glyphs)[0]]
+            tables.append({*font.keys()})
+        return drawn, outlines, tables
+
+    drawn, outlines, tables = saved("without")
+    monkeypatch.setattr(figures, "_COMPOSING", ())
+    as_usual, all_outlines, all_tables = saved("with")
+    assert drawn and drawn == as_usual and len(tables) >= 2
+    assert outlines.items() <= all_outlines.items()
+    names = TTFont(Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf").getBestCmap()
+    assert {names[ord(letter)] for letter in TITLE} <= {glyph for _, glyph in outlines}
+    composing = {"GSUB", "GPOS"}
+    assert not any(here & composing for here in tables) and composing <= all_tables[0]
+    assert "GSUB" not in Options._drop_tables_default  # other programs' figures stay as they are
 
 
 def test_saved_figures_are_equal_byte_for_byte(tmp_path):
