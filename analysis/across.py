@@ -147,9 +147,6 @@ def probability_of_improvement(
     )
 
 
-# --- a study on all the data sets that have it ---------------------------------------------------
-
-
 # --- the same arms on two data sets --------------------------------------------------------------
 
 
@@ -197,6 +194,9 @@ def _reliability(values: np.ndarray) -> float:
     error = float((rest**2).sum()) / ((blocks - 1) * (arms - 1) * blocks)
     spread = float(values.mean(axis=0).var(ddof=1))
     return 1 - error / spread if spread > 0 else 0.0
+
+
+# --- a study on all the data sets that have it ---------------------------------------------------
 
 
 def runs_of(
