@@ -1,4 +1,5 @@
-"""What a card costs, before it is measured: passes counted, one pass and one training timed."""
+"""What a card costs, before it is measured: passes counted, a few of each kind and one training
+timed."""
 
 from __future__ import annotations
 
@@ -7,19 +8,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from aba_core import kernels
 from aba_core.architecture import initial_model
 from aba_core.arms import Arm, TrainConfig
 from aba_core.aspects import CardSettings
 from aba_core.card import corruption, ensembles, geometry, memory, others_of
 from aba_core.card.attacks import MULTIPLES, RESTARTS, SPSA_DIRECTIONS, STEPS
-from aba_core.card.ood import strangers
-from aba_core.card.subject import BATCH, Subject
+from aba_core.card.ood import FITTED, mahalanobis, penultimate, strangers
+from aba_core.card.subject import BATCH, Subject, drawn
 from aba_core.datasets import Splits
 from aba_core.replicas import Replicas
 from aba_core.training import builder, train
 
-_HVP = 3.0  # Hessian-vector products cost about three gradients without fused blocks
+_HVP = 1.0  # a Hessian-vector product costs about as much as a step of the ascent
 
 
 def estimate(config: TrainConfig, splits: Splits) -> dict[str, float]:
@@ -36,21 +39,31 @@ def estimate(config: TrainConfig, splits: Splits) -> dict[str, float]:
     slow = _seconds(lambda: subject.gradient(alone, subject.y[: alone.shape[1]]))
     blind = _seconds(lambda: subject.own_logits(alone))
     training = _training(config, splits)
+    probed = drawn(splits.train, settings.probed, settings.seed, subject.x.dtype)
+    with kernels.unfused():
+        curved = _seconds(lambda: geometry.adaptive_sharpness(subject, *probed, steps=1), 1)
+        sloped = _seconds(lambda: subject.gradient(own, subject.y[: own.shape[1]]), 1)
+        sloped /= own.shape[1]
+    damaged = sum(
+        _once(lambda make=make: make(subject, 3))  # type: ignore[misc]
+        for make in corruption.corruptions(subject).values()
+    )
+    strange = _once(lambda: strangers(subject)) + _once(lambda: _distances(subject))
     samples, attacked = len(subject.x), min(settings.attacked, len(subject.x))
     attacks = 2 + max(STEPS) * (RESTARTS + 2 + len(MULTIPLES)) + 10
     shown = min(len(splits.train), memory.TRAIN_SAMPLES)
     every = {
         "calibration": 2 * samples * forward,
         "selective": samples * forward,
-        "ood": 2 * samples * forward * (1 + len(strangers(subject))),
-        "corruption": samples * forward * 5 * len(corruption.corruptions(subject)),
+        "ood": strange + 2 * samples * forward * (1 + len(strangers(subject))),
+        "corruption": 5 * damaged + samples * forward * 5 * len(corruption.corruptions(subject)),
         "attacks": attacked * gradient * attacks
         + settings.long_steps * slow
         + settings.spsa_steps * 2 * SPSA_DIRECTIONS * blind
         + training,
-        "geometry": _HVP * gradient * settings.probed
-        * (geometry.LANCZOS_STEPS + geometry.TRACE_PROBES + geometry.ASCENT_STEPS)
-        + 3 * samples * gradient,
+        "geometry": curved
+        * (_HVP * (geometry.LANCZOS_STEPS + geometry.TRACE_PROBES) + geometry.ASCENT_STEPS)
+        + 3 * samples * sloped,
         "memory": (len(memory.NOISES) + 2) * training
         + shown * (19 * forward + 2 * memory.LOOKS * forward + 2 * gradient),
         "ensembles": (2 + len(ensembles.ONSETS)) * training + 8 * samples * forward,
@@ -58,14 +71,25 @@ def estimate(config: TrainConfig, splits: Splits) -> dict[str, float]:
     return {"training": training} | {name: every[name] for name in settings.aspects}
 
 
+def _once(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _distances(subject: Subject) -> Tensor:
+    """What Mahalanobis' distances of all samples cost for one model, which lies in the fit."""
+    model, classes = subject.models()[0], subject.splits.classes
+    x, y = drawn(subject.splits.train, FITTED, subject.settings.seed, subject.x.dtype)
+    return mahalanobis(penultimate(model, subject.x), penultimate(model, x), y, classes)
+
+
 def _seconds(run: Callable[[], object], times: int = 3) -> float:
     """The least of a few times, after one to warm up."""
     run()
     spent = []
     for _ in range(times):
-        started = time.perf_counter()
-        run()
-        spent.append(time.perf_counter() - started)
+        spent.append(_once(run))
     return min(spent)
 
 

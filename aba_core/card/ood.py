@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aba_core.card.subject import BATCH, Measured, Subject, drawn
 
+FITTED = 2000  # training samples whose features Mahalanobis' distances go by
 SCORES = ("softmax", "energy", "mahalanobis")
 _RIDGE = 1e-3  # of the mean variance, added to each: few samples leave directions without any
 
@@ -90,9 +91,11 @@ def mahalanobis(
     scale = covariance.diagonal().mean().clamp(min=1e-12)
     covariance += _RIDGE * scale * torch.eye(len(covariance), dtype=torch.float64, device=y.device)
     root = torch.linalg.cholesky(covariance)
-    apart = features[:, None] - means
-    solved = torch.linalg.solve_triangular(root, apart.flatten(0, 1).T, upper=False)
-    return -solved.square().sum(0).reshape(apart.shape[:2]).amin(1)
+    # Whitened once each, about the middle of the means, so that little is lost in the differences.
+    both = torch.cat([features, means]) - means.mean(0)
+    white = torch.linalg.solve_triangular(root, both.T, upper=False).T
+    ours, centres = white.split([len(features), len(means)])
+    return -torch.stack([(ours - one).square().sum(1) for one in centres]).amin(0)
 
 
 def strangers(subject: Subject) -> dict[str, Float[Tensor, "sample *feature"]]:
@@ -115,7 +118,7 @@ def measure(subject: Subject) -> Measured:
     sizes = [len(x) for x in sets.values()]
     together = torch.cat(list(sets.values()))
     logits = subject.logits(together).double()
-    train, y = drawn(subject.splits.train, 2000, subject.settings.seed, subject.x.dtype)
+    train, y = drawn(subject.splits.train, FITTED, subject.settings.seed, subject.x.dtype)
     distances = []
     for model, healthy in zip(subject.models(), _finite(subject), strict=True):
         if not healthy:
