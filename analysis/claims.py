@@ -321,9 +321,11 @@ def sentences(table: pd.DataFrame) -> list[str]:
         rows = by_dataset[dataset]
         counts = rows["verdict"].value_counts()
         parts = [f"{counts[name]} {name}" for name in LOOKS if name in counts]
-        reversed_ = int(((rows["verdict"] == "refuted") & (rows["estimate_high"] < 0)).sum())
-        harm = f", {reversed_} of them reversed" if reversed_ else ""
-        lines.append(f"{wording.data_title(dataset)}: {', '.join(parts)}{harm}.")
+        harms = int(((rows["verdict"] == "refuted") & (rows["estimate_high"] < 0)).sum())
+        if harms:
+            at = parts.index(f"{counts['refuted']} refuted")
+            parts[at] += f" ({harms} surely the other way)"
+        lines.append(f"{wording.data_title(dataset)}: {', '.join(parts)}.")
     return lines
 
 
