@@ -257,7 +257,7 @@ def count(step: Step, splits: Splits) -> tuple[Counter, Counter, float]:
         forward = evaluated.forward(replicas.parameters, shared_inputs=True)
         logits = forward(parts.validation.batch(seen).to(replicas.parameters.dtype))
         del logits
-    last = () if step._last is None else tuple(step._last.kept.values())
+    last = () if step._last is None else step._last.kept.values()
     kept = (replicas.parameters, *replicas.buffers.values(), *step._moments, *last)
     data = [part.data for part in (parts.train, parts.validation, parts.test)]
     data += [] if parts.train.embedding is None else [parts.train.embedding]

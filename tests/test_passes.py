@@ -264,3 +264,21 @@ def test_each_training_comes_to_the_same_with_and_without(name, calls):
     assert not calls
     for one, other in zip(fused, unfused, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8, equal_nan=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_gradients_at_once_have_the_bits_of_each_alone(channels, dtype):
+    """Of a block with few channels, one loop makes both."""
+    torch.manual_seed(channels)
+    layers = nn.Conv2d(channels, 7, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(7 * 4 * 3, 4)).to(dtype)
+    replicas = Replicas.stack([model, model])
+    x, labels = torch.randn(2, 5, channels, 8, 7, dtype=dtype), torch.arange(10).reshape(2, 5) % 4
+    made = [
+        replicas._chain.slopes(replicas.parameters, x, labels, 5, asked)
+        for asked in ((True, True), (True, False), (False, True))
+    ]
+    assert all(one is not None for one in made)
+    assert torch.equal(made[0][1], made[1][1]) and made[0][1].abs().max() > 0
+    assert torch.equal(made[0][2], made[2][2]) and made[0][2].abs().max() > 0

@@ -627,7 +627,30 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
                         for (int64_t j = 0; j < line; j++)
                             patches[column * length + k * line + j] =
                                 x_frame[corner + (k * wide + 2 * column) * channels + j];
-                for (int64_t column = 0; to_weight && column < columns; column++)
+                /* Both at once read gradients and shifts once. */
+                for (int64_t column = 0; to_weight && to_x && column < columns; column++)
+                    for (int64_t v = 0; v < length; v += (int64_t)LANES) {
+                        const NAME(vec) seen = NAME(load)(patches + column * length + v);
+                        NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
+                        int64_t o = column * outputs, end = o + outputs, table = v;
+#define BOTH(n)                                                                                    \
+    do {                                                                                           \
+        const REAL slope = own[o + (n)];                                                           \
+        const int64_t place = table + 5 * (n) * length + shift[o + (n)];                           \
+        sum[n] += slope * NAME(load)(kernels + place);                                             \
+        NAME(store)(sums + place, NAME(load)(sums + place) + slope * seen);                        \
+    } while (0)
+                        for (; o + 4 <= end; o += 4, table += 20 * length) {
+                            BOTH(0);
+                            BOTH(1);
+                            BOTH(2);
+                            BOTH(3);
+                        }
+                        for (; o < end; o++, table += 5 * length) BOTH(0);
+#undef BOTH
+                        NAME(store)(patches + column * length + v, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+                    }
+                for (int64_t column = 0; to_weight && !to_x && column < columns; column++)
                     for (int64_t v = 0; v < length; v += (int64_t)LANES) {
                         const NAME(vec) seen = NAME(load)(patches + column * length + v);
                         REAL *table = sums + v;
@@ -637,7 +660,7 @@ INLINE int NAME(few)(const int64_t *s, const int64_t channels, const int64_t ker
                             table += 5 * length;
                         }
                     }
-                for (int64_t column = 0; to_x && column < columns; column++)
+                for (int64_t column = 0; to_x && !to_weight && column < columns; column++)
                     for (int64_t v = 0; v < length; v += (int64_t)LANES) {
                         NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
                         const REAL *table = kernels + v;
