@@ -58,10 +58,10 @@ Judged = dict[str, list[tuple[str, Verdict, Verdict | None]]]
 QUESTIONS = {
     "All 27 beat training without": "augmentation-helps",
     "Epsilon beats Neutral beats Delta": "group-order",
-    "**Variety**: a doubling at equal opposition helps": "variety",
+    "**Variety**: twice the size helps": "variety",
     "**Tension**: opposed sets beat matched unopposed": "matched-tension",
-    "Opposites beat the better of the two": "tension-of-one-best",
-    "Every joined set beats its best group": "tension-best-group",
+    "Opposites beat their better one": "tension-of-one-best",
+    "Joined sets beat their best group": "tension-best-group",
     "All beat the best one alone": "set-beats-best-member",
     "The model's map beats placebo maps": "attribution-matters",
     "Noise of the same norm is as good": "noise-is-as-good",
