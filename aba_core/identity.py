@@ -202,9 +202,12 @@ def call_with(function: Callable[..., Any], given: Mapping[str, Any], where: str
     return function(**taken)
 
 
-def meant(name: object, known: Iterable[str]) -> str:
-    """ " (did you mean 'mnist'?)" where a known name is close to a misspelt one, else ""."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+def meant(name: object, known: Iterable[str], close_from: float = 0.6) -> str:
+    """ " (did you mean 'mnist'?)" where a known name is close to a misspelt one, else "".
+
+    close_from: the least similarity (`difflib`) of a guess, higher for names that begin alike.
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=close_from)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -410,7 +410,7 @@ def _pilot(study: Study, results: Path, metric: str) -> tuple[pd.DataFrame, Path
         if frames and len(lacking) == len(frames):
             known = [name for name in metrics_in(frames[0]) if frames[0][name].notna().any()]
             raise PlanError(
-                f"{study.name} has no metric {metric!r}{meant(metric, known)}; known: "
+                f"{study.name} has no metric {metric!r}{meant(metric, known, 0.8)}; known: "
                 f"{', '.join(known)}"
             )
         frames = [frame[np.isfinite(frame[metric])] for frame in frames if metric in frame]

@@ -80,7 +80,7 @@ class Look:
         if self.metric not in present and present:
             raise ExportError(
                 f"{study.declaration.study.name} has no metric {self.metric!r}"
-                f"{meant(self.metric, present)}; known: {', '.join(present)}"
+                f"{meant(self.metric, present, 0.8)}; known: {', '.join(present)}"
             )
 
     def rng(self) -> np.random.Generator:

@@ -192,7 +192,7 @@ IN_CATEGORIES = torch.zeros(3, 2, 1, 4, 4, dtype=torch.bool)
             r"unknown target 'los' \(did you mean 'loss'\?\)",
         ),
         (lambda: ABA("mendaba")(nn.Flatten(), BATCH.numpy(), [0, 1]), "x is a numpy.ndarray"),
-        (lambda: ABA("mendaba")(BATCH, nn.Flatten(), [0, 1]), "model is tensor.*torch.nn.Module"),
+        (lambda: ABA("mendaba")(BATCH, nn.Flatten(), [0, 1]), "model is Tensor.*torch.nn.Module"),
         (lambda: AdjustmentSet.from_indices(3), r"indices is 3; needed: several, as \[3, 4"),
         (
             lambda: AdjustmentSet.of_groups("epslon"),

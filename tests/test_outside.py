@@ -395,16 +395,17 @@ def test_a_metric_that_the_results_lack_is_one_line_and_nothing_is_written(ran, 
     out = tmp_path / "out"
     done = aba(ran, "figures", "radii", "--metric", metric, "--out", str(out))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert f"metric {metric!r}; known: validation_" in done.stderr and not out.exists()
+    guess = " (did you mean 'validation_r2'?)" if metric == "validation_r3" else ""
+    assert f"metric {metric!r}{guess}; known: validation_" in done.stderr and not out.exists()
 
 
 @pytest.mark.parametrize(
     ("study", "metric", "shown"),
     [
-        ("mine", "validation_accuracy", "Swap against Vanilla"),
+        ("mine", "validation_accuracy", "Swap is not shown to differ from Vanilla"),
         ("places", "validation_macro_auc", "macro AUC"),
         ("radii", "validation_r2", "R²"),
-        ("half-data", "validation_loss", "Swap against Vanilla"),
+        ("half-data", "validation_loss", "Swap is not shown to differ from Vanilla"),
     ],
 )
 def test_a_report_shows_any_study(ran, tmp_path, study, metric, shown):
@@ -509,7 +510,8 @@ METHOD_ERRORS = {
     '{use: "nowhere:Swap"}': "arm 'A': cannot import 'nowhere' of 'nowhere:Swap': ModuleNotFound",
     '{use: "broken:Swap"}': "arm 'A': cannot import 'broken' of 'broken:Swap': ZeroDivisionError",
     '{use: "swap:Swop"}': "arm 'A': 'swap' has no 'Swop' (in 'swap:Swop')",
-    '{use: "swap:Swap", shere: 0.1}': "unknown field 'shere' of 'swap'; known: site, share, guided",
+    '{use: "swap:Swap", shere: 0.1}': "unknown field 'shere' (did you mean 'share'?) of 'swap'; "
+    "known: site, share, guided",
     '{use: "swap:Swap", share: much}': "arm 'A': share is 'much'; allowed: a finite number",
     '{use: "swap:Swap", share: 2}': "arm 'A': share is 2.0; allowed: 0 to 1",
     '{use: "swap:Swap", site: nothing}': "arm 'A': unknown site 'nothing'; known: input, 0",

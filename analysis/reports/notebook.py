@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analysis.exhibits import Exhibit, Look
+    from analysis.exhibits import Exhibit, Exhibits, Look
     from analysis.results import StudyResult
 
 USUAL_RESULTS = "results"  # what the notebooks' own parameters cells say
@@ -120,6 +120,13 @@ class Page:
                 lacking = "; ".join(part for part in parts if not part.startswith("there: "))
                 self.note(f"{otherwise}: {lacking}.")
             return None
+
+    def show_if_there(self, study: str, exhibits: Callable[[StudyResult, Look], Exhibits]) -> None:
+        """A study's table of its name and that of its verdicts, or what is lacking for them."""
+        if found := self.load_if_there(study, otherwise="Not compared"):
+            shown = exhibits(found, self.look).tables
+            self.show(shown[study])
+            self.show(shown[f"{study}-verdicts"])
 
     def answer(self, sentence: str) -> None:
         """Show a sentence of the answer; the front page of the reports repeats it."""
