@@ -196,10 +196,10 @@ def ledger(
         of_claim = {"claim": claim.id, "section": claim.section, "text": claim.text}
         found = [
             {**of_claim, **_row(claim, dataset, study, verdict, tested, NOT in name)}
-            for dataset, entries in verdicts.items()
+            for dataset in wording.in_order(verdicts)
             if dataset in (claim.only or verdicts)
             for name in claim.hypotheses
-            for study, verdict, tested in entries.get(name.removeprefix(NOT), [])
+            for study, verdict, tested in verdicts[dataset].get(name.removeprefix(NOT), [])
         ]
         if claim.ranks_of:
             found = [{**of_claim, **row} for row in _ranks(claim, results, list(verdicts), look)]
@@ -439,7 +439,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "claim": f"{row['claim']} {row['text']}",
-                "data set": "any" if exact else row["dataset"],
+                "data set": "any" if exact else wording.data_title(row["dataset"]),
                 "comparison": row["reason"] if exact else row["comparison"],
                 "verdict": row["verdict"],
                 "effect": _effect(row, ""),
@@ -472,7 +472,7 @@ def undecided(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": rows["claim"] + " " + rows["text"],
-            "data set": rows["dataset"],
+            "data set": rows["dataset"].map(wording.data_title),
             "why not": rows["reason"],
         }
     ).reset_index(drop=True)
