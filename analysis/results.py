@@ -126,6 +126,8 @@ def load(results: Path | str, study: str, dataset: str, preset: str = "") -> Stu
     declared under `preset`; `others` names the rest. Raises ResultsError where there is none.
     """
     results = Path(results)
+    if not (study and dataset):  # an empty name would stand for any
+        raise ResultsError(f"study {study!r} on data set {dataset!r}; needed: a name of each")
     ran = [
         (declaration, {entry["preset"] for entry in declaration.declared})
         for declaration in declarations(results, study, dataset)

@@ -265,3 +265,10 @@ def test_figures_says_what_it_made_and_what_is_not_there(tmp_path):
     asked = aba(*command, "benchmark")
     assert asked.returncode == 1 and "run: aba run benchmark" in asked.stderr
     assert aba("figures", "--results", str(tmp_path / "none")).returncode == 1
+
+
+@pytest.mark.parametrize("command", [("plan", "isolation"), ("run", "isolation"), ("compare",)])
+def test_a_data_set_without_a_name_is_refused_in_one_line(command):
+    done = aba(*command, "--dataset", "", "--results", str(ROOT / "data" / "results"))
+    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1
+    assert "empty" in done.stderr or "needed: a name" in done.stderr

@@ -171,3 +171,10 @@ def test_diverged_runs_are_counted_in_the_summary(tmp_path):
     store.write_chunk(tmp_path, "runs", "c0", [{**row("k0", "c0"), "status": "diverged"}])
     store.declare(tmp_path, study(), KEYS)
     assert "1 diverged" in store.load(tmp_path, "s", "digits").summary()
+
+
+@pytest.mark.parametrize("named", [("s", ""), ("", "digits")])
+def test_an_empty_name_does_not_stand_for_any_study_or_data_set(tmp_path, named):
+    store.declare(tmp_path, study(), KEYS)
+    with pytest.raises(ResultsError, match="needed: a name of each"):
+        store.load(tmp_path, *named)

@@ -57,12 +57,19 @@ def _whose(context: typer.Context, value: Path) -> Path:
     return Usual(value) if source is not None and source.name == "DEFAULT" else value
 
 
+def _named(value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise typer.BadParameter("it is empty; `aba datasets` lists what there is")
+    return value
+
+
 # Every option of a command is an argument of its function: typer wants it so, whatever their count.
 Results = Annotated[Path, typer.Option(callback=_whose, help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
 Metric = Annotated[str, typer.Option(help="Metric, such as test_accuracy or train_loss.")]
 OfDataset = Annotated[
-    str | None, typer.Option(help="Data set; `aba datasets` lists them.  [default: digits]")
+    str | None,
+    typer.Option(callback=_named, help="Data set; `aba datasets` lists them.  [default: digits]"),
 ]
 Preset = Annotated[
     str | None,
