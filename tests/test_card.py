@@ -286,16 +286,21 @@ def test_pgd_of_stacked_models_equals_a_plain_loop_model_by_model(subject, model
         assert torch.allclose(fast[number], slow, atol=1e-9)
 
 
-def test_fgsm_and_pgd_are_those_of_torchattacks():
-    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+def of_the_whole_range():
+    """A model, its data, and their samples, which go from 0 to 1 as torchattacks has it."""
     x = torch.rand(30, 1, 6, 6)
-    x[0], x[1] = 0.0, 1.0  # the whole range, as torchattacks has it
+    x[0], x[1] = 0.0, 1.0
     y = torch.arange(30) % 3
     data = make_splits((1, 6, 6), 3)
     data = replace(
         data, train=replace(data.train, data=x, y=y), test=replace(data.test, data=x, y=y)
     )
-    model = build_model("small_cnn", (1, 6, 6), 3).eval()
+    return build_model("small_cnn", (1, 6, 6), 3).eval(), data, x, y
+
+
+def test_fgsm_and_pgd_are_those_of_torchattacks():
+    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+    model, data, x, y = of_the_whole_range()
     with Replicas.stack([model]).undisturbed("eval") as quiet:
         one = Subject.of(quiet, data, CardSettings())
         size = attacks.radius(one, 0.1)
@@ -314,14 +319,7 @@ def test_fgsm_and_pgd_are_those_of_torchattacks():
 def test_pgd_in_l2_is_that_of_torchattacks():
     torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed")
     torch.manual_seed(1)
-    x = torch.rand(30, 1, 6, 6)
-    x[0], x[1] = 0.0, 1.0  # the whole range, as torchattacks has it
-    y = torch.arange(30) % 3
-    data = make_splits((1, 6, 6), 3)
-    data = replace(
-        data, train=replace(data.train, data=x, y=y), test=replace(data.test, data=x, y=y)
-    )
-    model = build_model("small_cnn", (1, 6, 6), 3).eval()
+    model, data, x, y = of_the_whole_range()
     with Replicas.stack([model]).undisturbed("eval") as quiet:
         one = Subject.of(quiet, data, CardSettings())
         size = attacks.radius(one, 0.1, "l2")

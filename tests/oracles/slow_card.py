@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -53,18 +54,11 @@ def pgd(
     low: Tensor, high: Tensor,
 ) -> Tensor:  # fmt: skip
     """L∞ PGD of one model, sample by sample."""
-    found = []
-    for one, label, at in zip(x, y, start, strict=True):
-        at = at.clone()
-        for _ in range(steps):
-            at.requires_grad_()
-            loss = nn.functional.cross_entropy(model(at[None]), label[None])
-            (gradient,) = torch.autograd.grad(loss, at)
-            at = at.detach() + step * gradient.sign()
-            at = torch.max(torch.min(at, one + size), one - size)
-            at = torch.max(torch.min(at, high), low)
-        found.append(at)
-    return torch.stack(found)
+
+    def moved(at: Tensor, gradient: Tensor, one: Tensor) -> Tensor:
+        return torch.max(torch.min(at + step * gradient.sign(), one + size), one - size)
+
+    return _attacked(model, x, y, start, steps, low, high, moved)
 
 
 def pgd_l2(
@@ -72,6 +66,22 @@ def pgd_l2(
     low: Tensor, high: Tensor,
 ) -> Tensor:  # fmt: skip
     """L2 PGD of one model, sample by sample."""
+
+    def moved(at: Tensor, gradient: Tensor, one: Tensor) -> Tensor:
+        change = at + step * gradient / gradient.norm() - one
+        if change.norm() > size:
+            change = change * size / change.norm()
+        return one + change
+
+    return _attacked(model, x, y, start, steps, low, high, moved)
+
+
+def _attacked(
+    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: int, low: Tensor, high: Tensor,
+    moved: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """moved: from where a sample is, the gradient of its loss and the clean sample, to where it is
+    after a step, which is then kept from low to high."""
     found = []
     for one, label, at in zip(x, y, start, strict=True):
         at = at.clone()
@@ -79,10 +89,7 @@ def pgd_l2(
             at.requires_grad_()
             loss = nn.functional.cross_entropy(model(at[None]), label[None])
             (gradient,) = torch.autograd.grad(loss, at)
-            change = at.detach() + step * gradient / gradient.norm() - one
-            if change.norm() > size:
-                change = change * size / change.norm()
-            at = torch.max(torch.min(one + change, high), low)
+            at = torch.max(torch.min(moved(at.detach(), gradient, one), high), low)
         found.append(at)
     return torch.stack(found)
 
