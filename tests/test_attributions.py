@@ -49,12 +49,24 @@ def test_arms_at_equal_cost_have_as_many_passes():
     assert dict(arm(lagged).config)["epochs"] == 2 * epochs
 
 
-@pytest.mark.parametrize(("preset", "sampled"), [("quick", 4), ("standard", 8)])
-def test_arms_at_equal_time_have_the_measured_time_of_the_gradient(preset, sampled):
-    study = standard_study("attributions-equal-time", preset=preset)
+@pytest.mark.parametrize(
+    ("dataset", "preset", "sampled"),
+    [
+        ("digits", "quick", 4),
+        ("digits", "standard", 8),
+        ("mnist", "standard", 8),
+        ("cifar10", "quick", 4),
+        ("news", "reduced", 8),
+    ],
+)
+def test_arms_at_equal_time_have_the_time_of_the_gradient_as_measured_there(
+    dataset, preset, sampled
+):
+    study = standard_study("attributions-equal-time", dataset, preset)
     arms = {one.name: dict(one.config).get("epochs", study.config["epochs"]) for one in study.arms}
     maps = attributions.FEW if preset == "quick" else MAPS
-    step = {method: costs.OF_MAPS[method] for method in maps}
+    measured = costs.of_maps(dataset)
+    step = {method: measured[method] for method in maps}
     if sampled != costs.SAMPLES:  # beyond a step of training, in proportion to the maps' passes
         for method in set(maps) & set(WITH_SAMPLES):
             beyond = (sampled + 1) / (costs.SAMPLES + 1)
@@ -65,14 +77,41 @@ def test_arms_at_equal_time_have_the_measured_time_of_the_gradient(preset, sampl
             name = attributions.as_long_as(MAPS[method], "Gradient")
             assert arms.pop(name) * step[method] == pytest.approx(gradient), name
     lagged = arms.pop(attributions.as_long_as("Lagged gradient", "Gradient"))
-    assert lagged * costs.LAGGED == pytest.approx(gradient)
+    assert lagged * measured["lagged"] == pytest.approx(gradient)
     for method in ("gradient", "gradient_x_input"):
         name = attributions.as_long_as(MAPS[method], "SmoothGrad")
         assert arms.pop(name) * step[method] == pytest.approx(smooth), name
     # What is left are runs of the study at equal steps.
-    whole = {one.name: one for one in standard_study("attributions", preset=preset).arms}
+    whole = {one.name: one for one in standard_study("attributions", dataset, preset).arms}
     assert all(whole[one.name] == one for one in study.arms if one.name in arms)
-    assert set(arms) <= set(whole) and not set(costs.OF_MAPS) ^ set(MAPS)
+    assert set(arms) <= set(whole)
+    assert "a step costs" not in study.note
+
+
+def test_costs_are_there_for_every_map_and_a_note_says_where_they_are_those_of_digits():
+    for dataset in costs.MODELS:
+        measured = costs.of_maps(dataset)
+        assert set(measured) == {*MAPS, "lagged"}
+        assert 1 < measured["lagged"] < 1.5 < measured["gradient"] < 2.5
+        assert all(measured["lagged"] < cost for name, cost in measured.items() if name in MAPS)
+    assert costs.of_maps("breast-cancer") == costs.of_maps("digits") != costs.of_maps("mnist")
+    elsewhere = standard_study("attributions-equal-time", "breast-cancer", "quick")
+    assert elsewhere.note.endswith("was measured on digits, and not on breast-cancer.")
+    larger = standard_study("attributions-equal-time", "mnist", "published")
+    assert "measured with small_cnn, and not with vgg11" in larger.note
+
+
+def test_the_measurement_of_costs_trains_what_the_study_trains():
+    """Each data set's model, shape, batch and number of replicas are those of a chunk."""
+    from benchmarks.methods import ELSEWHERE, as_studied
+
+    assert {"digits", *ELSEWHERE} == set(costs.MODELS)
+    for dataset, (preset, _, _) in ELSEWHERE.items():
+        work = as_studied(dataset)
+        study = standard_study("attributions-equal-time", dataset, preset)
+        assert work.model == study.config["model"] == costs.MODELS[dataset]
+        assert work.batch == study.config["batch_size"]
+        assert work.replicas == study.arms[0].seeds_per_subset
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard"])

@@ -6,7 +6,7 @@ the map. At equal cost each map is trained for as many passes as another, by mor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -138,12 +138,14 @@ def left_out(settings: Settings) -> str:
 
 def declare_equal_time(settings: Settings) -> Study:
     """The maps, each trained in the processor time of the gradient, by the costs of a step that
-    were measured (`costs`): a map whose step takes twice as long has half the epochs."""
+    were measured on the data (`costs`): a map whose step takes twice as long has half the
+    epochs."""
     samples, maps = SAMPLES.get(settings.preset, SAMPLES["standard"]), compared(settings)
     every = {arm.name: arm for arm in arms(settings, maps, samples)}
+    of_maps = costs.of_maps(settings.dataset)
 
     def cost(method: str) -> float:
-        measured = costs.OF_MAPS[method]
+        measured = of_maps[method]
         if method in WITH_SAMPLES:  # beyond a step of training, so much for each sample
             measured = 1 + (measured - 1) * passes(method, samples) / passes(method, costs.SAMPLES)
         return measured
@@ -155,7 +157,7 @@ def declare_equal_time(settings: Settings) -> Study:
     refined = [method for method in REFINED if method in maps]
     chosen = (
         *(every[name] for name in (VANILLA, GRADIENT, *(maps[method] for method in refined))),
-        in_time_of(LAGGED, "gradient", cost("gradient") / costs.LAGGED),
+        in_time_of(LAGGED, "gradient", cost("gradient") / cost("lagged")),
         *(
             in_time_of(title, "gradient", cost("gradient") / cost(method))
             for method, title in maps.items()
@@ -173,8 +175,18 @@ def declare_equal_time(settings: Settings) -> Study:
         hypotheses=tuple(Hypothesis(n=n, **said) for said in _of_time(maps)),
         seeds=tuple(range(FRESH_SEED, FRESH_SEED + settings.seeds["attributions"])),
         room="analysis.studies.comparators:exhibits",
-        note=left_out(settings),
+        note=" ".join(filter(None, (left_out(settings), costs_of(settings)))),
     )
+
+
+def costs_of(settings: Settings) -> str:
+    """Where the costs of a step were measured, where that is not the data and model at hand."""
+    dataset, model = settings.dataset, settings.config["model"]
+    if dataset not in costs.MODELS:
+        return f"What a step costs was measured on digits, and not on {dataset}."
+    if model != costs.MODELS[dataset]:
+        return f"What a step costs was measured with {costs.MODELS[dataset]}, and not with {model}."
+    return ""
 
 
 # --- arms ----------------------------------------------------------------------------------------
@@ -401,37 +413,43 @@ def _of_lagged() -> list[dict[str, Any]]:
 
 # --- what is shown -------------------------------------------------------------------------------
 
+# What All gains with a map, and with what differs in one thing.
+COLUMNS = ("gain", "score", "placebo", "equal_cost")
+
 
 def map_table(
     runs: pd.DataFrame,
     rng: np.random.Generator,
     metric: str = "validation_accuracy",
     confidence: float = statistics.CONFIDENCE,
+    titles: Sequence[str] = (*MAPS.values(), LAGGED),
+    columns: Sequence[str] = COLUMNS,
 ) -> pd.DataFrame:
     """One row a map: what All gains with it over Vanilla within subsets, and what it costs.
 
-    Columns: map; gain, score (target class score), placebo (another sample's map) and equal_cost
-    (as many passes as the gradient), each in points with an interval; passes (a step); seconds (of
-    a run, over Vanilla's); n_subsets and n (runs). The largest gain first; arms without runs are
-    NaN. Seeds that share a training subset count as one unit of the interval.
+    titles: of maps; those without an arm are left out. Columns: map; those asked for of gain, score
+    (target class score), placebo (another sample's map) and equal_cost (as many passes as the
+    gradient), each in points with an interval; passes (a step); seconds (of a run, over Vanilla's);
+    n_subsets and n (runs). The largest gain first; arms without runs are NaN.
+    Seeds that share a training subset count as one unit of the interval.
     """
     values = runs.pivot(index="seed", columns="arm", values=metric)
     subsets = runs.groupby("seed")["subset_seed"].first() if "subset_seed" in runs else None
     by_arm = runs.groupby("arm")
     cost = (by_arm["passes"].mean() / by_arm["step"].mean()).to_dict()
     seconds = by_arm["seconds"].median().to_dict()
-    titles = [title for title in (*MAPS.values(), LAGGED) if title in values]
+    titles = [title for title in titles if title in values]
     rows = []
     for title, stream in zip(titles, rng.spawn(len(titles)), strict=True):
         row: dict[str, Any] = {"map": title}
         costly = at_cost_of(title, GRADIENT)
-        columns = {
+        named = {
             "gain": title,
             "score": scored(title),
             "placebo": placebo_of(title),
             "equal_cost": costly if costly in values else title,
         }
-        for column, arm in columns.items():
+        for column, arm in ((column, named[column]) for column in columns):
             gained = values[arm] - values[VANILLA] if arm in values else values[VANILLA][:0]
             sample = tables.units(gained, subsets)
             interval = statistics.mean_interval(sample, stream, confidence=confidence)
@@ -463,12 +481,14 @@ def map_plot(
     table: from `map_table`. Open: with another sample's map in place of the sample's own.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, map_height(table))
-    limits = figures.limits_of(table.assign(zero=0.0), [*_SHOWN, "zero"]) or (-1.0, 1.0)
+    drawn = {column: said for column, said in _SHOWN.items() if column in table}
+    limits = figures.limits_of(table.assign(zero=0.0), [*drawn, "zero"]) or (-1.0, 1.0)
     places = figures.named_rows(ax, table["map"], limits, label, shift=-0.5)
     for place, row in zip(places, table.to_dict("records"), strict=True):
-        for shift, (column, (_, look)) in zip((0.3, 0.1, -0.1, -0.3), _SHOWN.items(), strict=True):
+        for number, (column, (_, look)) in enumerate(drawn.items()):
+            shift = 0.1 * (len(drawn) - 1) - 0.2 * number
             figures.mark_in_row(ax, place + shift, row, column, look, 0.87)
-    handles = [figures.legend_key(ax, words, *look) for words, look in _SHOWN.values()]
+    handles = [figures.legend_key(ax, words, *look) for words, look in drawn.values()]
     figures.legend_above(ax, handles, ncols=2)
     return ax
 
@@ -480,12 +500,20 @@ def map_height(table: pd.DataFrame) -> float:
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
     """The verdicts, and figure and table attributions."""
-    shown = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
+    return shown(study, look, "attributions", [*MAPS.values(), LAGGED], COLUMNS)
+
+
+def shown(
+    study: StudyResult, look: Look, name: str, titles: Sequence[str], columns: Sequence[str]
+) -> Exhibits:
+    """The verdicts, and a figure and a table of the name. titles: of maps. columns: those of
+    `map_table` that the study has arms for."""
+    verdicts = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
     collector = Collector(study, look)
-    table = map_table(study.frame, look.rng(), look.metric, look.confidence)
+    table = map_table(study.frame, look.rng(), look.metric, look.confidence, titles, columns)
     over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
     collector.figure(
-        "attributions",
+        name,
         "What all adjustments gain with each attribution map",
         table,
         partial(map_plot, table),
@@ -494,18 +522,23 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
         interval=over,
         width="double",
     )
+    words = {
+        "score": "score: of target class score, otherwise loss",
+        "placebo": "placebo: with another sample's map",
+        "equal_cost": "equal cost: trained for as many passes as with the gradient",
+    }
+    said = [words[column] for column in words if column in columns]
     collector.table(
-        "attributions",
+        name,
         "Gain over Vanilla with each attribution map, and its cost",
         table,
-        ["map", "gain", "score", "placebo", "equal_cost", "passes", "seconds", "n_subsets", "n"],
-        note="Gains in points. Score: of target class score, otherwise loss; placebo: with another "
-        "sample's map; equal cost: trained for as many passes as with the gradient; passes: "
-        "forward and backward, a step; seconds: of a run, over those of Vanilla.",
+        ["map", *columns, "passes", "seconds", "n_subsets", "n"],
+        note=f"Gains in points. {'; '.join(said).capitalize()}; passes: forward and backward, a "
+        "step; seconds: of a run, over those of Vanilla.",
         interval=over,
         digits=2,
     )
     return Exhibits(
-        {**collector.exhibits.figures, **shown.figures},
-        {**collector.exhibits.tables, **shown.tables},
+        {**collector.exhibits.figures, **verdicts.figures},
+        {**collector.exhibits.tables, **verdicts.tables},
     )
