@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,13 @@ def test_a_named_baseline_is_what_others_are_compared_with(tmp_path: Path, folde
         find_study(str(path))
     with pytest.raises(ExportError, match="has no arm 'mx' .did you mean 'mix'"):
         arms.differences(study, Look(), "mx")
+
+
+def test_without_a_vanilla_arm_the_baseline_is_one_that_changes_nothing():
+    alone = standard_study("isolation", "digits", "quick")
+    assert arms.baseline_arm(alone) == "adjustment 0"
+    assert arms.baseline_arm(replace(alone, arms=alone.arms[1:])) == ""
+    assert arms.baseline_arm(replace(alone, baseline="adjustment 4")) == "adjustment 4"
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,17 @@ def test_the_same_report_is_renewed_and_another_one_is_not_replaced(
         reports.report([], {"results": second}, two)
 
 
+def test_a_report_of_the_shipped_results_gives_way_to_one_of_other_results(
+    two: Path, tmp_path: Path
+) -> None:
+    """As the demo makes them of studies that it does not train."""
+    write_notebook(tmp_path / "notebooks", "01_first", CELL + 'results = "results"\n')
+    reports.report(["01"], {"results": SHIPPED}, two)
+    reports.report(["01"], {"results": tmp_path / "own"}, two)
+    with pytest.raises(ReportError, match="is there already, made with results = "):
+        reports.report(["01"], {"results": SHIPPED}, two)
+
+
 def test_two_notebooks_of_one_name_are_refused(two: Path, tmp_path: Path) -> None:
     paths = [write_notebook(tmp_path / folder, "own", CELL) for folder in ("a", "b")]
     with pytest.raises(ReportError, match="two notebooks would write own-digits"):
