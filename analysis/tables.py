@@ -168,7 +168,7 @@ def comparison_sentence(
 
 
 def _rounds_to_0(ends: Sequence[float], digits: int) -> bool:
-    return any(math.isfinite(end) and round(end, digits) == 0 for end in ends)
+    return any(math.isfinite(end) and end != 0 == round(end, digits) for end in ends)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -175,9 +175,9 @@ def test_settings_that_differ_stand_beside_the_comparison(repeated):
     settings = compared(repeated, "news")[0].tables["published-settings"].data
     settings = settings.set_index("setting")
     assert settings.loc["epochs", "this study"] == "5"
-    assert settings.loc["epochs", f"published {NEWS}"] == "100"
+    assert settings.loc["epochs", "Published 20 Newsgroups"] == "100"
     assert settings.loc["words of a text", "this study"] == "the first 1000"
-    assert settings.loc["words of a text", f"published {NEWS}"] == "the first 1000"
+    assert settings.loc["words of a text", "Published 20 Newsgroups"] == "the first 1000"
     assert settings.loc["word vectors", "this study"] == "not recorded"  # of made-up rows
     mnist = compared(repeated, "mnist")[0].tables["published-settings"].data
     assert "word vectors" not in set(mnist["setting"])

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +114,9 @@ def test_a_named_baseline_is_what_others_are_compared_with(tmp_path: Path, folde
 def test_without_a_vanilla_arm_the_baseline_is_one_that_changes_nothing():
     alone = standard_study("isolation", "digits", "quick")
     assert arms.baseline_arm(alone) == "adjustment 0"
-    assert arms.baseline_arm(replace(alone, arms=alone.arms[1:])) == ""
-    assert arms.baseline_arm(replace(alone, baseline="adjustment 4")) == "adjustment 4"
+    assert arms.baseline_arm(alone.model_copy(update={"arms": alone.arms[1:]})) == ""
+    with_control = alone.model_copy(update={"arms": (*alone.arms, Arm("plain"))})
+    assert arms.baseline_arm(with_control) == "plain"
 
 
 @pytest.mark.parametrize(
