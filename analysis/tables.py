@@ -313,8 +313,8 @@ def present(
             # Beside a verdict, one more digit where an end would round to 0.
             finer = name == "difference" and "verdict" in table
             texts = [
-                interval_text(*map(float, row), places + (finer and _rounds_to_0(row[1:], places)))
-                for row in ends
+                interval_text(x, low, high, places + (finer and _rounds_to_0((low, high), places)))
+                for x, low, high in (map(float, row) for row in ends)
             ]
         else:
             texts = [_cell(name, value, places) for value in table[name]]

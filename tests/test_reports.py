@@ -376,6 +376,12 @@ def test_what_is_usual_or_the_default_is_not_in_the_name(two: Path) -> None:
     assert outcome.stem == "01_first-digits-confidence=0.95"
 
 
+def test_the_front_page_has_the_first_answers_and_leaves_out_a_wall_of_them() -> None:
+    assert pages._shortly(["a" * 300, "b" * 140, "c" * 140]) == ["a" * 300, "b" * 140]
+    assert pages._shortly(["a" * 900, "b"]) == ["a" * 900]
+    assert pages._shortly([]) == []
+
+
 def test_the_same_report_is_renewed_and_another_one_is_not_replaced(
     two: Path, tmp_path: Path
 ) -> None:
