@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -209,6 +210,22 @@ def meant(name: object, known: Iterable[str], close_from: float = 0.6) -> str:
     """
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=close_from)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def in_short(names: Iterable[str], most: int = 12) -> str:
+    """Names for a message: "a, b, c"; "arm 0 to arm 26" for a run of numbers; after `most` of them
+    the number of others."""
+    runs: list[list[str]] = []
+    for name in names:
+        last = re.fullmatch(r"(.*?)(\d+)", runs[-1][-1]) if runs else None
+        if last and name == f"{last[1]}{int(last[2]) + 1}":
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else run)]
+    if len(parts) <= most + 1:
+        return ", ".join(parts)
+    return f"{', '.join(parts[:most])}, and {len(parts) - most} more"
 
 
 def _at_default(entry: Any, value: Any) -> bool:

@@ -418,7 +418,14 @@ def shown(table: pd.DataFrame, look: Look) -> tuple[Exhibit, Exhibit, Exhibit]:
     why = "Why, and the command that would decide them."
     return (
         Exhibit("claims", title, table, f"{title}. {note}", facts, note, draw, "double"),
-        Exhibit("claims", title, printable(table), f"{title}. {words}", facts, words),
+        Exhibit(
+            "claims",
+            title,
+            printable(table).rename(columns={"effect": "Effect", "n": "Units"}),
+            f"{title}. {words}",
+            facts,
+            words,
+        ),
         Exhibit("claims-open", rest, undecided(table), f"{rest}. {why}", facts, why),
     )
 

@@ -345,9 +345,10 @@ def unknown_study(name: str, *folders: str | Path) -> str:
         return ""
     said = {f: "the shipped results" if f == store.SHIPPED else str(f) for f in folders}
     first = next((folder for folder in folders if there[folder]), folders[0])
+    names = [n for n in there[first] if n.removesuffix("-tuning") not in {*there[first]} - {n}]
     return (
         f"no study {name!r} in {' or '.join(said.values())}{meant(name, every)}; {said[first]} "
-        f"have: {', '.join(there[first]) or 'none'}"
+        f"have: {', '.join(names) or 'none'}"
     )
 
 

@@ -73,14 +73,32 @@ class Answer:
     notes: tuple[str, ...] = ()
 
     @property
+    def columns(self) -> list[str]:
+        """The columns that readers see, in order."""
+        counted = tables.shown_counts(self.table, "n_diverged", "n_missing")
+        return [
+            *("arm", "setting", "n", *counted, "validation", "test"),
+            *("difference", "verdict", "effect"),
+        ]
+
+    @property
+    def intervals(self) -> str:
+        """What the table's intervals are over and hold for."""
+        level = f"{100 * self.confidence:g} %"
+        return (
+            f"Accuracy in percent. Intervals of means have {level} each, those of differences "
+            f"{level} for all arms together. All are over training subsets and seeds, on the same "
+            "test samples."
+        )
+
+    @property
     def verdict(self) -> str:
         """Whether ABA helps: supported, refuted or inconclusive."""
         return self.verdicts[0].verdict
 
     def presented(self) -> pd.DataFrame:
         """The table as text, for readers."""
-        columns = ["arm", "setting", "n", "validation", "test", "difference", "verdict"]
-        return tables.present(self.table, columns=columns)
+        return tables.present(self.table, columns=self.columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Forest plot: each arm's difference to Vanilla on test, with its interval."""
@@ -111,7 +129,10 @@ class Answer:
                 ),
                 width="double",
             ),
-            exhibits.Exhibit("own-arms", "Accuracy of each arm", self.table, caption, facts),
+            exhibits.Exhibit(
+                "own-arms", "Accuracy of each arm", self.table, f"{caption} {self.intervals}",
+                facts, columns=self.columns,
+            ),
         ]  # fmt: skip
         told = command or "analysis.own.compare"
         return [path for one in made for path in exhibits.write(one, out, command=told)]
@@ -123,7 +144,7 @@ class Answer:
             width = max(map(len, [name, *shown[name]]))
             shown[name] = shown[name].str.ljust(width)
             shown = shown.rename(columns={name: name.ljust(width)})
-        return "\n".join(lines) + "\n\n" + shown.to_string(index=False)
+        return "\n".join([*lines, "", shown.to_string(index=False), "", self.intervals])
 
     def __repr__(self) -> str:
         return f"<Answer: {self.sentence}>"
@@ -143,6 +164,7 @@ class Answer:
         return (
             f"<p><b>{html.escape(self.sentence)}</b></p>{said}{picture[1]}{picture[2]}"
             + self.presented().to_html(index=False, border=0)
+            + f"<p>{html.escape(self.intervals)}</p>"
         )
 
 
@@ -214,6 +236,7 @@ def compare(
     validated = tried.drop(columns=[name for name in tried if str(name).startswith("test_")])
     settled = tuning.settled(study, validated, "validation_accuracy")
     runs = runner.train_in_memory(settled, splits, make, config, size, count)
+    runs["model"] = build if isinstance(build, str) else getattr(build, "__name__", "own")
     scope = (
         f"training subsets of {size} of {len(splits.train)} samples, each with a new seed, and on "
         f"the same {len(splits.test)} test samples"
@@ -329,6 +352,9 @@ def judged(
     chosen = {row["class"]: row["values"] for _, row in tried[tried["chosen"]].iterrows()}
     table = arms_table(runs, rng, confidence=confidence)
     table = table.drop(columns=[n for n in table if str(n).endswith(("median", "_sd"))])
+    table = table.drop(
+        columns=["batch_norm", "strength"], errors="ignore"
+    )  # the settings are said in a column
     table.columns = pd.Index([str(name).replace("_mean", "") for name in table])
     others = [arm.name for arm in study.arms if not arm.vanilla]
     margin = study.hypotheses[0].margin

@@ -155,7 +155,7 @@ def comparison_sentence(
     if not math.isfinite(estimate):
         return f"{first} cannot be compared with {second}: no runs"
     ends = [end for end in (low, high) if math.isfinite(end)]
-    digits += any(round(end, digits) == 0 for end in ends)
+    digits += _rounds_to_0(ends, digits)
     numbers = interval_text(estimate, low, high, digits).replace(" [", f"{unit} [")
     open_ = f"{first} is not shown to differ from {second}"
     if len(ends) < 2:
@@ -165,6 +165,10 @@ def comparison_sentence(
     near, far = sorted((abs(low), abs(high)))
     numbers = interval_text(abs(estimate), near, far, digits).replace(" [", f"{unit} [")
     return f"{first} is {'above' if estimate > 0 else 'below'} {second} by {numbers}"
+
+
+def _rounds_to_0(ends: Sequence[float], digits: int) -> bool:
+    return any(math.isfinite(end) and end != 0 == round(end, digits) for end in ends)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -306,7 +310,12 @@ def present(
         places = _digits(table[name], digits)
         if f"{name}_low" in table and f"{name}_high" in table:
             ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-            texts = [interval_text(float(x), float(y), float(z), places) for x, y, z in ends]
+            # Beside a verdict, one more digit where an end would round to 0.
+            finer = name == "difference" and "verdict" in table
+            texts = [
+                interval_text(x, low, high, places + (finer and _rounds_to_0((low, high), places)))
+                for x, low, high in (map(float, row) for row in ends)
+            ]
         else:
             texts = [_cell(name, value, places) for value in table[name]]
         result[_label(name)] = texts

@@ -56,6 +56,7 @@ def print_differences(
 
     Raises ResultsError, and ExportError where the study has no baseline.
     """
+    from aba_core.identity import in_short
     from analysis import exhibits, tables
     from analysis.results import load
     from analysis.studies import arms
@@ -67,17 +68,21 @@ def print_differences(
     reference = baseline or arms.baseline_arm(result.declaration.study)
     table = arms.differences(result, look, baseline)
     if not reference:
-        names = ", ".join(arm.name for arm in result.declaration.study.arms)
+        names = in_short(arm.name for arm in result.declaration.study.arms)
         raise exhibits.ExportError(
             f"{study} has no arm without a method; say --baseline ARM, one of: {names}"
         )
     print(f"\n== {study} on {dataset}: {look.label}, differences to {reference} ==\n")
     for sentence in arms.sentences(result, look, baseline):
         print(sentence)
-    shown = tables.present(table, columns=["arm", "difference", "n", "unit", "verdict", "effect"])
+    shown = tables.present(table, columns=["arm", "difference", "n", "verdict", "effect"])
     print()
     print_table(tuple(shown.columns), list(shown.itertuples(index=False, name=None)))
-    print(f"\nIntervals hold together at {100 * look.confidence:g} %. {result.summary()}")
+    over = tables.listed(sorted({scope for scope in table["scope"] if scope}))
+    print(
+        f"\nIntervals hold together at {100 * look.confidence:g} %"
+        f"{f'; they are over {over}' * bool(over)}. {result.summary()}"
+    )
 
 
 def print_ledger(sentences: Iterable[str], decided: pd.DataFrame, rest: pd.DataFrame) -> None:

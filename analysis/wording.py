@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis import scopes, tables
+from analysis.reference import PUBLISHED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,12 @@ _UNITS = {
 def data_title(dataset: str) -> str:
     """How prose and figures call a data set; one of a user's own has the name that it was given."""
     return _DATA.get(dataset, dataset)
+
+
+def published_title(experiment: str) -> str:
+    """How prose and figures call the data set of a published experiment, as "MNIST"."""
+    of = {name: dataset for dataset, name in PUBLISHED.items()}
+    return data_title(of.get(experiment, experiment))
 
 
 def in_order(datasets: Iterable[str]) -> list[str]:

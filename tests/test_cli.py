@@ -150,7 +150,7 @@ def test_status_of_an_empty_folder_says_how_to_start(tmp_path):
         (
             ["compare", "--dataset", "cifar10"],
             "aba: no isolation study on cifar10 in results/: these are the shipped results",
-            "== cifar10 against the published one ==",
+            "== CIFAR-10 beside the published table ==",
         ),
         (
             ["figures", "frozen", "--dataset", "mnist", "--format", "svg"],

@@ -70,19 +70,21 @@ def test_a_repetition_of_the_published_results_agrees(repeated):
     order = exhibits.tables["published-agreement"].data.iloc[0]
     assert order["spearman"] > 0.97 and order["n_ratings"] == 26
     assert order["rating_share"] > 0.85 and order["rating_kappa_low"] > 0.5
-    assert f"The 27 adjustments rank alike here and in {NEWS}" in text
+    assert "The 27 adjustments rank alike here and as published on 20 Newsgroups: " in text
     assert "are as published: κ 0." in text or "are as published: κ 1." in text
     assert "Challenger, MendABA, FastABA and FastABA-CE above Vanilla" in text
-    assert f"Sets above the mean of their members, as in {NEWS}: " in text
+    assert "Sets above the mean of their members, as published on 20 Newsgroups: " in text
     assert "does not appear" not in text
 
 
 def test_the_reverse_is_told_apart_everywhere(repeated):
     exhibits, text = compared(repeated, "mnist")
     assert exhibits.tables["published-agreement"].data["spearman"].iloc[0] < 0
-    assert "Epsilon − Delta: opposite to mnist-tiny" in text
-    assert "The published advantage of MendABA against Vanilla does not appear: −13." in text
-    assert "The published advantage of the set All does not appear" in text
+    assert "Epsilon − Delta: opposite to that on MNIST (here " in text
+    assert (
+        "The advantage of MendABA against Vanilla published on MNIST (validation) does not" in text
+    )
+    assert "The advantage of the set All published on MNIST does not appear: " in text
     groups = exhibits.tables["published-groups"].data
     assert (groups["agreement"] != "same").all()
 
@@ -94,7 +96,9 @@ def test_a_published_difference_within_its_own_noise_counts_for_neither_side(rep
     row = sets.loc["Neutral"]
     assert row["there"] == -0.43 and row["there_low"] < 0 < row["there_high"]
     assert row["agreement"] == "inconclusive"
-    assert "The published disadvantage of the set Neutral is itself inconclusive" in text
+    assert (
+        "The disadvantage of the set Neutral published on 20 Newsgroups is itself inconclu" in text
+    )
     z = row["there"] / ((row["there_high"] - row["there_low"]) / 2 / 1.96)
     assert z == pytest.approx(-0.4, abs=0.05)
     assert sets.loc["All", "agreement"] == "same"
@@ -118,7 +122,8 @@ def test_digits_are_held_against_all_three_by_orders_and_signs_alone(repeated):
         columns = exhibit.columns or list(exhibit.data.columns)
         assert not {"there", "there_median", "rating_share", "rating_kappa"} & set(columns)
     assert "ratings" not in text
-    assert "in all three published" in text or "mnist-tiny and 20newsgroups-tiny" in text
+    assert "in all three published" in text or "published on MNIST and 20 Newsgroups" in text
+    assert "-tiny" not in text
 
 
 def test_the_same_order_everywhere_is_one_sentence():
@@ -170,9 +175,9 @@ def test_settings_that_differ_stand_beside_the_comparison(repeated):
     settings = compared(repeated, "news")[0].tables["published-settings"].data
     settings = settings.set_index("setting")
     assert settings.loc["epochs", "this study"] == "5"
-    assert settings.loc["epochs", f"published {NEWS}"] == "100"
+    assert settings.loc["epochs", "Published 20 Newsgroups"] == "100"
     assert settings.loc["words of a text", "this study"] == "the first 1000"
-    assert settings.loc["words of a text", f"published {NEWS}"] == "the first 1000"
+    assert settings.loc["words of a text", "Published 20 Newsgroups"] == "the first 1000"
     assert settings.loc["word vectors", "this study"] == "not recorded"  # of made-up rows
     mnist = compared(repeated, "mnist")[0].tables["published-settings"].data
     assert "word vectors" not in set(mnist["setting"])
@@ -217,7 +222,7 @@ def test_the_figure_has_27_points_in_three_colours(repeated):
     ax = shared.draw(exhibit).axes[0]
     points = {line.get_color(): len(line.get_xdata()) for line in ax.lines}
     assert points == {figures.COLOURS[group]: 9 for group in Group}
-    assert "20newsgroups-tiny" in ax.get_xlabel() and "Here" in ax.get_ylabel()
+    assert "Published, 20 Newsgroups" in ax.get_xlabel() and "Here" in ax.get_ylabel()
     plt.close("all")
 
 
@@ -239,7 +244,7 @@ def aba(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_prints_sentences_and_tables(repeated, tmp_path):
     done = aba("--results", str(repeated), "--dataset", "news", "--dataset", "cifar10")
-    assert "== news against the published one ==" in done.stdout
+    assert "== 20 Newsgroups beside the published table ==" in done.stdout
     assert "- The groups stand in the same order here" in done.stdout
     for title in ("Settings here and published", "Kendall", "κ of ratings", "Median published (%)"):
         assert title in done.stdout

@@ -111,6 +111,14 @@ def test_a_named_baseline_is_what_others_are_compared_with(tmp_path: Path, folde
         arms.differences(study, Look(), "mx")
 
 
+def test_without_a_vanilla_arm_the_baseline_is_one_that_changes_nothing():
+    alone = standard_study("isolation", "digits", "quick")
+    assert arms.baseline_arm(alone) == "adjustment 0"
+    assert arms.baseline_arm(alone.model_copy(update={"arms": alone.arms[1:]})) == ""
+    with_control = alone.model_copy(update={"arms": (*alone.arms, Arm("plain"))})
+    assert arms.baseline_arm(with_control) == "plain"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -24,6 +24,7 @@ from aba_core import (
 )
 from aba_core.architecture import check_module
 from aba_core.checks import check_split
+from aba_core.identity import in_short
 from analysis import terminal, yaml_text
 from analysis.cli import app
 from analysis.own import compare
@@ -42,6 +43,16 @@ def said(tmp_path, monkeypatch, capsys):
         return code, told.err or told.out
 
     return run
+
+
+def test_many_names_are_told_in_short():
+    numbered = [f"adjustment {index}" for index in range(27)]
+    assert in_short(numbered) == "adjustment 0 to adjustment 26"
+    assert in_short(["a", "b 1", "b 2", "c"]) == "a, b 1, b 2, c"
+    assert in_short(["b 9", "b 10", "b 11", "b 13"]) == "b 9 to b 11, b 13"
+    assert in_short("abcdef", most=3) == "a, b, c, and 3 more"
+    assert in_short("abcd", most=3) == "a, b, c, d"  # one more takes no more room
+    assert in_short([]) == ""
 
 
 @pytest.mark.parametrize(

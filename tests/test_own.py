@@ -220,6 +220,14 @@ def test_it_is_shown_saved_and_drawn(cancer: Answer, tmp_path: Path):
     assert {"own-forest-cancer.pdf", "own-forest-cancer.svg", "own-arms-cancer.csv"} <= names
     kept = pd.read_csv(tmp_path / "tables" / "own-arms-cancer.csv")
     assert kept["arm"].tolist() == cancer.table["arm"].tolist()
+    assert (
+        set(kept["model"]) == set(cancer.runs["model"]) == {"linear"}
+    )  # and not the default's name
+    printed = (tmp_path / "tables" / "own-arms-cancer.md").read_text()
+    assert printed.startswith(
+        "| Arm | Setting | Runs | Validation | Test | Difference (points) | V"
+    )
+    assert "over training subsets and seeds" in page
     drawn = {text.get_text().replace("\n", " ") for text in cancer.plot().get_yticklabels()}
     assert drawn == {*cancer.table["arm"]} - {"Vanilla"}
 

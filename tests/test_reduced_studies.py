@@ -191,7 +191,7 @@ def test_compare_passes_over_data_without_published_tables_and_shows_that_of_lar
     showing.compare(studies=None, results=tmp_path, dataset=None, metric="validation_accuracy",
                     confidence=0.95, preset="", baseline="")  # fmt: skip
     said = capsys.readouterr()
-    assert "large models against the published table" in said.out and not said.err
+    assert "Large models beside the published table" in said.out and not said.err
     assert said.out.count("5 runs: tiny-imagenet-20 (med)") == 8
     assert "aba run large-vit --preset published" in said.out
     with pytest.raises(typer.Exit):

@@ -376,6 +376,12 @@ def test_what_is_usual_or_the_default_is_not_in_the_name(two: Path) -> None:
     assert outcome.stem == "01_first-digits-confidence=0.95"
 
 
+def test_the_front_page_has_the_first_answers_and_leaves_out_a_wall_of_them() -> None:
+    assert pages._shortly(["a" * 300, "b" * 140, "c" * 140]) == ["a" * 300, "b" * 140]
+    assert pages._shortly(["a" * 900, "b"]) == ["a" * 900]
+    assert pages._shortly([]) == []
+
+
 def test_the_same_report_is_renewed_and_another_one_is_not_replaced(
     two: Path, tmp_path: Path
 ) -> None:
@@ -394,6 +400,17 @@ def test_the_same_report_is_renewed_and_another_one_is_not_replaced(
     (two / "02_second-digits.ipynb").write_text("{}")
     with pytest.raises(ReportError, match="02_second.*not made by aba report"):
         reports.report([], {"results": second}, two)
+
+
+def test_a_report_of_the_shipped_results_gives_way_to_one_of_other_results(
+    two: Path, tmp_path: Path
+) -> None:
+    """As the demo makes them of studies that it does not train."""
+    write_notebook(tmp_path / "notebooks", "01_first", CELL + 'results = "results"\n')
+    reports.report(["01"], {"results": SHIPPED}, two)
+    reports.report(["01"], {"results": tmp_path / "own"}, two)
+    with pytest.raises(ReportError, match="is there already, made with results = "):
+        reports.report(["01"], {"results": SHIPPED}, two)
 
 
 def test_two_notebooks_of_one_name_are_refused(two: Path, tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def compare(
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
     from analysis.studies import large, only_studies_of, published
+    from analysis.wording import data_title
 
     look = exhibits.Look(metric, confidence)
     lacking = False
@@ -247,11 +248,11 @@ def compare(
             print(f"aba: {error}", file=sys.stderr)
             lacking = True
             continue
-        same = name in PUBLISHED
-        print(f"\n== {name} against the published {'one' if same else 'tables, orders only'} ==\n")
+        tables = "table" if name in PUBLISHED else "tables, by orders and signs"
+        print(f"\n== {data_title(name)} beside the published {tables} ==\n")
         terminal.print_exhibits(sentences, compared.tables.values())
     if large.DATASETS & set(names):
-        print("\n== large models against the published table ==\n")
+        print("\n== Large models beside the published table ==\n")
         table = large.table(results)
         terminal.print_large(table, large.side_by_side(table), large.note(table))
     if lacking:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from urllib.parse import quote
 from aba_core.installation import HOME
 from analysis import toolkit_version
 from analysis.reports.parameters import ReportError
+
+ROOM = 450  # characters of answers that the front page gives to a report
 
 
 def template(name: str) -> str:
@@ -187,13 +190,20 @@ def _entry(path: Path, notebook: Mapping[str, Any], facts: Mapping[str, Any]) ->
         "error": facts["error"],
         "link": first,
         "title": (_title(notebook) or path.stem) + (f" ({', '.join(varied)})" if varied else ""),
-        "answers": _marked(notebook, "answer"),
+        "answers": _shortly(_marked(notebook, "answer")),
         "data": _marked(notebook, "data") or ([f"Data set: {dataset}"] if dataset else []),
         "seconds": f"{facts['seconds']:.0f}",
         "day": facts["at"][:10],
         "toolkit": facts["toolkit"],
         "links": links,
     }
+
+
+def _shortly(answers: list[str]) -> list[str]:
+    """The first answers, as many as a front page has room for; at least one."""
+    lengths = accumulate(map(len, answers))
+    kept = [text for text, so_far in zip(answers, lengths, strict=True) if so_far <= ROOM]
+    return kept or answers[:1]
 
 
 @contextlib.contextmanager

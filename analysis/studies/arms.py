@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from aba_core.identity import meant
+from aba_core.adjustments import AdjustmentSet
+from aba_core.arms import Arm
+from aba_core.identity import in_short, meant
 from aba_core.quantities import measured_as, quantity_of
 from analysis import figures, rules, tables
 from analysis.chance import control_arm
@@ -62,8 +64,19 @@ def arms_table(
 
 
 def baseline_arm(study: Study) -> str:
-    """The arm that others are compared with: the one declared, else the control; "" without."""
-    return study.baseline or control_arm(study)
+    """The arm that others are compared with: the one declared, else the control, else one whose
+    adjustments change nothing, as adjustment 0 in `isolation`; "" without."""
+    unchanged = (arm.name for arm in study.arms if _changes_nothing(arm))
+    return study.baseline or control_arm(study) or next(unchanged, "")
+
+
+def _changes_nothing(arm: Arm) -> bool:
+    """Whether the arm's method is one whose adjustments leave every input as it is."""
+    chosen = arm.setting("adjustments")
+    chosen = AdjustmentSet.parse(chosen) if isinstance(chosen, str) else chosen
+    if not isinstance(chosen, AdjustmentSet):
+        return False
+    return not any(change for adjustment in chosen.adjustments for change in adjustment)
 
 
 def difference_table(
@@ -184,7 +197,7 @@ def differences(study: StudyResult, look: Look, baseline: str = "") -> pd.DataFr
     if baseline and baseline not in names:
         raise ExportError(
             f"{declared.name} has no arm {baseline!r}{meant(baseline, names)}; there: "
-            f"{', '.join(names)}"
+            f"{in_short(names)}"
         )
     baseline = baseline or baseline_arm(declared)
     others = [name for name in names if name != baseline] if baseline else []

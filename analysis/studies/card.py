@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
 from aba_core.aspects import CardSettings
-from aba_core.identity import meant
+from aba_core.identity import in_short, meant
 from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED, quantity_of
 from analysis import figures, tables
 from analysis.exhibits import Collector, Exhibits, ExportError, Look
@@ -116,7 +116,7 @@ def with_card(study: Study, card: CardSettings, arms: Sequence[str] = ()) -> Stu
     for name in arms:
         if name not in names:
             raise StudyError(
-                f"{study.name} has no arm {name!r}{meant(name, names)}; there: {', '.join(names)}"
+                f"{study.name} has no arm {name!r}{meant(name, names)}; there: {in_short(names)}"
             )
     if study.frozen:
         raise StudyError(f"{study.name} is a frozen study; needed: one whose runs are reported")

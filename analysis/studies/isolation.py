@@ -19,6 +19,7 @@ from analysis.exhibits import Collector, Exhibits, Look
 from analysis.results import StudyResult
 from analysis.statistics import CONFIDENCE, Interval
 from analysis.study import Settings, Study
+from analysis.wording import published_title
 
 CONTRASTS = (("Epsilon", "Neutral"), ("Neutral", "Delta"), ("Epsilon", "Delta"))
 
@@ -175,7 +176,9 @@ def published_order_table(
     """
     means = {"this study": table["mean"]}
     for name in reference.published_table("isolation")["dataset"].unique():
-        means[f"published {name}"] = reference.published_isolation_table(name)["mean"]
+        means[f"published {published_title(name)}"] = reference.published_isolation_table(name)[
+            "mean"
+        ]
     rows = []
     for first, second in combinations(means, 2):
         both = np.isfinite(means[first]) & np.isfinite(means[second])

@@ -21,6 +21,7 @@ from analysis.results import StudyResult
 from analysis.statistics import CONFIDENCE, Interval
 from analysis.studies.isolation import arm_name
 from analysis.study import Settings, Study
+from analysis.wording import published_title
 
 
 def declare(settings: Settings) -> Study:
@@ -143,13 +144,13 @@ def _against_best(
 def published_difference_table(table: pd.DataFrame) -> pd.DataFrame:
     """Set minus mean of its members, here (with interval) and in each published experiment.
 
-    table: from `hypothesis_table`. Columns: set, here, "published NAME" (points).
+    table: from `hypothesis_table`. Columns: set, here, "Published NAME" (points).
     """
     names = ["difference", "difference_low", "difference_high"]
     beside = table[["set", *names]].rename(columns=lambda name: name.replace("difference", "here"))
     for name in reference.published_table("hypothesis")["dataset"].unique():
         printed = reference.published_hypothesis_table(name).set_index("set")["difference"]
-        beside[f"published {name}"] = beside["set"].map(printed)
+        beside[f"Published {published_title(name)}"] = beside["set"].map(printed)
     return beside
 
 

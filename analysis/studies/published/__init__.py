@@ -30,14 +30,15 @@ from analysis.studies.published.sentences import (
     set_sentences,
 )
 from analysis.studies.tension import hypothesis_table
+from analysis.wording import data_title, published_title
 
 BENCHMARKS = ("benchmark", "benchmark-bn")
 # What the slides say of the published runs; "not stated" is theirs too. Epochs are the benchmark's.
 PUBLISHED_SETTINGS = {
-    "mnist-tiny": {"data": "mnist, 100 images", "model": "vgg11", "epochs": "1000"},
-    "cifar10-tiny": {"data": "cifar10, 1000 images", "model": "vgg16", "epochs": "500"},
+    "mnist-tiny": {"data": "MNIST, 100 images", "model": "vgg11", "epochs": "1000"},
+    "cifar10-tiny": {"data": "CIFAR-10, 1000 images", "model": "vgg16", "epochs": "500"},
     "20newsgroups-tiny": {
-        "data": "news, 2000 texts",
+        "data": "20 Newsgroups, 2000 texts",
         "model": "small CNN",
         "epochs": "100",
         "words of a text": "the first 1000",
@@ -54,7 +55,7 @@ def settings_table(runs: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame
     strengths = ", ".join(f"{s:g}" for s in sorted(runs["strength"].dropna().unique()))
     targets = ", ".join(sorted({str(t) for t in runs.get("target", ()) if t and t == t}))
     here = {
-        "data": f"{ran['dataset']}, {ran.get('subset', 'subset not recorded')}",
+        "data": f"{data_title(ran['dataset'])}, {ran.get('subset', 'subset not recorded')}",
         "model": f"{ran['model']}{' with batch norm' * bool(ran['batch_norm'])}",
         "epochs": f"{ran['epochs']:g}",
         "strength": strengths or "none",
@@ -71,7 +72,7 @@ def settings_table(runs: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame
         row = {"setting": name, "this study": here.get(name, "no words")}
         for other in published:
             usual = {"runs an arm": "5", "word vectors": "no words"}.get(name, "not stated")
-            row[f"published {other}"] = PUBLISHED_SETTINGS[other].get(name, usual)
+            row[f"Published {published_title(other)}"] = PUBLISHED_SETTINGS[other].get(name, usual)
         rows.append(row)
     words = any("word vectors" in PUBLISHED_SETTINGS[other] for other in published)
     return pd.DataFrame(rows if words or "word vectors" in here else rows[:-1])
@@ -150,13 +151,18 @@ def _published(study: StudyResult) -> tuple[tuple[str, ...], bool]:
     return reference.published_for(dataset), dataset in PUBLISHED
 
 
+def _titled(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table, each experiment called by the title of its data set."""
+    return table.assign(published=table["published"].map(published_title))
+
+
 def _add_orders(collected: Collector, alone: StudyResult) -> list[str]:
     """Agreement of the 27 and of the groups: figures and tables to `collected`, and sentences."""
     look, (names, same_data) = collected.look, _published(alone)
     options: dict[str, Any] = {"confidence": look.confidence}
     table = isolation_table(alone.frame, look.rng(), metric=look.metric, **options)
-    order = order_agreement_table(table, names, look.rng(), **options)
-    contrasts = contrast_agreement_table(table, names, look.rng(), **options)
+    order = _titled(order_agreement_table(table, names, look.rng(), **options))
+    contrasts = _titled(contrast_agreement_table(table, names, look.rng(), **options))
     columns = ["published", "n_adjustments", "spearman", "kendall"]
     columns += ["n_ratings", "rating_share", "rating_kappa"] if same_data else []
     collected.table(
@@ -181,12 +187,12 @@ def _add_orders(collected: Collector, alone: StudyResult) -> list[str]:
         beside = beside_published(table, name)
         collected.figure(
             f"published-{name}",
-            f"Mean accuracy of each adjustment here against {name}",
+            f"Mean accuracy of each adjustment here and as published on {published_title(name)}",
             beside,
             partial(
                 published_plot,
                 beside,
-                published=f"Published, {name}",
+                published=f"Published, {published_title(name)}",
                 label=f"Here: {look.label[0].lower()}{look.label[1:]}",
             ),
             height=72,
@@ -201,7 +207,7 @@ def _add_sets(collected: Collector, alone: StudyResult, sets: StudyResult) -> li
     look, (names, same_data) = collected.look, _published(sets)
     options: dict[str, Any] = {"confidence": look.confidence}
     table = hypothesis_table(alone.frame, sets.frame, look.rng(), metric=look.metric, **options)
-    compared = set_agreement_table(table, names, **options)
+    compared = _titled(set_agreement_table(table, names, **options))
     collected.table(
         "published-sets",
         "All of a set less the mean of its members, here and published",
@@ -218,8 +224,8 @@ def _add_sets(collected: Collector, alone: StudyResult, sets: StudyResult) -> li
 def _add_benchmark(collected: Collector, benchmark: StudyResult) -> list[str]:
     """Agreement of the methods: a table to `collected`, and sentences."""
     look, (names, same_data) = collected.look, _published(benchmark)
-    compared = benchmark_agreement_table(
-        benchmark.frame, names, look.rng(), confidence=look.confidence
+    compared = _titled(
+        benchmark_agreement_table(benchmark.frame, names, look.rng(), confidence=look.confidence)
     )
     sizes = ["there_median", "there_sd", "there_strength"] if same_data else []
     collected.table(

@@ -45,23 +45,20 @@ def order_sentences(order: pd.DataFrame, contrasts: pd.DataFrame, same_data: boo
                 kind: list(rows.loc[rows["agreement"] == kind, "published"])
                 for kind in ("same", "opposite", "inconclusive")
             }
-            words = {"same": "same sign as in", "opposite": "opposite to", "inconclusive": ""}
-            parts = [f"{words[k]} {listed(by_kind[k])}" for k in ("same", "opposite") if by_kind[k]]
+            words = {"same": "the sign is as published on", "opposite": "opposite to that on"}
+            parts = [f"{words[k]} {listed(by_kind[k])}" for k in words if by_kind[k]]
             if by_kind["inconclusive"]:
                 here = rows["verdict_here"].iloc[0] == "inconclusive"
-                parts.append(
-                    "inconclusive here"
-                    if here
-                    else f"inconclusive in {listed(by_kind['inconclusive'])}"
-                )
+                where = "here" if here else f"as published on {listed(by_kind['inconclusive'])}"
+                parts.append(f"inconclusive {where}")
             numbers = interval_text(*rows.iloc[0][["here", "here_low", "here_high"]])
             sentences.append(f"{contrast}: {'; '.join(parts)} (here {numbers} points).")
     for row in order.to_dict("records"):
         numbers = interval_text(row["spearman"], row["spearman_low"], row["spearman_high"], 2)
         kind = {
-            "above": "The 27 adjustments rank alike here and in",
-            "below": "The 27 adjustments rank in opposite order here and in",
-            "inconclusive": "Whether the 27 adjustments rank alike is inconclusive for",
+            "above": "The 27 adjustments rank alike here and as published on",
+            "below": "The 27 adjustments rank in opposite order here and as published on",
+            "inconclusive": "It is inconclusive whether the 27 adjustments rank as published on",
         }[verdict(row["spearman_low"], row["spearman_high"])]
         sentences.append(f"{kind} {row['published']}: Spearman {numbers}.")
         if same_data and row["n_ratings"] and math.isfinite(row["rating_share"]):
@@ -90,7 +87,8 @@ def set_sentences(sets: pd.DataFrame, same_data: bool) -> list[str]:
             same = list(rows.loc[agree, "set"])
             if same:
                 sentences.append(
-                    f"Sets {word} the mean of their members, as in {published}: {listed(same)}."
+                    f"Sets {word} the mean of their members, as published on {published}: "
+                    f"{listed(same)}."
                 )
         for row in rows[rows["agreement"] != "same"].to_dict("records"):
             what = "advantage" if row["there"] > 0 else "disadvantage"
@@ -108,8 +106,18 @@ def benchmark_sentences(benchmark: pd.DataFrame, same_data: bool) -> list[str]:
         for sign, word in ((1, "above"), (-1, "below")):
             same = rows[(rows["agreement"] == "same") & (np.sign(rows["there"]) == sign)]
             if len(same):
-                sentences.append(f"{listed(list(same['method']))} {word} Vanilla, as in {where}.")
-        for row in rows[rows["agreement"] != "same"].to_dict("records"):
+                sentences.append(
+                    f"{listed(list(same['method']))} {word} Vanilla, as published on {where}."
+                )
+        rest = rows[rows["agreement"] != "same"]
+        unsure = rest[(rest["agreement"] != "opposite") & (rest["verdict_there"] == "inconclusive")]
+        if len(unsure) > 1:
+            sentences.append(
+                f"On {where} the published differences of {listed(list(unsure['method']))} to "
+                "Vanilla are themselves inconclusive."
+            )
+            rest = rest.drop(unsure.index)
+        for row in rest.to_dict("records"):
             what = "advantage" if row["there"] > 0 else "disadvantage"
             sentences.append(
                 _dissent(f"{what} of {row['method']} against Vanilla", row, where, same_data)
@@ -118,16 +126,18 @@ def benchmark_sentences(benchmark: pd.DataFrame, same_data: bool) -> list[str]:
 
 
 def _dissent(what: str, row: dict, where: str, same_data: bool) -> str:
-    """Such as: The published advantage of X does not appear: −1.0 points [−2.0, −0.1] here."""
+    """Such as: The advantage of X published on MNIST does not appear: −1.0 points [−2.0, −0.1]
+    here."""
 
     def numbers(name: str) -> str:
         text = interval_text(row[name], row[f"{name}_low"], row[f"{name}_high"])
         return text.replace(" [", " points [") if "[" in text else f"{text} points"
 
-    here = numbers("here")
-    there = f"against {numbers('there')} in {where}" if same_data else f"against {where}"
+    there = f", {numbers('there')} published" if same_data else ""
+    found = f"{numbers('here')} here{there}"
+    what = f"The {what} published on {where}"
     if row["agreement"] == "opposite":
-        return f"The published {what} does not appear: {here} here, {there}."
+        return f"{what} does not appear: {found}."
     if row["verdict_there"] == "inconclusive":
-        return f"The published {what} is itself inconclusive: {here} here, {there}."
-    return f"The published {what} is inconclusive here: {here}, {there}."
+        return f"{what} is itself inconclusive: {found}."
+    return f"{what} is inconclusive here: {numbers('here')}{there}."
