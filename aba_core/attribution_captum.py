@@ -76,20 +76,21 @@ def _map(
     stacked = x if lead == 2 else x[None]
     maps, samples = torch.zeros_like(stacked), stacked.shape[1]
     size = samples if together else 1
-    started, all_of_them = time.perf_counter(), len(models) * samples
+    all_of_them, timed = len(models) * samples, 0
     with tqdm(total=all_of_them, desc=name, leave=False, disable=not _shown) as bar:
         for replica, model in enumerate(models):
             part = objective.of_replica(replica if lead == 2 else None)
             wrapped = _Explained(model.eval(), part, part.labels)
             for rows in torch.arange(samples, device=x.device).split(size):
-                inputs = stacked[replica, rows]
+                inputs, started = stacked[replica, rows], time.perf_counter()
                 with torch.enable_grad(), _seeded(draws, replica, int(rows[0])), _quiet():
                     found = some(attr, wrapped, inputs, rows)
                 maps[replica, rows] = -found.detach()
-                if not bar.n:
+                bar.update(size)
+                timed += 1
+                if timed == 2 or bar.n == all_of_them:  # the first also imports
                     each = (time.perf_counter() - started) / size
                     _say(name, each, each * all_of_them)
-                bar.update(size)
     return maps if lead == 2 else maps[0]
 
 
