@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aba_core")
 
-# The map of one sample: Captum's methods, the model with the objective behind it, the input
-# [1, *feature], and which sample of the batch it is [1].
-One = Callable[[Any, nn.Module, Tensor, Tensor], Tensor]
+# The maps of some samples: Captum's methods, the model with the objective behind it, the inputs
+# [sample, *feature], and which samples of the batch they are [sample].
+Some = Callable[[Any, nn.Module, Tensor, Tensor], Tensor]
+# Changed copies of a sample that go through the model at once.
+_AT_ONCE = 64
 
 
 def captum_attr() -> Any:
@@ -57,8 +59,12 @@ class _Explained(nn.Module):
         return -self._objective.number(self.model(x), self._labels[rows], rows)
 
 
-def _map(objective: Objective, x: Tensor, draws: Draws, every: int, name: str, one: One) -> Tensor:
-    """Every replica's samples explained one after the other; the gradient between."""
+def _map(
+    objective: Objective, x: Tensor, draws: Draws, every: int, name: str, some: Some,
+    *, together: bool,
+) -> Tensor:  # fmt: skip
+    """Every replica's samples explained one after the other, or together where nothing is drawn
+    for them; the gradient between."""
     if every < 1:
         raise ValueError(f"every is {every!r}; allowed: whole numbers from 1")
     attr = captum_attr()
@@ -69,22 +75,22 @@ def _map(objective: Objective, x: Tensor, draws: Draws, every: int, name: str, o
     models, lead = objective.maker.modules(x), draws.index.dim()
     stacked = x if lead == 2 else x[None]
     maps, samples = torch.zeros_like(stacked), stacked.shape[1]
-    done, started = 0, time.perf_counter()
-    with tqdm(total=len(models) * samples, desc=name, leave=False, disable=not _shown) as bar:
+    size = samples if together else 1
+    all_of_them, timed = len(models) * samples, 0
+    with tqdm(total=all_of_them, desc=name, leave=False, disable=not _shown) as bar:
         for replica, model in enumerate(models):
             part = objective.of_replica(replica if lead == 2 else None)
             wrapped = _Explained(model.eval(), part, part.labels)
-            for sample in range(samples):
-                row = torch.tensor([sample], device=x.device)
-                inputs = stacked[replica, sample : sample + 1]
-                with torch.enable_grad(), _seeded(draws, replica, sample), _quiet():
-                    found = one(attr, wrapped, inputs, row)
-                maps[replica, sample] = -found[0].detach()
-                done += 1
-                if done == 1:
-                    each = time.perf_counter() - started
-                    _say(name, each, each * len(models) * samples)
-                bar.update()
+            for rows in torch.arange(samples, device=x.device).split(size):
+                inputs, started = stacked[replica, rows], time.perf_counter()
+                with torch.enable_grad(), _seeded(draws, replica, int(rows[0])), _quiet():
+                    found = some(attr, wrapped, inputs, rows)
+                maps[replica, rows] = -found.detach()
+                bar.update(size)
+                timed += 1
+                if timed == 2 or bar.n == all_of_them:  # the first also imports
+                    each = (time.perf_counter() - started) / size
+                    _say(name, each, each * all_of_them)
     return maps if lead == 2 else maps[0]
 
 
@@ -152,13 +158,14 @@ def explain(
 # --- methods -------------------------------------------------------------------------------------
 
 
-def _fitted(kind: str, evaluations: int) -> One:
+def _fitted(kind: str, evaluations: int) -> Some:
     """By Captum's class of this name, which fits a linear model to so many changed samples."""
 
     def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
         return getattr(attr, kind)(model).attribute(
-            at, additional_forward_args=(row,), n_samples=evaluations, perturbations_per_eval=1
-        )
+            at, additional_forward_args=(row,), n_samples=evaluations,
+            perturbations_per_eval=_AT_ONCE,
+        )  # fmt: skip
 
     return one
 
@@ -168,7 +175,8 @@ def lime(
     every: int = 1, evaluations: int = 50,
 ) -> Tensor:  # fmt: skip
     """LIME: a linear model of the score around the sample (Ribeiro et al. 2016)."""
-    return _map(objective, x, draws, every, "lime", _fitted("Lime", evaluations))
+    fitted = _fitted("Lime", evaluations)
+    return _map(objective, x, draws, every, "lime", fitted, together=False)
 
 
 def kernel_shap(
@@ -176,7 +184,8 @@ def kernel_shap(
     every: int = 1, evaluations: int = 50,
 ) -> Tensor:  # fmt: skip
     """Kernel SHAP: Shapley values by a weighted linear model (Lundberg and Lee 2017)."""
-    return _map(objective, x, draws, every, "kernel_shap", _fitted("KernelShap", evaluations))
+    fitted = _fitted("KernelShap", evaluations)
+    return _map(objective, x, draws, every, "kernel_shap", fitted, together=False)
 
 
 def gradient_shap(
@@ -192,7 +201,7 @@ def gradient_shap(
             stdevs=attribution.noise * spread, additional_forward_args=(row,),
         )  # fmt: skip
 
-    return _map(objective, x, draws, every, "gradient_shap", one)
+    return _map(objective, x, draws, every, "gradient_shap", one, together=False)
 
 
 def deep_lift(
@@ -200,12 +209,12 @@ def deep_lift(
 ) -> Tensor:
     """DeepLIFT by the rescale rule, against the zero input (Shrikumar et al. 2017)."""
 
-    def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
+    def all_of(attr: Any, model: nn.Module, at: Tensor, rows: Tensor) -> Tensor:
         return attr.DeepLift(model).attribute(
-            at, torch.zeros_like(at), additional_forward_args=(row,)
+            at, torch.zeros_like(at), additional_forward_args=(rows,)
         )
 
-    return _map(objective, x, draws, every, "deep_lift", one)
+    return _map(objective, x, draws, every, "deep_lift", all_of, together=True)
 
 
 def feature_ablation(
@@ -213,10 +222,12 @@ def feature_ablation(
 ) -> Tensor:
     """What the score loses when one feature is 0."""
 
-    def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
-        return attr.FeatureAblation(model).attribute(at, additional_forward_args=(row,))
+    def all_of(attr: Any, model: nn.Module, at: Tensor, rows: Tensor) -> Tensor:
+        return attr.FeatureAblation(model).attribute(
+            at, additional_forward_args=(rows,), perturbations_per_eval=_AT_ONCE
+        )
 
-    return _map(objective, x, draws, every, "feature_ablation", one)
+    return _map(objective, x, draws, every, "feature_ablation", all_of, together=True)
 
 
 def lrp(
@@ -225,35 +236,47 @@ def lrp(
     """Captum's LRP by its rule ε, of the attributed class's score; of the true class for target
     "loss"."""
 
-    def one(attr: Any, model: Any, at: Tensor, row: Tensor) -> Tensor:
+    def all_of(attr: Any, model: Any, at: Tensor, rows: Tensor) -> Tensor:
         from captum.attr._utils.lrp_rules import EpsilonRule
 
         for module in model.model.modules():
             if isinstance(module, nn.Flatten):  # Captum has no rule for it
                 module.rule = EpsilonRule()
-        return attr.LRP(model.model).attribute(at, target=int(model._objective.class_of(row)))
+        return attr.LRP(model.model).attribute(at, target=model._objective.class_of(rows))
 
-    return _map(objective, x, draws, every, "lrp", one)
+    return _map(objective, x, draws, every, "lrp", all_of, together=True)
 
 
 METHODS = ("lime", "kernel_shap", "gradient_shap", "deep_lift", "feature_ablation", "lrp")
 
 
-def _passes(per_map: float) -> Callable[[Attribution], float]:
-    return lambda attribution: per_map
+def _options(attribution: Attribution) -> dict[str, Any]:
+    return dict(getattr(attribution.method, "options", ()))
 
 
-for _function, _count in (
-    *(
-        (lime, 50 / 3),
-        (kernel_shap, 50 / 3),
-        (deep_lift, 2.0),
-        (lrp, 1.0),
-        (feature_ablation, 21.0),
-    ),
-):
-    # With the default number of evaluations; hiding counts a third, and 64 features are digits'.
-    _function.passes = _passes(1.0 + _count)  # type: ignore[attr-defined]
-gradient_shap.passes = lambda attribution: 1.0 + attribution.samples  # type: ignore[attr-defined]
-for _function in (lime, kernel_shap, gradient_shap, deep_lift, feature_ablation, lrp):
-    _function.version = 1  # type: ignore[attr-defined]
+def _passes(per_map: Callable[[Attribution], float]) -> Callable[[Attribution], float]:
+    """The mean over steps: between those at which the map is made, one for the gradient."""
+
+    def passes(attribution: Attribution) -> float:
+        every = _options(attribution).get("every", 1)
+        return (per_map(attribution) + every - 1) / every
+
+    return passes
+
+
+def _of_changed(attribution: Attribution) -> float:
+    """One changed copy goes forward alone, which counts a third."""
+    return 1 + _options(attribution).get("evaluations", 50) / 3
+
+
+_PER_MAP: dict[Any, Callable[[Attribution], float]] = {
+    lime: _of_changed,
+    kernel_shap: _of_changed,
+    gradient_shap: lambda attribution: 1.0 + attribution.samples,
+    deep_lift: lambda attribution: 3.0,
+    feature_ablation: lambda attribution: 22.0,  # of 64 features, which are digits'
+    lrp: lambda attribution: 2.0,
+}
+for _function, _per_map in _PER_MAP.items():
+    _function.passes = _passes(_per_map)
+    _function.version = 1

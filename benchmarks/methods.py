@@ -33,7 +33,9 @@ from benchmarks.workloads import Workload, made_up
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- cost of each method: begin -->", "<!-- cost of each method: end -->"
 MAPS_BEGIN, MAPS_END = "<!-- cost of each map: begin -->", "<!-- cost of each map: end -->"
-THERE_BEGIN, THERE_END = (f"<!-- cost of each map elsewhere: {end} -->" for end in ("begin", "end"))
+STUDIED_BEGIN, STUDIED_END = (
+    f"<!-- cost of each map as studied: {end} -->" for end in ("begin", "end")
+)
 LAGGED = "gradient, lagged"
 SAMPLES = 8  # of maps that average over them, as in the study of maps
 # Captum explains one sample at a time: milliseconds each.
@@ -41,8 +43,9 @@ CAPTUM = {f"attribution_captum:{name}": name for name in attribution_captum.METH
 STEPS, CAPTUM_STEPS = 40, 4
 PICTURES = Workload("digits", "small_cnn", (1, 8, 8), 32, 7)
 TEXTS = Workload("texts", "text_cnn", (64, 8), 32, 7)
-# Where else the study of maps has run: the preset it ran with, a sample's shape, and steps a turn.
-ELSEWHERE = {
+# Where the study of maps has run: the preset it ran with, a sample's shape, and steps a turn.
+AS_STUDIED = {
+    "digits": ("standard", (1, 8, 8), 60),
     "mnist": ("standard", (1, 28, 28), 40),
     "cifar10": ("standard", (3, 32, 32), 12),
     "news": ("reduced", (100, 100), 16),
@@ -51,7 +54,7 @@ ELSEWHERE = {
 
 def as_studied(data: str) -> Workload:
     """What a chunk of the study of maps trains: seeds of one subset with one map."""
-    preset, shape, _ = ELSEWHERE[data]
+    preset, shape, _ = AS_STUDIED[data]
     config = settings_of(data, preset).config
     assert not config.get("batch_norm") and config.get("tokens", shape[0]) == shape[0]
     return Workload(data, config["model"], shape, config["batch_size"], SHARE[preset])
@@ -100,17 +103,17 @@ def rows_of_maps(turns: int, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name, row(name, with_map(name), PICTURES, turns, steps)
 
 
-def rows_elsewhere(
+def rows_as_studied(
     turns: int, names: Sequence[str], data: str, present: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Each map with its row of the table whose columns are data sets. present: the rows that there
     are; what they say of other data stays."""
-    work, steps = as_studied(data), ELSEWHERE[data][2]
+    work, steps = as_studied(data), AS_STUDIED[data][2]
     seconds(None, work, steps)
     for name in names:
-        cells = dict.fromkeys(ELSEWHERE, "")
+        cells = dict.fromkeys(AS_STUDIED, "")
         said = present.get(name, "").split("|")[2:-1]
-        cells.update(zip(ELSEWHERE, map(str.strip, said), strict=False))
+        cells.update(zip(AS_STUDIED, map(str.strip, said), strict=False))
         cells[data] = ratio(with_map(name), work, turns, steps)
         yield name, f"| `{name}` | {' | '.join(cells.values())} |"
 
@@ -131,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--maps", action="store_true", help="of maps in place of methods")
-    parser.add_argument("--data", choices=ELSEWHERE, help="with --maps: as the study trains there")
+    parser.add_argument("--data", choices=AS_STUDIED, help="with --maps: as the study trains there")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="kinds of methods, or maps")
     chosen = parser.parse_args()
     if chosen.data and not chosen.maps:
@@ -144,7 +147,7 @@ def main() -> None:
             parser.error(f"unknown name {name!r}; known: {', '.join(names)}")
     begin, end = (MAPS_BEGIN, MAPS_END) if chosen.maps else (BEGIN, END)
     if chosen.data:
-        begin, end = THERE_BEGIN, THERE_END
+        begin, end = STUDIED_BEGIN, STUDIED_END
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(begin)
     present, _, after = rest.partition(end)
@@ -158,8 +161,8 @@ def main() -> None:
         )
         lines = lines if chosen.data else {}
     if chosen.data:
-        head = ["| map |" + "".join(f" {data} |" for data in ELSEWHERE)]
-        measured = rows_elsewhere(turns, asked, chosen.data, dict(lines))
+        head = ["| map |" + "".join(f" {data} |" for data in AS_STUDIED)]
+        measured = rows_as_studied(turns, asked, chosen.data, dict(lines))
     elif chosen.maps:
         head = ["| map | passes a step | step over Vanilla's |"]
         measured = rows_of_maps(turns, asked)

@@ -2,7 +2,9 @@
 
 import copy
 import importlib.util
+import sys
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -222,14 +224,26 @@ def test_relevance_is_that_of_captum(rule, name):
     close(-ours, expected, 1e-5)
 
 
-@pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("zennit", "torchvision")),
-    reason="needs zennit, which needs torchvision",
-)
+@pytest.fixture
+def zennit(monkeypatch):
+    """zennit alone: of torchvision it wants two classes, to find residual blocks, and torchvision
+    cannot be imported beside every build of PyTorch."""
+    if importlib.util.find_spec("zennit") is None:
+        pytest.skip("needs zennit; run: python -m pip install --no-deps zennit")
+    resnet = ModuleType("torchvision.models.resnet")
+    for block in ("Bottleneck", "BasicBlock"):
+        setattr(resnet, block, type(block, (nn.Module,), {}))
+    for name in ("torchvision", "torchvision.models"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, resnet.__name__, resnet)
+
+
+@pytest.mark.usefixtures("zennit")
 @pytest.mark.parametrize("name", ("linear", "mlp", "small_cnn", "larger_cnn", "overlapping"))
-@pytest.mark.parametrize("rule", ("epsilon", "z_plus", "alpha_beta", "composite"))
+@pytest.mark.parametrize("rule", (*RULES, "composite"))
 def test_relevance_is_that_of_zennit(rule, name):
-    """With biases, which count as one more contribution in both."""
+    """With biases, which count as one more contribution in both. Of classes with a score above 0:
+    where an output is below 0, zennit's γ favours what speaks against it."""
     from zennit import rules
     from zennit.composites import LayerMapComposite
     from zennit.types import Activation, Convolution
@@ -243,8 +257,13 @@ def test_relevance_is_that_of_zennit(rule, name):
         x, y = torch.randn(3, 2, 6, 6, dtype=torch.float64).abs(), torch.arange(3)
     else:
         model, x, y = batch_for(name)
+    if rule == "gamma":
+        [m for m in model.modules() if isinstance(m, nn.Linear)][-1].bias.data += 3
+        assert (model(x) > 0).all()
     of_rule = {
+        "zero": rules.Epsilon(0.0),
         "epsilon": rules.Epsilon(1e-3),
+        "gamma": rules.Gamma(0.3, stabilizer=1e-14),
         "z_plus": rules.ZPlus(stabilizer=1e-14),
         "alpha_beta": rules.AlphaBeta(2.0, 1.0, stabilizer=1e-14),
     }
@@ -261,7 +280,7 @@ def test_relevance_is_that_of_zennit(rule, name):
         scores = explained(at)
         start = torch.eye(4, dtype=torch.float64)[y] * scores.detach()
         (expected,) = torch.autograd.grad(scores, at, start)
-    how = lrp(rule=convolution, dense=linear, epsilon=1e-3)
+    how = lrp(rule=convolution, dense=linear, epsilon=1e-3, gamma=0.3)
     close(-attribute(model, x, y, how, "true_class"), expected)
 
 

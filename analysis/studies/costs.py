@@ -28,7 +28,9 @@ OF_METHODS: dict[str, float] = {
 # ABA with each map, a column for each data set, with the model of its study; maps that average over
 # samples have `SAMPLES` of them. Those beside digits were measured on 2026-11-22 by
 # `python -m benchmarks.methods --maps --data DATA`, as a chunk of the study trains there: four
-# seeds with one map, on texts two.
+# seeds with one map, on texts two. Those of digits are with batch norm, which the study does not
+# have: without it guided backpropagation, deconvnet, LRP and CAMs cost four to six times as much,
+# so that on digits they had more time than the gradient.
 SAMPLES = 8
 MODELS = {
     "digits": "small_cnn", "mnist": "small_cnn", "cifar10": "small_cnn", "news": "text_cnn",
