@@ -379,7 +379,8 @@ class Arm:
                 raise ValueError(
                     f"config of an arm names {name!r}; allowed: {', '.join(OWN_CONFIG)}"
                 )
-        replace(TrainConfig(), **dict(own))  # refuses values that cannot be
+        if own:
+            replace(TrainConfig(), **dict(own))  # refuses values that cannot be
         object.__setattr__(self, "method", _normal(self.method))
 
     @classmethod

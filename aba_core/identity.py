@@ -238,10 +238,10 @@ def fields_by_name(cls: type[T]) -> type[T]:
     """A dataclass that refuses an unknown field and names those that it has, and that is shown by
     its fields that are not at their default."""
     made = cls.__init__
+    known = [entry.name for entry in fields(cls) if entry.init]  # type: ignore[arg-type]
 
     @functools.wraps(made)
     def __init__(self: T, *values: Any, **given: Any) -> None:
-        known = [entry.name for entry in fields(cls) if entry.init]  # type: ignore[arg-type]
         for name in given:
             if name not in known:
                 raise TypeError(

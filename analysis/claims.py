@@ -99,7 +99,7 @@ def judged(
 ) -> dict[str, list[tuple[str, Verdict, Verdict | None]]]:
     """{hypothesis: (study, verdict by the look's metric, verdict on test)} on one data set.
 
-    studies: those on it, where they are known already.
+    studies: those on it that declare hypotheses, where they are known already.
 
     A hypothesis that several studies declare has one entry for each, the latest declared first.
     """
@@ -110,7 +110,8 @@ def judged(
     except ResultsError:
         groups = None
     entries: dict[str, list[tuple[str, Verdict, Verdict | None]]] = {}
-    for name in studies or exhibits.studies_by_dataset(results).get(dataset, []):
+    names = exhibits.studies_by_dataset(results).get(dataset, [])
+    for name in studies or _declaring(results, {dataset: names})[dataset]:
         study = store.load(results, name, dataset)
         if not study.declaration.study.hypotheses or study.frame.empty:
             continue
@@ -123,6 +124,7 @@ def judged(
                 metric=metric,
                 confidence=look.confidence,
                 measured=groups,
+                second_reading=False,
             )
             for metric in metrics
             if frozen_models or _has(study, metric)
@@ -134,6 +136,16 @@ def judged(
                 tested = None  # it is about neither
             entries.setdefault(verdict.hypothesis.name, []).append((name, verdict, tested))
     return entries
+
+
+def _declaring(results: Path | str, present: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Those of {data set: studies} with hypotheses: the others, half of all, need not be read."""
+    declared = [one.study for one in store.declarations(Path(results))]
+    declaring = {(study.dataset, study.name) for study in declared if study.hypotheses}
+    return {
+        dataset: [name for name in names if (dataset, name) in declaring]
+        for dataset, names in present.items()
+    }
 
 
 VALIDATION, TEST = "validation_", "test_"
@@ -188,8 +200,10 @@ def ledger(
             known = ", ".join(present) or "none"
             raise ResultsError(f"no studies on {name} in {results}; there: {known}")
     if verdicts is None:
+        declaring = _declaring(results, present)
         verdicts = {
-            name: judged(results, name, look, present[name]) for name in datasets or present
+            name: judged(results, name, look, declaring[name]) if declaring[name] else {}
+            for name in datasets or present
         }
     rows: list[dict[str, Any]] = []
     for claim in claims():

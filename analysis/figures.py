@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import get_registered_canvas_class
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -144,14 +145,30 @@ def save_figure(
         raise ValueError(f"unknown format {unknown[0]!r}; known: {', '.join(metadata)}")
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
+    whole = figure if isinstance(figure, Figure) else figure.get_figure(root=True)
+    assert isinstance(whole, Figure)
     paths = []
     with mpl.rc_context(_FILE_STYLE):
         for name in formats:  # each laid out anew: text has other widths
             path = stem.with_name(f"{stem.name}.{name}")
-            with _fonts_as_drawn() if name == "pdf" else nullcontext():
-                figure.savefig(path, format=name, dpi=dpi, metadata=metadata[name])  # type: ignore[union-attr]
+            with _drawn_by(name, whole, dpi) as canvas:
+                getattr(canvas, f"print_{name}")(path, metadata=metadata[name])
             paths.append(path)
     return paths
+
+
+@contextmanager
+def _drawn_by(name: str, figure: Figure, dpi: int) -> Iterator[Any]:
+    """The figure's canvas for a format. Its own method draws once, and lays out as it does;
+    `savefig` would draw everything once more for the layout, to the same bytes."""
+    before, own = figure.canvas, figure.dpi
+    with _fonts_as_drawn() if name == "pdf" else nullcontext():
+        try:
+            figure.dpi = dpi
+            yield get_registered_canvas_class(name)(figure)
+        finally:
+            figure.set_canvas(before)
+            figure.dpi = own
 
 
 @contextmanager

@@ -178,9 +178,8 @@ def _kept_on(folder: Path, dataset: str, stamp: tuple[int, ...]) -> tuple[Kept, 
     """The same of one data set. stamp: when the folder last changed, so that it is read again
     then."""
     found = []
-    for declaration in store.declarations(folder):
-        other = declaration.study
-        if other.keep_correct and other.dataset == dataset:
+    for declaration in store.declarations(folder, dataset=dataset):
+        if declaration.study.keep_correct:
             rows, damaged = store.read_rows(folder, declaration.kind, list(declaration.keys))
             found.append(store.collect(declaration, rows, damaged))
     return tuple(map(Kept, sorted(found, key=lambda result: -len(result.frame))))

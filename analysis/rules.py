@@ -159,7 +159,7 @@ class Verdict:
     reason: str = ""
     holds: str = ""
 
-    @property
+    @cached_property
     def decisive(self) -> pd.Series:
         """The comparison that decided."""
         return self.table.iloc[self.row]
@@ -376,14 +376,17 @@ class Judge:
             sentence = f"{self.hypothesis.statement} Not tested: {self.problem}."
             return Verdict(self.hypothesis, "not tested", pd.DataFrame(), sentence, self.declared)
         ruling = self.ruling(partial(self.compare, self.confidence))
-        table = ruling.table.drop(columns=["supports", "refutes"], errors="ignore")
+        shown = [name for name in ruling.table if name not in ("supports", "refutes")]
+        table = ruling.table[shown]
         if self.hypothesis.looks:
             table = table.assign(look=self.look)
         if len(table) == len(self.bounds):
+            ends: dict[str, list[float]] = {}
             for name, wider in (("seeds", self._seeds_only), ("images", self._over_images)):
                 found = [wider(one) for one in self.hypothesis.comparisons]
-                table[f"{name}_low"] = [interval.low for interval in found]
-                table[f"{name}_high"] = [interval.high for interval in found]
+                ends[f"{name}_low"] = [interval.low for interval in found]
+                ends[f"{name}_high"] = [interval.high for interval in found]
+            table = pd.concat([table, pd.DataFrame(ends, table.index)], axis=1)
         notes = {
             comparison.label: "; ".join(bounds.notes)
             for comparison, bounds in zip(self.hypothesis.comparisons, self.bounds, strict=True)
@@ -450,9 +453,10 @@ def test_all(
     confidence: float = statistics.CONFIDENCE,
     measured: Mapping[str, Sequence[str]] | None = None,
     look: int | None = None,
+    second_reading: bool = True,
 ) -> list[Verdict]:
     """Every hypothesis that a study declares, in its order, and whether its verdict survives the
-    correction over all of them. Arguments: see `test`."""
+    correction over all of them. Arguments: see `test`; second_reading: see `Judge`."""
     declared = declared_when(study)
     hypotheses = study.declaration.study.hypotheses
     grid_of, of_images = _grids_of(study), images.of_study(study, metric)
@@ -465,6 +469,7 @@ def test_all(
             Judge(
                 hypothesis, grid, stream, confidence, measured, look, declared + older,
                 grid_of=grid_of, of_images=None if hypothesis.quantity else of_images,
+                second_reading=second_reading,
             )
         )  # fmt: skip
     kept = {verdict: _holm(judges, verdict, confidence) for verdict in ("refuted", "supported")}

@@ -208,9 +208,13 @@ def _studentised_resamples(
         for start in range(0, resamples, rows):
             part = slice(start, min(start + rows, resamples))
             shape = (part.stop - part.start, n)
-            drawn = arm[rng.integers(n, size=shape)] + bandwidth * rng.standard_normal(shape)
-            change[part] += w * (drawn.mean(axis=1) - arm.mean())
-            variance[part] += w**2 * drawn.var(axis=1, ddof=1) / n
+            drawn = arm[rng.integers(n, size=shape)]
+            drawn += bandwidth * rng.standard_normal(shape)
+            means = drawn.mean(axis=1)
+            change[part] += w * (means - arm.mean())
+            drawn -= means[:, None]  # as `var` has it, which would take the mean again
+            np.square(drawn, out=drawn)
+            variance[part] += w**2 * (drawn.sum(axis=1) / (n - 1)) / n
     return change / np.sqrt(variance)
 
 

@@ -347,7 +347,7 @@ def demo(results: Results = Path("results"), out: Out = Path("reports")) -> None
     place = {name: number for number, name in enumerate(LONGEST)}
     names = sorted(reports.notebooks(), key=lambda name: place.get(name, len(LONGEST)))
     shipped = {name: {"results": str(SHIPPED)} for name in OF_SHIPPED}
-    with reports.Processes(warm=True) as processes:
+    with reports.Processes(warm=True, training=True) as processes:
         processes.warm_up()  # while studies train
         for name in ("isolation", "tension", "frozen"):
             _run(standard_study(name, "digits", "quick"), results)

@@ -8,7 +8,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         from analysis.reports.processes import serve
 
-        serve()
+        serve(training="--training" in sys.argv)
     else:
         from analysis.reports.kernel import execute_task
 

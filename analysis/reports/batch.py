@@ -130,7 +130,8 @@ def report(
     make_folder(folder)  # once nothing is refused
     if started is not None:
         started(len(work))
-    shared, processes = processes, processes or Processes(warm=len(work) > 1)
+    several, training = len(work) > 1, sum(job.trains for job in work) > 1
+    shared, processes = processes, processes or Processes(several, training)
 
     def run(job: Job) -> Outcome:
         outcome = _run(job, processes)

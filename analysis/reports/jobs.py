@@ -37,6 +37,11 @@ class Job:
     or_shipped: bool = False  # see `report`
 
     @property
+    def trains(self) -> bool:
+        """Whether it may, as far as one can tell: it imports what trains."""
+        return "aba_core" in self.notebook.read_text(encoding="utf-8")
+
+    @property
     def stem(self) -> str:
         dataset = self.values.get("dataset")
         varied = [f"-{n}={label}" for n, label in self.labels.items() if n != "dataset"]

@@ -46,6 +46,10 @@ PRELOADED = (
     "analysis.studies.published",
     "analysis.teaching",
 )
+# What those that train import besides: at least three of a call that runs them all.
+TRAINING = ("aba_core.lessons", "torch._dynamo")  # optimisers import the last
+# Collections of garbage are rarer than usual: most find nothing, in a tenth of a report's time.
+COLLECTED_FROM = 20_000
 # What a notebook's process is told of its own; everything else is the same for all.
 OWN = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")
 
@@ -69,12 +73,13 @@ class Processes:
     """The running notebooks, so that an interrupt can end them; their kernels end with them.
 
     warm: fork notebooks from a server, where that is safe. Several notebooks make good its start.
+    training: several of them train, so the server imports what that takes.
     """
 
-    def __init__(self, warm: bool = False) -> None:
+    def __init__(self, warm: bool = False, training: bool = False) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
-        self._warm = warm and FORKS
+        self._warm, self._training = warm and FORKS, training
         self._server: Server | None = None
         self.stopped = False
 
@@ -97,7 +102,7 @@ class Processes:
         """Start the server, where there is to be one, before there is a notebook for it."""
         with self._lock:
             if self._warm and self._server is None and not self.stopped:
-                self._server = Server(environment(os.devnull))
+                self._server = Server(environment(os.devnull), self._training)
             return self._server
 
     def _run_afresh(self, command: Sequence[str], given: Mapping[str, str]) -> tuple[int, str]:
@@ -144,9 +149,9 @@ class Processes:
 class Server:
     """This end of the process that forks notebooks."""
 
-    def __init__(self, given: Mapping[str, str]) -> None:
+    def __init__(self, given: Mapping[str, str], training: bool) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "analysis.reports", "--serve"],
+            [sys.executable, "-m", "analysis.reports", "--serve", *["--training"] * training],
             env=given,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -210,15 +215,16 @@ def _send(stream: IO[str] | None, message: Mapping[str, Any]) -> None:
 # --- in the server's process ---------------------------------------------------------------------
 
 
-def serve() -> None:
+def serve(training: bool = False) -> None:
     """Fork a process for each notebook that standard input names, until it ends."""
-    for name in PRELOADED:
+    for name in (*PRELOADED, *TRAINING * training):
         importlib.import_module(name)
     _rehearse()
     # Only Arrow's allocator has a thread by now, and looks after forks itself.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     gc.collect()
     gc.freeze()  # what is shared stays shared
+    gc.set_threshold(COLLECTED_FROM)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     wake, woken = os.pipe()
@@ -268,6 +274,7 @@ def _rehearse() -> None:
 
 def _become_notebook(folder: Path, runtime: str) -> None:
     """The rest of a forked process's life: one notebook. What it prints goes to printed.txt."""
+    from analysis.reports.forked_kernel import leaving
     from analysis.reports.kernel import execute_task
 
     signal.set_wakeup_fd(-1)
@@ -278,5 +285,5 @@ def _become_notebook(folder: Path, runtime: str) -> None:
     for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
         os.dup2(source, target)
     os.environ.update(dict.fromkeys(OWN, runtime))
-    execute_task(folder, forked=True)
-    sys.exit()  # unlike os._exit, with what libraries do at their end
+    with leaving():
+        execute_task(folder, forked=True)

@@ -109,13 +109,12 @@ def _after(earlier: Iterable[Event]) -> datetime:
 
 
 def declarations(results: Path, study: str = "", dataset: str = "") -> list[Declaration]:
-    """Every study declared in a results folder, by name; or the settings that one study was
-    declared with on one data set. Raises ResultsError where a file of theirs is damaged."""
-    start = f"{study}-{dataset}-" if study and dataset else ""
+    """Every study declared in a results folder, by name; or those on one data set; or the settings
+    that one study was declared with on it. Raises ResultsError where a file is damaged."""
     studies: dict[tuple[str, str, str], list[Event]] = {}
-    for event in _events(results, start):
+    for event in _events(results, study, dataset):
         of_event = event.declaration.study
-        if start and (of_event.name, of_event.dataset) != (study, dataset):
+        if (study and of_event.name != study) or (dataset and of_event.dataset != dataset):
             continue
         known_as = (of_event.name, of_event.dataset, event.identity)
         studies.setdefault(known_as, []).append(event)
@@ -147,16 +146,22 @@ def _events_of(results: Path, study: Study) -> list[Event]:
     identity = study.identity
     return [
         event
-        for event in _events(results, f"{study.name}-{study.dataset}-")
+        for event in _events(results, study.name, study.dataset)
         if (event.declaration.study.name, event.declaration.study.dataset)
         == (study.name, study.dataset)
         and event.identity == identity
     ]
 
 
-def _events(results: Path, start: str = "") -> list[Event]:
-    folder = Path(results) / "studies"
-    listed = [name for name in files.names(folder, ".json") if name.startswith(start)]
+def _events(results: Path, study: str = "", dataset: str = "") -> list[Event]:
+    """Events of files whose names begin with study and data set, or may be of the data set."""
+    folder, within = Path(results) / "studies", f"-{dataset}-" if dataset else ""
+    start = f"{study}{within}" if dataset else ""
+    listed = [
+        name
+        for name in files.names(folder, ".json")
+        if (name.startswith(start) if study else within in name)
+    ]
     manifest = files.read_manifest(results) if listed else files.Manifest({})
     return [read_event(folder / name, manifest) for name in listed]
 
