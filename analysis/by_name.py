@@ -67,10 +67,11 @@ def as_notebook(
             f"{own[0]!r} is a study, and others of {', '.join(names)} are not; ask for the reports "
             "of studies by themselves"
         )
-    found = {dataset for name in own for _, dataset in datasets_of(name, results)}
+    found = sorted({dataset for name in own for _, dataset in datasets_of(name, results)})
     fixed: dict[str, object] = {}
     if "dataset" not in given and len(found) == 1:
-        fixed["dataset"] = found.pop()
-    if len(own) == 1:
-        return {**fixed, "study": own[0]}, {}
-    return fixed, {"study": own}
+        fixed["dataset"] = found[0]
+    if len(own) > 1:
+        return fixed, {"study": own}
+    every = {} if "dataset" in given or len(found) == 1 else {"dataset": found}
+    return {**fixed, "study": own[0]}, every

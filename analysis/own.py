@@ -368,6 +368,9 @@ def judged(
     setting = [f"{fields[a]} = {chosen[a]}" if a in chosen else "" for a in table["arm"]]
     table.insert(1, "setting", setting)
     sentence = _sentence(verdicts[0], scope, dict(zip(table["arm"], table["setting"], strict=True)))
+    level = table.loc[table["difference_low"] == table["difference_high"], "arm"]
+    if len(level):
+        notes = [*notes, _note_on_level(list(level))]
     return Answer(
         sentence, table, verdicts, runs, tried, study, scope, confidence, tuple(notes)
     )  # fmt: skip
@@ -449,6 +452,15 @@ def _notes_on_ceiling(runs: pd.DataFrame, samples: int) -> list[str]:
 # --- what may be asked ---------------------------------------------------------------------------
 
 _OF_DATA = ("validation", "test", "standardise", "class_names", "name")
+
+
+def _note_on_level(arms: Sequence[str]) -> str:
+    """What an interval without a width means."""
+    were = f"{tables.listed(arms)} {'was' if len(arms) == 1 else 'were'}"
+    return (
+        f"{were} right on as many test samples as Vanilla in every subset. An interval of no width "
+        "says no more than that: other test samples could tell them apart."
+    )
 
 
 def is_splits(x: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from oracles.made_results import make_study, standard
 from scipy import stats
 from sklearn.datasets import load_wine
 from torch import nn
@@ -148,6 +149,18 @@ def test_a_report_takes_an_own_study_by_name(folder: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     (page,) = (tmp_path / "reports").glob("13_any_study*.html")
     assert "Difference of each arm to plain" in page.read_text()
+
+
+def test_a_report_of_a_study_on_several_data_sets_shows_each(tmp_path: Path):
+    for dataset in ("digits", "mnist"):
+        study = standard("benchmark", dataset, 2)
+        make_study(tmp_path, study.model_copy(update={"name": "mine"}))
+    assert by_name.as_notebook(["mine"], tmp_path, {}) == (
+        {"study": "mine"},
+        {"dataset": ["digits", "mnist"]},
+    )
+    given = {"dataset": "mnist"}
+    assert by_name.as_notebook(["mine"], tmp_path, given) == ({"study": "mine"}, {})
 
 
 # --- what they are, in a line --------------------------------------------------------------------

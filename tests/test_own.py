@@ -210,6 +210,17 @@ def test_yes_no_and_open_are_said_of_runs_made_so(gain, noise, expected, start):
     assert answer.sentence.startswith(start)
 
 
+def test_arms_that_are_level_in_every_subset_are_noted():
+    study = declared(30, "made", 12, 1, (0.2, 0.5, 1.0), 0.5)
+    tried = pd.DataFrame({"class": [], "values": [], "chosen": pd.Series([], dtype=bool)})
+    runs = made_runs({"MendABA": 1.0}, 0.3, study)
+    level = runs.loc[runs["arm"] == "Vanilla", "test_accuracy"].to_numpy()
+    assert own.judged(study, runs, tried, "subsets").notes == ()
+    runs.loc[runs["arm"] == "Mixup", "test_accuracy"] = level
+    (note,) = own.judged(study, runs, tried, "subsets").notes
+    assert note.startswith("Mixup was right on as many test samples as Vanilla in every subset.")
+
+
 # --- what there is to see ------------------------------------------------------------------------
 
 

@@ -89,7 +89,9 @@ def report(
         name, value = terminal.pair(entry, "NAME=VALUE,VALUE, as confidence=0.9,0.95")
         terminal.once(origin, name, "--over")
         axes[name] = [part.strip() for part in value.split(",") if part.strip()]
-    fixed, varied = by_name.as_notebook(notebooks or [], results, given)
+    # A file of parameters may name the data sets, as --over may.
+    named = given if parameters is None else {"dataset": None, **given}
+    fixed, varied = by_name.as_notebook(notebooks or [], results, named)
     if fixed or varied:
         notebooks, given, axes = [by_name.ANY_STUDY], {**given, **fixed}, {**varied, **axes}
     variants = reports.grid(axes)

@@ -26,7 +26,7 @@ from aba_core.installation import HOME
 from analysis import toolkit_version
 from analysis.reports.parameters import ReportError
 
-ROOM = 450  # characters of answers that the front page gives to a report
+ROOM = 600  # characters of answers that the front page gives to a report
 
 
 def template(name: str) -> str:
