@@ -65,8 +65,7 @@ def _map(
 ) -> Tensor:  # fmt: skip
     """Every replica's samples explained one after the other, or together where nothing is drawn
     for them; the gradient between."""
-    if every < 1:
-        raise ValueError(f"every is {every!r}; allowed: whole numbers from 1")
+    _check_count("every", every)
     attr = captum_attr()
     objective.choose(x)
     step = int(torch.as_tensor(draws.step).flatten()[0])
@@ -85,13 +84,18 @@ def _map(
                 inputs, started = stacked[replica, rows], time.perf_counter()
                 with torch.enable_grad(), _seeded(draws, replica, int(rows[0])), _quiet():
                     found = some(attr, wrapped, inputs, rows)
-                maps[replica, rows] = -found.detach()
+                maps[replica, rows] = -found.detach().to(maps.dtype)  # LIME is in float32
                 bar.update(size)
                 timed += 1
                 if timed == 2 or bar.n == all_of_them:  # the first also imports
                     each = (time.perf_counter() - started) / size
                     _say(name, each, each * all_of_them)
     return maps if lead == 2 else maps[0]
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 1")
 
 
 @contextmanager
@@ -147,6 +151,10 @@ def explain(
 
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    known = ("every", "evaluations") if method in ("lime", "kernel_shap") else ("every",)
+    for name in options:
+        if name not in known:
+            raise ValueError(f"unknown option {name!r} of {method}; known: {', '.join(known)}")
     _shown = True
     try:
         use = {"use": f"{__name__}:{method}", **options}
@@ -160,6 +168,7 @@ def explain(
 
 def _fitted(kind: str, evaluations: int) -> Some:
     """By Captum's class of this name, which fits a linear model to so many changed samples."""
+    _check_count("evaluations", evaluations)
 
     def one(attr: Any, model: nn.Module, at: Tensor, row: Tensor) -> Tensor:
         return getattr(attr, kind)(model).attribute(

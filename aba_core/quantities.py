@@ -59,6 +59,12 @@ _CARD: dict[str, tuple[Quantity | None, ...]] = {
         _percent("ece_classwise", "classwise calibration error", False),
         Quantity("nll_tempered", "negative log-likelihood after temperature", "nats", 0,
                  more_is_better=False),
+        Quantity("brier_tempered", "Brier score after temperature", "", 0, 2, more_is_better=False),
+        _percent("ece_mass_tempered", "calibration error (ECE, equal mass) after temperature",
+                 False),
+        _percent("rmsce_debiased_tempered", "debiased calibration error (RMS) after temperature",
+                 False),
+        _percent("ece_classwise_tempered", "classwise calibration error after temperature", False),
         Quantity("temperature", "temperature", "", 0),
     ),
     "selective": (

@@ -127,6 +127,18 @@ def test_the_temperature_is_what_the_logits_were_multiplied_with():
         assert at > calibration.nll(3 * logits / found, y)
 
 
+def test_every_measure_of_calibration_is_there_before_and_after_temperature(models, splits):
+    """After it they are those of logits divided by it; the order of classes stays."""
+    values = card(models[0], splits, aspects="calibration", **CHEAP).values
+    with torch.no_grad():
+        logits = models[0](splits.test.x.double())[None]
+    both = {"": logits, "_tempered": logits.double() / values["temperature"]}
+    for after, given in both.items():
+        for name, expected in calibration.errors(given, splits.test.y).items():
+            assert values[name + after] == pytest.approx(float(expected), rel=1e-5), name
+    assert set(values) == set(ASPECTS["calibration"])
+
+
 # --- selective prediction, out of distribution ---------------------------------------------------
 
 
@@ -680,6 +692,8 @@ def test_a_retraining_that_is_none_is_refused(splits):
         card(model, splits, 3)
     with pytest.raises(ValueError, match="retrain returned int; needed: an nn.Module"):
         card(model, splits, lambda data, seed: 3, aspects="ensembles", **CHEAP)
+    with pytest.raises(ValueError, match="has a parameter observe and did not call it; needed: ob"):
+        card(model, splits, lambda data, seed, observe: model, aspects="memory", **CHEAP)
 
 
 def test_a_training_with_a_card_has_its_columns_and_the_same_runs(splits):

@@ -214,11 +214,21 @@ def _by_user(retrain: Callable[..., nn.Module] | None) -> tuple[Any, bool]:
         usual: bool = False,
     ) -> Replicas:
         given: dict[str, Any] = {}
+        seen: list[int] = []
+
+        def look(step: int, steps: int, model: nn.Module) -> None:
+            seen.append(step)
+            if observe is not None:
+                observed(model, observe, step, steps)
+
         if watched:
-            given["observe"] = lambda step, steps, model: (
-                None if observe is None else observed(model, observe, step, steps)
-            )
+            given["observe"] = look
         model = retrain(splits, offset, **given)
+        if watched and not seen:
+            raise ValueError(
+                "retrain has a parameter observe and did not call it; needed: "
+                "observe(step, steps, model) after each step, or a retrain without the parameter"
+            )
         if not isinstance(model, nn.Module):
             raise ValueError(f"retrain returned {type(model).__name__}; needed: an nn.Module")
         return Replicas.stack([model.eval()])

@@ -117,22 +117,31 @@ def measure(subject: Subject) -> Measured:
     x, labels = drawn(validation, subject.settings.samples, subject.settings.seed, subject.x.dtype)
     warm = temperature(subject.logits(x), labels)
     tempered = logits.double() / warm[:, None, None]
-    confidence, predicted = log_probabilities(logits).exp().max(-1)
-    correct = predicted == y
+    confidence, correct = _surest(logits, y)
     count, total, right = _binned(confidence, correct, False, BINS)
     subject.details["reliability"] = {
         "samples": count, "confidence": total / count, "accuracy": right / count
     }  # fmt: skip
+    after = {f"{name}_tempered": value for name, value in errors(tempered, y).items()}
+    return {**errors(logits, y), **after, "temperature": warm}
+
+
+def errors(
+    logits: Float[Tensor, "*lead sample class_"], y: Int64[Tensor, "sample"]
+) -> dict[str, Tensor]:
+    """Every measure of calibration by its name in `quantities`, each [*lead]."""
+    confidence, correct = _surest(logits, y)
     return {
         "nll": nll(logits, y),
         "brier": brier(logits, y),
         "ece": calibration_error(confidence, correct),
-        "ece_tempered": calibration_error(
-            log_probabilities(tempered).exp().amax(-1), tempered.argmax(-1) == y
-        ),
         "ece_mass": calibration_error(confidence, correct, mass=True),
         "rmsce_debiased": debiased(confidence, correct),
         "ece_classwise": classwise(logits, y),
-        "nll_tempered": nll(tempered, y),
-        "temperature": warm,
     }
+
+
+def _surest(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest probability of each sample, and whether it is that of the true class."""
+    confidence, predicted = log_probabilities(logits).exp().max(-1)
+    return confidence, predicted == y
