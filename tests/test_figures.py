@@ -19,6 +19,7 @@ from oracles.made_runs import DIVERGED, KINDS, MISSING, PUBLISHED, make_tables, 
 from analysis import figures
 from analysis.studies.isolation import group_plot, group_table, isolation_plot
 from analysis.studies.tension import hypothesis_plot
+from analysis.studies.verdicts import verdict_plot
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +174,28 @@ def test_saved_figures_are_equal_byte_for_byte(tmp_path):
     assert ">Neutral</text>" in svg  # text stays text
     with pytest.raises(ValueError, match="unknown format 'jpg'; known: pdf, svg, png"):
         figures.save_figure(ax.figure, tmp_path / "x", formats=["jpg"])
+
+
+def test_an_effect_beyond_the_axis_is_written_clear_of_its_arrow():
+    """The arrow head would hide the minus sign of the number."""
+    rows = [*((f"small {k}", 0.1 * k - 0.7) for k in range(18)), ("low", -5.0), ("high", 9.0)]
+    table = pd.DataFrame(
+        {
+            "hypothesis": name, "estimate": at, "estimate_low": at - 0.3, "estimate_high": at + 0.3,
+            "margin": 0.5, "n": 9, "effect": "open", "verdict": "supported",
+        }
+        for name, at in rows
+    )  # fmt: skip
+    with figures.style("paper"):
+        ax = verdict_plot(table)
+        ax.figure.draw_without_rendering()
+        written = {text.get_text(): text.get_window_extent() for text in ax.texts}
+        heads = [line for line in ax.lines if line.get_marker() in "<>"]
+    assert {line.get_marker() for line in heads} == {"<", ">"}
+    for line in heads:
+        told = "−5.0 [−5.3, −4.7]" if line.get_marker() == "<" else "9.0 [8.7, 9.3]"
+        centre = ax.transData.transform((line.get_xdata()[0], 0))[0]
+        half = line.get_markersize() / 2 * ax.figure.dpi / 72
+        box = written[told]
+        assert box.x0 > centre + half if line.get_marker() == "<" else box.x1 < centre - half
+    plt.close("all")

@@ -362,13 +362,14 @@ def test_every_published_cell_is_measured_or_says_what_it_takes(tmp_path):
         assert command.split()[2] in large.ROWS
     shown = large.side_by_side(table)
     assert (shown["ours"] == "not run; " + table["command"]).all()
-    assert set(shown["model"]) >= {"ResNet50, RandAugment", "ptb-xl, model not stated"}
+    assert set(shown["model"]) >= {"ResNet50, RandAugment", "PTB-XL, model not stated"}
     assert f"{table['hours_H100'].sum():.0f} on H100" in large.note(table)
 
 
 def test_cells_without_runs_of_their_own_show_those_of_smaller_studies():
     from analysis.results import SHIPPED, load
     from analysis.studies import large
+    from analysis.wording import data_title
 
     table = large.table(SHIPPED).set_index(["dataset", "model", "randaugment", "method"])
     for name, row in large.ROWS.items():
@@ -378,7 +379,7 @@ def test_cells_without_runs_of_their_own_show_those_of_smaller_studies():
             cell = table.loc[(*row.published, method)]
             assert len(runs) and cell["runs"] == len(runs), (name, method)
             assert cell["ours"] == runs[f"test_{row.metric}"].median()
-            assert row.within[1] in cell["scope"]
+            assert cell["scope"].startswith(data_title(row.within[1]))
 
 
 def test_a_large_study_declares_the_published_strengths_and_epochs():

@@ -165,7 +165,7 @@ def test_published_cells_without_runs_at_scale_show_the_reduced_ones(tmp_path):
     )
     assert measured["runs"].tolist() == [5] * 8
     assert measured.loc[("ResNet50", "Yes", "vanilla"), "ours"] == pytest.approx(40, abs=1)
-    assert measured["scope"].str.startswith("tiny-imagenet-20 (med)").all()
+    assert measured["scope"].str.startswith("Tiny ImageNet, 20 classes (med)").all()
 
 
 def test_maps_after_randaugment_are_of_the_changed_pictures():
@@ -192,7 +192,7 @@ def test_compare_passes_over_data_without_published_tables_and_shows_that_of_lar
                     confidence=0.95, preset="", baseline="")  # fmt: skip
     said = capsys.readouterr()
     assert "Large models beside the published table" in said.out and not said.err
-    assert said.out.count("5 runs: tiny-imagenet-20 (med)") == 8
+    assert said.out.count("5 runs: Tiny ImageNet, 20 classes (med)") == 8
     assert "aba run large-vit --preset published" in said.out
     with pytest.raises(typer.Exit):
         showing.compare(studies=None, results=tmp_path, dataset=["diabetes"], confidence=0.95,

@@ -140,6 +140,32 @@ def train_nothing():
     ]
 
 
+@pytest.mark.parametrize("method", [None, MENDABA])
+def test_pictures_with_channels_last_make_the_same_steps(method):
+    usual = trained(EXACT, method)[1]
+    assert_close = torch.testing.assert_close
+    assert_close(trained(single(channels_last=True), method)[1], usual, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, while it compiles
+def test_a_compiled_pass_makes_the_same_steps():
+    usual = trained(EXACT, MENDABA)[1]
+    compiled = trained(single(compile=True), MENDABA)[1]
+    torch.testing.assert_close(compiled, usual, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [None, MENDABA])
+def test_bf16_is_a_plain_loop_under_autocast(method):
+    config = replace(EXACT, dtype="float32", precision="bf16", batch_norm=False)
+    mine = trained(config, method)[1]
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        plain = plain_train(config, Arm("a", method), 3, SPLITS).parameters[-1]
+    torch.testing.assert_close(mine, plain, rtol=1e-6, atol=1e-7)
+    full = trained(replace(config, precision="full"), method)[1]
+    assert (mine - full).abs().max() > 1e-4  # products are less exact
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(caplog):
     config = replace(EXACT, learning_rate=1e200, curve_every=0, epochs=50)
     runs, _ = trained(config)

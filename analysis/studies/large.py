@@ -29,6 +29,7 @@ from analysis.studies.architectures import (
     name_of,
 )
 from analysis.study import FRESH_SEED, Study, StudyError
+from analysis.wording import data_title
 
 RUNS = 5  # of each cell, as the slides' medians and deviations suggest
 PASSES = {"vanilla": 1.0, "challenger": 1.5, "mendaba": 2.0, "fastaba": 1.75}
@@ -194,8 +195,8 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         unnamed = cell["model"] == "not stated"
         rows.append(
             {
-                "model": f"{cell['dataset']}, model not stated" if unnamed else model,
-                "method": cell["method"],
+                "model": f"{data_title(cell['dataset'])}, model not stated" if unnamed else model,
+                "method": VANILLA if cell["method"] == "vanilla" else METHODS[cell["method"]].title,
                 "published": f"{cell['published']:.2f} ± {cell['published_sd']:.2f}",
                 "ours": measured if cell["runs"] else f"not run; {cell['command']}",
                 **{f"{gpu} hours": f"{cell[f'hours_{gpu}']:.2g}" for gpu in GPUS},
@@ -208,7 +209,8 @@ def note(table: pd.DataFrame) -> str:
     """What the numbers of the table are."""
     whole = ", ".join(f"{table[f'hours_{gpu}'].sum():.0f} on {gpu}" for gpu in GPUS)
     return (
-        "Published: median and SD, of accuracy in percent, on PTB-XL of macro AUC. Hours: five "
+        "Published and ours: median and SD over runs, on test, of accuracy in percent, on PTB-XL "
+        "of macro AUC. Ours are of other data, networks and epochs, as each cell says. Hours: five "
         "runs at published scale, by counted operations and an assumed share of the GPU's bf16 "
         f"peak (not measured: expect a factor of three either way). The whole table takes {whole}."
     )
@@ -245,7 +247,7 @@ def _measured(
         mine = frame[frame["arm"] == arms.get(method)]
         if len(mine):
             first, values = mine.iloc[0], mine[f"test_{row.metric}"]
-            data = f"{first['dataset']} ({first['subset']})"
+            data = f"{data_title(first['dataset'])} ({first['subset']})"
             epochs = " or ".join(f"{n:g}" for n in sorted(mine["epochs"].unique()))
             scope = f"{data}, {first['model']}, {epochs} epochs"
             return {"ours": values.median(), "ours_sd": values.std(), "runs": len(values)}, scope

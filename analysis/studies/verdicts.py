@@ -45,6 +45,8 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
     room = 0.75 * figures.panel_size(ax)[1] / max(len(table), 3)
     size = min(0.875 * text, 0.8 * room / lines)
     across = 0.45 * figures.panel_size(ax)[0]
+    # Clear of the arrow head that `figures.interval_line` draws at the edge, its minus sign too.
+    past_arrow = 0.012 * figures.panel_size(ax)[0] + 3 * width + 0.5 * text
     for y, (_, row) in enumerate(table.iterrows()):
         place = len(table) - 1 - y
         ax.axhline(place, color="0.92", lw=0.5 * width, zorder=-2)
@@ -68,9 +70,17 @@ def verdict_plot(table: pd.DataFrame, ax: Axes | None = None, *, names: str = "h
         if limits[0] <= row["estimate"] <= limits[1]:
             ax.plot(row["estimate"], place, symbol, color=colour, ms=0.9 * marker)
         else:
-            side, at = ("left", limits[0]) if row["estimate"] < 0 else ("right", limits[1])
-            told = f"     {tables.interval_text(row['estimate'], *ends)}     "
-            ax.text(at, place, told, ha=side, va="center", size=0.9 * size, color=colour)
+            side, at, way = ("left", 0, 1) if row["estimate"] < 0 else ("right", 1, -1)
+            ax.annotate(
+                tables.interval_text(row["estimate"], *ends),
+                (limits[at], place),
+                xytext=(way * past_arrow, 0),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                size=0.9 * size,
+                color=colour,
+            )
         beside = ax.get_yaxis_transform()
         ax.text(1.01, place, f"n = {int(row['n'])}", transform=beside, va="center", size=0.9 * size)
     ax.axvline(0, color="0.4", lw=0.6 * width, zorder=0)
