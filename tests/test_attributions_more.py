@@ -109,7 +109,11 @@ def test_without_captum_the_study_is_refused_in_a_line_and_its_results_can_still
     assert table["placebo"].notna().sum() == len(TITLES)
     assert len(shown.tables["attributions-more-verdicts"].data) == 3
     figure = shown.figures["attributions-more"]
-    figure.draw("double")
+    legend = figure.draw("double").axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "the sample's own map",
+        "another sample's map",
+    ]
 
 
 def test_passes_of_maps_by_captum_count_how_often_they_are_made():

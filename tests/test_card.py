@@ -607,11 +607,13 @@ def test_the_curves_of_a_card_have_its_numbers(models, splits):
         warnings.simplefilter("ignore", SuspectAttackWarning)
         one = card(models[0], splits, aspects=aspects, **CHEAP)
     curves, values = one.curves(), one.values
-    assert set(curves) == {"reliability", "risk_coverage", "attacks", "margins", "corruption"}
-    bins = curves["reliability"]
-    gap = (bins["accuracy"] - bins["confidence"]).abs()
-    assert bins["samples"].sum() == 40
-    assert (gap * bins["samples"]).sum() / 40 == pytest.approx(values["ece"])
+    drawn = {"reliability", "risk_coverage", "attacks", "margins", "corruption"}
+    assert set(curves) == {*drawn, "reliability_tempered"}
+    for after in ("", "_tempered"):
+        bins = curves[f"reliability{after}"]
+        gap = (bins["accuracy"] - bins["confidence"]).abs()
+        assert bins["samples"].sum() == 40
+        assert (gap * bins["samples"]).sum() / 40 == pytest.approx(values[f"ece{after}"])
     assert curves["risk_coverage"]["error"].mean() == pytest.approx(values["aurc"])
     attacked = curves["attacks"].set_index("epsilon")["accuracy"]
     assert list(attacked.index) == pytest.approx([0, 0.025, 0.05, 0.1, 0.2])

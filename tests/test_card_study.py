@@ -88,6 +88,16 @@ def test_a_harm_is_told_as_clearly_as_a_gain(table):
     assert gain[:2] != harm[:2]
 
 
+def test_what_too_few_subsets_leave_untested_is_no_absence_of_harm(table):
+    untested = table.assign(verdict=table["verdict"].mask(table["verdict"] != "", "not tested"))
+    for sentence in card.sentences(untested):
+        assert "nothing is tested" in sentence and "worse" not in sentence
+    ax = card.overview_plot(untested)
+    named = [text.get_text() for text in ax.texts].count("not tested")
+    assert named == (untested["verdict"] == "not tested").sum() > 0
+    plt.close(figures.figure_of(ax))
+
+
 def test_the_figures_mark_every_verdict_and_have_a_panel_a_quantity(table):
     ax = card.overview_plot(table)
     filled = [line for line in ax.lines if line.get_marker() in ("^", "v")]

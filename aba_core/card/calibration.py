@@ -117,11 +117,11 @@ def measure(subject: Subject) -> Measured:
     x, labels = drawn(validation, subject.settings.samples, subject.settings.seed, subject.x.dtype)
     warm = temperature(subject.logits(x), labels)
     tempered = logits.double() / warm[:, None, None]
-    confidence, correct = _surest(logits, y)
-    count, total, right = _binned(confidence, correct, False, BINS)
-    subject.details["reliability"] = {
-        "samples": count, "confidence": total / count, "accuracy": right / count
-    }  # fmt: skip
+    for name, given in {"reliability": logits, "reliability_tempered": tempered}.items():
+        count, total, right = _binned(*_surest(given, y), False, BINS)
+        subject.details[name] = {
+            "samples": count, "confidence": total / count, "accuracy": right / count
+        }  # fmt: skip
     after = {f"{name}_tempered": value for name, value in errors(tempered, y).items()}
     return {**errors(logits, y), **after, "temperature": warm}
 

@@ -12,7 +12,8 @@ import pandas as pd
 def curves_of(details: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """The curves of one model, of the aspects that were measured, by name; percentages in all.
 
-    reliability: confidence, accuracy, samples; a row for each bin that has samples.
+    reliability, and reliability_tempered after temperature: confidence, accuracy, samples; a row
+    for each bin that has samples.
     risk_coverage: coverage, error among the surest.
     attacks: epsilon, accuracy under PGD-20; the first row has the unchanged samples.
     margins: distance to the boundary to first order (below 0: on the wrong side), and the share of
@@ -64,6 +65,7 @@ def _corruption(found: Mapping[str, Any]) -> pd.DataFrame:
 
 _MADE: dict[str, tuple[str, Callable[[Any], pd.DataFrame]]] = {
     "reliability": ("reliability", _reliability),
+    "reliability_tempered": ("reliability_tempered", _reliability),
     "risk_coverage": ("risk_coverage", _risk_coverage),
     "attacks": ("attack_curve", _attacks),
     "margins": ("margins", _margins),

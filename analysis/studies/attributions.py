@@ -488,6 +488,8 @@ def map_plot(
         for number, (column, (_, look)) in enumerate(drawn.items()):
             shift = 0.1 * (len(drawn) - 1) - 0.2 * number
             figures.mark_in_row(ax, place + shift, row, column, look, 0.87)
+    if "score" not in drawn:  # of one target, which need not be named
+        drawn["gain"] = "the sample's own map", drawn["gain"][1]
     handles = [figures.legend_key(ax, words, *look) for words, look in drawn.values()]
     figures.legend_above(ax, handles, ncols=2)
     return ax

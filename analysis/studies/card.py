@@ -23,6 +23,7 @@ from aba_core.aspects import CardSettings
 from aba_core.identity import in_short, meant
 from aba_core.quantities import ASPECTS, CARD_QUANTITIES, JUDGED, quantity_of
 from analysis import figures, tables
+from analysis.comparisons import LEAST_BLOCKS
 from analysis.exhibits import Collector, Exhibits, ExportError, Look
 from analysis.results import StudyResult
 from analysis.studies.arms import baseline_arm, difference_table
@@ -254,9 +255,16 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """Each arm's gains, by aspect, and its harms, by name, in a sentence."""
+    """Each arm's gains, by aspect, and its harms, by name, in a sentence; of what was tested."""
     lines = []
-    for arm, part in table[table["verdict"] != ""].groupby("arm", sort=False):
+    for arm, every in table[table["verdict"] != ""].groupby("arm", sort=False):
+        part = every[every["verdict"] != "not tested"]
+        if part.empty:
+            lines.append(
+                f"{arm}: nothing is tested; an interval needs runs of {LEAST_BLOCKS} training "
+                "subsets or more."
+            )
+            continue
         better, worse = (part[part["verdict"] == verdict] for verdict in ("gain", "harm"))
         aspects = [_in_words(name) for name in better["aspect"].unique()]
         where = f" ({tables.listed(aspects)})" if aspects else ""
@@ -355,6 +363,7 @@ def overview_plot(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for _, row in compared.iterrows():
         x, y = arms.index(row["arm"]), place[row["label"]]
         if row["verdict"] not in LOOKS:
+            ax.text(x, y, row["verdict"], size=0.7 * text, ha="center", va="center")
             continue
         colour, symbol, _ = LOOKS[row["verdict"]]
         told = row["verdict"] in ("gain", "harm")
