@@ -21,6 +21,10 @@ import gallery_reference  # noqa: E402
 import method_reference  # noqa: E402
 import module_reference  # noqa: E402
 
+# What search multiplies a page's score by. A flag should find its command, and a plain word the
+# page that explains it before the function that computes it.
+BOOST = {"reference/cli.md": 2, "reference/aba_core.md": 0.3, "reference/analysis.md": 0.3}
+
 
 def pages() -> dict[str, str]:
     """The text of every page, by its path."""
@@ -29,7 +33,10 @@ def pages() -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         for part in (cli_reference, gallery_reference, method_reference, module_reference):
             text = part.expanded(text)
-        made[path.relative_to(DOCS).as_posix()] = text
+        name = path.relative_to(DOCS).as_posix()
+        if name in BOOST:
+            text = f"---\nsearch:\n  boost: {BOOST[name]}\n---\n\n{text}"
+        made[name] = text
     return made
 
 

@@ -412,6 +412,16 @@ def test_every_flag_that_help_names_is_a_heading_of_the_page():
             assert f"## {command}\n" in page
 
 
+def test_search_puts_commands_before_guides_and_functions_after_them():
+    boost = {
+        name: yaml.safe_load(text.split("---")[1])["search"]["boost"] if text[:4] == "---\n" else 1
+        for name, text in hook("make_pages").pages().items()
+    }
+    reference = {name: boost.pop(name) for name in list(boost) if name.startswith("reference/")}
+    assert set(boost.values()) == {1}
+    assert reference.pop("reference/cli.md") > 1 > max(reference.values())
+
+
 def test_the_pages_that_are_built_are_plain_and_whole(tmp_path):
     module = hook("make_pages")
     module.write(tmp_path)
