@@ -228,8 +228,10 @@ def show_answer(page: Page, answer: Answer) -> None:
         page.note(sentence)
     with figures.style("paper"):
         ax = answer.plot()
-    page.figure("own-forest", ax, "Difference of each arm to Vanilla on test, with its interval")
-    page.table("own-arms", answer.table)
+    caption = "Difference of each arm to Vanilla on test, with its interval over training subsets"
+    page.figure("own-forest", ax, f"{caption} and seeds")
+    page.table("own-arms", answer.table, answer.columns)
+    page.note(answer.intervals)
 
 
 # --- the explorer --------------------------------------------------------------------------------
