@@ -366,18 +366,20 @@ def among_ranks(engine: str | Engine, device: str) -> Iterator[str | Engine | No
         return
     if engine != "auto":
         raise StudyError(f"engine {engine!r} with torchrun; allowed: auto, whose ranks train alike")
-    from aba_core.single.ranks import ranks
+    from aba_core.single.ranks import leave, ranks
 
     ours = ranks(choose_device(device))
     if not ours.first:
         while (chunk := ours.same(None)) is not None:
             train_chunk(chunk)
+        leave()
         yield None
         return
     try:
         yield partial(_by_all, ours)
     finally:
         ours.same(None)
+        leave()
 
 
 def _by_all(

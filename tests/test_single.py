@@ -486,6 +486,30 @@ def test_the_ranks_of_torchrun_run_a_study_as_one_process_does(tmp_path):
     assert files_of(together) == before
 
 
+LEFT = """
+import torch
+from pathlib import Path
+from aba_core.single.ranks import leave
+from analysis.engines import among_ranks
+
+def threads():
+    tasks = Path("/proc/self/task").iterdir()
+    names = [(task / "comm").read_text().strip() for task in tasks]
+    return [name for name in names if "gloo" in name or "store" in name]
+
+with among_ranks("auto", "cpu") as trains:
+    assert bool(threads()) == (trains is not None)  # only the first is not done by now
+assert not threads() and not torch.distributed.is_initialized(), threads()
+leave()  # a second time there is nothing to do
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="names of threads, as Linux has")
+def test_ranks_leave_their_group_before_the_interpreter_ends():
+    two_ranks("-c", LEFT)
+
+
 def files_of(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(p), p.stat().st_mtime_ns) for p in (folder / "runs").rglob("*.parquet"))
 

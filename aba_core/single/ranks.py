@@ -63,8 +63,18 @@ class Ranks:
         return held[0]
 
 
-def _leave() -> None:
-    """End the group: its threads must outlive no interpreter, nor a rank that others still ask."""
+def leave() -> None:
+    """End the group once all ranks are here, while the interpreter still runs.
+
+    Its threads give back tensors that Python made, and would find no interpreter at its end; the
+    first rank keeps the store that others ask."""
+    if distributed.is_initialized():
+        distributed.barrier()
+        _end()
+
+
+def _end() -> None:
+    """At exit, of a rank that never left, as after an error: it does not wait for the others."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -83,5 +93,5 @@ def ranks(device: str) -> Ranks:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
-        atexit.register(_leave)
+        atexit.register(_end)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
