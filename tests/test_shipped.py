@@ -126,7 +126,7 @@ SAID = {
             *("aba-is-harder-to-attack", "aba-is-harder-to-attack-in-one-step"),
             *("aba-resists-transferred-attacks", "aba-resists-more-than-noise"),
             *("fgsm-training-resists-more", "some-map-keeps-more", "changed-ways-back-keep-more"),
-            "no-order-without-the-last-layer",
+            *("no-order-without-the-last-layer", "every-further-map-helps"),
         ),
         "refuted": (
             *("noise-is-as-good", "matched-tension", "tension-within-batches"),
@@ -137,6 +137,8 @@ SAID = {
             *("beats-comparators", "joining-opposites-works-by-curvature"),
             *("some-map-beats-gradient", "some-map-beats-gradient-at-equal-cost"),
             *("gradient-x-input-is-best", "more-passes-help", "more-passes-help-at-equal-cost"),
+            *("some-further-map-beats-gradient", "lagged-is-better-at-equal-time"),
+            *("some-map-beats-gradient-at-equal-time", "more-passes-help-at-equal-time"),
         ),
         "inconclusive": (
             "beats-cheap-comparators",
@@ -151,10 +153,12 @@ SAID = {
             *("adds-to-comparators", "closes-the-same-gap", "fastaba-ce-is-better"),
             *("hidden-layers-help", "hidden-layers-beat-noise", "signs-are-pairs"),
             *("aba-is-harder-to-attack", "lagged-is-better-at-equal-cost"),
+            "lagged-is-better-at-equal-time",
         ),
         "refuted": (
             *("noise-is-as-good", "tension-best-group", "tension-of-one-best", "class-score"),
             *("matched-tension", "batch-norm-as-published"),
+            *("some-map-beats-gradient-at-equal-time", "more-passes-help-at-equal-time"),
         ),
         "inconclusive": ("fgsm-training-resists-more", "some-map-beats-gradient"),
     },
@@ -166,12 +170,20 @@ SAID = {
         ),
         "refuted": (
             *("noise-helps", "tension-best-group", "group-order", "attribution-matters-epsilon"),
-            "groups-are-a-tendency",
+            *("groups-are-a-tendency", "some-map-beats-gradient-at-equal-time"),
         ),
+        "inconclusive": ("maps-beat-placebos", "lagged-is-as-good"),
     },
     "news": {
-        "supported": ("epsilon-raises-the-loss", "delta-lowers-the-loss", "neutral-keeps-the-loss"),
-        "refuted": ("groups-are-a-tendency",),
+        "supported": (
+            *("epsilon-raises-the-loss", "delta-lowers-the-loss", "neutral-keeps-the-loss"),
+            *("lagged-is-better-at-equal-cost", "lagged-is-better-at-equal-time"),
+        ),
+        "refuted": (
+            *("groups-are-a-tendency", "more-passes-help-at-equal-cost"),
+            "more-passes-help-at-equal-time",
+        ),
+        "inconclusive": ("every-map-helps",),
     },
     "breast-cancer": {
         "supported": ("noise-is-as-good", "groups-are-a-tendency"),
