@@ -203,6 +203,34 @@ def test_the_prose_of_the_results_says_what_they_say(dataset):
             assert judged[name][0][1].verdict == verdict, name
 
 
+# The same with 1,000 MNIST pictures, whose runs have a preset of their own.
+SAID_WITH_MORE_PICTURES = {
+    "hypotheses": {
+        "supported": ("augmentation-helps", "attribution-matters"),
+        "refuted": ("noise-helps", "set-beats-best-member"),
+    },
+    "comparators": {
+        "supported": ("published-methods-help", "hand-crafted-is-better", "closes-the-same-gap"),
+        "refuted": ("beats-cheap-comparators", "beats-every-comparator"),
+    },
+}
+
+
+@pytest.mark.parametrize("study", SAID_WITH_MORE_PICTURES)
+def test_the_prose_on_more_pictures_says_what_they_say(study):
+    tested = rules.test_all(load(SHIPPED, study, "mnist", "med"), Look().rng())
+    found = {one.hypothesis.name: one for one in tested}
+    for verdict, names in SAID_WITH_MORE_PICTURES[study].items():
+        assert {found[name].verdict for name in names} == {verdict}
+    if study == "comparators":
+        row = found["beats-cheap-comparators"].decisive
+        number = "{:.1f} [{:.1f}, {:.1f}]".format(
+            *(row[f"estimate{end}"] for end in ("", "_low", "_high"))
+        )
+        for page in (README, RESULTS):
+            assert number.replace("-", "−") in " ".join(page.split())
+
+
 def test_the_results_name_the_verdicts_that_change_where_every_arm_is_tuned():
     judged = claims.judged(SHIPPED, "digits", Look())
     both = {

@@ -122,11 +122,14 @@ class Page:
             return None
 
     def show_if_there(self, study: str, exhibits: Callable[[StudyResult, Look], Exhibits]) -> None:
-        """A study's table of its name and that of its verdicts, or what is lacking for them."""
-        if found := self.load_if_there(study, otherwise="Not compared"):
-            shown = exhibits(found, self.look).tables
-            self.show(shown[study])
-            self.show(shown[f"{study}-verdicts"])
+        """A study's figure of its name, if it has one, its table and that of its verdicts, or what is
+        lacking for them."""
+        if found := self.load_if_there(study, otherwise="Not there"):
+            made = exhibits(found, self.look)
+            if study in made.figures:
+                self.show(made.figures[study])
+            self.show(made.tables[study])
+            self.show(made.tables[f"{study}-verdicts"])
 
     def answer(self, sentence: str) -> None:
         """Show a sentence of the answer; the front page of the reports repeats it."""
