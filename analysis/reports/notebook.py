@@ -122,8 +122,8 @@ class Page:
             return None
 
     def show_if_there(self, study: str, exhibits: Callable[[StudyResult, Look], Exhibits]) -> None:
-        """A study's figure of its name, if it has one, its table and that of its verdicts, or what is
-        lacking for them."""
+        """A study's table of its name, its figure if it has one, and the table of its verdicts; or
+        what is lacking for them."""
         if found := self.load_if_there(study, otherwise="Not there"):
             made = exhibits(found, self.look)
             if study in made.figures:

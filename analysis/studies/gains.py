@@ -135,7 +135,8 @@ def gain_plot(
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
     columns = [name for name in ("gain", "with_all") if name in table]
-    limits = _limits(table if of is None else of, columns)
+    whole = table if of is None else of
+    limits = _limits(whole, columns)
     places = figures.named_rows(ax, table["arm"], limits, label)
     for place, row in zip(places, table.to_dict("records"), strict=True):
         colour = OURS if ours(row["arm"]) else OTHERS
@@ -144,9 +145,10 @@ def gain_plot(
     handles = [
         figures.legend_key(ax, "alone", "o", OTHERS, OTHERS),
         *[figures.legend_key(ax, "with All", "o", OTHERS, "white")] * ("with_all" in table),
-        figures.legend_key(ax, "ABA, alone", "o", OURS, OURS),
+        *[figures.legend_key(ax, "ABA, alone", "o", OURS, OURS)] * any(map(ours, whole["arm"])),
     ]
-    figures.legend_above(ax, handles, ncols=len(handles))
+    if len(handles) > 1:
+        figures.legend_above(ax, handles, ncols=len(handles))
     return ax
 
 
