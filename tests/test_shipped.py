@@ -166,13 +166,18 @@ SAID = {
         "supported": (
             *("epsilon-raises-the-loss", "delta-lowers-the-loss", "neutral-keeps-the-loss"),
             *("augmentation-helps", "attribution-matters", "tension-of-one-best"),
-            *("opposed-groups", "set-beats-best-member"),
+            *("opposed-groups", "set-beats-best-member", "published-methods-help"),
+            *("hand-crafted-is-better", "closes-the-same-gap", "fastaba-ce-is-better"),
         ),
         "refuted": (
             *("noise-helps", "tension-best-group", "group-order", "attribution-matters-epsilon"),
             *("groups-are-a-tendency", "some-map-beats-gradient-at-equal-time"),
+            "hidden-layers-help",
         ),
-        "inconclusive": ("maps-beat-placebos", "lagged-is-as-good"),
+        "inconclusive": (
+            *("maps-beat-placebos", "lagged-is-as-good", "beats-cheap-comparators"),
+            "adds-to-comparators",
+        ),
     },
     "news": {
         "supported": (
