@@ -178,6 +178,16 @@ def test_gains_are_means_within_subsets_with_their_costs(shipped):
     assert not [name for name in table.index if name.endswith("with All")]
 
 
+@pytest.mark.parametrize(("dataset", "preset"), [("digits", ""), ("mnist", "med"), ("cifar10", "")])
+def test_no_name_covers_another_in_the_figure_of_costs(dataset, preset):
+    runs = load(SHIPPED, "comparators", dataset, preset).frame
+    ax = gains.cost_plot(gains.gain_table(runs, np.random.default_rng(0)))
+    boxes = [name.get_window_extent() for name in ax.texts]
+    assert len(boxes) == 5
+    assert not [one for n, one in enumerate(boxes) for other in boxes[:n] if one.overlaps(other)]
+    plt.close("all")
+
+
 def test_gains_stand_beside_those_over_tuned_vanilla_of_the_same_subsets(shipped, tmp_path):
     study = load(SHIPPED, "comparators", "digits")
     tuned = gains.tuned_vanilla(study)

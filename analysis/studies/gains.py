@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from aba_core.arms import PUBLISHED_METHODS, VANILLA
 from analysis import across, comparisons, figures, statistics, tables
@@ -293,7 +295,7 @@ def cost_plot(
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, COST_HEIGHT)
     text, width, marker = figures.sizes(ax)
-    start, ticks = 0.0, {}
+    start, ticks, named = 0.0, {}, []
     for passes, group in table.sort_values("gain").groupby(table["passes"].round(2)):
         for place, (_, row) in enumerate(group.iterrows()):
             at, colour = start + place, OURS if ours(row["arm"]) else OTHERS
@@ -307,7 +309,7 @@ def cost_plot(
             y, lift, side = row["gain_low"], -2, "top"
             if last:
                 y, lift, side = row["gain_high"], 2, "bottom"
-            ax.annotate(
+            name = ax.annotate(
                 row["arm"],
                 (at, y),
                 (0, lift),
@@ -316,6 +318,7 @@ def cost_plot(
                 ha="right" if place else "center",
                 va=side,
             )
+            named += [name] * last
         ticks[start + (len(group) - 1) / 2] = f"{passes:g}"
         start += len(group) + 3
     ax.axhline(0, color="0.4", lw=0.6 * width, zorder=-1)
@@ -324,7 +327,21 @@ def cost_plot(
     ax.tick_params(axis="x", length=0)
     ax.set_xlabel("Passes a step, and methods sorted by gain")
     ax.set_ylabel(label)
+    _lift_apart(named, ax)
     return ax
+
+
+def _lift_apart(names: Sequence[Annotation], ax: Axes) -> None:
+    """Lifts each name, from the left, above those that it would cover."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    taken: list[Bbox] = []
+    for name in names:
+        while any(name.get_window_extent().overlaps(box) for box in taken):
+            along, up = name.xyann
+            name.xyann = (along, up + 1)
+        taken.append(name.get_window_extent())
 
 
 COST_HEIGHT = 90.0  # mm, on paper
