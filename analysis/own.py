@@ -351,10 +351,9 @@ def judged(
         raise ComparisonError(untested[0].sentence)
     chosen = {row["class"]: row["values"] for _, row in tried[tried["chosen"]].iterrows()}
     table = arms_table(runs, rng, confidence=confidence)
-    table = table.drop(columns=[n for n in table if str(n).endswith(("median", "_sd"))])
-    table = table.drop(
-        columns=["batch_norm", "strength"], errors="ignore"
-    )  # the settings are said in a column
+    said = {"batch_norm", "strength"}  # in the column of settings
+    left = [n for n in table if n in said or str(n).endswith(("median", "_sd"))]
+    table = table.drop(columns=left)
     table.columns = pd.Index([str(name).replace("_mean", "") for name in table])
     others = [arm.name for arm in study.arms if not arm.vanilla]
     margin = study.hypotheses[0].margin

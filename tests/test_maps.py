@@ -3,13 +3,13 @@
 import copy
 import importlib.util
 import sys
-from functools import cache
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from oracles import slow_maps
+from oracles.architectures import ARCHITECTURES, DEEPER, batch_for, built
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +19,6 @@ from aba_core.attribution import MAPS, Attribution, attribute, attribution_map, 
 from aba_core.identity import plain
 from aba_core.making import ReplicasMaker
 from aba_core.methods.aba import Augmentation
-from aba_core.models import build_model
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
 from aba_core.rewriting import GuidedReLU
@@ -28,20 +27,6 @@ from aba_core.training import train
 from analysis.plan import resolve
 from analysis.study import Study, StudyError
 
-# name: (model, batch norm, shape of one input)
-ARCHITECTURES = {
-    "linear": ("linear", False, (1, 4, 5)),
-    "mlp": ("mlp", False, (1, 4, 5)),
-    "mlp_norm": ("mlp", True, (1, 4, 5)),
-    "small_cnn": ("small_cnn", False, (2, 6, 6)),
-    "small_cnn_norm": ("small_cnn", True, (2, 6, 6)),
-    "text_cnn": ("text_cnn", False, (7, 4)),
-}
-# Deeper ones, on which Captum alone is asked.
-DEEPER = {
-    "larger_cnn": ("larger_cnn", False, (2, 6, 6)),
-    "larger_cnn_norm": ("larger_cnn", True, (2, 6, 6)),
-}
 CAMS = ("grad_cam", "grad_cam_plus_plus", "smooth_grad_cam_plus_plus", "layer_cam", "norm_grad")
 CONVOLUTIONAL = {"small_cnn": "3", "small_cnn_norm": "4", "text_cnn": "convolutions.2.0"}
 RULES = ("zero", "epsilon", "gamma", "z_plus", "alpha_beta")
@@ -49,26 +34,6 @@ RULES = ("zero", "epsilon", "gamma", "z_plus", "alpha_beta")
 needs_captum = pytest.mark.skipif(
     importlib.util.find_spec("captum") is None, reason="needs the extra captum"
 )
-
-
-@cache
-def built(name: str, seed: int = 0) -> nn.Module:
-    model_name, batch_norm, shape = {**ARCHITECTURES, **DEEPER}[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(model_name, shape, 4, batch_norm).double()
-        model(2 * torch.randn(9, *shape, dtype=torch.float64) + 1)  # moves running statistics
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias)
-    return model.eval()
-
-
-def batch_for(name: str, size: int = 3) -> tuple[nn.Module, Tensor, Tensor]:
-    """A model in evaluation, inputs that are not below 0, labels."""
-    x = torch.randn(size, *{**ARCHITECTURES, **DEEPER}[name][2], dtype=torch.float64).abs()
-    return copy.deepcopy(built(name)), x, torch.arange(size) % 4
 
 
 def without_biases(model: nn.Module) -> nn.Module:

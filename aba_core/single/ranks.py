@@ -66,8 +66,8 @@ class Ranks:
 def leave() -> None:
     """End the group once all ranks are here, while the interpreter still runs.
 
-    Its threads give back tensors that Python made, and would find no interpreter at its end; the
-    first rank keeps the store that others ask."""
+    A precaution: a rank once aborted at its exit on a busy machine, and why was not found. The
+    first rank keeps the store that others ask, so it must not go before them."""
     if distributed.is_initialized():
         distributed.barrier()
         _end()
