@@ -142,7 +142,8 @@ def gain_plot(
     places = figures.named_rows(ax, table["arm"], limits, label)
     for place, row in zip(places, table.to_dict("records"), strict=True):
         colour = OURS if ours(row["arm"]) else OTHERS
-        figures.mark_in_row(ax, place + 0.14, row, "gain", ("o", colour, colour))
+        beside = 0.14 if "with_all" in table else 0.0
+        figures.mark_in_row(ax, place + beside, row, "gain", ("o", colour, colour))
         figures.mark_in_row(ax, place - 0.22, row, "with_all", ("o", colour, "white"))
     handles = [
         figures.legend_key(ax, "alone", "o", OTHERS, OTHERS),
