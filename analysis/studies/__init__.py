@@ -28,6 +28,7 @@ _DECLARED_IN = {
     "comparators-equal-passes": ("comparators", "declare_equal_passes"),
     "comparators-equal-time": ("comparators", "declare_equal_time"),
     "comparators-more": ("comparators", "declare_more"),
+    "guided": ("guided", "declare"),
     "attributions": ("attributions", "declare"),
     "attributions-equal-time": ("attributions", "declare_equal_time"),
     "attributions-more": ("attributions_more", "declare"),
@@ -61,6 +62,7 @@ QUESTIONS = {
     "comparators-more": (
         "does ABA gain more in parts of the training, at layers, on copies or with batch norm?"
     ),
+    "guided": "do other map-guided methods gain from their map?",
     "sets": "does size matter, or opposition?",
     "matched": "what does opposition do where nothing else differs, and where does it act?",
     "landscape": "does opposition work through curvature and gradients?",

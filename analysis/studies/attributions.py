@@ -92,6 +92,10 @@ def placebo_of(title: str) -> str:
     return f"{title}, {PLACEBO_TITLES['other_sample']}"
 
 
+def random_of(title: str) -> str:
+    return f"{title}, {PLACEBO_TITLES['random']}"
+
+
 def at_cost_of(title: str, other: str) -> str:
     return f"{title}, as many passes as {other}"
 
@@ -428,9 +432,10 @@ def map_table(
     """One row a map: what All gains with it over Vanilla within subsets, and what it costs.
 
     titles: of maps; those without an arm are left out. Columns: map; those asked for of gain, score
-    (target class score), placebo (another sample's map) and equal_cost (as many passes as the
-    gradient), each in points with an interval; passes (a step); seconds (of a run, over Vanilla's);
-    n_subsets and n (runs). The largest gain first; arms without runs are NaN.
+    (target class score), placebo (another sample's map), random (random features) and equal_cost
+    (as many passes as the gradient), each in points with an interval; passes (a step); seconds (of
+    a run, over Vanilla's); n_subsets and n (runs). The largest gain first; arms without runs are
+    NaN.
     Seeds that share a training subset count as one unit of the interval.
     """
     values = runs.pivot(index="seed", columns="arm", values=metric)
@@ -447,6 +452,7 @@ def map_table(
             "gain": title,
             "score": scored(title),
             "placebo": placebo_of(title),
+            "random": random_of(title),
             "equal_cost": costly if costly in values else title,
         }
         for column, arm in ((column, named[column]) for column in columns):
@@ -470,6 +476,7 @@ _SHOWN = {
     "score": ("target class score", ("s", *2 * figures.OTHER_COLOURS[1:2])),
     "equal_cost": ("as many passes as the gradient", ("D", *2 * figures.OTHER_COLOURS[:1])),
     "placebo": ("another sample's map", ("o", _DARK, "white")),
+    "random": ("random features", ("D", *2 * figures.OTHER_COLOURS[:1])),
 }
 
 

@@ -1,0 +1,181 @@
+"""Guided: whether other map-guided methods gain from their map.
+
+`comparators` shows each beside a method that does much the same without a map, on which it claims
+nothing. Here each is beside itself, led by another sample's map and by random features, all tuned
+alike, and hypotheses are declared. That table had been seen, so that the study draws training
+subsets that no other study draws.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from aba_core.arms import METHODS, VANILLA, Arm
+from analysis.exhibits import Collector, Exhibits, Look
+from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
+from analysis.results import StudyResult
+from analysis.studies import hypotheses
+from analysis.studies.attributions import map_height, map_plot, map_table, placebo_of, random_of
+from analysis.studies.tried import ALL, compared
+from analysis.study import Settings, Study, TunedClass, Tuning
+from analysis.study import on_fresh_subsets as fresh
+
+# Subsets from here on belong to this study alone: `attacks` begins at 300, `landscape` at 700.
+UNSEEN_SEED = 500
+LED = ("guided-cutout", "guided-dropout", "reldrop-block", "reldrop-pixel", "saliencymix", "icd")
+# Hides what the map finds unimportant, where ICD hides what it finds important.
+AICD = "aicd"
+TUNING_SEEDS = 3
+PLACEBOS = {"other_sample": placebo_of, "random": random_of}
+
+
+def title_of(kind: str) -> str:
+    return METHODS[kind].title
+
+
+def led(settings: Settings) -> tuple[str, ...]:
+    """The methods that fit the data."""
+    return tuple(kind for kind in LED if kind in compared(settings))
+
+
+def declare(settings: Settings) -> Study:
+    """Vanilla, All, and each guided method led by the model's own map, another sample's and none,
+    each tuned by itself on fresh subsets."""
+    strengths = settings.strength["benchmark"]
+    arms = [
+        Arm.of(VANILLA, method="vanilla"),
+        Arm.of(ALL, adjustments="all", **settings.loss),
+    ]
+    tuned = [TunedClass(name=ALL, arms=(ALL,))]
+    there = compared(settings)
+    for kind in (*LED, AICD):
+        if kind not in there:
+            continue
+        field, values = there[kind]
+        tried: dict[str, tuple[str | float | int, ...]] = {
+            field: tuple(sorted(values[: len(strengths)]))
+        }
+        names = {title_of(kind): ""}
+        if kind != AICD:
+            names |= {of(title_of(kind)): placebo for placebo, of in PLACEBOS.items()}
+        for name, placebo in names.items():
+            arms.append(Arm.of(name, method=kind, **({"placebo": placebo} if placebo else {})))
+            tuned.append(TunedClass(name=name, arms=(name,), values=tried))
+    n = settings.planned["guided"]
+    return settings.study(
+        "guided",
+        fresh(arms),
+        hypotheses=tuple(
+            Hypothesis(n=n, **said)
+            for said in _of_guided([title_of(kind) for kind in led(settings)], AICD in there)
+        ),
+        seeds=tuple(range(UNSEEN_SEED, UNSEEN_SEED + settings.seeds["guided"])),
+        tuning=Tuning(
+            strengths=strengths,
+            seeds=min(TUNING_SEEDS, settings.seeds["tuning"]),
+            classes=tuple(tuned),
+        ),
+        room="analysis.studies.guided:exhibits",
+    )
+
+
+def _of_guided(titles: list[str], hides_the_rest: bool) -> list[dict[str, Any]]:
+    """titles: of methods. hides_the_rest: whether AICD is there."""
+    cutout, icd, aicd = map(title_of, ("guided-cutout", "icd", AICD))
+    said: list[dict[str, Any]] = [
+        dict(
+            name="guided-methods-gain-from-their-map",
+            statement="Other map-guided methods gain from their map, on average.",
+            estimand="mean over methods of the accuracy with the model's own map less that with "
+            "another sample's, and less that with random features, each tuned by itself",
+            comparisons=(
+                _average("own map − another sample's", titles, placebo_of),
+                _average("own map − random features", titles, random_of),
+            ),
+        ),
+        dict(
+            name="some-guided-method-gains-from-its-map",
+            statement="Some other map-guided method gains from its map.",
+            estimand="mean accuracy of each method with the model's own map less that with random "
+            "features, a family",
+            comparisons=tuple(minus(title, random_of(title)) for title in titles),
+            rule="any",
+        ),
+        dict(
+            name="guided-methods-help",
+            statement="Some other map-guided method beats training without.",
+            estimand="mean accuracy of each method less that of Vanilla, a family",
+            comparisons=tuple(minus(title, VANILLA) for title in titles),
+            rule="any",
+        ),
+        dict(
+            name="aba-beats-guided-methods",
+            statement="All adjustments beat the best of the other map-guided methods.",
+            estimand="mean accuracy of All less that of the best of them, whichever that is",
+            comparisons=(minus_best(ALL, "the best guided one", titles),),
+        ),
+    ]
+    if cutout in titles:
+        said.append(
+            dict(
+                name="cutting-out-what-matters-is-better",
+                statement="Cutting out the area that matters most beats cutting out a random one.",
+                estimand="mean accuracy of cutout of the area of largest attribution less that of "
+                "one of random features, as large",
+                comparisons=(minus(cutout, random_of(cutout)),),
+            )
+        )
+    if hides_the_rest and icd in titles:
+        said.append(
+            dict(
+                name="hiding-what-matters-differs",
+                statement="Hiding what matters and hiding what does not matter differ in accuracy.",
+                estimand="mean accuracy of ICD less that of AICD",
+                comparisons=(minus(icd, aicd),),
+                direction="different",
+            )
+        )
+    return said
+
+
+def _average(label: str, titles: list[str], of: Any) -> Contrast:
+    each = 1 / len(titles)
+    return Contrast(
+        label=label,
+        weights={title: each for title in titles} | {of(title): -each for title in titles},
+    )
+
+
+def exhibits(study: StudyResult, look: Look) -> Exhibits:
+    """The verdicts, and figure and table guided."""
+    shown = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
+    collector = Collector(study, look)
+    titles = [ALL, *map(title_of, (*LED, AICD))]
+    columns = ["gain", "placebo", "random"]
+    table = map_table(study.frame, look.rng(), look.metric, look.confidence, titles, columns)
+    over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
+    collector.figure(
+        "guided",
+        "What map-guided methods gain with their map, and with placebos in its place",
+        table,
+        partial(map_plot, table),
+        height=map_height(table),
+        note=f"{look.label}; each tuned by itself, the placebos too.",
+        interval=over,
+        width="double",
+    )
+    collector.table(
+        "guided",
+        "Gain over Vanilla of map-guided methods",
+        table.rename(columns={"map": "arm"}),
+        ["arm", *columns, "passes", "seconds", "n_subsets"],
+        note="Gains in points. Placebo: with another sample's map; random: with random features; "
+        "passes: forward and backward, a step; seconds: of a run, over those of Vanilla.",
+        interval=over,
+        digits=2,
+    )
+    return Exhibits(
+        {**collector.exhibits.figures, **shown.figures},
+        {**collector.exhibits.tables, **shown.tables},
+    )
