@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
-from analysis import exhibits, figures
+from analysis import figures, rooms
 from analysis import results as store
 from analysis.exhibits import Exhibit, Look
 from analysis.results import ResultsError
@@ -209,7 +209,7 @@ def runs_of(
     ResultsError below two."""
     present = [
         name
-        for name, studies in exhibits.studies_by_dataset(results).items()
+        for name, studies in rooms.studies_by_dataset(results).items()
         if study in studies and (not datasets or name in datasets)
     ]
     if len(present) < 2:

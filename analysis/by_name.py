@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aba_core.identity import meant
-from analysis.exhibits import studies_by_dataset
 from analysis.results import ResultsError
+from analysis.rooms import studies_by_dataset
 from analysis.studies import STANDARD
 
 ANY_STUDY = "13_any_study"  # the notebook that shows them

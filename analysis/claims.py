@@ -25,7 +25,16 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import across, comparisons, exhibits, figures, rules, scopes, statistics, wording
+from analysis import (
+    across,
+    comparisons,
+    figures,
+    rooms,
+    rules,
+    scopes,
+    statistics,
+    wording,
+)
 from analysis import results as store
 from analysis.comparisons import ComparisonError
 from analysis.exhibits import Exhibit, Look
@@ -110,7 +119,7 @@ def judged(
     except ResultsError:
         groups = None
     entries: dict[str, list[tuple[str, Verdict, Verdict | None]]] = {}
-    names = exhibits.studies_by_dataset(results).get(dataset, [])
+    names = rooms.studies_by_dataset(results).get(dataset, [])
     for name in studies or _declaring(results, {dataset: names})[dataset]:
         study = store.load(results, name, dataset)
         if not study.declaration.study.hypotheses or study.frame.empty:
@@ -194,7 +203,7 @@ def ledger(
     results.
     """
     look = look or Look()
-    present = exhibits.studies_by_dataset(results)
+    present = rooms.studies_by_dataset(results)
     for name in datasets:
         if name not in present:
             known = ", ".join(present) or "none"

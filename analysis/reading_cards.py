@@ -12,7 +12,8 @@ from aba_core.quantities import ASPECTS
 from analysis import plan
 from analysis.exhibits import Look
 from analysis.studies import card as room
-from analysis.study import Study, StudyError, find_study, settings_of
+from analysis.studies import find_study
+from analysis.study import Study, StudyError, settings_of
 
 LOOK = Look("test_accuracy")
 

@@ -7,7 +7,6 @@ own. Nothing here trains: `plan` resolves a study, `engines` train it.
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,7 @@ from aba_core.identity import (
     trust,
 )
 from analysis.hypothesis import Hypothesis, PlainData, group_arm, hashed
-from analysis.yaml_text import first_problem, read_value, read_yaml
+from analysis.yaml_text import first_problem, read_yaml
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 PRESETS = ("quick", "standard", "med", "reduced", "published")
@@ -129,7 +128,7 @@ class Study(PlainData):
     hypotheses: what the runs are to decide.
     frozen: evaluate each trained model under every adjustment in place of reporting runs.
     room: "module:function" that shows its results, in place of what shows any study's arms; it
-    takes what it names of study, look and load (see `exhibits.of_study`).
+    takes what it names of study, look and load (see `rooms.of_study`).
     keep_logits: keep each run's logits on the validation samples, as half precision bytes, and the
     samples' labels.
     keep_correct: keep which validation and test samples each run classifies correctly, as packed
@@ -409,7 +408,7 @@ def _check_fields(path: Path, content: dict[Any, Any]) -> None:
         raise StudyError(f"{path}: {' and '.join(lacking)} {verb} missing; as {examples}")
 
 
-def _study_from_python(path: Path, settings: Settings) -> Study:
+def study_from_python(path: Path, settings: Settings) -> Study:
     if not path.is_file():
         raise StudyError(f"cannot read study {path}: No such file or directory")
     _find_code_in(path)
@@ -433,60 +432,3 @@ def _find_code_in(path: Path) -> None:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-
-
-def find_study(
-    name: str,
-    dataset: str | None = None,
-    preset: str | None = None,
-    seeds: int | None = None,
-    overrides: Iterable[str] = (),
-) -> Study:
-    """A standard study, a YAML file's or a Python file's, with the command line's changes applied.
-
-    A Python file has `declare(settings) -> Study`, and `exhibits` where it shows its results
-    itself. overrides: "field=value" for fields of the config, or "strength=value" for every arm
-    that is not vanilla. A standard study changed so has preset "own".
-    """
-    path = Path(name)
-    if path.suffix == ".py":
-        study = _study_from_python(path, settings_of(dataset or "digits", preset or "quick"))
-    elif path.suffix in (".yaml", ".yml") or path.is_file():
-        study = study_from_yaml(path)
-        for what, value in (("--dataset", dataset), ("--preset", preset)):
-            if value is not None:
-                raise StudyError(f"{what} {value} does not go with a YAML study; say it in {path}")
-    else:
-        from analysis.studies import standard_study
-
-        study = standard_study(name, dataset or "digits", preset or "quick")
-    changes: dict[str, Any] = {}
-    if seeds is not None:
-        if seeds < 1:
-            raise StudyError(f"--seeds {seeds}; allowed: whole numbers from 1")
-        if seeds > MOST_SEEDS:
-            raise StudyError(f"--seeds {seeds}; allowed: up to {MOST_SEEDS}")
-        first = min(study.seeds)
-        changes["seeds"] = tuple(range(first, first + seeds))
-    config = dict(study.config)
-    arms = list(study.arms)
-    for override in overrides:
-        field, separator, text = override.partition("=")
-        if not separator or not field:
-            raise StudyError(f"--set {override!r}; needed: field=value, as epochs=20")
-        try:
-            value = read_value(text)
-        except ValueError as error:
-            raise StudyError(f"--set {override!r} {error}") from error
-        changes["preset"] = "own"
-        if field == "strength":
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                raise StudyError(f"--set strength={text}; allowed: finite numbers not below 0")
-            arms = [
-                arm if arm.vanilla else arm.with_settings(strength=float(value)) for arm in arms
-            ]
-            changes["tuning"] = None  # a strength given by hand is not tuned
-        else:
-            config[field] = value
-    return study.model_copy(update={**changes, "config": config, "arms": tuple(arms)})

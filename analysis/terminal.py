@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis import design
-    from analysis.exhibits import Exhibit, Exported, Look
+    from analysis.exhibits import Exhibit, Look
     from analysis.reports import Outcome
+    from analysis.rooms import Exported
     from analysis.store.verify import Findings
 
 

@@ -27,7 +27,7 @@ from aba_core import (
     load_dataset,
     train,
 )
-from analysis import claims, exhibits, figures, results
+from analysis import claims, exhibits, figures, results, rooms
 from analysis.studies.frozen import curve_table, frozen_curves
 from analysis.studies.isolation import isolation_plot, isolation_table
 
@@ -113,10 +113,10 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
     drawn = {name: ax.figure for name, ax in axes.items()}
     look = exhibits.Look("test_accuracy")
     shown = {
-        "verdicts-digits": exhibits.of_study("hypotheses", folder, "digits").figures["verdicts"],
-        "regimes-digits": exhibits.of_study("regimes", folder, "digits", look).figures["regimes"],
+        "verdicts-digits": rooms.of_study("hypotheses", folder, "digits").figures["verdicts"],
+        "regimes-digits": rooms.of_study("regimes", folder, "digits", look).figures["regimes"],
         **{
-            f"card-{name}": exhibits.of_study("card", folder, name, look).figures["card"]
+            f"card-{name}": rooms.of_study("card", folder, name, look).figures["card"]
             for name in ("digits", "mnist", "cifar10")
         },
         "claims": claims.shown(claims.ledger(folder), exhibits.Look())[0],

@@ -12,8 +12,9 @@ from pathlib import Path
 from textwrap import fill
 
 from analysis import claims
-from analysis.exhibits import Look, of_study, studies_by_dataset
+from analysis.exhibits import Look
 from analysis.results import SHIPPED, ResultsError
+from analysis.rooms import of_study, studies_by_dataset
 from analysis.rules import Verdict, effect_text
 from analysis.tables import markdown
 from analysis.wording import data_title, in_order, over_text

@@ -7,7 +7,8 @@ from oracles.in_this_process import here
 
 from aba_core.quantities import CARD_QUANTITIES
 from analysis import claims, plan, results, runner
-from analysis.exhibits import Look, of_study
+from analysis.exhibits import Look
+from analysis.rooms import of_study
 from analysis.studies import STANDARD, attacks, standard_study
 from analysis.study import TUNING_SEED, StudyError
 

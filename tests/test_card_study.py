@@ -11,7 +11,7 @@ from test_cli import aba
 
 from aba_core.aspects import CardSettings
 from aba_core.quantities import ASPECTS, JUDGED, metric_label
-from analysis import exhibits, figures, plan, reading_cards, runner, tuning
+from analysis import figures, plan, reading_cards, rooms, runner, tuning
 from analysis.exhibits import ExportError
 from analysis.reading_cards import Asked, declared
 from analysis.studies import card, standard_study
@@ -184,7 +184,7 @@ def folder(tmp_path_factory):
 
 
 def test_runs_are_found_with_the_columns_of_their_cards(folder):
-    shown = exhibits.of_study("card", folder, "digits", reading_cards.LOOK)
+    shown = rooms.of_study("card", folder, "digits", reading_cards.LOOK)
     assert {"card", "card-attacks", "card-geometry"} <= set(shown.figures)
     long = shown.tables["card-long"].data
     assert set(long["n"]) == {3} and long["mean"].notna().all()
@@ -207,4 +207,4 @@ def test_runs_without_a_card_say_how_to_make_one(folder):
     changes = {"config": config, "seeds": (0,), "tuning": None, "room": card.ROOM}
     runner.run(plain.model_copy(update=changes), folder, device="cpu", engine=here)
     with pytest.raises(ExportError, match="no report card; make them: aba card benchmark"):
-        exhibits.of_study("benchmark", folder, "digits")
+        rooms.of_study("benchmark", folder, "digits")

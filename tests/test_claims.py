@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 from oracles.made_results import make_study
 
-from analysis import claims, exhibits, rules
+from analysis import claims, exhibits, rooms, rules
 from analysis import results as store
 from analysis.exhibits import Look
 from analysis.results import ResultsError
@@ -96,7 +96,7 @@ def test_every_verdict_names_a_figure_that_its_study_has(results, ledger):
     tested = here[here["verdict"] != "not tested"]
     assert len(tested) > 5
     assert {name.removesuffix("-digits") for name in tested["figure"]} <= set(shown)
-    others = exhibits.of_study("groups", store.SHIPPED, "mnist").figures  # by its own room
+    others = rooms.of_study("groups", store.SHIPPED, "mnist").figures  # by its own room
     assert f"{hypotheses.prefix_of('groups')}verdict-groups-are-a-tendency" in others
 
 

@@ -7,8 +7,7 @@ from oracles.made_results import make_study, standard
 from analysis import design as d
 from analysis import results as store
 from analysis import statistics
-from analysis.studies import standard_study
-from analysis.study import find_study
+from analysis.studies import find_study, standard_study
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -30,7 +30,7 @@ from PIL import Image
 from analysis import design, reports, results, rules, statistics
 from analysis import study as studies
 from analysis.cli import app
-from analysis.studies import OF_OWN_DATA, QUESTIONS, STANDARD
+from analysis.studies import OF_OWN_DATA, QUESTIONS, STANDARD, find_study
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -201,9 +201,9 @@ def parse(command: str) -> None:
         return
     if words[0] == "run":
         changes = (given["dataset"], given["preset"], given["seeds"], given["set_"] or ())
-        studies.find_study(given["study"], *changes)
+        find_study(given["study"], *changes)
     if words[0] == "plan" and not given["study"].isupper() and given["study"] not in OWN_STUDIES:
-        studies.find_study(given["study"], given["dataset"], given["preset"])
+        find_study(given["study"], given["dataset"], given["preset"])
     if words[0] == "report":
         for notebook in given["notebooks"] or ():
             if notebook in OWN_STUDIES:

@@ -21,7 +21,7 @@ from oracles.made_results import make_results, make_study, standard
 
 from aba_core.adjustments import Group
 from aba_core.arms import Arm
-from analysis import exhibits, figures, tables
+from analysis import exhibits, figures, rooms, tables
 from analysis import results as store
 from analysis.exhibits import ExportError, Files, Look
 from analysis.results import ResultsError
@@ -121,11 +121,11 @@ def overlaps(figure: Figure) -> list[str]:
 
 @cache
 def every_figure(folder: Path) -> list[exhibits.Exhibit]:
-    studies = exhibits.studies_by_dataset(folder)["digits"]
+    studies = rooms.studies_by_dataset(folder)["digits"]
     return [
         exhibit
-        for study in (*studies, exhibits.BESIDE)
-        for exhibit in exhibits.of_study(study, folder).figures.values()
+        for study in (*studies, rooms.BESIDE)
+        for exhibit in rooms.of_study(study, folder).figures.values()
     ]
 
 
@@ -150,7 +150,7 @@ def test_no_label_touches_another_or_leaves_the_figure(kind, width, style, reque
     ("width", "millimetres"), [("single", 85), ("double", 175), ("slide", 254)]
 )
 def test_sizes_are_in_millimetres(complete, width, millimetres):
-    for exhibit in exhibits.of_study("isolation", complete).figures.values():
+    for exhibit in rooms.of_study("isolation", complete).figures.values():
         size = exhibits.draw(exhibit, width).get_size_inches() * 25.4
         assert size[0] == pytest.approx(millimetres, abs=0.01)
         assert size[1] == pytest.approx(143) if width == "slide" else size[1] < 240
@@ -214,10 +214,10 @@ def test_lab_knows_white_and_black():
 
 
 def test_equal_results_give_equal_bytes_in_another_process(complete, tmp_path):
-    exhibits.export(complete, tmp_path / "here", ["isolation"])
+    rooms.export(complete, tmp_path / "here", ["isolation"])
     code = (
-        "import sys; from analysis import exhibits\n"
-        "exhibits.export(sys.argv[1], sys.argv[2], ['isolation'])"
+        "import sys; from analysis import exhibits, rooms\n"
+        "rooms.export(sys.argv[1], sys.argv[2], ['isolation'])"
     )
     command = [sys.executable, "-c", code, str(complete), str(tmp_path / "there")]
     subprocess.run(command, check=True, env={"PYTHONHASHSEED": "7", "MPLBACKEND": "agg"})
@@ -229,7 +229,7 @@ def test_equal_results_give_equal_bytes_in_another_process(complete, tmp_path):
 
 
 def test_text_stays_text_and_fonts_are_in_the_file(complete, tmp_path):
-    exhibits.export(complete, tmp_path, ["isolation"], files=Files(["pdf", "svg"]))
+    rooms.export(complete, tmp_path, ["isolation"], files=Files(["pdf", "svg"]))
     svg = (tmp_path / "figures" / "groups-digits.svg").read_text()
     assert ">Epsilon</text>" in svg and "85mm" not in svg
     assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(85 / 25.4 * 72)
@@ -241,7 +241,7 @@ def test_text_stays_text_and_fonts_are_in_the_file(complete, tmp_path):
 
 
 def test_a_figure_comes_with_its_data_caption_checksum_and_command(complete, tmp_path):
-    done = exhibits.export(
+    done = rooms.export(
         complete, tmp_path, ["isolation"], ["digits"], files=Files(["svg"], "double")
     )
     assert not done.refused and not done.absent
@@ -257,12 +257,12 @@ def test_a_figure_comes_with_its_data_caption_checksum_and_command(complete, tmp
     for words in ("n = 5 runs", "digits (tiny)", "small_cnn", "95 %", "bootstrap", "135 in all"):
         assert words in facts["caption"]
     assert {"toolkit", "model", "interval", "runs", "runs_missing"} <= set(facts)
-    data = exhibits.data("isolation", complete, "digits")
+    data = rooms.data("isolation", complete, "digits")
     pd.testing.assert_frame_equal(pd.read_csv(folder / "isolation-digits.csv"), data)
 
 
 def test_tables_are_rounded_and_keep_their_intervals(complete, tmp_path):
-    exhibits.export(complete, tmp_path, ["isolation"], files=Files(["svg"]))
+    rooms.export(complete, tmp_path, ["isolation"], files=Files(["svg"]))
     folder = tmp_path / "tables"
     row = pd.read_csv(folder / "isolation-digits.csv").iloc[3]
     cell = f"{row['mean']:.1f} [{row['mean_low']:.1f}, {row['mean_high']:.1f}]"
@@ -273,18 +273,18 @@ def test_tables_are_rounded_and_keep_their_intervals(complete, tmp_path):
 
 
 def test_missing_and_diverged_runs_are_in_the_caption(damaged):
-    caption = exhibits.of_study("isolation", damaged).figures["isolation"].caption
+    caption = rooms.of_study("isolation", damaged).figures["isolation"].caption
     assert "5 runs missing" in caption and "2 runs diverged" in caption
     assert "Diverged" in " ".join(
         tables.present(
-            exhibits.of_study("isolation", damaged).tables["isolation"].data,
-            columns=exhibits.of_study("isolation", damaged).tables["isolation"].columns,
+            rooms.of_study("isolation", damaged).tables["isolation"].data,
+            columns=rooms.of_study("isolation", damaged).tables["isolation"].columns,
         ).columns
     )
 
 
 def test_one_seed_says_that_there_is_no_interval(one_seed):
-    shown = exhibits.of_study("isolation", one_seed)
+    shown = rooms.of_study("isolation", one_seed)
     assert "none where an arm has one run" in shown.figures["isolation"].caption
     assert shown.tables["isolation"].data["mean_low"].isna().all()
 
@@ -292,7 +292,7 @@ def test_one_seed_says_that_there_is_no_interval(one_seed):
 def test_the_search_for_a_strength_does_not_show_test_accuracies(tmp_path):
     study = standard("benchmark", seeds=2).model_copy(update={"name": "benchmark-tuning"})
     make_study(tmp_path, study)
-    made = exhibits.of_study("benchmark-tuning", tmp_path)
+    made = rooms.of_study("benchmark-tuning", tmp_path)
     for exhibit in made.all():
         assert not [name for name in exhibit.data.columns if name.startswith("test")]
 
@@ -303,18 +303,18 @@ def test_the_search_for_a_strength_does_not_show_test_accuracies(tmp_path):
 def test_a_missing_study_is_named_and_no_error_unless_it_was_asked_for(tmp_path):
     results = tmp_path / "r"
     make_study(results, standard("isolation", seeds=2))
-    done = exhibits.export(results, tmp_path / "o", files=Files(["svg"]))
-    assert list(done.files) == [("isolation", "digits"), (exhibits.BESIDE, "digits")]
+    done = rooms.export(results, tmp_path / "o", files=Files(["svg"]))
+    assert list(done.files) == [("isolation", "digits"), (rooms.BESIDE, "digits")]
     assert done.absent == {"digits": list(STANDARD[1:])} and not done.refused
-    done = exhibits.export(results, tmp_path / "o", ["benchmark"], files=Files(["svg"]))
+    done = rooms.export(results, tmp_path / "o", ["benchmark"], files=Files(["svg"]))
     assert not done.files and "run: aba run benchmark" in done.refused[0]
-    done = exhibits.export(results, tmp_path / "o", [], ["mnist"], files=Files(["svg"]))
+    done = rooms.export(results, tmp_path / "o", [], ["mnist"], files=Files(["svg"]))
     assert not done.files and "no studies on mnist" in done.refused[0]
 
 
 def test_sets_without_their_members_say_what_they_need(tmp_path):
     make_study(tmp_path / "r", standard("tension", seeds=2))
-    done = exhibits.export(tmp_path / "r", tmp_path / "o", files=Files(["svg"]))
+    done = rooms.export(tmp_path / "r", tmp_path / "o", files=Files(["svg"]))
     assert "tension (needs isolation)" in done.absent["digits"] and not done.files
 
 
@@ -342,25 +342,25 @@ def test_a_look_checks_its_values():
 
 def test_the_data_of_any_figure_are_one_line_away(tmp_path):
     complete = make_results(tmp_path, seeds=2, names=("isolation", "frozen"))
-    assert len(exhibits.data("published-mnist-tiny", complete)) == 27
-    assert exhibits.data("association", complete)["n_adjustments"].iloc[0] == 27
-    assert len(exhibits.data("isolation", complete)) == 27
-    assert exhibits.data("groups", complete, kind="table")["name"].iloc[3] == "Epsilon − Neutral"
+    assert len(rooms.data("published-mnist-tiny", complete)) == 27
+    assert rooms.data("association", complete)["n_adjustments"].iloc[0] == 27
+    assert len(rooms.data("isolation", complete)) == 27
+    assert rooms.data("groups", complete, kind="table")["name"].iloc[3] == "Epsilon − Neutral"
     with pytest.raises(
         ExportError, match="unknown figure 'isolatoin' for digits; known: isolation"
     ):
-        exhibits.data("isolatoin", complete)
+        rooms.data("isolatoin", complete)
     with pytest.raises(ResultsError, match="no isolation study on mnist"):
-        exhibits.data("isolation", complete, "mnist")
+        rooms.data("isolation", complete, "mnist")
     with pytest.raises(ExportError, match="unknown kind"):
-        exhibits.data("isolation", complete, kind="picture")
+        rooms.data("isolation", complete, kind="picture")
 
 
 def test_frozen_models_that_all_diverged_are_one_clear_error(tmp_path):
     study = standard("frozen", seeds=1)
     make_study(tmp_path, study, diverged=[(arm.name, 0) for arm in study.arms])
     with pytest.raises(ResultsError, match="every run of frozen diverged"):
-        exhibits.of_study("frozen", tmp_path)
+        rooms.of_study("frozen", tmp_path)
 
 
 def test_a_strength_that_was_not_evaluated_is_refused(complete):

@@ -27,11 +27,11 @@ from aba_core import (
     splits_from,
     train,
 )
-from analysis import by_name, exhibits, runner
+from analysis import by_name, rooms, runner
 from analysis.exhibits import ExportError, Look
 from analysis.results import ResultsError, load
-from analysis.studies import arms, standard_study
-from analysis.study import StudyError, find_study
+from analysis.studies import arms, find_study, standard_study
+from analysis.study import StudyError
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -90,7 +90,7 @@ def test_differences_are_taken_within_subsets_to_the_arm_without_a_method(folder
 
 
 def test_they_are_shown_with_the_arms_and_in_words(folder: Path):
-    shown = exhibits.of_study("mine", folder / "results", "digits")
+    shown = rooms.of_study("mine", folder / "results", "digits")
     assert list(shown.figures) == ["arms-mine", "differences-mine"]
     assert list(shown.tables) == ["arms-mine", "differences-mine"]
     said = arms.sentences(load(folder / "results", "mine", "digits"), Look())

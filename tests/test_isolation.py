@@ -10,7 +10,7 @@ from oracles.made_results import make_results
 from oracles.made_runs import COMPLETE, isolation_runs, make_runs, make_tables, rng
 
 from aba_core.adjustments import Group
-from analysis import exhibits, figures, statistics
+from analysis import exhibits, figures, rooms, statistics
 from analysis.studies.isolation import (
     association_table,
     group_table,
@@ -176,7 +176,7 @@ def vertical_lines(ax: plt.Axes) -> list[tuple[float, float]]:
 
 
 def test_figures_draw_the_intervals_of_the_tables(tmp_path):
-    shown = exhibits.of_study("isolation", make_results(tmp_path, names=("isolation",)))
+    shown = rooms.of_study("isolation", make_results(tmp_path, names=("isolation",)))
     groups = shown.tables["groups"].data.iloc[:3]
     ax = exhibits.draw(shown.figures["groups"]).axes[0]
     expected = list(zip(groups["estimate_low"], groups["estimate_high"], strict=True))
@@ -197,9 +197,9 @@ def test_figures_draw_the_intervals_of_the_tables(tmp_path):
 
 def test_a_correlation_has_one_interval_on_the_isolation_and_the_published_page(tmp_path):
     results = make_results(tmp_path, names=("isolation",))
-    order = exhibits.of_study("isolation", results).tables["published-order"].data
+    order = rooms.of_study("isolation", results).tables["published-order"].data
     here = order[order["first"] == "this study"].set_index("second")
-    agreement = exhibits.of_study("published", results).tables["published-agreement"].data
+    agreement = rooms.of_study("published", results).tables["published-agreement"].data
     for row in agreement.to_dict("records"):
         for end in ("spearman", "spearman_low", "spearman_high"):
             assert row[end] == here.loc[f"published {row['published']}", end]
@@ -208,8 +208,8 @@ def test_a_correlation_has_one_interval_on_the_isolation_and_the_published_page(
 
 def test_a_contrast_has_one_interval_on_the_isolation_and_the_published_page(tmp_path):
     results = make_results(tmp_path, names=("isolation",))
-    groups = exhibits.of_study("isolation", results).tables["groups"].data.set_index("name")
-    compared = exhibits.of_study("published", results).tables["published-groups"].data
+    groups = rooms.of_study("isolation", results).tables["groups"].data.set_index("name")
+    compared = rooms.of_study("published", results).tables["published-groups"].data
     for row in compared.to_dict("records"):
         for end in ("", "_low", "_high"):
             assert row[f"here{end}"] == groups.loc[row["contrast"], f"estimate{end}"]

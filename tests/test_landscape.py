@@ -8,7 +8,7 @@ import pytest
 from oracles import slow_comparisons as slow
 from oracles.made_results import make_study
 
-from analysis import claims, exhibits, mediation, rules
+from analysis import claims, mediation, rooms, rules
 from analysis import results as store
 from analysis.comparisons import ComparisonError, Grid
 from analysis.exhibits import Look
@@ -175,7 +175,7 @@ def test_without_an_effect_nothing_is_mediated_and_the_ledger_says_so(results):
 
 
 def test_the_table_tells_total_and_mediated_effect(results):
-    shown = exhibits.of_study("landscape", results, "digits", Look())
+    shown = rooms.of_study("landscape", results, "digits", Look())
     table = shown.tables["landscape-mediation"].data
     assert len(table) == 6
     joined = table[table["kind"] == "13 pairs − their members"]

@@ -384,8 +384,8 @@ def test_cells_without_runs_of_their_own_show_those_of_smaller_studies():
 
 def test_a_large_study_declares_the_published_strengths_and_epochs():
     from analysis.reference import published_table
-    from analysis.studies import large
-    from analysis.study import StudyError, find_study
+    from analysis.studies import find_study, large
+    from analysis.study import StudyError
 
     published = published_table("benchmark_large")
     for name, row in large.ROWS.items():

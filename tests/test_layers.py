@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def module_name(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
+# Imports that run against the others, inside a function, each with its reason.
+AGAINST = {
+    # A kind that is chosen by name, and extends what chooses it.
+    ("analysis.cluster.schedulers", "analysis.cluster.slurm"),
+    ("analysis.engines", "analysis.gpu"),
+    ("aba_core.training", "aba_core.single.training"),
+    # Measurements that train models of their own.
+    ("aba_core.card", "aba_core.training"),
+    # A check of kernels against the tensor code that calls them.
+    ("aba_core.kernels.on_gpu", "aba_core.methods.aba"),
+    ("aba_core.kernels.on_gpu", "aba_core.randomness"),
+    ("aba_core.kernels.on_gpu", "aba_core.selection"),
+}
+
+
 def imported(path: Path) -> set[str]:
     """Modules that a file imports anywhere, lazily and for type checking too."""
     names = set()
@@ -58,6 +74,31 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def arrows(paths: list[Path]) -> dict[str, set[str]]:
+    """{module: those that it imports, also inside functions}, without imports for types alone."""
+    names = {module_name(path) for path in paths}
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        of_types = [n for n in ast.walk(tree) if isinstance(n, ast.If) and is_for_types(n)]
+        left_out = {id(part) for one in of_types for part in ast.walk(one)}
+        parts = [n for n in ast.walk(tree) if id(n) not in left_out]
+        own = found.setdefault(module_name(path), set())
+        for node in parts:
+            if isinstance(node, ast.Import):
+                own |= {alias.name for alias in node.names} & names
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                own |= inside & names
+                if not inside <= names:
+                    own |= {node.module} & names
+    return found
+
+
+def is_for_types(node: ast.If) -> bool:
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
@@ -71,6 +112,20 @@ def test_the_analysis_imports_of_the_core_only_what_needs_no_torch(path):
         if name.split(".")[0] in ("torch", "aba_core") and name not in allowed
     }
     assert not beyond
+
+
+@pytest.mark.parametrize("paths", [ANALYSIS, CORE], ids=["analysis", "aba_core"])
+def test_imports_run_in_no_circle(paths):
+    """Also those inside functions. Modules named by a string, as the files of studies, are not
+    seen: a registry knows their names alone."""
+    found = arrows(paths)
+    against = {(one, other) for one, other in AGAINST if one in found}
+    assert against <= {(one, other) for one, others in found.items() for other in others}
+    kept = {one: {o for o in others if (one, o) not in against} for one, others in found.items()}
+    try:
+        TopologicalSorter(kept).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("path", CORE, ids=module_name)

@@ -284,6 +284,6 @@ def test_the_chunk_of_a_runner_that_is_killed_is_trained_by_the_one_that_waits(t
 
 
 def _last_chunk(folder: Path) -> str:
-    from analysis.study import find_study
+    from analysis.studies import find_study
 
     return plan.resolve(find_study("tension", None, None, 3, ["epochs=5"])).chunks[-1].name

@@ -6,7 +6,7 @@ import pytest
 from oracles.made_results import make_study, standard
 
 from aba_core.arms import Arm
-from analysis import exhibits, figures, plan, runner, tables
+from analysis import figures, plan, rooms, runner, tables
 from analysis import results as store
 from analysis.exhibits import Look
 from analysis.results import ResultsError
@@ -257,7 +257,7 @@ def test_measurements_that_are_not_there_are_one_clear_error(tmp_path):
 def test_an_own_study_that_measures_has_its_arms_and_its_mechanism(tmp_path):
     study = standard("mechanism", seeds=3).model_copy(update={"name": "mine"})
     make_study(tmp_path, study)
-    made = exhibits.of_study("mine", tmp_path)
+    made = rooms.of_study("mine", tmp_path)
     assert {"arms-mine", "mine-mechanism-cosines", "mine-mechanism-mediation"} <= set(made.figures)
 
 

@@ -29,7 +29,7 @@ from analysis import terminal, yaml_text
 from analysis.cli import app
 from analysis.own import compare
 from analysis.results import load
-from analysis.study import find_study
+from analysis.studies import find_study
 
 
 @pytest.fixture

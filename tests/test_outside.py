@@ -39,7 +39,8 @@ from aba_core.architecture import initial_model
 from aba_core.randomness import batch_order, epoch_order
 from analysis import plan, results, runner, terminal
 from analysis.cli import app
-from analysis.study import Settings, Study, find_study, settings_of, study_from_yaml
+from analysis.studies import find_study
+from analysis.study import Settings, Study, settings_of, study_from_yaml
 
 OUTSIDE = Path(__file__).parent / "outside"
 ROOT = OUTSIDE.parents[1]

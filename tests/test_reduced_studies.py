@@ -13,8 +13,16 @@ from aba_core.identity import short_hash
 from analysis import claims, plan, rules
 from analysis import results as store
 from analysis.reference import published_table
-from analysis.studies import OF_OWN_DATA, STANDARD, architectures, large, standard_study, tasks
-from analysis.study import StudyError, find_study
+from analysis.studies import (
+    OF_OWN_DATA,
+    STANDARD,
+    architectures,
+    find_study,
+    large,
+    standard_study,
+    tasks,
+)
+from analysis.study import StudyError
 
 OF_TASKS = ("diabetes", "ptb-xl-superclass-25hz")
 

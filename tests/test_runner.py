@@ -21,7 +21,8 @@ from aba_core.demand import Demand
 from analysis import engines, gpu, plan, runner, worker
 from analysis import results as store
 from analysis.store.leases import Leases
-from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning, find_study
+from analysis.studies import find_study
+from analysis.study import TUNING_SEED, Frozen, Study, StudyError, Tuning
 
 SHIPPED = store.SHIPPED
 ARMS = (

@@ -6,13 +6,8 @@ import yaml
 from aba_core.adjustments import GROUP_SETS
 from analysis.comparisons import LEAST_BLOCKS
 from analysis.reference import published_table
-from analysis.studies import STANDARD, standard_study
-from analysis.study import (
-    Study,
-    StudyError,
-    find_study,
-    study_from_yaml,
-)
+from analysis.studies import STANDARD, find_study, standard_study
+from analysis.study import Study, StudyError, study_from_yaml
 
 
 def test_isolation_has_one_arm_for_each_adjustment_with_target_loss():

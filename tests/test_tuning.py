@@ -71,10 +71,10 @@ def test_tuning_subsets_are_never_reported(tmp_path):
 def test_the_response_of_every_class_is_shown(tmp_path):
     from matplotlib import pyplot as plt
 
-    from analysis import exhibits
+    from analysis import rooms
 
     run(study(), tmp_path)
-    shown = exhibits.of_study("own-tuning", tmp_path)
+    shown = rooms.of_study("own-tuning", tmp_path)
     (figure,), (table,) = shown.figures.values(), shown.tables.values()
     assert table.data["class"].tolist() == ["singles"] * 2 + ["joined"] * 2 + ["trainings"] * 4
     assert table.data.groupby("class")["chosen"].sum().eq(1).all()

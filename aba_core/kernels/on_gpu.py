@@ -33,14 +33,12 @@ def applies(*values: Tensor) -> bool:
 @cache
 def trusted() -> bool:
     """Whether the kernels are there and agree with the tensor code. Warns where they do not."""
-    from aba_core.architecture import first_line
-
     if find_spec("triton") is None:
         return False
     try:
         differing = disagreements("cuda")
     except Exception as error:  # whatever a compiler says
-        differing = [f"{type(error).__name__}: {first_line(error)[:100]}"]
+        differing = [f"{type(error).__name__}: {" ".join(str(error).split())[:100]}"]
     if differing:
         warnings.warn(
             f"Triton's kernels are not used, they fail on a small example: {differing}",

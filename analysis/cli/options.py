@@ -111,8 +111,8 @@ def or_shipped(results: Path, studies: Sequence[str] = (), datasets: Sequence[st
     """The folder to show: where nobody named one and the usual one has none of what is asked for,
     the shipped results, with a line on standard error that says so."""
     from analysis.by_name import study_name
-    from analysis.exhibits import studies_by_dataset, unknown_study
     from analysis.results import SHIPPED, ResultsError
+    from analysis.rooms import studies_by_dataset, unknown_study
 
     def has(folder: Path) -> bool:
         return any(

@@ -85,7 +85,7 @@ def run(
     """
     from analysis.cluster.engine import choose
     from analysis.engines import among_ranks
-    from analysis.study import find_study
+    from analysis.studies import find_study
 
     declared = find_study(study, dataset, preset, seeds, set_ or ())
     asked = choose(scheduler, cluster or (), engine=engine, processes=processes)
@@ -171,7 +171,7 @@ def card(
     import shlex
     import sys
 
-    from analysis import exhibits, reading_cards
+    from analysis import exhibits, reading_cards, rooms
     from analysis.studies import card as room
 
     declared = reading_cards.declared(
@@ -180,7 +180,7 @@ def card(
     print(reading_cards.estimate(declared))
     if not _run(declared, results, device=device, processes=processes):
         raise typer.Exit(1)
-    shown = exhibits.of_study(declared.name, results, declared.dataset, reading_cards.LOOK)
+    shown = rooms.of_study(declared.name, results, declared.dataset, reading_cards.LOOK)
     table = shown.tables["card-long"].data
     print("\n".join(room.sentences(table)))
     print(reading_cards.spent(shown.tables["card-cost"].data))
@@ -284,15 +284,15 @@ def plan_(
       aba plan isolation --dataset mnist --preset standard --effect 0.5
       aba plan large-resnet50
     """
-    from analysis import by_name, design, exhibits
+    from analysis import by_name, design, exhibits, rooms
     from analysis.results import load
-    from analysis.study import find_study
+    from analysis.studies import find_study
 
     if study.startswith("large-") and not Path(study).suffix:
         from analysis.studies import large
 
         find_study(study)  # refuses unknown names
-        ran = {name for names in exhibits.studies_by_dataset(results).values() for name in names}
+        ran = {name for names in rooms.studies_by_dataset(results).values() for name in names}
         if isinstance(results, Usual) and not ran & {*large.ROWS, *large.WITHIN}:
             results = shipped(f"no runs of large models in {results}/")
         table = large.table(results)

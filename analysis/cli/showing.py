@@ -150,7 +150,7 @@ def figures_(
       aba figures isolation --dataset digits --format pdf --width double
       aba figures --width slide --out slides
     """
-    from analysis import exhibits
+    from analysis import exhibits, rooms
 
     def say(study: str, dataset: str, files: Sequence[Path]) -> None:
         counts = [
@@ -163,8 +163,8 @@ def figures_(
     look = exhibits.Look(metric, confidence, seed)
     formats = [name.strip() for name in format.split(",") if name.strip()]
     files = exhibits.Files(formats, width or "", style or "")  # refused before anything is said
-    shown = ["isolation" if name == exhibits.BESIDE else name for name in studies or ()]
-    done = exhibits.export(
+    shown = ["isolation" if name == rooms.BESIDE else name for name in studies or ()]
+    done = rooms.export(
         or_shipped(results, shown, dataset or ()),
         out,
         studies or (),
@@ -214,7 +214,7 @@ def compare(
       aba compare my_study
       aba compare my_study --baseline mixup --metric test_accuracy
     """
-    from analysis import by_name, exhibits
+    from analysis import by_name, exhibits, rooms
     from analysis.reference import PUBLISHED
     from analysis.results import ResultsError
     from analysis.studies import large, only_studies_of, published
@@ -230,7 +230,7 @@ def compare(
         return
     if baseline:
         raise exhibits.ExportError(f"--baseline {baseline} goes with a study, as aba compare mine")
-    declared = exhibits.studies_by_dataset(results)
+    declared = rooms.studies_by_dataset(results)
     compared_with = [
         name for name, of in declared.items() if "isolation" in of or name in large.DATASETS
     ]
@@ -284,11 +284,12 @@ def claims_(
       aba claims
       aba claims --dataset digits --csv > claims.csv
     """
-    from analysis import claims, exhibits, tables
+    from analysis import claims, exhibits, rooms, tables
+    from analysis.results import ResultsError
 
     look = exhibits.Look(metric, confidence)
-    if not isinstance(results, Usual) and not exhibits.studies_by_dataset(results):
-        raise exhibits.ResultsError(f"no studies in {results}; start one with: {START}{results}")
+    if not isinstance(results, Usual) and not rooms.studies_by_dataset(results):
+        raise ResultsError(f"no studies in {results}; start one with: {START}{results}")
     results = or_shipped(results, datasets=dataset or ())
     ledger = claims.ledger(results, dataset or (), look)
     if not claims.decided(ledger) and isinstance(results, Usual):

@@ -1,13 +1,25 @@
-"""The standard studies, one file each: which arms and seeds it declares, and what it shows."""
+"""The standard studies, one file each, which declares its arms and seeds and shows its results; and
+how a study is found by what the command line says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from aba_core.identity import meant
-from analysis.study import Settings, Study, StudyError, settings_of
+from analysis.study import (
+    MOST_SEEDS,
+    Settings,
+    Study,
+    StudyError,
+    settings_of,
+    study_from_python,
+    study_from_yaml,
+)
+from analysis.yaml_text import read_value
 
 # study: (module, function that declares it)
 _DECLARED_IN = {
@@ -88,6 +100,66 @@ QUESTIONS = {
 }
 
 
+def _study_file(name: str) -> Any:
+    """A study's file, imported when it is asked for: it shows results, which know this registry."""
+    return import_module(f"analysis.studies.{name}")
+
+
+def find_study(
+    name: str,
+    dataset: str | None = None,
+    preset: str | None = None,
+    seeds: int | None = None,
+    overrides: Iterable[str] = (),
+) -> Study:
+    """A standard study, a YAML file's or a Python file's, with the command line's changes applied.
+
+    A Python file has `declare(settings) -> Study`, and `exhibits` where it shows its results
+    itself. overrides: "field=value" for fields of the config, or "strength=value" for every arm
+    that is not vanilla. A standard study changed so has preset "own".
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        study = study_from_python(path, settings_of(dataset or "digits", preset or "quick"))
+    elif path.suffix in (".yaml", ".yml") or path.is_file():
+        study = study_from_yaml(path)
+        for what, value in (("--dataset", dataset), ("--preset", preset)):
+            if value is not None:
+                raise StudyError(f"{what} {value} does not go with a YAML study; say it in {path}")
+    else:
+        study = standard_study(name, dataset or "digits", preset or "quick")
+    changes: dict[str, Any] = {}
+    if seeds is not None:
+        if seeds < 1:
+            raise StudyError(f"--seeds {seeds}; allowed: whole numbers from 1")
+        if seeds > MOST_SEEDS:
+            raise StudyError(f"--seeds {seeds}; allowed: up to {MOST_SEEDS}")
+        first = min(study.seeds)
+        changes["seeds"] = tuple(range(first, first + seeds))
+    config = dict(study.config)
+    arms = list(study.arms)
+    for override in overrides:
+        field, separator, text = override.partition("=")
+        if not separator or not field:
+            raise StudyError(f"--set {override!r}; needed: field=value, as epochs=20")
+        try:
+            value = read_value(text)
+        except ValueError as error:
+            raise StudyError(f"--set {override!r} {error}") from error
+        changes["preset"] = "own"
+        if field == "strength":
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
+                raise StudyError(f"--set strength={text}; allowed: finite numbers not below 0")
+            arms = [
+                arm if arm.vanilla else arm.with_settings(strength=float(value)) for arm in arms
+            ]
+            changes["tuning"] = None  # a strength given by hand is not tuned
+        else:
+            config[field] = value
+    return study.model_copy(update={**changes, "config": config, "arms": tuple(arms)})
+
+
 def standard_study(name: str, dataset: str = "digits", preset: str = "quick") -> Study:
     """One of the standard studies with the settings of its data set and preset.
 
@@ -97,20 +169,17 @@ def standard_study(name: str, dataset: str = "digits", preset: str = "quick") ->
         return _of_large(name, dataset, preset)
     known = (*STANDARD, *OF_OWN_DATA)
     if name not in known:
-        from analysis.studies.large import ROWS
-
         files = (f"{name}{suffix}" for suffix in (".yaml", ".yml", ".py"))
         file = next((file for file in files if Path(file).is_file()), "")
-        near = f" (did you mean {file!r}?)" if file else meant(name, (*known, *ROWS))
+        rows = _study_file("large").ROWS
+        near = f" (did you mean {file!r}?)" if file else meant(name, (*known, *rows))
         raise StudyError(
             f"unknown study {name!r}{near}; known: {', '.join(known)}, or a YAML or Python file"
         )
     if name in OF_OWN_DATA and dataset == "digits":
         dataset = OF_OWN_DATA[name]
     module, function = _DECLARED_IN.get(name, (name, "declare"))
-    declare: Callable[[Settings], Study] = getattr(
-        import_module(f"analysis.studies.{module}"), function
-    )
+    declare: Callable[[Settings], Study] = getattr(_study_file(module), function)
     settings = settings_of(dataset, preset)
     of_data = settings.studies or STANDARD
     if name not in of_data:
@@ -128,13 +197,12 @@ def only_studies_of(dataset: str) -> tuple[str, ...]:
 
 def _of_large(name: str, dataset: str, preset: str) -> Study:
     """A row of the published table of large models, which brings its own data set."""
-    from analysis.studies import large
-
+    large = _study_file("large")
     if name not in large.ROWS:
         raise StudyError(
             f"unknown study {name!r}{meant(name, large.ROWS)}; known: {', '.join(large.ROWS)}"
         )
-    study = large.declare(name, preset)
+    study: Study = large.declare(name, preset)
     if dataset not in ("digits", study.dataset):
         raise StudyError(f"--dataset {dataset} does not go with {name}; its own: {study.dataset}")
     return study

@@ -13,19 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aba_core.arms import METHODS, PUBLISHED_METHODS, VANILLA, Arm
+from aba_core.arms import PUBLISHED_METHODS, VANILLA, Arm
 from analysis.exhibits import Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies import costs, hypotheses
-from analysis.studies.hypotheses import placebo_name
 from analysis.studies.tried import (
     ALL,
+    ALL_NORM,
     CHEAP,
     HAND_CRAFTED,
+    NOISE,
     PASSES,
     UNTUNED,
-    WITH_NORM,
+    VANILLA_NORM,
     Rest,
     Tried,
     compared,
@@ -33,22 +34,14 @@ from analysis.studies.tried import (
     left_out,
     left_out_of_rest,
     rest,
+    title_of,
+    with_all,
 )
 from analysis.study import FRESH_SEED, Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
-NOISE = placebo_name(ALL, "gaussian")
-VANILLA_NORM, ALL_NORM = VANILLA + WITH_NORM, ALL + WITH_NORM
 # Runs for each value of each class; there are a hundred classes.
 TUNING_SEEDS = 3
-
-
-def title_of(kind: str) -> str:
-    return METHODS[kind].title
-
-
-def with_all(title: str) -> str:
-    return f"{title}, with All"
 
 
 def at_layer(name: str, site: str) -> str:

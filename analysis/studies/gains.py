@@ -24,8 +24,7 @@ from analysis import results as store
 from analysis.exhibits import Collector, Exhibit, Exhibits, Look
 from analysis.results import ResultsError, StudyResult
 from analysis.studies import baselines
-from analysis.studies.comparators import NOISE, VANILLA_NORM, title_of, with_all
-from analysis.studies.tried import ALL
+from analysis.studies.tried import ALL, NOISE, VANILLA_NORM, title_of, with_all
 
 OURS, OTHERS = figures.OTHER_COLOURS[0], "#333333"
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from aba_core.arms import METHODS, VANILLA, Arm
+from aba_core.arms import VANILLA, Arm
 from analysis.exhibits import Collector, Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies import hypotheses
 from analysis.studies.attributions import map_height, map_plot, map_table, placebo_of, random_of
-from analysis.studies.tried import ALL, compared
+from analysis.studies.tried import ALL, compared, title_of
 from analysis.study import Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
 
@@ -28,10 +28,6 @@ LED = ("guided-cutout", "guided-dropout", "reldrop-block", "reldrop-pixel", "sal
 AICD = "aicd"
 TUNING_SEEDS = 3
 PLACEBOS = {"other_sample": placebo_of, "random": random_of}
-
-
-def title_of(kind: str) -> str:
-    return METHODS[kind].title
 
 
 def led(settings: Settings) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aba_core.arms import METHODS, PUBLISHED_METHODS
+from aba_core.arms import METHODS, PLACEBO_TITLES, PUBLISHED_METHODS, VANILLA
 from analysis.study import Settings
 
 Tried = dict[str, tuple[str, tuple[float, ...]]]
@@ -96,7 +96,16 @@ HIDDEN_SHARES = _SMALL
 # --- the rest ------------------------------------------------------------------------------------
 
 ALL = "All"
-WITH_NORM = ", batch norm"
+NOISE = f"{ALL}, {PLACEBO_TITLES['gaussian']}"
+VANILLA_NORM, ALL_NORM = (f"{name}, batch norm" for name in (VANILLA, ALL))
+
+
+def title_of(kind: str) -> str:
+    return METHODS[kind].title
+
+
+def with_all(title: str) -> str:
+    return f"{title}, with All"
 
 
 @dataclass(frozen=True)
