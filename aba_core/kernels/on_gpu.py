@@ -38,7 +38,8 @@ def trusted() -> bool:
     try:
         differing = disagreements("cuda")
     except Exception as error:  # whatever a compiler says
-        differing = [f"{type(error).__name__}: {" ".join(str(error).split())[:100]}"]
+        said = " ".join(str(error).split())
+        differing = [f"{type(error).__name__}: {said[:100]}"]
     if differing:
         warnings.warn(
             f"Triton's kernels are not used, they fail on a small example: {differing}",
