@@ -70,7 +70,7 @@ $(VENV)/.docs: requirements-docs.lock $(VENV)/.made
 	@touch $@
 
 # Pins stay as they are where they can; make lock UPGRADE=--upgrade takes the newest.
-LOCKED := --extra test --extra mixed --extra notebooks --extra dask
+LOCKED := --extra test --extra notebooks --extra dask
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header $(UPGRADE)
 

@@ -1,4 +1,4 @@
-"""Lessons: small models trained on the spot, and what they make of one sample and of the 27.
+"""Lessons: small models trained when asked for, and what they make of one sample and of the 27.
 
 For notebooks. What comes out is for `analysis.teaching` to draw and to tabulate, which needs no
 torch.

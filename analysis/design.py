@@ -72,7 +72,7 @@ def smallest_detectable_difference(
 def runs_per_arm(difference: float, sd: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
     """Fewest runs in each of two arms with which the t test detects a difference (points).
 
-    Raises PlanError where more than 10 000 would be needed.
+    Raises PlanError where more than 10,000 would be needed.
     """
     if not alpha < power < 1:
         raise ValueError(f"power {power} is not between alpha {alpha} and 1")

@@ -19,7 +19,7 @@ EFFECTS = ("worth having", "exists", "negligible", "reversed", "open")
 
 
 def effect_of(interval: Interval, margin: float, direction: str) -> str:
-    """What an interval says of an effect, in a word or two.
+    """What an interval says of an effect, in one or two words.
 
     "worth having": beyond the margin; "exists": beyond 0; "negligible": within ±margin, also where
     it exists; "reversed": surely on the other side of 0 than claimed, a harm, also where it is

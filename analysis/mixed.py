@@ -1,8 +1,8 @@
 """Mixed models, for questions like size × opposition of sets: many runs of many sets, where the
 *set* is the unit.
 
-`mixed_model` needs statsmodels (`pip install 'aba-toolkit[mixed]'`). `freedman_lane_p` needs
-nothing: it asks of one coefficient on the sets' means, with their exchangeability alone.
+`mixed_model` is statsmodels'. `freedman_lane_p` tests one coefficient on the sets' means, and
+assumes only that the sets are exchangeable.
 """
 
 from __future__ import annotations
@@ -60,14 +60,10 @@ def mixed_model(
     freedom. The usual normal reference is too sure with few sets.
 
     Rows without a response are left out. Raises MixedError for unknown columns, for random effects
-    with one level, and where statsmodels is not installed.
+    with one level.
     """
-    try:
-        import statsmodels.formula.api as smf
-    except ImportError as missing:
-        raise MixedError(
-            "mixed models need statsmodels: pip install 'aba-toolkit[mixed]'"
-        ) from missing
+    import statsmodels.formula.api as smf
+
     unit = unit or (random[0] if random else "")
     named = set(re.findall(r"[A-Za-z_]\w*", formula)) & set(frame.columns)
     response = formula.split("~")[0].strip()

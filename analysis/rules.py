@@ -166,7 +166,7 @@ class Verdict:
 
     @property
     def effect(self) -> str:
-        """The decisive comparison's effect in a word, see `effect_of`; "" where not tested."""
+        """The decisive comparison's effect in one or two words; "" where not tested."""
         return str(self.decisive["effect"]) if len(self.table) else ""
 
 

@@ -66,7 +66,7 @@ def seeds_only(
 
 
 def spreads(grid: Grid, weights: Mapping[str, float]) -> dict[str, float]:
-    """SDs (points) of a contrast: "subset", between training subsets in the long run of seeds, and
+    """SDs (points) of a contrast: "subset", between training subsets over ever more seeds, and
     "seed", between seeds of one subset. NaN where the design cannot tell.
 
     With B subsets of r seeds the contrast's standard error is √(subset² / B + seed² / (B · r)).

@@ -511,25 +511,14 @@ def eta_squared_p(
 
 def holm(p_values: ArrayLike) -> Array:
     """Holm's adjusted p-values, controlling the family-wise error. NaN stays NaN, uncounted."""
+    from statsmodels.stats.multitest import multipletests
+
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
-    known = np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    factors = np.arange(order.size, 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
+    known = np.isfinite(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
     return adjusted
-
-
-def cohens_kappa(first: ArrayLike, second: ArrayLike) -> float:
-    """Agreement of two labellings beyond chance. first, second: [unit]. NaN where undefined."""
-    a, b = np.asarray(first), np.asarray(second)
-    if a.shape != b.shape:
-        raise ValueError(f"labels must have equal shapes, got {a.shape} and {b.shape}")
-    if a.size == 0:
-        return float("nan")
-    observed = (a == b).mean()
-    expected = sum((a == name).mean() * (b == name).mean() for name in np.union1d(a, b))
-    return float((observed - expected) / (1 - expected)) if expected < 1 else float("nan")
 
 
 # --- verdicts ------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def download_wheels(folder: Path, names: list[str], python: str) -> None:
 
 
 def _pydantic_pair(python: str, platforms: list[str]) -> list[str]:
-    """pydantic needs one very version of its core: that which is installed here."""
+    """pydantic needs exactly one version of its core: the one that is installed here."""
     from importlib.metadata import version
 
     return [f"{name}=={version(name.replace('-', '_'))}" for name in ("pydantic", "pydantic-core")]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from oracles.made_results import make_study, standard
@@ -48,6 +49,13 @@ def test_a_wide_threshold_makes_everything_neutral():
     assert (table["measured_group"] == "Neutral").all()
     assert agreement(table).share == pytest.approx(1 / 3)
     assert agreement(table).kappa == pytest.approx(0)
+
+
+def test_kappa_of_one_label_is_undefined():
+    labels = pd.DataFrame({"group": ["Delta"] * 3, "measured_group": ["Delta"] * 3})
+    assert agreement(labels).share == 1 and np.isnan(agreement(labels).kappa)
+    labels = pd.DataFrame({"group": list("ddnn"), "measured_group": list("dndn")})
+    assert agreement(labels).kappa == pytest.approx(0)
 
 
 def test_one_seed_decides_no_group():

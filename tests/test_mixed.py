@@ -1,7 +1,5 @@
 """Mixed models and the permutation of sets: known truths, and rates of false positives."""
 
-import builtins
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -77,20 +75,6 @@ def test_a_model_that_cannot_be_is_named(arguments, message):
     with pytest.raises(mixed.MixedError) as error:
         mixed.mixed_model(made_runs(rng()).assign(one=1), *arguments)
     assert message in str(error.value)
-
-
-def test_without_statsmodels_the_extra_to_install_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def blocked(name, *rest, **more):
-        if name.startswith("statsmodels"):
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", blocked)
-    with pytest.raises(mixed.MixedError, match=r"pip install 'aba-toolkit\[mixed\]'"):
-        mixed.mixed_model(made_runs(rng()), FORMULA, ["set"])
-    assert permuted_p(made_runs(rng()), "size", ["opposition"], rng()) < 1
 
 
 # --- permutation ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Fused operations in C: what replicas spend most of their time on, in one call each.
 
-The files in C are compiled when the package is built, for several kinds of processors, or for this
-very one when they are first needed, into a cache (`ABA_KERNELS_CACHE`, otherwise
+The files in C are compiled when the package is built, for several kinds of processors, or for the
+one at hand when they are first needed, into a cache (`ABA_KERNELS_CACHE`, otherwise
 ~/.cache/aba/kernels); both take a C compiler. A library is used once it has computed a few small
 blocks rightly (`selfcheck`). With `ABA_KERNELS=off`, and without a library, PyTorch does the same.
 Results differ in their last bits, and rows say which of the two made them. This file needs no

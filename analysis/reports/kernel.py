@@ -78,7 +78,7 @@ def execute_task(folder: Path, forked: bool = False) -> None:
     started: list[ThisInterpreter] = []
 
     class ThisInterpreter(AsyncKernelManager):
-        """A kernel of this very Python, whatever kernels the user has installed."""
+        """A kernel of this same Python, whatever kernels the user has installed."""
 
         waiting = kernel
 

@@ -191,7 +191,10 @@ def measured_group_table(
 
 @dataclass(frozen=True)
 class Agreement:
-    """Share of adjustments with equal labels, Cohen's kappa, and the number compared."""
+    """Share of adjustments with equal labels, Cohen's kappa, and the number compared.
+
+    kappa is NaN where both give one and the same label to all: chance would agree as well.
+    """
 
     share: float
     kappa: float
@@ -207,11 +210,14 @@ def agreement(table: pd.DataFrame) -> Agreement:
     decided = table[table["measured_group"] != ""]
     if decided.empty:
         return Agreement(math.nan, math.nan, 0)
+    from sklearn.metrics import cohen_kappa_score
+
     nominal = decided["group"].to_numpy(dtype=str)
     measured = decided["measured_group"].to_numpy(dtype=str)
+    defined = np.union1d(nominal, measured).size > 1
     return Agreement(
         float((nominal == measured).mean()),
-        statistics.cohens_kappa(nominal, measured),
+        float(cohen_kappa_score(nominal, measured)) if defined else math.nan,
         len(decided),
     )
 

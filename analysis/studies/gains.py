@@ -85,7 +85,7 @@ TUNED = {
 
 def tuned_vanilla(study: StudyResult) -> pd.DataFrame | None:
     """Runs of Vanilla with a tuned training, and of a larger model, from study `baselines` of the
-    same folder and data set. Of the subsets alone where both studies have the very same run of
+    same folder and data set. Of the subsets alone where both studies have the same run of
     Vanilla; None where there are none."""
     path, dataset = study.declaration.path, study.declaration.study.dataset
     if path is None:
