@@ -24,6 +24,7 @@ if compgen -G "wheels/*.whl" >/dev/null && [ ! -e "$WORK/site" ]; then
   "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$WORK/site" wheels/*.whl
 fi
 if [ -d "$WORK/site" ]; then export PYTHONPATH=$PYTHONPATH:$WORK/site; fi
+"$PYTHON" -m benchmarks.needs wheels
 
 for before in previous "$FOLDER"; do
   if [ -d "$before" ]; then

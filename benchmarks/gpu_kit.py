@@ -29,14 +29,17 @@ CODE = (
     "pyproject.toml",
     "Makefile",
 )
-# What the toolkit needs and machines for PyTorch often lack; what these need is named too.
+# What the toolkit and its tests need and machines for PyTorch often lack; what these need is named
+# too. An older typing-extensions than pydantic's stops its import.
 MISSING = (
     "pydantic",
     "pydantic-core",
     "annotated-types",
     "typing-inspection",
+    "typing-extensions",
     "pooch",
     "platformdirs",
+    "beartype",
 )
 DATA = ("mnist", "cifar10", "news")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from aba_core import load_dataset
 from aba_core.installation import CHECKOUT
-from benchmarks import gpu_kit, on_gpu
+from benchmarks import gpu_kit, needs, on_gpu
 
 
 def test_the_kit_holds_code_data_and_script(tmp_path, monkeypatch, capsys):
@@ -37,6 +39,27 @@ def test_a_kit_that_is_too_large_is_said_to_be(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_kit, "MOST", 1000)
     assert gpu_kit.main() == 1
     assert "more than 0 MiB; leave out a data set" in capsys.readouterr().err
+
+
+def test_what_a_machine_lacks_is_named_before_a_stage(monkeypatch, capsys):
+    assert needs.lacking(needs.declared()) == ([], [])
+    asked = ["torch>=999", "no-such-thing>=2", "numpy", "other; extra == 'all'", "a; os_name=='z'"]
+    missing, older = needs.lacking(asked)
+    assert missing == ["no-such-thing>=2"]
+    assert len(older) == 1 and older[0].startswith("torch ") and "asked for: >=999" in older[0]
+    monkeypatch.setattr(needs, "declared", lambda wheels: asked)
+    monkeypatch.setattr(sys, "argv", ["needs"])
+    assert needs.main() == 2
+    assert "missing here: no-such-thing>=2; name them to" in capsys.readouterr().err
+
+
+def test_the_kit_brings_what_its_wheels_need():
+    """pydantic's import once failed beside an older typing-extensions, which was left out."""
+    there = {"requests", "packaging"}  # seen on the machine that the kit is made for
+    asked = {line for name in gpu_kit.MISSING for line in metadata.requires(name) or []}
+    needed = [Requirement(line) for line in asked if "extra ==" not in line]
+    assert "typing-extensions" in {entry.name for entry in needed}
+    assert {entry.name for entry in needed} <= {*gpu_kit.MISSING, *there}
 
 
 def test_a_stage_goes_on_where_it_stopped(tmp_path, monkeypatch):

@@ -18,9 +18,10 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is
 
 @needs_triton
 def test_kernels_agree_with_the_tensor_code_in_the_interpreter():
+    paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, str(HERE / "oracles" / "triton_interpreted.py")],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parent)},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": paths},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
