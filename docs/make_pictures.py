@@ -114,6 +114,7 @@ def of_results(folder: Path) -> dict[str, plt.Figure]:
     look = exhibits.Look("test_accuracy")
     shown = {
         "verdicts-digits": rooms.of_study("hypotheses", folder, "digits").figures["verdicts"],
+        "guided-digits": rooms.of_study("guided", folder, "digits", look).figures["guided"],
         "regimes-digits": rooms.of_study("regimes", folder, "digits", look).figures["regimes"],
         **{
             f"card-{name}": rooms.of_study("card", folder, name, look).figures["card"]

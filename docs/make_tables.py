@@ -34,6 +34,11 @@ SHOWN = {
         "Comparators",
         "Gains are over Vanilla on test. Passes are forward and backward passes a step.",
     ),
+    "guided": (
+        "Other map-guided methods",
+        "Gains over Vanilla on test, each tuned by itself. *Placebo* takes the map of another "
+        "sample, and *random* random features.",
+    ),
     "attributions": (
         "Attribution maps",
         "Gains of all adjustments led by each map over Vanilla, on test. *Placebo* takes the map "
@@ -95,7 +100,7 @@ def cell(entry: tuple[str, Verdict, Verdict | None] | None) -> str:
 
 def questions(judged: dict[str, Judged]) -> str:
     """The README's table: a row a question, a column a data set."""
-    shown = [name for name in ("digits", "mnist", "cifar10") if name in judged]
+    shown = [name for name in ("digits", "mnist", "cifar10", "news") if name in judged]
     rows = [
         f"| | {' | '.join(data_title(name) for name in shown)} |",
         "|---" * (1 + len(shown)) + "|",
