@@ -396,7 +396,8 @@ class Arm:
         known = {entry.name for entry in fields(cls)}
         beside = {name: values.pop(name) for name in list(values) if name not in known}
         if "name" not in values:
-            raise ValueError("an arm needs a name")
+            there = ", ".join([*values, *beside])
+            raise ValueError(f"an arm needs a name; its fields are: {there or 'none'}")
         try:
             if beside:
                 values["method"] = _with_fields(values.get("method"), beside)

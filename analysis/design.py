@@ -86,7 +86,7 @@ def _fewest(enough: Callable[[int], bool], most: int = MOST_RUNS) -> int:
         low, high = high, 2 * high
         if low >= most:
             raise PlanError(
-                f"more than {most} runs an arm would be needed; look for a larger effect"
+                f"more than {most} runs an arm would be needed; look for a larger effect (--effect)"
             )
     while high - low > 1:
         middle = (low + high) // 2

@@ -214,11 +214,11 @@ def _data() -> Iterator[Finding]:
         detail = f"ABA_DATA_MIRROR={mirror} is no folder"
         yield Finding("note", "data mirror", detail, todo)
     absent = []
+    by_hand: dict[str, list[str]] = {}
     for status in plan.dataset_status():
         what = f"data {status.name}"
         if status.present.startswith("not here (by hand"):
-            todo = "aba run does not download it; docs/guides/offline.md says where it goes"
-            yield Finding("note", what, status.present, todo)
+            by_hand.setdefault(status.present, []).append(status.name)
         elif status.present.startswith("not here"):
             absent.append(Finding("note", what, status.present))
         elif "of 5 training batches" in status.present:
@@ -226,6 +226,10 @@ def _data() -> Iterator[Finding]:
             yield Finding("note", what, status.present, todo)
         else:
             yield Finding("ok", what, status.present)
+    for present, (first, *others) in by_hand.items():  # several are made of the same files
+        also = f", nor {', '.join(others)}" if others else ""
+        todo = "aba run does not download it; docs/guides/offline.md says where it goes"
+        yield Finding("note", f"data {first}", f"{present}{also}", todo)
     if absent:
         todo = "aba run downloads what it needs; without a network, data/README.md: mirror"
         yield from absent[:-1]

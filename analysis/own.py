@@ -243,6 +243,7 @@ def compare(
     )
     responses = tuning.response_table(study, validated, "validation_accuracy")
     notes = [*_notes_on(splits, margin), *_notes_on_ceiling(runs, len(splits.test))]
+    notes += _notes_on_guessing(splits, runs)
     return judged(settled, runs, responses, scope, confidence, seed, notes)
 
 
@@ -442,9 +443,23 @@ def _notes_on_ceiling(runs: pd.DataFrame, samples: int) -> list[str]:
     wrong = (100 - reached) * samples / 100
     if not wrong < 2:
         return []
+    right = f"all but {wrong:.1f} of" if wrong >= 0.05 else "all"
     return [
-        f"Vanilla gets all but {wrong:.1f} of {samples} test samples right on average: there is "
-        "next to nothing to gain here, for any method."
+        f"Vanilla gets {right} {samples} test samples right on average: there is next to nothing "
+        "to gain here, for any method."
+    ]
+
+
+def _notes_on_guessing(splits: Any, runs: pd.DataFrame) -> list[str]:
+    """Whether Vanilla is no better than a guess of the commonest class."""
+    share = 100 * np.bincount(splits.test.y.numpy()).max() / len(splits.test)
+    reached = float(runs.loc[runs["arm"] == VANILLA, METRIC].mean())
+    if not reached <= share + 1e-9:
+        return []
+    return [
+        f"Vanilla reaches {reached:.1f} %, no more than always guessing the commonest class "
+        f"({share:.1f} %): the model has not learnt from these inputs. Try more steps or another "
+        "model before you judge any method."
     ]
 
 

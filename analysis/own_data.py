@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -36,6 +37,25 @@ def read(where: str, label: str = "") -> tuple[Any, Any]:
     return _from_csv(path, label) if kind == ".csv" else _from_npz(path)
 
 
+def described(where: str, label: str = "") -> str:
+    """What of a CSV file that `read` takes is the label, and which input may be an identifier."""
+    path = Path(where)
+    if path.suffix.lower() != ".csv":
+        return ""
+    table = pd.read_csv(path, sep=_separator(path))
+    label = label or str(table.columns[-1])
+    inputs = table.drop(columns=label)
+    classes, width = table[label].nunique(), inputs.shape[1]
+    line = (
+        f"{len(table)} samples, {width} input{'s' * (width > 1)} each; labels: column {label!r}, "
+    )
+    line += f"{classes} classes"
+    counting = [repr(name) for name in inputs if _counts_rows(inputs[name])]
+    if counting:
+        line += f". Column {counting[0]} counts the rows: leave it out if it is an identifier"
+    return line
+
+
 def check_folder(out: Path) -> None:
     """Makes the folder of what will be written. Raises StudyError where nothing can be."""
     try:
@@ -49,10 +69,21 @@ def check_folder(out: Path) -> None:
 def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         table = pd.read_csv(path, sep=_separator(path))
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
+    except UnicodeDecodeError as error:
+        raise StudyError(
+            f"{path} is not text in UTF-8 (byte {error.start}); save it as CSV in UTF-8"
+        ) from error
+    except ValueError as error:  # pandas' own errors are ValueErrors
         raise StudyError(f"{path} is no CSV table: {' '.join(str(error).split())}") from error
     names = list(map(str, table.columns))
     table.columns = pd.Index(names)
+    if all(map(_is_number, names)):
+        raise StudyError(f"line 1 of {path} holds numbers alone; needed: the names of the columns")
+    if names[0].startswith("Unnamed: ") and _counts_rows(table.iloc[:, 0]):
+        raise StudyError(
+            f"the first column of {path} has no name and counts the rows; write the file without "
+            "it, as table.to_csv(..., index=False) does"
+        )
     label = label or (names[-1] if names else "")
     if label not in names:
         raise StudyError(
@@ -65,20 +96,54 @@ def _from_csv(path: Path, label: str) -> tuple[np.ndarray, np.ndarray]:
         raise StudyError(f"{path} has a header and no rows; needed: a row a sample")
     inputs = table.drop(columns=label)
     for name in inputs:
+        if inputs[name].isna().any():
+            gaps = int(inputs[name].isna().sum())
+            raise StudyError(
+                f"column {name!r} of {path} has no value in {gaps} of {len(table)} rows (the "
+                f"first: row {int(inputs[name].isna().to_numpy().argmax()) + 1}); fill them or "
+                "drop those rows"
+            )
         if not pd.api.types.is_numeric_dtype(inputs[name]):
             numbers = pd.to_numeric(inputs[name], errors="coerce")
-            text = inputs[name][numbers.isna() & inputs[name].notna()]
+            text = inputs[name][numbers.isna()]
+            comma = "; write decimals with a point" * _is_number(
+                str(text.iloc[0]).replace(",", ".")
+            )
             raise StudyError(
                 f"column {name!r} of {path} holds {text.iloc[0]!r} in row {text.index[0] + 1}; "
                 f"needed: numbers in all columns but the label's, which is {label!r} (see --label)"
+                f"{comma}"
             )
     lacking = int(table[label].isna().sum())
     if lacking:
         raise StudyError(f"column {label!r} of {path} lacks {lacking} labels; drop those rows")
     labels = table[label]
+    if pd.api.types.is_numeric_dtype(labels) and labels.nunique() > max(2, len(table) / 4):
+        raise StudyError(
+            f"column {label!r} of {path} has {labels.nunique()} different numbers in {len(table)} "
+            "rows; needed: classes; another column is named by --label, and for numbers as targets "
+            "a study has data with task='regression' (docs/guides/own-data-and-model.md)"
+        )
     if pd.api.types.is_float_dtype(labels) and (labels == labels.round()).all():
         labels = labels.astype(np.int64)
+    if pd.api.types.is_integer_dtype(labels) and set(labels) != set(range(labels.nunique())):
+        labels = labels.astype(str)  # names: 1, 2, 3 are three classes, not four from 0
     return inputs.to_numpy(np.float64), labels.to_numpy()
+
+
+def _is_number(text: str) -> bool:
+    """Whether this is a number; pandas writes a second 0.5 in a header as 0.5.1."""
+    try:
+        float(re.sub(r"^(-?\d+\.\d+)\.\d+$", r"\1", text))
+    except ValueError:
+        return False
+    return True
+
+
+def _counts_rows(column: pd.Series[Any]) -> bool:
+    """Whether the values are 0, 1, 2, ... or 1, 2, 3, ..."""
+    first = column.iloc[0] if len(column) else None
+    return first in (0, 1) and bool((column == np.arange(len(column)) + first).all())
 
 
 def _separator(path: Path) -> str:

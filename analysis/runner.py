@@ -160,16 +160,17 @@ def _train(
 ) -> int:
     """Have an engine compute what is missing and no other runner computes; the number of runs."""
     lacking, total = share.lacking, sum(map(plan.steps, share[:]))
-    computed = finished = 0
+    computed = finished = shown = 0
 
     def done() -> int:
         """Model-steps of the runs that are there by now."""
         return round((computed + share.elsewhere) * total / lacking) if lacking else 0
 
     def report(steps: int) -> None:
+        nonlocal shown  # chunks that come back whole report nothing of those under way
+        shown = min(max(finished + steps, done(), shown), total)
         if progress is not None:
-            label = f"{plan.study.name} on {plan.study.dataset}"
-            progress(label, min(max(finished + steps, done()), total), total)
+            progress(f"{plan.study.name} on {plan.study.dataset}", shown, total)
 
     while share.wait():
         with closing(_trained(train, share, report)) as trained:

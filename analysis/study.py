@@ -172,6 +172,8 @@ class Study(PlainData):
         if isinstance(value, bool):
             raise ValueError(f"seeds is {value}; needed: how many, or which")
         if isinstance(value, int):
+            if value < 1:
+                raise ValueError(f"seeds is {value}; needed: how many, from 1, or which")
             return tuple(range(check_count(value)))
         if isinstance(value, str | float | Mapping):
             raise ValueError(f"seeds is {value!r}; needed: how many, as 5, or which, as [0, 1, 2]")
@@ -373,8 +375,9 @@ def study_from_yaml(path: Path) -> Study:
     except ValueError as error:
         raise StudyError(f"{path} {error}") from error
     if not isinstance(content, dict):
+        holds = "holds a list" if isinstance(content, list) else f"holds {str(content)[:40]!r}"
         raise StudyError(
-            f"{path} holds {type(content).__name__}; needed: name, dataset, arms, "
+            f"{path} {'is empty' if content is None else holds}; needed: name, dataset, arms, "
             "seeds; for a table of data: aba try"
         )
     _check_fields(path, content)

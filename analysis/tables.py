@@ -153,7 +153,7 @@ def comparison_sentence(
     One more digit where an end would be rounded to 0, since the sentence says where 0 lies.
     """
     if not math.isfinite(estimate):
-        return f"{first} cannot be compared with {second}: no runs"
+        return f"{first} cannot be compared with {second}: one of them has no run with a number"
     ends = [end for end in (low, high) if math.isfinite(end)]
     digits += _rounds_to_0(ends, digits)
     numbers = interval_text(estimate, low, high, digits).replace(" [", f"{unit} [")

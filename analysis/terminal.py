@@ -274,12 +274,10 @@ def bars() -> Callable[[str, int, int], None]:
             print(f"{label}: done in {now - last['start']:.0f} s", file=sys.stderr, flush=True)
         elif done and now - last["said"] >= 10:
             left = (now - last["start"]) * (total - done) / done
+            # Processes that have just begun say nothing yet of how fast they are.
+            told = f", about {left:.0f} s left" if done >= total / 50 else ""
             last["said"] = now
-            print(
-                f"{label}: {100 * done / total:.0f} %, about {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{label}: {100 * done / total:.0f} %{told}", file=sys.stderr, flush=True)
 
     return line
 
@@ -349,6 +347,17 @@ def _environment(error: BaseException) -> str:
     )
 
 
+def _cure(error: Any) -> str:
+    """Where a command is explained that was not understood as a whole."""
+    if error.format_message().startswith("No such command"):
+        return "; aba --help lists the commands"
+    context = getattr(error, "ctx", None)
+    whole = ("MissingParameter", "NoSuchOption", "BadOptionUsage")
+    if type(error).__name__ not in whole or context is None or context.parent is None:
+        return ""
+    return f"; aba {context.info_name} --help lists what it takes"
+
+
 def _usage(error: Any) -> str:
     """One line for a command that was not understood; the help where nothing was asked."""
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -356,7 +365,7 @@ def _usage(error: Any) -> str:
     # Those of pydantic, which converts values.
     problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if not problems or getattr(error, "param", None) is None:
-        return f"aba: {error.format_message()}"
+        return f"aba: {error.format_message().rstrip('.')}{_cure(error)}"
     given, kind, context = (problems[0].get(name, "") for name in ("input", "type", "ctx"))
     option = error.param.opts[0]
     needed = "numbers" if kind.startswith("float") else "whole numbers"

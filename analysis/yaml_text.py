@@ -29,7 +29,7 @@ def read_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader)  # a SafeLoader with one more way to write a number
     except yaml.YAMLError as error:
-        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"is not valid YAML: {_reason(error)}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -45,10 +45,22 @@ def read_yaml(path: Path) -> Any:
         if values > MOST_VALUES:
             raise ValueError(f"stands for {values:.3g} values; allowed: up to {MOST_VALUES}")
         return yaml.load(text, Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not text in UTF-8 (byte {error.start}); save it so") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not valid YAML: {_reason(error)}") from error
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """What PyYAML says in some five lines, in one: the place, what is wrong there, and in what."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark, begun = error.problem_mark, error.context_mark
+    reason = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    since = f" from line {begun.line + 1}" if begun is not None else ""
+    return reason + (f" ({error.context}{since})" if error.context else "")
 
 
 def _values(node: Any, known: dict[int, int | None]) -> int:
@@ -77,6 +89,8 @@ def first_problem(error: ValidationError) -> str:
         return f"unknown field {place!r}"
     if problem["type"] == "value_error":  # our own checks name the value themselves
         return reason
+    if problem["type"] == "too_short":
+        return f"{place} is empty; needed: one or more"
     if problem["type"] == "tuple_type":
         return f"{place} is {problem['input']!r}; needed: a list, as [a, b]"
     if problem["type"] == "string_pattern_mismatch" and place.rpartition(".")[2] == "name":

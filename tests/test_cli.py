@@ -39,7 +39,8 @@ def test_datasets_lists_all_and_what_is_bundled():
     ("arguments", "message"),
     [
         (["rn"], "No such command 'rn'"),
-        (["run"], "Missing argument 'STUDY'"),
+        (["run"], "Missing argument 'STUDY'; aba run --help lists what it takes"),
+        (["nosuch"], "No such command 'nosuch'; aba --help lists the commands"),
         (
             ["run", "isolatoin"],
             "unknown study 'isolatoin' (did you mean 'isolation'?); known: isolation",

@@ -322,6 +322,12 @@ def test_a_csv_an_npz_and_a_function_hold_the_same_data(tmp_path: Path, monkeypa
         ("t.csv", "a", "column 'b' of t.csv holds 'u' in row 1; needed: numbers"),
         ("lacking.csv", "", "column 'class' of lacking.csv lacks 1 labels"),
         ("one.csv", "", "has the column 'a' alone"),
+        ("gap.csv", "", "column 'b' of gap.csv has no value in 1 of 2 rows .the first: row 2.; "),
+        ("latin.csv", "", "latin.csv is not text in UTF-8 .byte 1.; save it as CSV in UTF-8"),
+        ("bare.csv", "", "line 1 of bare.csv holds numbers alone; needed: the names"),
+        ("index.csv", "", "first column of index.csv has no name and counts the rows; write"),
+        ("comma.csv", "", "holds '1,5' in row 1; .*; write decimals with a point"),
+        ("target.csv", "", "has 8 different numbers in 8 rows; needed: classes"),
         ("empty.csv", "", "empty.csv is no CSV table"),
         ("no_y.npz", "", "no_y.npz has no array 'y'; there: x"),
         ("torn.npz", "", "torn.npz is no NPZ file"),
@@ -335,11 +341,35 @@ def test_files_that_hold_no_data_are_refused(where, label, message, tmp_path, mo
     Path("lacking.csv").write_text("a,class\n1,0\n2,\n")
     Path("one.csv").write_text("a\n1\n")
     Path("empty.csv").write_text("")
+    Path("gap.csv").write_text("a,b,class\n1,2,0\n2,,1\n")
+    Path("latin.csv").write_bytes("Müller,class\n1,0\n".encode("latin-1"))
+    Path("bare.csv").write_text("0.5,0.5,1\n1,2,0\n")
+    Path("index.csv").write_text(",a,class\n0,5,0\n1,7,1\n")
+    Path("comma.csv").write_text("a;class\n1,5;0\n2,5;1\n")
+    Path("target.csv").write_text("a,y\n" + "".join(f"{n},{n}\n" for n in range(8)))
     np.savez("no_y.npz", x=np.zeros(3))
     np.savez("t.npz", x=np.zeros(3), y=np.zeros(3))
     Path("torn.npz").write_bytes(b"PK\x03\x04torn")
     with pytest.raises(StudyError, match=message):
         own_data.read(where, label)
+
+
+def test_labels_that_do_not_begin_at_0_are_names(tmp_path):
+    table = pd.DataFrame({"a": np.arange(12.0), "grade": [5, 7, 700] * 4})
+    table.to_csv(tmp_path / "grades.csv", index=False)
+    x, y = own_data.read(str(tmp_path / "grades.csv"))
+    assert splits_from(x, y).class_names == ("5", "7", "700")
+    told = own_data.described(str(tmp_path / "grades.csv"))
+    assert told.startswith(
+        "12 samples, 1 input each; labels: column 'grade', 3 classes. Column 'a'"
+    )
+
+
+def test_a_model_that_only_guesses_is_told_so(cancer: Answer):
+    x, y = np.zeros((60, 3)), np.array([0] * 40 + [1] * 20)
+    answer = compare(x, y, "linear", config=quick(20), **QUICK)
+    assert any("no more than always guessing" in note for note in answer.notes)
+    assert not any("guessing the commonest" in note for note in cancer.notes)
 
 
 def test_the_command_answers_and_leaves_a_plot_and_a_table(tmp_path: Path):

@@ -30,7 +30,9 @@ def test_sentences_say_above_below_or_inconclusive():
     )
     assert say("A", "B", 1.28, 0.02, 2.54) == "A is above B by 1.28 points [0.02, 2.54]"
     assert "(inconclusive without an interval): 0.5 points" in say("A", "B", 0.5, np.nan, np.nan)
-    assert say("A", "B", np.nan, np.nan, np.nan) == "A cannot be compared with B: no runs"
+    assert say("A", "B", np.nan, np.nan, np.nan) == (
+        "A cannot be compared with B: one of them has no run with a number"
+    )
     groups = group_table(isolation_table(isolation_runs(), rng()), rng())
     assert isolation_sentence(groups).startswith("Epsilon is above Neutral by ")
     assert isolation_sentence(groups).count(" is above ") == 3

@@ -232,6 +232,8 @@ def try_(
 
     own_data.check_folder(out)
     x, y = own_data.read(data, label)
+    if told := own_data.described(data, label):
+        typer.echo(told, err=True)
     name = re.sub(r"[^A-Za-z0-9_]+", "_", Path(data.rpartition(":")[2]).stem).strip("_") or "own"
     named: dict[str, Any] = {} if own.is_splits(x) else {"name": name}
     answer = own.compare(
