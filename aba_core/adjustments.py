@@ -134,6 +134,9 @@ def group_set_text(title: str) -> str:
 Changes = Adjustment | tuple[float, ...]
 
 
+MOST_REPEATS = 50  # of the rarest member in a set's text
+
+
 def _place(item: tuple[Changes, float]) -> tuple:
     """Canonical order in a set: the published one, then other changes by their numbers."""
     member = item[0]
@@ -227,28 +230,37 @@ class AdjustmentSet:
 
     @cached_property
     def text(self) -> str:
-        """Canonical text: "3,4,0x2" where weights are whole multiples of the smallest one,
-        in published order; otherwise every member with its weight."""
+        """Canonical text: "3,4,0x2" where weights are in the ratio of small whole numbers, in
+        published order; otherwise every member with its weight."""
+        return self._named(MOST_REPEATS) or self._weighed()
+
+    def _named(self, most: int) -> str:
+        """The members by index, the rarest at most so many times; "" where that cannot be."""
         smallest = min(self.weights)
-        repeats = [weight / smallest for weight in self.weights]
-        named = all(isinstance(member, Adjustment) for member in self.adjustments)
-        if named and all(abs(r - round(r)) < 1e-9 for r in repeats):
-            pairs = sorted(
-                (member.index, round(r))
-                for member, r in zip(self.adjustments, repeats, strict=True)
-                if isinstance(member, Adjustment)
-            )
-            return ",".join(f"{index}x{r}" if r > 1 else f"{index}" for index, r in pairs)
+        if not all(isinstance(member, Adjustment) for member in self.adjustments):
+            return ""
+        for times in range(1, most + 1):
+            repeats = [times * weight / smallest for weight in self.weights]
+            if all(abs(r - round(r)) < 1e-9 * times for r in repeats):
+                pairs = sorted(
+                    (member.index, round(r))
+                    for member, r in zip(self.adjustments, repeats, strict=True)
+                    if isinstance(member, Adjustment)
+                )
+                return ",".join(f"{index}x{r}" if r > 1 else f"{index}" for index, r in pairs)
+        return ""
+
+    def _weighed(self) -> str:
         return ", ".join(
             f"{tuple(member)}@{weight:.6g}"
             for member, weight in zip(self.adjustments, self.weights, strict=True)
         )
 
     def plain(self) -> Any:
-        """The set's identity: its canonical text, or every member with its weight."""
-        named = all(isinstance(member, Adjustment) for member in self.adjustments)
-        if named and "@" not in self.text:
-            return self.text
+        """The set's identity: the text of whole multiples of the smallest weight, or every member
+        with its weight."""
+        if named := self._named(1):
+            return named
         pairs = zip(self.adjustments, self.weights, strict=True)
         return [[list(member), weight] for member, weight in pairs]
 

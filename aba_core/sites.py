@@ -54,8 +54,8 @@ class Tail:
     loss: Loss
     outputs: int
     maps: Callable[[Tensor, Tensor, Attribution, Draws, bool], Tensor]
-    # Whether a sample's map may depend on the others of its batch. Passes through the model, as
-    # shares of a batch, that samples without need of a map have saved so far.
+    # Whether a sample's map may depend on the others of its batch. Passes of single samples through
+    # the model that were saved so far, where a sample needs no map.
     samples_meet: bool = True
     saved: float = 0.0
     # Only for methods whose `needs_last_gradient` asks for it.

@@ -136,6 +136,16 @@ def test_canonical_text_names_the_set_and_is_read_back(indices):
     assert members(again) == pytest.approx(members(adjustments))
 
 
+def test_weights_in_any_small_ratio_are_read_back():
+    """Three to two was once written with weights that `parse` does not read. The identity stays."""
+    three_to_two = AdjustmentSet.parse("0x3,1x2")
+    assert three_to_two.text == "0x3,1x2" and eval(repr(three_to_two)) == three_to_two
+    assert three_to_two.plain() == [[[0, 0, 0], 0.6], [[0, 1, 0], 0.4]]
+    assert AdjustmentSet.parse("3x4,4x2").text == AdjustmentSet.parse("3x4,4x2").plain() == "3x2,4"
+    uneven = AdjustmentSet(AdjustmentSet.parse("0,1").adjustments, (1.0, 2**0.5))
+    assert "@" in uneven.text
+
+
 @given(index_lists, st.randoms(use_true_random=False))
 def test_a_set_does_not_depend_on_the_order_its_members_are_named_in(indices, random):
     shuffled = random.sample(indices, len(indices))

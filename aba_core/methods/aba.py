@@ -273,7 +273,7 @@ class Augmentation(Method):
             return map_of(h, y, draws)
         alike = self.split.covers  # otherwise some features may belong to no category
         mapped = (changes != (changes[:, :1] if alike else 0)).any(1).nonzero()[:, 0]
-        tail.saved += self.maps.passes() * (1 - len(mapped) / len(h))
+        tail.saved += self.maps.passes() * (len(h) - len(mapped))
         if len(mapped) == len(h):
             return map_of(h, y, draws)
         attribution = torch.zeros_like(h)

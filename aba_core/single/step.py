@@ -50,7 +50,8 @@ class Trained:
 class SingleStep:
     """A step of one model, in place; call it with a step's number and this rank's samples.
 
-    saved: passes through the model that samples without need of a map saved so far.
+    saved: passes of a batch through the model that this rank's samples without need of a map saved
+    so far.
     """
 
     def __init__(self, what: Trained) -> None:
@@ -97,7 +98,8 @@ class SingleStep:
     @property
     def saved(self) -> float:
         """See the class."""
-        return sum(site.tail.saved for site in self._sites.values())
+        saved = sum(site.tail.saved for site in self._sites.values())
+        return saved / self.what.config.batch_size
 
     def __call__(self, number: int, x: Tensor, y: Tensor, rows: Tensor) -> Float[Tensor, ""]:
         """The mean loss of the whole batch. x, y, rows: this rank's slice of it."""
@@ -237,7 +239,6 @@ class SingleStep:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values if self.average else [],
             "finite": self.finite,
-            "saved": self.saved,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -248,7 +249,8 @@ class SingleStep:
             for value, kept in zip(self.average.values, state["average"], strict=True):
                 value.copy_(kept)
         self.finite.copy_(state["finite"])
-        self.site(INPUT).tail.saved = state["saved"]
+        mine = state["saved"] / self.what.ranks.count
+        self.site(INPUT).tail.saved = mine * self.what.config.batch_size
 
 
 class _Average:

@@ -221,11 +221,20 @@ class _Training:
         return short_hash({**content, "data": self.setting.splits.fingerprint})
 
     def _keep(self, step: SingleStep, seconds: float) -> None:
-        if self.path is None or not self.ranks.first:
+        if self.path is None:
+            return
+        saved = self._saved(step)  # which all ranks sum
+        if not self.ranks.first:
             return
         best = self.best.state() if self.best is not None else None
         state = {"of": self._identity(), "done": self.done, "seconds": seconds, "best": best}
+        state["saved"] = saved
         checkpoints.write(self.path, {**state, "curves": self.curves, **step.state()})
+
+    def _saved(self, step: SingleStep) -> float:
+        """Passes of a batch that samples without need of a map saved so far, on all ranks."""
+        saved = torch.tensor([step.saved], dtype=torch.float64, device=self.setting.device)
+        return float(self.ranks.sum(saved))
 
     def _resume(self, step: SingleStep) -> None:
         if self.path is None:
@@ -296,7 +305,8 @@ class _Training:
         if not finite:
             metrics = {name: torch.full_like(value, torch.nan) for name, value in metrics.items()}
         method, run = self.member.method, (self.member.arm.name, self.member.seed)
-        passes = self.done * (method.passes() if method else 1) - step.saved
+        # Rounded, since saved shares of several batches, parts and ranks are added.
+        passes = round(self.done * (method.passes() if method else 1) - self._saved(step), 6)
         if self.config.curve_every:
             _record(self.curves, [self.member], self.setting, self.done, metrics)
         self.runs.curve_rows += self.curves
