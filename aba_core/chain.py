@@ -1,5 +1,5 @@
 """Chains: models that are nothing but fused blocks, convolutions, poolings, flattening, linear
-layers and ReLU in a row.
+layers and ReLU in a row, and the text CNN.
 
 Stacked replicas run a chain as one operation, forward and back, without `vmap`, whose own work is
 a third of a small step, and without a node of autograd a layer. Gradients of all parameters are
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from aba_core import kernels
 from aba_core.architecture import trained_parameters
-from aba_core.kernels import passes, patches
+from aba_core.kernels import passes, patches, texts
 from aba_core.kernels.blocks import (
     NUMBERS,
     Block,
@@ -36,6 +36,10 @@ from aba_core.kernels.blocks import (
     pools,
     watched,
 )
+from aba_core.kernels.texts import Branches
+from aba_core.models import TextCNN
+
+Step = nn.Module | Block | Branches
 
 # Cuts rows of parameters into the architecture's tensors, by name.
 Cut = Callable[[Tensor], Mapping[str, Tensor]]
@@ -47,15 +51,15 @@ class Chain:
     def __init__(self, model: nn.Module) -> None:
         named = _chained("", model)
         self.modules = [module for _, module in named]
-        places = blocks(self.modules)
-        # What a step's weight and bias are called, and the step.
-        self.steps: list[tuple[tuple[str, str], nn.Module | Block]] = []
+        # What a step's weights and biases are called, and the step.
+        self.steps: list[tuple[tuple[str, ...], Step]] = _reading(model)
+        self.reads = bool(self.steps)
         self._taken: dict[tuple[int, ...], bool] = {}
         self._programs: dict[tuple[int, ...], passes.Program | None] = {}
-        while (place := self._place()) < len(named):
-            name, module = named[place]
-            names = _parameter(name, "weight"), _parameter(name, "bias")
-            self.steps.append((names, places.get(place, module)))
+        if self.reads:
+            self.modules = list(model.modules())
+        else:
+            self._row_up(named)
         parameters = dict(model.named_parameters())  # without those that are another layer's too
         self._places: dict[str, int] = {}  # where they begin in a row of `flat`
         begin = 0
@@ -65,11 +69,21 @@ class Chain:
         self.known = all(
             _simple(step) and all(name in parameters for name in self._names(names, step))
             for names, step in self.steps
-        )
+        ) and not (self.reads and parameters.keys() - self._places.keys())  # as in one call of C
+
+    def _row_up(self, named: Sequence[tuple[str, nn.Module]]) -> None:
+        places = blocks(self.modules)
+        while (place := self._place()) < len(named):
+            name, module = named[place]
+            names = _parameter(name, "weight"), _parameter(name, "bias")
+            self.steps.append((names, places.get(place, module)))
 
     @staticmethod
-    def _names(names: tuple[str, str], step: nn.Module | Block) -> list[str]:
+    def _names(names: tuple[str, ...], step: Step) -> list[str]:
         """Of the parameters that a step has."""
+        if isinstance(step, Branches):
+            held = zip(names, step.values(), strict=True)
+            return [name for name, value in held if value is not None]
         parts = {part for part, _ in _first(step).named_parameters()}
         return [name for name in names if name.rpartition(".")[2] in parts]
 
@@ -98,6 +112,8 @@ class Chain:
         """Logits of all replicas; None where vmap must do it. fixed: what is not trained, stacked,
         by name."""
         if not (self.ready(x.dtype) and computable((flat, x), levels=0) and self.takes(x.shape)):
+            return None
+        if self.reads and self.program(flat, x) is None:
             return None
         return _Run.apply(flat, x, self, cut, fixed)
 
@@ -143,6 +159,11 @@ class Chain:
     def _fits(self, shape: tuple[int, ...]) -> bool:
         gain = 0  # weights of convolutions by patches, less those of others
         for _, step in self.steps:
+            if isinstance(step, Branches):
+                if len(shape) != 4 or not step.fits(shape[2:]):
+                    return False
+                shape = (*shape[:2], sum(layer.out_channels for layer in step.convolutions))
+                continue
             layer = _first(step)
             if isinstance(layer, nn.Conv2d):
                 if len(shape) != 5 or shape[2] != layer.in_channels:
@@ -174,6 +195,9 @@ class Chain:
     ) -> Tensor:
         """The same by operations that autograd knows, which can be differentiated again."""
         for names, step in self.steps:
+            if isinstance(step, Branches):
+                x = _read(x, [values.get(name) for name in names])
+                continue
             weight, bias = map(values.get, names)
             if isinstance(step, Block):
                 x = step(x, weight, bias)  # type: ignore[arg-type]
@@ -199,8 +223,7 @@ class _Run(torch.autograd.Function):
         ctx.chain, ctx.cut, ctx.fixed = chain, cut, fixed
         ctx.program = chain.program(flat, x)
         if ctx.program is not None:
-            x = passes.in_one_piece(x)
-            logits, remembered = ctx.program.forward(flat, x, returning)
+            logits, remembered = ctx.program.forward(flat, passes.in_one_piece(x), returning)
             if returning:
                 ctx.save_for_backward(flat, x, remembered)
             return logits
@@ -246,6 +269,7 @@ class _Run(torch.autograd.Function):
             made = [next(again) if asked else None for asked in (to_flat, to_x)]
             return *made, None, None, None
         if ctx.program is not None:
+            x = passes.in_one_piece(x)  # only now: what was saved can be differentiated again
             made = ctx.program.backward(flat, x, *kept, gradient, (to_flat, to_x))  # type: ignore[assignment]
             return *made, None, None, None
         total = torch.empty_like(flat) if to_flat else None
@@ -310,14 +334,26 @@ def _convolution(
     return vmap(partial(functional.conv2d, padding=padding), axes)(x, weight, bias)
 
 
+def _read(
+    x: Float[Tensor, "replica text token element"], values: Sequence[Tensor | None]
+) -> Float[Tensor, "replica text output"]:
+    stacked = [value for value in values if value is not None]
+
+    def one(x: Tensor, *held: Tensor) -> Tensor:
+        left = iter(held)
+        return texts.by_pytorch(x, [None if v is None else next(left) for v in values])
+
+    return vmap(one)(x, *stacked)
+
+
 def _first(step: nn.Module | Block) -> nn.Module:
     """The layer that has the step's parameters, if it has any."""
     return step.layers[0] if isinstance(step, Block) else step
 
 
-def _simple(step: nn.Module | Block) -> bool:
+def _simple(step: Step) -> bool:
     """Whether `Chain` knows how to do it."""
-    return isinstance(step, Block) or (
+    return isinstance(step, Block | Branches) or (
         "forward" not in vars(step)
         and (
             type(step) in (nn.Linear, nn.ReLU)
@@ -326,6 +362,21 @@ def _simple(step: nn.Module | Block) -> bool:
             or (type(step) is nn.Flatten and (step.start_dim, step.end_dim) == (1, -1))
         )
     )
+
+
+def _reading(model: nn.Module) -> list[tuple[tuple[str, ...], Step]]:
+    """A text CNN's two steps; none of any other model."""
+    if type(model) is not TextCNN or "forward" in vars(model):
+        return []
+    first = texts.branches(list(model.convolutions))
+    if first is None or type(model.classifier) is not nn.Linear:
+        return []
+    names = [
+        f"convolutions.{place}.0.{part}"
+        for place in range(len(first.convolutions))
+        for part in ("weight", "bias")
+    ]
+    return [(tuple(names), first), (("classifier.weight", "classifier.bias"), model.classifier)]
 
 
 def _chained(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:

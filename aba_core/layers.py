@@ -89,18 +89,14 @@ def _fuse(module: nn.Module, stacked: bool) -> None:
 
 def _fuse_texts(module: nn.Module) -> None:
     if type(module) is TextCNN and "forward" not in vars(module):
-        module.forward = partial(_texts, module)  # type: ignore[method-assign]
+        reading = texts.branches(list(module.convolutions))
+        if reading is not None:
+            module.forward = partial(_texts, module, reading)  # type: ignore[method-assign]
 
 
-def _texts(model: TextCNN, x: Tensor) -> Tensor:
+def _texts(model: TextCNN, reading: texts.Branches, x: Tensor) -> Tensor:
     """As the model's own forward."""
-    pooled = [
-        texts.largest(x, convolution[0])  # type: ignore[arg-type, index]
-        if texts.applies(list(convolution), x)  # type: ignore[call-overload]
-        else convolution(x.transpose(1, 2)).amax(2)
-        for convolution in model.convolutions
-    ]
-    return model.classifier(torch.cat(pooled, dim=1))
+    return model.classifier(reading(x)) if reading.applies(x) else TextCNN.forward(model, x)
 
 
 def _in_a_row(chain: nn.Sequential, places: dict[int, Block], stacked: bool, x: Tensor) -> Tensor:

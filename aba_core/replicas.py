@@ -34,7 +34,7 @@ from aba_core.making import Differentiated
 STACKED_UP_TO = 10_000
 STACKED_FROM = 3  # so many replicas make good what vmap costs
 # A chain of fused blocks goes through its inputs picture by picture: stacking costs it no traffic
-# until activations leave the cache.
+# until activations leave the cache. Those of texts never do.
 CHAINED_UP_TO = 200_000
 
 
@@ -185,7 +185,7 @@ class Replicas:
             return True
         return (
             self._chain is not None
-            and shape.numel() <= CHAINED_UP_TO
+            and (shape.numel() <= CHAINED_UP_TO or self._chain.reads)
             and self._chain.ready(self.parameters.dtype)
             and self._chain.takes((len(self), *shape))
         )

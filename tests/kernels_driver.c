@@ -97,33 +97,106 @@ CHECK(float, float, 1e-4)
 CHECK(double, double, 1e-11)
 
 #define OTHERS(REAL, TYPE)                                                                         \
-    int tokens_forward_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *, REAL *,   \
+    int tokens_forward_##TYPE(const int64_t *, const REAL *, const REAL *const *, REAL *,          \
                               int32_t *, int32_t *);                                               \
-    int tokens_backward_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *,          \
-                               const REAL *, const REAL *, const int32_t *, const int32_t *,       \
-                               REAL *, REAL *, REAL *);                                            \
+    int tokens_backward_##TYPE(const int64_t *, const REAL *, const REAL *const *, const REAL *,   \
+                               const int32_t *, const int32_t *, REAL *, REAL *const *);           \
     void adam_##TYPE(const int64_t *, REAL *, const REAL *, REAL *, REAL *, const REAL *,          \
                      const double *);                                                              \
     static int TYPE##_others(void)                                                                 \
     {                                                                                              \
-        const int64_t s[5] = {drawn(0, 3), drawn(5, 20), drawn(1, 9), drawn(1, 70), drawn(1, 5)};  \
-        const int64_t many = s[0] * s[3];                                                          \
-        REAL *x = TYPE##_numbers(s[0] * s[1] * s[2]), *gx = TYPE##_numbers(s[0] * s[1] * s[2]);    \
-        REAL *w = TYPE##_numbers(s[3] * s[2] * s[4]), *gw = TYPE##_numbers(s[3] * s[2] * s[4]);    \
-        REAL *bias = TYPE##_numbers(s[3]), *gb = TYPE##_numbers(s[3]);                             \
+        const int64_t T = drawn(0, 3), E = drawn(1, 9), O = drawn(1, 70), O2 = drawn(1, 20);       \
+        const int64_t K = drawn(1, 5), K2 = drawn(1, 5), L = drawn(5, 20), many = T * (O + O2);    \
+        const int64_t s[8] = {T, L, E, 2, O, K, O2, K2};                                           \
+        REAL *x = TYPE##_numbers(T * L * E), *gx = TYPE##_numbers(T * L * E);                      \
+        REAL *w = TYPE##_numbers(O * E * K), *gw = TYPE##_numbers(O * E * K);                      \
+        REAL *w2 = TYPE##_numbers(O2 * E * K2), *gw2 = TYPE##_numbers(O2 * E * K2);                \
+        REAL *bias = TYPE##_numbers(O), *gb = TYPE##_numbers(O);                                   \
         REAL *g = TYPE##_numbers(many), *y = TYPE##_numbers(many);                                 \
         int32_t *winners = malloc((size_t)many * 4 + 1), *ties = malloc((size_t)many * 4 + 1);     \
-        memset(x, 0, (size_t)(s[0] * s[1] * s[2] / 2) * sizeof(REAL)); /* windows that tie */      \
-        int wrong = tokens_forward_##TYPE(s, x, w, bias, y, winners, ties);                        \
-        wrong += tokens_backward_##TYPE(s, x, w, bias, g, y, winners, ties, gx, gw, gb);           \
-        wrong += tokens_forward_##TYPE(s, x, w, NULL, y, NULL, NULL);                              \
-        const int64_t sizes[2] = {s[3], s[2] * s[4]};                                              \
+        memset(x, 0, (size_t)(T * L * E / 2) * sizeof(REAL)); /* windows that tie */               \
+        const REAL *held[4] = {w, bias, w2, NULL}, *bare[4] = {w, NULL, w2, NULL};                 \
+        REAL *to[4] = {gw, gb, gw2, NULL}, *none[4] = {NULL, NULL, NULL, NULL};                    \
+        int wrong = tokens_forward_##TYPE(s, x, held, y, winners, ties);                           \
+        wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, gx, none);                   \
+        wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, NULL, to);                   \
+        wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, gx, to);                     \
+        wrong += tokens_forward_##TYPE(s, x, bare, y, NULL, NULL);                                 \
+        const int64_t sizes[2] = {O, E * K};                                                       \
         REAL *first = calloc((size_t)(sizes[0] * sizes[1]), sizeof(REAL));                         \
         REAL *second = calloc((size_t)(sizes[0] * sizes[1]), sizeof(REAL));                        \
         adam_##TYPE(sizes, w, gw, first, second, bias, (double[]){0.01, 0.1, 0.001, 1.5, 1e-8});   \
         for (int64_t n = 0; n < sizes[0] * sizes[1]; n++) wrong += !isfinite((double)w[n]);        \
         free(x), free(gx), free(w), free(gw), free(bias), free(gb), free(g), free(y);              \
-        free(winners), free(ties), free(first), free(second);                                      \
+        free(winners), free(ties), free(first), free(second), free(w2), free(gw2);                 \
+        return wrong;                                                                              \
+    }
+
+/* A text CNN of two branches in one pass against loops, forward and both ways back; texts whose end is padded. */
+#define TEXTS(REAL, TYPE)                                                                          \
+    static int TYPE##_texts(void)                                                                  \
+    {                                                                                              \
+        const int64_t R = drawn(1, 2), B = drawn(1, 4), L = drawn(5, 20), E = drawn(1, 9);         \
+        const int64_t O[2] = {drawn(1, 40), drawn(1, 20)}, K[2] = {drawn(1, 5), drawn(1, 5)};      \
+        const int64_t D = O[0] + O[1], N = drawn(1, 9), X = L * E, W = O[0] * E * K[0];            \
+        const int64_t at[2] = {0, W + O[0]}, end = at[1] + O[1] * E * K[1], row = end + N * D + N; \
+        const int64_t sizes[46] = {                                                                \
+            R, B, 2, B * X, row, 3, 4, E, L, 2, D, 0, 0, 0, 0, -1, 1, D, 0, 0, N, 0, 0, 0, end, row - N, \
+            0, 0, 0, 0, O[0], K[0], 0, 0, 0, W, 0, 0, 0, 0, O[1], K[1], 0, 0, at[1], -1};          \
+        REAL *x = TYPE##_numbers(R * B * X), *flat = TYPE##_numbers(R * row);                      \
+        REAL *kept = TYPE##_numbers(R * chain_keeps_##TYPE(sizes)), *y = TYPE##_numbers(R * B * N); \
+        REAL *g = TYPE##_numbers(R * B * N), *to = TYPE##_numbers(R * row), *to_x = TYPE##_numbers(R * B * X); \
+        REAL *losses = TYPE##_numbers(R * B), *again = TYPE##_numbers(R * row);                    \
+        double *expected = calloc((size_t)(R * row), sizeof(double));                              \
+        double *expected_x = calloc((size_t)(R * B * X), sizeof(double));                          \
+        int64_t *classes = malloc((size_t)(R * B) * sizeof(int64_t));                              \
+        for (int64_t n = 0; n < R * B; n++) classes[n] = drawn(0, N - 1);                          \
+        for (int64_t n = 0; n < R * B * X; n++) if (n % X >= X / 2) x[n] = 0;                      \
+        int wrong = chain_##TYPE(sizes, x, flat, kept, y, NULL, NULL, NULL, NULL, NULL);           \
+        for (int64_t i = 0; i < R * B; i++) {                                                      \
+            const REAL *own = flat + i / B * row, *text = x + i * X;                               \
+            double *sums = expected + i / B * row, *back = expected_x + i * X;                     \
+            double logits[9];                                                                      \
+            for (int64_t n = 0; n < N; n++) {                                                      \
+                logits[n] = (double)own[row - N + n];                                              \
+                sums[row - N + n] += (double)g[i * N + n];                                         \
+            }                                                                                      \
+            for (int64_t d = 0; d < D; d++) {                                                      \
+                const int64_t b = d >= O[0], o = b ? d - O[0] : d, k = K[b], windows = L - k + 1;  \
+                const int64_t begin = at[b] + o * E * k;                                           \
+                double best = 0, value[20], slope = 0;                                             \
+                int64_t ties = 0;                                                                  \
+                for (int64_t t = 0; t < windows; t++) {                                            \
+                    value[t] = b ? 0 : (double)own[W + o];                                         \
+                    for (int64_t j = 0; j < k * E; j++)                                            \
+                        value[t] += (double)own[begin + j % E * k + j / E] * (double)text[t * E + j]; \
+                    if (value[t] > best) best = value[t];                                          \
+                }                                                                                  \
+                for (int64_t t = 0; t < windows; t++) ties += best > 0 && value[t] == best;        \
+                for (int64_t n = 0; n < N; n++) {                                                  \
+                    logits[n] += best * (double)own[end + n * D + d];                              \
+                    sums[end + n * D + d] += best * (double)g[i * N + n];                          \
+                    slope += (double)g[i * N + n] * (double)own[end + n * D + d];                  \
+                }                                                                                  \
+                if (ties && !b) sums[W + o] += slope;                                              \
+                for (int64_t t = 0; t < windows; t++)                                              \
+                    for (int64_t j = 0; ties && value[t] == best && j < k * E; j++) {              \
+                        const int64_t place = begin + j % E * k + j / E;                           \
+                        sums[place] += slope / (double)ties * (double)text[t * E + j];             \
+                        back[t * E + j] += slope / (double)ties * (double)own[place];              \
+                    }                                                                              \
+            }                                                                                      \
+            for (int64_t n = 0; n < N; n++) wrong += TYPE##_far(y[i * N + n], logits[n]);          \
+        }                                                                                          \
+        wrong += chain_##TYPE(sizes, x, flat, kept, NULL, g, NULL, NULL, to, to_x);                \
+        for (int64_t n = 0; n < R * row; n++) wrong += TYPE##_far(to[n] / 16, expected[n] / 16);   \
+        for (int64_t n = 0; n < R * B * X; n++) wrong += TYPE##_far(to_x[n] / 16, expected_x[n] / 16); \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, to_x);        \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, again, NULL);     \
+        wrong += memcmp(to, again, (size_t)(R * row) * sizeof(REAL)) != 0;                         \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, NULL, to_x);      \
+        free(x), free(flat), free(kept), free(y), free(g), free(to), free(to_x), free(losses);     \
+        free(again), free(expected), free(expected_x), free(classes);                              \
         return wrong;                                                                              \
     }
 
@@ -332,6 +405,8 @@ CHAIN(float, float)
 CHAIN(double, double)
 OTHERS(float, float)
 OTHERS(double, double)
+TEXTS(float, float)
+TEXTS(double, double)
 
 int main(void)
 {
@@ -357,11 +432,16 @@ int main(void)
             printf("chain %d: a number is wrong\n", shape);
             return 1;
         }
+    for (int shape = 0; shape < 200; shape++)
+        if (shape % 2 ? float_texts() : double_texts()) {
+            printf("whole pass over texts %d: a number is wrong\n", shape);
+            return 1;
+        }
     for (int shape = 0; shape < 400; shape++)
         if ((shape % 2 ? float_moved() : double_moved()) || draws()) {
             printf("moved inputs %d: a number is wrong\n", shape);
             return 1;
         }
-    puts("400 shapes, 200 patches, 200 chains and 400 moved inputs agree, 200 texts and optimisers ran");
+    puts("400 shapes, 200 patches, 400 chains and 400 moved inputs agree, 200 texts and optimisers ran");
     return 0;
 }

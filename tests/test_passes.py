@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from aba_core import Arm, Augmentation, TrainConfig, kernels
+from aba_core import Arm, Augmentation, TrainConfig, build_model, kernels
 from aba_core.adjustments import AdjustmentSet
 from aba_core.attribution import cross_entropy
 from aba_core.datasets import load_dataset
@@ -142,6 +143,48 @@ def test_losses_and_gradients_are_those_of_pytorch(drawn, replicas, batch, layou
         close(stack.forward(flat)(many), logits.detach()[:, torch.arange(150) % batch])
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.integers(1, 20),
+    elements=st.integers(1, 9),
+    batch=st.integers(1, 4),
+    layout=st.sampled_from(["plain", "padded", "shared", "sliced"]),
+    biased=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_text_cnns_losses_and_gradients_are_those_of_pytorch(
+    tokens, elements, batch, layout, biased, dtype
+):
+    model = build_model("text_cnn", (tokens, elements), 5)
+    if not biased:
+        model.convolutions[0][0].bias = None
+    stack, generator = stack_of(model, 2, dtype), torch.Generator().manual_seed(1)
+    stack.together = None
+    x = torch.randn(2, batch, tokens, elements, generator=generator, dtype=dtype)
+    if layout == "padded":  # windows that are all alike share the gradient
+        x[:, :, tokens // 3 :] = 0
+    elif layout == "shared":
+        x = x[:1].expand_as(x)
+    elif layout == "sliced":
+        x = x.repeat_interleave(2, 1)[:, ::2]
+    labels = torch.randint(5, (2, batch), generator=generator)
+    expected = by_pytorch(stack, x, labels, 3)
+    for asked in ((True, True), (True, False), (False, True)):
+        ((rows, _, whole),) = stack.passes(x, differentiable=False)
+        losses, *gradients = whole.slopes(x, labels, cross_entropy, 3, asked)
+        close(losses, expected[0])
+        for wish, gradient, other in zip(asked, gradients, expected[1:], strict=True):
+            assert (gradient is None) == (not wish)
+            if wish:
+                close(gradient, other)
+    flat, at = stack.parameters.detach().requires_grad_(), x.detach().requires_grad_()
+    loss = cross_entropy(stack.forward(flat)(at), labels).sum() / 3
+    for again in (True, False):  # to be differentiated once more, by PyTorch, and by C
+        made = torch.autograd.grad(loss, [flat, at], create_graph=again, retain_graph=again)
+        for gradient, other in zip(made, expected[1:], strict=True):
+            close(gradient.detach(), other)
+
+
 def small(*more):
     return nn.Sequential(*block(2, 5, 3, 1, True), *more, nn.Flatten(), nn.Linear(5 * 12, 4))
 
@@ -186,6 +229,26 @@ def test_chains_with_something_else_in_them_go_layer_by_layer(change, calls):
     assert not calls
 
 
+@pytest.mark.parametrize("change", ["batch norm", "frozen", "stride", "hook", "own forward"])
+def test_text_cnns_that_are_otherwise_are_pytorchs(change, calls):
+    model = build_model("text_cnn", (9, 5), 4, batch_norm=change == "batch norm")
+    if change == "frozen":
+        model.convolutions[1].requires_grad_(False)
+    elif change == "stride":
+        model.convolutions[1][0].stride = (2,)
+    elif change == "hook":
+        model.convolutions.register_forward_hook(lambda *_: None)
+    elif change == "own forward":
+        model.convolutions[0][1].forward = functional.relu
+    stack, x = stack_of(model, 3), torch.randn(3, 3, 9, 5, dtype=torch.float64)
+    labels = torch.tensor([[0, 1, 3]] * 3)
+    assert Pass(stack, stack.parameters).slopes(x, labels, cross_entropy) is None
+    mine = stack.forward(stack.parameters)(x)
+    with kernels.unfused():
+        close(mine, stack.forward(stack.parameters)(x))
+    assert not calls
+
+
 def test_a_run_that_is_no_number_leaves_the_others_bits():
     stack, x = stack_of(small(), 3, torch.float32), torch.randn(3, 3, 2, 6, 8)
     labels = torch.tensor([[0, 1, 3]] * 3)
@@ -199,6 +262,15 @@ def test_a_run_that_is_no_number_leaves_the_others_bits():
 
 def with_dropout():
     return nn.Sequential(*block(1, 5, 3, 1, True), nn.Dropout(0.3), nn.Flatten(), nn.Linear(80, 10))
+
+
+def as_texts(splits):
+    parts = {
+        name: replace(part, data=part.data[:, 0])
+        for name, part in vars(splits).items()
+        if name in ("train", "validation", "test")
+    }
+    return replace(splits, **parts, input_shape=splits.input_shape[1:])
 
 
 MENDABA = Augmentation(AdjustmentSet.parse("1,2,3,4,5,6"), strength=0.5, target="loss")
@@ -226,6 +298,11 @@ TRAININGS = {
     "sharpness": ({"kind": "sam"}, {}, "all"),
     "momentum": (MENDABA, {"optimizer": "sgd", "momentum": 0.9}, "all"),
     "measured": (MENDABA, {"mechanism": 2, "curve_every": 2}, "all"),
+    "texts": (MENDABA, {"model": "text_cnn"}, "all"),
+    "texts, lagged": (replace(MENDABA, lagged=True), {"model": "text_cnn"}, "all"),
+    "texts, class score": (replace(MENDABA, target="class_score"), {"model": "text_cnn"}, "all"),
+    "texts, soft labels": ({"kind": "mixup"}, {"model": "text_cnn"}, "all"),
+    "texts, batch norm": (MENDABA, {"model": "text_cnn", "batch_norm": True}, "none"),
 }
 
 
@@ -234,6 +311,8 @@ def test_each_training_comes_to_the_same_with_and_without(name, calls):
     method, changes, taken = TRAININGS[name]
     method = method_of(method) if isinstance(method, dict) else method
     splits = load_dataset("digits")
+    if changes.get("model") == "text_cnn":  # a row of a picture as a word
+        splits = as_texts(splits)
     steps, batch = 4, 20
     settings = {
         "model": "small_cnn", "optimizer": "adam", "learning_rate": 0.002, "batch_size": batch,

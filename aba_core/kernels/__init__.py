@@ -118,7 +118,7 @@ def _load(path: Path) -> ctypes.CDLL:
         backward = getattr(loaded, f"backward_{number_type}")
         forward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         backward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 7]
-        for way, tensors in (("forward", 6), ("backward", 10)):
+        for way, tensors in (("forward", 5), ("backward", 7)):
             tokens = getattr(loaded, f"tokens_{way}_{number_type}")
             tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
         for name in ("patches", "unpatched"):

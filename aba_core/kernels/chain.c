@@ -1,5 +1,5 @@
 /* A whole pass of a chain, forward, back or both with cross-entropy between them: blocks (fused.c),
- * linear layers, ReLU and flattening in a row. One replica after the other, so that what a replica
+ * linear layers, ReLU and flattening in a row, or convolutions over tokens (tokens.c) and such layers. One replica after the other, so that what a replica
  * remembers for its way back is still in the cache.
  *
  * Parameters are the rows of one matrix [replica, parameter], and so are their gradients. The file
@@ -12,13 +12,17 @@
 /* What `sizes` holds; then PARTS numbers a step. DIVISOR: what slopes of losses are divided by. */
 enum { REPLICAS, BATCH, STEPS, X_REPLICA, PARAMETERS, DIVISOR, PROGRAM };
 /* A step. Places in a row of parameters, -1 for none. LINEAR has its inputs in CHANNELS, RELU the numbers
- * of a sample. FLATTEN brings [row, column, channel], as blocks leave it, into PyTorch's order. */
+ * of a sample. FLATTEN brings [row, column, channel], as blocks leave it, into PyTorch's order.
+ * READ is a chain's first step: ELEMENTS of TOKENS seen by BRANCHES, whose own numbers, each an OUTPUTS, its
+ * taps as KERNEL, WEIGHT and BIAS, follow the last step; its WEIGHT is that of the first. */
 enum { KIND, CHANNELS, HEIGHT, WIDTH, OUTPUTS, KERNEL, PAD_ROWS, PAD_COLUMNS, WEIGHT, BIAS, PARTS };
-enum { BLOCK, LINEAR, RELU, FLATTEN };
+enum { BLOCK, LINEAR, RELU, FLATTEN, READ };
+enum { ELEMENTS = CHANNELS, TOKENS = HEIGHT, BRANCHES = WIDTH };
 /* What a pass can end with, beside 1, no memory, and 2 of fused.c. */
 enum { NO_CLASS = 3 };
 #define BLOCK_SIZES 28    /* as many as `sizes` of fused.c holds */
 #define PART 64           /* samples that a pass without a way back takes at once */
+#define MOST_BRANCHES 16
 
 static const int64_t *step_of(const int64_t *s, int64_t k) { return s + PROGRAM + k * PARTS; }
 
@@ -32,13 +36,14 @@ static int64_t columns_of(const int64_t *p)
 /* Numbers of a sample before and after a step. */
 static int64_t before(const int64_t *p)
 {
+    if (p[KIND] == READ) return p[TOKENS] * p[ELEMENTS];
     return p[KIND] == BLOCK || p[KIND] == FLATTEN ? p[CHANNELS] * p[HEIGHT] * p[WIDTH] : p[CHANNELS];
 }
 
 static int64_t after(const int64_t *p)
 {
     if (p[KIND] == BLOCK) return p[OUTPUTS] * rows_of(p) * columns_of(p);
-    return p[KIND] == LINEAR ? p[OUTPUTS] : before(p);
+    return p[KIND] == LINEAR || p[KIND] == READ ? p[OUTPUTS] : before(p);
 }
 
 #define REAL float
@@ -61,11 +66,15 @@ int NAME(forward)(const int64_t *, const REAL *, const REAL *, const REAL *, REA
 int NAME(backward)(const int64_t *, const REAL *, const REAL *, const REAL *, const signed char *,
                    REAL *, REAL *, REAL *);
 int NAME(cross_entropy)(const int64_t *, const REAL *, const int64_t *, REAL *, REAL *);
+int NAME(tokens_forward)(const int64_t *, const REAL *, const REAL *const *, REAL *, int32_t *, int32_t *);
+int NAME(tokens_backward)(const int64_t *, const REAL *, const REAL *const *, const REAL *,
+                          const int32_t *, const int32_t *, REAL *, REAL *const *);
 
-/* Numbers that a step keeps of `batch` samples: its outputs, and a block's winners behind them. */
+/* Numbers that a step keeps of `batch` samples: its outputs, and winners behind them. */
 static size_t NAME(kept_of)(const int64_t *p, int64_t batch)
 {
     const size_t many = rounded((size_t)(batch * after(p)), 64);
+    if (p[KIND] == READ) return many + 2 * many * sizeof(int32_t) / sizeof(REAL);
     return p[KIND] == BLOCK ? many + many / sizeof(REAL) : many;
 }
 
@@ -256,6 +265,22 @@ static void NAME(sizes_of)(const int64_t *p, int64_t batch, int first, int64_t *
     memcpy(to, made, sizeof made);
 }
 
+/* One replica's branches as tokens.c has them: sizes; parameters, or (gradients) where theirs go. */
+static void NAME(branches_of)(const int64_t *s, int64_t batch, const REAL *row, int64_t *sizes,
+                              const REAL **values)
+{
+    const int64_t *p = step_of(s, 0);
+    const int64_t made[4] = {batch, p[TOKENS], p[ELEMENTS], p[BRANCHES]};
+    memcpy(sizes, made, sizeof made);
+    for (int64_t b = 0; b < p[BRANCHES]; b++) {
+        const int64_t *own = step_of(s, s[STEPS] + b);
+        sizes[4 + 2 * b] = own[OUTPUTS];
+        sizes[5 + 2 * b] = own[KERNEL];
+        values[2 * b] = row ? row + own[WEIGHT] : NULL;
+        values[2 * b + 1] = row && own[BIAS] >= 0 ? row + own[BIAS] : NULL;
+    }
+}
+
 /* Steps forward for one replica. Gives its outputs in `y`, 0 in `failed` where all went well. */
 static const REAL *NAME(forwards)(const int64_t *s, int64_t batch, const REAL *x, const REAL *row,
                                   REAL *kept, int returning, int *failed)
@@ -268,6 +293,14 @@ static const REAL *NAME(forwards)(const int64_t *s, int64_t batch, const REAL *x
             NAME(sizes_of)(p, batch, k == 0, sizes);
             signed char *winners = (signed char *)(kept + rounded((size_t)(batch * after(p)), 64));
             *failed = NAME(forward)(sizes, x, weight, bias, kept, returning ? winners : NULL);
+            if (*failed) return NULL;
+        } else if (p[KIND] == READ) {
+            int64_t sizes[4 + 2 * MOST_BRANCHES];
+            const REAL *values[2 * MOST_BRANCHES];
+            NAME(branches_of)(s, batch, row, sizes, values);
+            const size_t many = rounded((size_t)(batch * after(p)), 64);
+            int32_t *winners = returning ? (int32_t *)(kept + many) : NULL;
+            *failed = NAME(tokens_forward)(sizes, x, values, kept, winners, returning ? winners + many : NULL);
             if (*failed) return NULL;
         } else if (p[KIND] == LINEAR)
             NAME(linear)(x, weight, bias, batch, p[CHANNELS], p[OUTPUTS], kept);
@@ -306,6 +339,16 @@ static int NAME(backwards)(const int64_t *s, const REAL *x, const REAL *row, con
                                               on ? placed : NULL, to_weight, to_bias);
             if (failed) return failed;
             if (on && placed != to) NAME(reorder)(placed, batch, p[CHANNELS], p[HEIGHT] * p[WIDTH], 0, to);
+        } else if (p[KIND] == READ) {
+            int64_t sizes[4 + 2 * MOST_BRANCHES];
+            const REAL *values[2 * MOST_BRANCHES], *places[2 * MOST_BRANCHES];
+            NAME(branches_of)(s, batch, to_row, sizes, places);
+            NAME(branches_of)(s, batch, row, sizes, values);
+            const size_t many = rounded((size_t)(batch * after(p)), 64);
+            const int32_t *winners = (const int32_t *)(y + many);
+            if (NAME(tokens_backward)(sizes, x, values, gradient, winners, winners + many, to_x,
+                                      (REAL *const *)places))
+                return 1;
         } else if (p[KIND] == LINEAR) {
             const int64_t inputs = p[CHANNELS], outputs = p[OUTPUTS];
             if (to_weight) NAME(product)(gradient, outputs, 1, seen, batch, outputs, inputs, to_weight);

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from aba_core.kernels import loaded
 from aba_core.kernels.blocks import NUMBERS, Block
+from aba_core.kernels.texts import Branches
 
-_BLOCK, _LINEAR, _RELU, _FLATTEN = range(4)  # kinds of steps, as chain.c has them
+_BLOCK, _LINEAR, _RELU, _FLATTEN, _READ = range(5)  # kinds of steps, as chain.c has them
 _NO_CLASS = 3
 _WHY = {1: "no memory", 2: "a picture has more than 2³¹ numbers"}
 
@@ -105,16 +106,26 @@ def in_one_piece(x: Inputs) -> Inputs:
 
 
 def program(
-    steps: Sequence[tuple[tuple[str, str], nn.Module | Block]],
+    steps: Sequence[tuple[tuple[str, ...], nn.Module | Block | Branches]],
     places: Mapping[str, int],
     shape: Sequence[int],
 ) -> Program | None:
     """A chain's steps for inputs of this shape [*feature], if C has all of them. steps: with the
     names of their weight and bias. places: where parameters begin in a row, by name."""
     made: list[int] = []
+    behind: list[int] = []  # the branches of a text CNN
     count, last = 0, False  # last: whether pictures are channels last in memory
     shape = tuple(shape)
     for names, step in steps:
+        if isinstance(step, Branches):
+            begins = [places.get(name, -1) for name in names]
+            pairs = zip(step.convolutions, begins[::2], begins[1::2], strict=True)
+            for layer, *begin in pairs:
+                behind += (0, *(0,) * 3, layer.out_channels, layer.kernel_size[0], 0, 0, *begin)
+            outputs = sum(layer.out_channels for layer in step.convolutions)
+            made += (_READ, *shape[::-1], len(step.convolutions), outputs, *(0,) * 3, begins[0], -1)
+            shape, count = (outputs,), count + 1
+            continue
         layer = step.layers[0] if isinstance(step, Block) else step
         own = {part for part, _ in layer.named_parameters()}
         if any(name not in places for name in names if name.rpartition(".")[2] in own):
@@ -138,7 +149,7 @@ def program(
         else:
             return None
         count += 1
-    return Program(tuple(made), count, shape[0]) if count and len(shape) == 1 else None
+    return Program((*made, *behind), count, shape[0]) if count and len(shape) == 1 else None
 
 
 def _library() -> ctypes.CDLL:

@@ -123,12 +123,16 @@ def _check_tokens(library: ctypes.CDLL, name: str, number: Any) -> None:
     def numbers(values: list[int]) -> Any:
         return (number * len(values))(*values)
 
-    sizes = (ctypes.c_int64 * 5)(1, tokens, elements, outputs, taps)
+    def pointers(*arrays: Any) -> Any:
+        return (ctypes.c_void_p * len(arrays))(*map(ctypes.addressof, arrays))
+
+    sizes = (ctypes.c_int64 * 6)(1, tokens, elements, 1, outputs, taps)
     made, winners, ties = numbers(y), *((ctypes.c_int32 * outputs)() for _ in "12")
     to = numbers([0] * len(x)), numbers([0] * len(weight)), numbers([0] * outputs)
-    given = numbers(x), numbers(weight), numbers(bias)
+    held = numbers(weight), numbers(bias)
+    given = numbers(x), pointers(*held)
     failed = getattr(library, f"tokens_forward_{name}")(sizes, *given, made, winners, ties)
-    ways = numbers(gradient), made, winners, ties, *to
+    ways = numbers(gradient), winners, ties, to[0], pointers(*to[1:])
     failed = failed or getattr(library, f"tokens_backward_{name}")(sizes, *given, *ways)
     near = all(abs(a - b) < 1e-3 for a, b in zip(to[0], to_x, strict=True))  # of thirds
     if failed or [*made] != y or not near or [*to[2]] != to_bias:

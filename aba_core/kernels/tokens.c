@@ -1,10 +1,12 @@
-/* Convolution over the tokens of texts, bias, ReLU and the maximum over the text in one pass, and the
- * way back through the winning window of each text and output alone: one of hundreds.
+/* Convolutions over the tokens of texts, bias, ReLU and the maximum over the text in one pass, and the
+ * way back through the winning window of each text and output alone: one of hundreds. Several
+ * convolutions, the branches, see the same texts; their outputs stand side by side.
  *
- * x: [text, token, element]; weight: [output, element, tap]; bias: [output] or NULL; y, winners, ties,
- * gradient: [text, output]; all contiguous. A window of `taps` tokens lies in one piece. A winner is
- * the window's first token, or -1 where ReLU stopped all. Windows that tie share the gradient, as in
- * PyTorch's amax: ties counts them. The file includes itself once for each type of numbers.
+ * x: [text, token, element]; y, winners, ties, gradient: [text, output of all branches]. values: a
+ * branch's weight, [output, element, tap], and its bias, [output] or NULL. All contiguous. A window of
+ * `taps` tokens lies in one piece. A winner is the window's first token, or -1 where ReLU stopped all.
+ * Windows that tie share the gradient, as in PyTorch's amax: ties counts them. The file includes itself
+ * once for each type of numbers.
  */
 #ifndef REAL
 
@@ -12,7 +14,19 @@
 
 #define POSITIONS 6
 
-enum { TEXTS, TOKENS, ELEMENTS, OUTPUTS, TAPS };
+/* What `s` holds; then outputs and taps of each branch. */
+enum { TEXTS, TOKENS, ELEMENTS, BRANCHES, HEAD };
+
+static int64_t outputs_of(const int64_t *s, int64_t b) { return s[HEAD + 2 * b]; }
+static int64_t terms_of(const int64_t *s, int64_t b) { return s[HEAD + 2 * b + 1] * s[ELEMENTS]; }
+static int64_t windows_of(const int64_t *s, int64_t b) { return s[TOKENS] - s[HEAD + 2 * b + 1] + 1; }
+
+static int64_t all_outputs(const int64_t *s)
+{
+    int64_t sum = 0;
+    for (int64_t b = 0; b < s[BRANCHES]; b++) sum += outputs_of(s, b);
+    return sum;
+}
 
 #define REAL float
 #define WHOLE int32_t
@@ -89,31 +103,31 @@ INLINE void NAME(text)(const REAL *x, int64_t windows, int64_t elements, int64_t
         }
 }
 
-/* winners and ties may be NULL. Gives 0, or 1 where memory ran out. */
-int NAME(tokens_forward)(const int64_t *s, const REAL *x, const REAL *weight, const REAL *bias, REAL *y,
-                         int32_t *winners, int32_t *ties)
+/* One branch forward. row: numbers from a text to the next in y, winners and ties. */
+static int NAME(branch)(const int64_t *s, int64_t b, const REAL *x, const REAL *weight, const REAL *bias,
+                        int64_t row, REAL *y, int32_t *winners, int32_t *ties)
 {
-    const int64_t elements = s[ELEMENTS], outputs = s[OUTPUTS], taps = s[TAPS];
-    const int64_t terms = taps * elements, windows = s[TOKENS] - taps + 1;
+    const int64_t elements = s[ELEMENTS], outputs = outputs_of(s, b), taps = s[HEAD + 2 * b + 1];
+    const int64_t terms = terms_of(s, b), windows = windows_of(s, b);
     const int64_t padded = (int64_t)rounded((size_t)outputs, LANES), most = REGISTERS >= 32 ? 4 : 2;
     REAL *w = (REAL *)scratch((size_t)((terms + 1) * padded) * sizeof(REAL));
     if (!w) return 1;
-    REAL *b = w + terms * padded;
+    REAL *biases = w + terms * padded;
     memset(w, 0, (size_t)((terms + 1) * padded) * sizeof(REAL));
     for (int64_t o = 0; o < outputs; o++) {
         for (int64_t e = 0; e < elements; e++)
             for (int64_t k = 0; k < taps; k++)
                 w[(k * elements + e) * padded + o] = weight[(o * elements + e) * taps + k];
-        if (bias) b[o] = bias[o];
+        if (bias) biases[o] = bias[o];
     }
     for (int64_t i = 0; i < s[TEXTS]; i++)
         for (int64_t o = 0; o < outputs;) {
-            const int64_t left = (padded - o) / (int64_t)LANES, at = i * outputs + o;
+            const int64_t left = (padded - o) / (int64_t)LANES, at = i * row + o;
             const REAL *text = x + i * s[TOKENS] * elements;
             int32_t *won = winners ? winners + at : NULL, *tied = ties ? ties + at : NULL;
 #define OUTPUTS_OF(vectors)                                                                         \
-    NAME(text)(text, windows, elements, terms, w + o, b + o, padded, vectors, outputs - o, y + at,  \
-               won, tied);                                                                          \
+    NAME(text)(text, windows, elements, terms, w + o, biases + o, padded, vectors, outputs - o,     \
+               y + at, won, tied);                                                                  \
     o += vectors * (int64_t)LANES
             if (left >= 4 && most == 4) {
                 OUTPUTS_OF(4);
@@ -127,14 +141,31 @@ int NAME(tokens_forward)(const int64_t *s, const REAL *x, const REAL *weight, co
     return 0;
 }
 
-/* What one window adds to the gradients, each of which may be NULL. */
-INLINE void NAME(window)(int64_t terms, REAL g, const REAL *restrict x, const REAL *restrict w,
-                         REAL *restrict to_x, REAL *restrict to_w)
+/* winners and ties may be NULL. Gives 0, or 1 where memory ran out. */
+int NAME(tokens_forward)(const int64_t *s, const REAL *x, const REAL *const *values, REAL *y,
+                         int32_t *winners, int32_t *ties)
 {
-    if (to_x)
-        for (int64_t j = 0; j < terms; j++) to_x[j] += g * w[j];
-    if (to_w)
-        for (int64_t j = 0; j < terms; j++) to_w[j] += g * x[j];
+    const int64_t row = all_outputs(s);
+    for (int64_t b = 0, at = 0; b < s[BRANCHES]; at += outputs_of(s, b++))
+        if (NAME(branch)(s, b, x, values[2 * b], values[2 * b + 1], row, y + at,
+                         winners ? winners + at : NULL, ties ? ties + at : NULL))
+            return 1;
+    return 0;
+}
+
+INLINE void NAME(added)(int64_t terms, REAL g, const REAL *restrict from, REAL *restrict to)
+{
+    int64_t j = 0;
+    for (; j + (int64_t)LANES <= terms; j += (int64_t)LANES)
+        NAME(store)(to + j, NAME(load)(to + j) + g * NAME(load)(from + j));
+    for (; j < terms; j++) to[j] += g * from[j];
+}
+
+/* What one window adds to the gradients, each of which may be NULL. */
+INLINE void NAME(window)(int64_t terms, REAL g, const REAL *x, const REAL *w, REAL *to_x, REAL *to_w)
+{
+    if (to_x) NAME(added)(terms, g, w, to_x);
+    if (to_w) NAME(added)(terms, g, x, to_w);
 }
 
 /* Whether the windows that tie are copies of the winner, as where texts are padded: told by comparing
@@ -154,62 +185,81 @@ INLINE int NAME(alike)(int32_t ties, int64_t windows, int64_t elements, int64_t 
     return 1;
 }
 
-/* to_x: [text, token, element]; to_weight, to_bias: as weight and bias; each may be NULL. Gives 0, or
- * 1 where memory ran out. */
-int NAME(tokens_backward)(const int64_t *s, const REAL *x, const REAL *weight, const REAL *bias,
-                          const REAL *gradient, const REAL *y, const int32_t *winners,
-                          const int32_t *ties, REAL *to_x, REAL *to_weight, REAL *to_bias)
+/* One text's way back through one output, whose windows tie. w: [tap, element]. */
+static void NAME(tied)(int32_t ties, int64_t windows, int64_t elements, int64_t terms, const REAL *text,
+                       int64_t winner, REAL g, const REAL *w, REAL bias, REAL *to_x, REAL *to_w)
 {
-    const int64_t elements = s[ELEMENTS], outputs = s[OUTPUTS], taps = s[TAPS];
-    const int64_t terms = taps * elements, windows = s[TOKENS] - taps + 1;
-    const int64_t length = s[TOKENS] * elements;
-    REAL *w = (REAL *)scratch((size_t)(2 * terms * outputs) * sizeof(REAL));
-    if (!w) return 1;
-    REAL *sums = w + terms * outputs;
-    for (int64_t o = 0; o < outputs; o++)
-        for (int64_t e = 0; e < elements; e++)
-            for (int64_t k = 0; k < taps; k++)
-                w[o * terms + k * elements + e] = weight[(o * elements + e) * taps + k];
-    if (to_weight) memset(sums, 0, (size_t)(terms * outputs) * sizeof(REAL));
-    if (to_x) memset(to_x, 0, (size_t)(s[TEXTS] * length) * sizeof(REAL));
-    if (to_bias) memset(to_bias, 0, (size_t)outputs * sizeof(REAL));
-    for (int64_t i = 0; i < s[TEXTS]; i++)
-        for (int64_t o = 0; o < outputs; o++) {
-            const int64_t at = i * outputs + o;
-            if (winners[at] < 0) continue;
-            const REAL *text = x + i * length, *own = w + o * terms;
-            REAL *changed = to_x ? to_x + i * length : NULL, *sum = to_weight ? sums + o * terms : NULL;
-            if (to_bias) to_bias[o] += gradient[at];
-            if (ties[at] <= 1) {
-                const int64_t begin = winners[at] * elements;
-                NAME(window)(terms, gradient[at], text + begin, own, changed ? changed + begin : NULL,
-                             sum);
-                continue;
-            }
-            if (NAME(alike)(ties[at], windows, elements, terms, text, winners[at], gradient[at], own,
-                            changed, sum))
-                continue;
-            /* Windows that tie are sought again: compared with the winner by one and the same loop, as
-             * compilers may round another one differently. */
-            REAL largest = 0, share = 0;
-            int64_t found = 0;
-            for (int pass = 0; pass < 2; pass++, share = gradient[at] / (REAL)found)
-                for (int64_t begin = winners[at] * elements; begin < windows * elements; begin += elements) {
-                    REAL value = bias ? bias[o] : 0;
-                    for (int64_t j = 0; j < terms; j++) value += text[begin + j] * own[j];
-                    if (begin == winners[at] * elements) largest = value;
-                    if (value != largest) continue;
-                    if (pass)
-                        NAME(window)(terms, share, text + begin, own, changed ? changed + begin : NULL,
-                                     sum);
-                    else
-                        found++;
-                }
+    if (NAME(alike)(ties, windows, elements, terms, text, winner, g, w, to_x, to_w)) return;
+    /* Windows that tie are sought again: compared with the winner by one and the same loop, as
+     * compilers may round another one differently. */
+    REAL largest = 0, share = 0;
+    int64_t found = 0;
+    for (int pass = 0; pass < 2; pass++, share = g / (REAL)found)
+        for (int64_t begin = winner * elements; begin < windows * elements; begin += elements) {
+            REAL value = bias;
+            for (int64_t j = 0; j < terms; j++) value += text[begin + j] * w[j];
+            if (begin == winner * elements) largest = value;
+            if (value != largest) continue;
+            if (pass)
+                NAME(window)(terms, share, text + begin, w, to_x ? to_x + begin : NULL, to_w);
+            else
+                found++;
         }
-    for (int64_t o = 0; to_weight && o < outputs; o++)
-        for (int64_t e = 0; e < elements; e++)
-            for (int64_t k = 0; k < taps; k++)
-                to_weight[(o * elements + e) * taps + k] = sums[o * terms + k * elements + e];
+}
+
+/* [element, tap] of each output to [tap, element], or (back) the other way round. */
+static void NAME(turned)(const REAL *restrict from, int64_t outputs, int64_t elements, int64_t taps,
+                         int back, REAL *restrict to)
+{
+    for (int64_t o = 0; o < outputs; o++, from += elements * taps, to += elements * taps)
+        for (int64_t k = 0; k < taps; k++)
+            for (int64_t e = 0; e < elements; e++)
+                if (back) to[e * taps + k] = from[k * elements + e];
+                else to[k * elements + e] = from[e * taps + k];
+}
+
+/* to_x: as x, or NULL. to: where a branch's gradients to weight and bias go, each may be NULL. A text
+ * goes through all branches before the next, so that its gradient stays in the cache. Gives 0, or 1
+ * where memory ran out. */
+int NAME(tokens_backward)(const int64_t *s, const REAL *x, const REAL *const *values,
+                          const REAL *gradient, const int32_t *winners, const int32_t *ties, REAL *to_x,
+                          REAL *const *to)
+{
+    const int64_t elements = s[ELEMENTS], length = s[TOKENS] * elements, row = all_outputs(s);
+    int64_t numbers = 0;
+    for (int64_t b = 0; b < s[BRANCHES]; b++) numbers += outputs_of(s, b) * terms_of(s, b);
+    REAL *weights = (REAL *)scratch((size_t)(2 * numbers) * sizeof(REAL));
+    if (!weights) return 1;
+    REAL *sums = weights + numbers;
+    for (int64_t b = 0, at = 0; b < s[BRANCHES]; at += outputs_of(s, b) * terms_of(s, b), b++) {
+        const int64_t outputs = outputs_of(s, b), taps = s[HEAD + 2 * b + 1];
+        NAME(turned)(values[2 * b], outputs, elements, taps, 0, weights + at);
+        if (to[2 * b]) memset(sums + at, 0, (size_t)(outputs * terms_of(s, b)) * sizeof(REAL));
+        if (to[2 * b + 1]) memset(to[2 * b + 1], 0, (size_t)outputs * sizeof(REAL));
+    }
+    for (int64_t i = 0; i < s[TEXTS]; i++) {
+        const REAL *text = x + i * length, *w = weights;
+        REAL *changed = to_x ? to_x + i * length : NULL, *sum = sums;
+        if (changed) memset(changed, 0, (size_t)length * sizeof(REAL));
+        for (int64_t b = 0, at = i * row; b < s[BRANCHES]; b++) {
+            const int64_t terms = terms_of(s, b), windows = windows_of(s, b);
+            REAL *to_w = to[2 * b], *to_bias = to[2 * b + 1];
+            for (int64_t o = 0; o < outputs_of(s, b); o++, at++, w += terms, sum += terms) {
+                if (winners[at] < 0) continue;
+                const int64_t begin = winners[at] * elements;
+                if (to_bias) to_bias[o] += gradient[at];
+                if (ties[at] <= 1)
+                    NAME(window)(terms, gradient[at], text + begin, w, changed ? changed + begin : NULL,
+                                 to_w ? sum : NULL);
+                else
+                    NAME(tied)(ties[at], windows, elements, terms, text, winners[at], gradient[at], w,
+                               values[2 * b + 1] ? values[2 * b + 1][o] : 0, changed, to_w ? sum : NULL);
+            }
+        }
+    }
+    for (int64_t b = 0; b < s[BRANCHES]; sums += outputs_of(s, b) * terms_of(s, b), b++)
+        if (to[2 * b])
+            NAME(turned)(sums, outputs_of(s, b), elements, s[HEAD + 2 * b + 1], 1, to[2 * b]);
     return 0;
 }
 
