@@ -127,6 +127,8 @@ SAID = {
             *("aba-resists-transferred-attacks", "aba-resists-more-than-noise"),
             *("fgsm-training-resists-more", "some-map-keeps-more", "changed-ways-back-keep-more"),
             *("no-order-without-the-last-layer", "every-further-map-helps"),
+            *("some-guided-method-gains-from-its-map", "aba-beats-guided-methods"),
+            *("guided-methods-help", "hidden-layers-beat-noise"),
         ),
         "refuted": (
             *("noise-is-as-good", "matched-tension", "tension-within-batches"),
@@ -139,6 +141,7 @@ SAID = {
             *("gradient-x-input-is-best", "more-passes-help", "more-passes-help-at-equal-cost"),
             *("some-further-map-beats-gradient", "lagged-is-better-at-equal-time"),
             *("some-map-beats-gradient-at-equal-time", "more-passes-help-at-equal-time"),
+            *("guided-methods-gain-from-their-map", "cutting-out-what-matters-is-better"),
         ),
         "inconclusive": (
             "beats-cheap-comparators",
@@ -153,14 +156,15 @@ SAID = {
             *("adds-to-comparators", "closes-the-same-gap", "fastaba-ce-is-better"),
             *("hidden-layers-help", "hidden-layers-beat-noise", "signs-are-pairs"),
             *("aba-is-harder-to-attack", "lagged-is-better-at-equal-cost"),
-            "lagged-is-better-at-equal-time",
+            *("lagged-is-better-at-equal-time", "variety", "tuning-helps"),
+            *("augmentation-helps-where-both-are-tuned", "noise-helps-where-both-are-tuned"),
         ),
         "refuted": (
             *("noise-is-as-good", "tension-best-group", "tension-of-one-best", "class-score"),
             *("matched-tension", "batch-norm-as-published"),
             *("some-map-beats-gradient-at-equal-time", "more-passes-help-at-equal-time"),
         ),
-        "inconclusive": ("fgsm-training-resists-more", "some-map-beats-gradient"),
+        "inconclusive": ("fgsm-training-resists-more", "some-map-beats-gradient", "tension"),
     },
     "cifar10": {
         "supported": (
@@ -183,12 +187,14 @@ SAID = {
         "supported": (
             *("epsilon-raises-the-loss", "delta-lowers-the-loss", "neutral-keeps-the-loss"),
             *("lagged-is-better-at-equal-cost", "lagged-is-better-at-equal-time"),
+            *("tension-of-one-best", "tuning-helps", "closes-the-same-gap"),
         ),
         "refuted": (
             *("groups-are-a-tendency", "more-passes-help-at-equal-cost"),
-            "more-passes-help-at-equal-time",
+            *("more-passes-help-at-equal-time", "published-methods-help"),
+            *("mendaba-beats-challenger", "adds-to-comparators", "beats-every-comparator"),
         ),
-        "inconclusive": ("every-map-helps",),
+        "inconclusive": ("every-map-helps", "augmentation-helps", "comparators-help"),
     },
     "breast-cancer": {
         "supported": ("noise-is-as-good", "groups-are-a-tendency"),

@@ -120,8 +120,8 @@ def program(
         if isinstance(step, Branches):
             begins = [places.get(name, -1) for name in names]
             pairs = zip(step.convolutions, begins[::2], begins[1::2], strict=True)
-            for layer, *begin in pairs:
-                behind += (0, *(0,) * 3, layer.out_channels, layer.kernel_size[0], 0, 0, *begin)
+            for branch, *begin in pairs:
+                behind += (0, *(0,) * 3, branch.out_channels, branch.kernel_size[0], 0, 0, *begin)
             outputs = sum(layer.out_channels for layer in step.convolutions)
             made += (_READ, *shape[::-1], len(step.convolutions), outputs, *(0,) * 3, begins[0], -1)
             shape, count = (outputs,), count + 1
