@@ -58,7 +58,8 @@ SHOWN = {
         "Standard deviations by source, and standard errors of the mean over all runs.",
     ),
 }
-Judged = dict[str, list[tuple[str, Verdict, Verdict | None]]]
+Entry = tuple[str, Verdict, Verdict | None]
+Judged = dict[str, list[Entry]]
 
 # What the README asks, and the hypothesis that answers it.
 QUESTIONS = {
@@ -82,12 +83,12 @@ def effect(verdict: Verdict) -> str:
     return effect_text(estimate, low, high, verdict.hypothesis.measure).removesuffix(" points")
 
 
-def latest(judged: Judged, name: str) -> tuple[str, Verdict, Verdict | None] | None:
+def latest(judged: Judged, name: str) -> Entry | None:
     """The first of a hypothesis' verdicts that rests on runs."""
     return next((e for e in judged.get(name, ()) if e[1].verdict != claims.OPEN), None)
 
 
-def cell(entry: tuple[str, Verdict, Verdict | None] | None) -> str:
+def cell(entry: Entry | None) -> str:
     if entry is None:
         return "–"
     _, verdict, tested = entry
@@ -112,7 +113,8 @@ def questions(judged: dict[str, Judged]) -> str:
 
 
 def every_verdict(judged: Judged) -> str:
-    """All hypotheses of a data set, below their studies: the verdict on validation and on test."""
+    """All hypotheses of a data set, below their studies: the verdict on validation and on test; at
+    the end those that come out differently where each class of arms has its own strength."""
     rows = [
         "| claim | verdict | effect (points) | on test | deciding comparison | n; interval over |",
         "|---|---|---|---|---|---|",
@@ -122,23 +124,39 @@ def every_verdict(judged: Judged) -> str:
         entry = latest(judged, name)
         if entry is None:
             continue
-        study, verdict, tested = entry
-        if study != last:
-            rows.append(f"| *`{study}`* | | | | | |")
-            last = study
-        on_test = (
-            "–"
-            if tested is None or not len(tested.table)
-            else (f"{tested.verdict}, {effect(tested)}")
-        )
-        row = verdict.decisive
-        over = over_text({**row, "measure": verdict.hypothesis.measure})
-        cells = (
-            verdict.hypothesis.statement, f"**{verdict.verdict}**", effect(verdict), on_test,
-            row["label"], f"{int(row['n'])} {over}",
-        )  # fmt: skip
-        rows.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
-    return "\n".join(rows)
+        if entry[0] != last:
+            rows.append(f"| *`{entry[0]}`* | | | | | |")
+            last = entry[0]
+        rows.append(verdict_row(entry))
+    changed = [verdict_row(entry) for entry in changed_by_tuning(judged).values()]
+    if changed:
+        rows.append("| *`tuned`, where the verdict is another one* | | | | | |")
+    return "\n".join(rows + changed)
+
+
+def changed_by_tuning(judged: Judged) -> dict[str, Entry]:
+    """{hypothesis: what `tuned` says of it} of those that another study decides otherwise."""
+    found = {}
+    for name, entries in judged.items():
+        by_study = {entry[0]: entry for entry in reversed(entries)}
+        first, tuned = latest(judged, name), by_study.get("tuned")
+        if first and tuned and tuned[1].verdict not in (first[1].verdict, claims.OPEN):
+            found[name] = tuned
+    return found
+
+
+def verdict_row(entry: Entry) -> str:
+    _, verdict, tested = entry
+    on_test = (
+        "–" if tested is None or not len(tested.table) else (f"{tested.verdict}, {effect(tested)}")
+    )
+    row = verdict.decisive
+    over = over_text({**row, "measure": verdict.hypothesis.measure})
+    cells = (
+        verdict.hypothesis.statement, f"**{verdict.verdict}**", effect(verdict), on_test,
+        row["label"], f"{int(row['n'])} {over}",
+    )  # fmt: skip
+    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
 
 def exhibit_table(study: str, dataset: str, name: str, results: Path) -> str:
