@@ -260,6 +260,28 @@ def test_the_results_name_the_verdicts_that_change_where_every_arm_is_tuned():
     }
 
 
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        (
+            "cifar10",
+            {
+                "supported": ("augmentation-helps", "tension-of-one-best", "set-beats-best-member"),
+                "inconclusive": ("tension-best-group", "attribution-matters-epsilon"),
+            },
+        ),
+        ("news", {"refuted": ("tension-of-one-best",), "inconclusive": ("augmentation-helps",)}),
+    ],
+)
+def test_the_prose_on_tuned_strengths_says_what_the_runs_say(dataset, said):
+    tested = rules.test_all(load(SHIPPED, "tuned", dataset), Look().rng())
+    found = {one.hypothesis.name: one for one in tested}
+    for verdict, names in said.items():
+        assert {found[name].verdict for name in names} == {verdict}
+    row = found["tension-of-one-best"].decisive
+    assert row["estimate"] == pytest.approx({"cifar10": 0.5, "news": 0.0}[dataset], abs=0.25)
+
+
 def test_the_pages_state_how_much_wider_an_interval_over_images_is():
     study = load(SHIPPED, "hypotheses", "digits")
     rows = {one.hypothesis.name: one for one in rules.test_all(study, Look().rng())}
