@@ -438,6 +438,17 @@ def _find_code_in(path: Path) -> None:
         sys.path.append(folder)
 
 
+def _check_name(path: Path, name: str) -> None:
+    """Raises StudyError for the name of a standard study: its report would show other arms."""
+    from analysis.studies import STANDARD
+
+    if name in STANDARD:
+        raise StudyError(
+            f"{path}: name is {name!r}, as a standard study's is; choose another, as my-{name}, or "
+            f"run the standard one: aba run {name}"
+        )
+
+
 def find_study(
     name: str,
     dataset: str | None = None,
@@ -456,6 +467,7 @@ def find_study(
         study = _study_from_python(path, settings_of(dataset or "digits", preset or "quick"))
     elif path.suffix in (".yaml", ".yml") or path.is_file():
         study = study_from_yaml(path)
+        _check_name(path, study.name)
         for what, value in (("--dataset", dataset), ("--preset", preset)):
             if value is not None:
                 raise StudyError(f"{what} {value} does not go with a YAML study; say it in {path}")
