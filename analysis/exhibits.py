@@ -157,7 +157,8 @@ class Collector:
             f"{description.rstrip('.')}.",
             note,
             f"Data: {facts['dataset']} ({facts['subset']}); model: {facts['model']}{norm}, "
-            f"{facts['epochs']:g} epochs; n = {self.n} runs (seeds) an arm, "
+            f"{facts['epochs']:g} {'epoch' if facts['epochs'] == 1 else 'epochs'}; "
+            f"n = {self.n} {'run (seed)' if self.n == '1' else 'runs (seeds)'} an arm, "
             f"{facts['runs']} in all.",
             f"Intervals: {interval}." if interval else "",
         ]

@@ -49,8 +49,9 @@ def flags() -> dict[str, list[tuple[str, str]]]:
         name = "aba" if command is whole else f"aba {command.name}"
         for option in command.get_params(command.make_context("aba", [], resilient_parsing=True)):
             flag = max(option.opts, key=len)
-            if option.param_type_name == "option" and flag != "--help":
-                taken.setdefault(flag, []).append((name, option.help or ""))
+            if option.param_type_name == "option" and (flag != "--help" or command is whole):
+                what = f"{option.help} Every command has it." if flag == "--help" else option.help
+                taken.setdefault(flag, []).append((name, what or ""))
     return dict(sorted(taken.items()))
 
 
@@ -59,7 +60,7 @@ def options() -> str:
     parts = ["## All options"]
     for flag, commands_of in flags().items():
         lines = [f"- [`{name}`](#{name.replace(' ', '-')}): {what}" for name, what in commands_of]
-        parts.append("\n".join([f"### {flag}", "", *lines]))
+        parts.append("\n".join([f"### Option {flag}", "", *lines]))
     return "\n\n".join(parts)
 
 

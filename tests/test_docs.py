@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -402,14 +403,47 @@ def test_every_flag_that_help_names_is_a_heading_of_the_page():
         flag
         for command in ("", *module.commands())
         for flag in re.findall(r"^  (?:-\w, )?(--[a-z-]+)", module.help_of(command), flags=re.M)
-    } - {"--help"}
+    } | {"--help"}
     assert len(named) > 30
-    headings = re.findall(r"^### (--[\w-]+)$", page, flags=re.M)
+    headings = re.findall(r"^### Option (--[\w-]+)$", page, flags=re.M)
     assert named == set(headings) and len(headings) == len(set(headings))
     for commands_of in module.flags().values():
         for command, what in commands_of:
             assert what and f"[`{command}`](#{command.replace(' ', '-')})" in page
             assert f"## {command}\n" in page
+
+
+def test_a_search_for_a_flag_asks_for_its_section_alone():
+    """What docs/search.js asks for is in titles of the command line page, and of no other."""
+    pages = hook("make_pages").pages()
+    titles = {
+        name: re.findall(r"^#+ +(.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+        for name, text in pages.items()
+    }
+    for flag in hook("cli_reference").flags():
+        asked = {"option", *flag.strip("-").split("-")}
+        found = {
+            name
+            for name, given in titles.items()
+            if any(asked <= set(re.split(r"[\s-]+", title.lower())) for title in given)
+        }
+        assert found == {"reference/cli.md"}, flag
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js is absent: the script itself is not run")
+    script = (
+        "class Worker { postMessage(m) { console.log(m.data) } }; globalThis.Worker = Worker;"
+        f"{(DOCS / 'search.js').read_text()}"
+        "for (const asked of ['--max-seeds', '-v deep net', 'aba run --set', 'max-seeds'])"
+        " new Worker().postMessage({ type: 2, data: asked });"
+    )
+    said = subprocess.run([node, "-e", script], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == [
+        "+title:option +title:max +title:seeds",
+        "v deep net",
+        "aba run +title:option +title:set",
+        "max-seeds",
+    ]
 
 
 def test_search_puts_commands_before_guides_and_functions_after_them():

@@ -445,7 +445,8 @@ def test_parameters_are_read_from_yaml(tmp_path: Path) -> None:
         ("a: {b: 1}", "a is {'b': 1}; needed: text, a number"),
         ("a: []", r"a is \[\]; needed"),
         ("- {a: [1]}", r"a of entry 1 is \[1\]"),
-        ("5", "holds int; needed: lines name: value"),
+        ("", "is empty; needed: lines name: value"),
+        ("5", "holds '5'; needed: lines name: value"),
         ("a: [", "is not valid YAML"),
     ],
 )

@@ -29,7 +29,7 @@ from analysis import results as store
 from analysis.cli import app
 from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import SHIPPED, ResultsError
-from analysis.study import Study, StudyError, study_from_yaml
+from analysis.study import Study, StudyError, find_study, study_from_yaml
 
 ATTACKS = (
     "<script>alert('arm')</script>",
@@ -307,10 +307,8 @@ def bomb(levels: int) -> str:
         ("a: &a [*a]", "holds an alias of itself"),
         ("[" * 5000, "nested too deeply"),
         ("# " + "x" * 2**20, "is larger than 1048576 bytes"),
-        ("\xff\xfe", "is not valid YAML"),
+        ("\xff\xfe", "is not text in UTF-8 .byte 0."),
         ("a: [", "is not valid YAML: line 1, column 5: expected the node content"),
-        ("", "is empty; needed: name, dataset, arms, seeds"),
-        ("- a", "holds a list; needed: name"),
     ],
 )
 def test_yaml_that_is_larger_inside_than_outside_is_refused(tmp_path, text, message):
@@ -320,6 +318,21 @@ def test_yaml_that_is_larger_inside_than_outside_is_refused(tmp_path, text, mess
         study_from_yaml(path)
     with pytest.raises(reports.ReportError, match=message):
         reports.read_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: tension\ndataset: digits\nseeds: 1\narms: [{name: a}]", "choose another, as my-"),
+        ("", "is empty; needed: name, dataset, arms, seeds"),
+        ("- a", "holds a list; needed: name"),
+    ],
+)
+def test_a_file_that_is_no_study_of_your_own_is_refused(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=message):
+        find_study(str(path))
 
 
 def test_a_file_without_end_is_not_read_to_its_end():

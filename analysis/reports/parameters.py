@@ -254,9 +254,9 @@ def read_parameters(path: str | Path) -> tuple[dict[str, Scalar], list[dict[str,
                     )
         return {}, content
     if not isinstance(content, dict):
+        holds = "is empty" if content is None else f"holds {str(content)[:40]!r}"
         raise ReportError(
-            f"{path} holds {type(content).__name__}; needed: lines name: value or name: [values], "
-            "or a list of such sets"
+            f"{path} {holds}; needed: lines name: value or name: [values], or a list of such sets"
         )
     for name, value in content.items():
         if not (plain(value) or isinstance(value, list) and value and all(map(plain, value))):

@@ -123,6 +123,7 @@ def find_study(
         study = study_from_python(path, settings_of(dataset or "digits", preset or "quick"))
     elif path.suffix in (".yaml", ".yml") or path.is_file():
         study = study_from_yaml(path)
+        _check_name(path, study.name)
         for what, value in (("--dataset", dataset), ("--preset", preset)):
             if value is not None:
                 raise StudyError(f"{what} {value} does not go with a YAML study; say it in {path}")
@@ -158,6 +159,15 @@ def find_study(
         else:
             config[field] = value
     return study.model_copy(update={**changes, "config": config, "arms": tuple(arms)})
+
+
+def _check_name(path: Path, name: str) -> None:
+    """Raises StudyError for the name of a standard study: its report would show other arms."""
+    if name in STANDARD:
+        raise StudyError(
+            f"{path}: name is {name!r}, as a standard study's is; choose another, as my-{name}, or "
+            f"run the standard one: aba run {name}"
+        )
 
 
 def standard_study(name: str, dataset: str = "digits", preset: str = "quick") -> Study:
