@@ -189,7 +189,7 @@ class SingleStep:
             draws.step,
             torch.arange(batch, device=x.device),
             steps=self.steps,
-            rows=ranks.joined(draws.rows, batch),
+            rows=None if draws.rows is None else ranks.joined(draws.rows, batch),
         )
         x, y = ranks.joined(x, batch), ranks.joined(y, batch)
         x, y = method.batch(self.site(INPUT).tail, x, y, whole)
