@@ -6,6 +6,7 @@
 # Results go to FOLDER (default: $OUT, else results/gpu), with the studies' runs packed into
 # results.tar.gz there. A second call goes on: from what FOLDER holds, or from a results.tar.gz and
 # the stages' .json in a folder `previous` beside the kit. DEVICE=cpu rehearses at tiny sizes.
+# Ends with 0 when all that was asked is done, with 3 when the same command has more to do.
 # The stages are untried on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,6 +43,7 @@ keep() {
 trap keep EXIT
 
 began=$(date +%s)
+unfinished=0  # 3 where a stage has more to do
 stages=$STAGE
 if [ "$STAGE" = all ]; then stages="parity graphs kernels speed mnist rest"; fi
 for stage in $stages; do
@@ -51,4 +53,6 @@ for stage in $stages; do
   code=0
   "$PYTHON" -m benchmarks.on_gpu "$stage" --out "$WORK/out" --device "$DEVICE" --limit "$left" || code=$?
   if [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then exit "$code"; fi
+  unfinished=$(( code > unfinished ? code : unfinished ))
 done
+exit "$unfinished"

@@ -131,3 +131,21 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path):
     environment = os.environ | {"PYTHON": sys.executable, "WORK": str(tmp_path / "work")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "invalid choice: 'everything'" in done.stderr
+
+
+@pytest.mark.parametrize(("needs_say", "stage_says", "code"), [(0, 0, 0), (0, 3, 3), (2, 0, 2)])
+def test_the_script_says_whether_there_is_more_to_do(tmp_path, needs_say, stage_says, code):
+    """A stage that its limit stopped once ended with 0, as if it were done."""
+    python, called = tmp_path / "python", tmp_path / "called"
+    python.write_text(
+        f'#!/bin/sh\n[ "$2" = benchmarks.needs ] && exit {needs_say}\n'
+        f'echo "$2 $3" >> {called}\nexit {stage_says}\n'
+    )
+    python.chmod(0o755)
+    command = ["bash", str(CHECKOUT / "benchmarks/gpu.sh"), "graphs", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHON": str(python), "WORK": str(tmp_path / "work")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert called.exists() == (needs_say == 0)
+    if called.exists():
+        assert called.read_text() == "benchmarks.on_gpu graphs\n"

@@ -12,11 +12,13 @@ import pytest
 import torch
 from oracles.plain_loop import flat_parameters, plain_train
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from aba_core import ABA, MENDABA, Arm, TrainConfig, libraries, train
+from aba_core import ABA, MENDABA, Arm, TrainConfig, build_model, libraries, train
 from aba_core.own_data import splits_from
 from aba_core.single.transforms import Transforms
 from aba_core.trainers import Single
+from analysis.studies.large import ROWS
 
 RNG = np.random.default_rng(0)
 
@@ -122,6 +124,27 @@ def test_aba_stands_in_a_plain_loop_behind_transforms_of_torchvision():
         loss.backward()
         optimizer.step()
     assert loss.isfinite() and not torch.equal(before["fc.weight"], model.fc.weight)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "large-ecg",
+        *(pytest.param(n, marks=needs("torchvision")) for n in ROWS if n != "large-ecg"),
+    ],
+)
+def test_the_published_rows_cost_what_their_networks_compute(name):
+    """Hours of GPUs are estimated from these operations, which are written down by hand."""
+    row = ROWS[name]
+    if isinstance(row.model, str):
+        shape, model = (12, 1000), build_model(row.model, (12, 1000), 71, True)
+    else:
+        shape = (3, 64, 64)
+        named = {key: value for key, value in row.model.items() if key != "use"}
+        model = libraries.of_library(shape, 200, **named)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.to("meta").eval()(torch.zeros(1, *shape, device="meta"))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(row.forward, rel=0.05)
 
 
 # --- RandAugment ---------------------------------------------------------------------------------

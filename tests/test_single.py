@@ -18,9 +18,10 @@ from oracles.plain_loop import flat_parameters, plain_train
 from oracles.tiny_data import make_splits
 from torch import nn
 
-from aba_core import CHALLENGER, FASTABA, MENDABA, Arm, TrainConfig, train
+from aba_core import CHALLENGER, FASTABA, MENDABA, Arm, TrainConfig, method_of, train
 from aba_core.single import transforms
 from aba_core.single.ranks import Ranks
+from aba_core.single.step import check_ranks
 from aba_core.single.transforms import Transforms
 from aba_core.streams import streams_from
 from aba_core.trainers import Single
@@ -296,7 +297,7 @@ def two_ranks(*arguments: object) -> None:
         assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize("method", ["fastaba", "sam"])
+@pytest.mark.parametrize("method", ["fastaba", "sam", "mixup"])
 def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
     out = tmp_path / "ranks"
     two_ranks(str(ROOT / "tests/oracles/one_run.py"), out, "--method", method)
@@ -305,6 +306,28 @@ def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
     torch.testing.assert_close(both["parameters"], parameters, rtol=1e-9, atol=1e-12)
     for name in ("validation_loss", "test_loss", "train_loss", "test_accuracy", "passes"):
         assert both["rows"][0][name] == pytest.approx(runs.rows[0][name], rel=1e-9), name
+
+
+@pytest.mark.parametrize(
+    ("method", "accumulate", "good"),
+    [
+        ("mixup", 1, True), ("mixup", 2, False), ("sam", 2, True), (["mixup", "sam"], 1, False),
+        (["cutmix", "label-smoothing"], 1, True), (["mixup", "fastaba"], 1, False),
+        ("saliencymix", 1, False), ({"kind": "mixup", "site": "1"}, 1, False),
+        ({"kind": "mendaba", "placebo": "other_sample"}, 1, False),
+        ({"kind": "during", "method": "mixup", "end": 0.5}, 1, True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ranks_refuse_to_mix_their_own_slices_alone(method, accumulate, good):
+    """Mixed within the slices, a run had the key of one process and other numbers."""
+    method, trainer = method_of(method), Single(accumulate=accumulate)
+    check_ranks(method, trainer, 1)
+    if good:
+        check_ranks(method, trainer, 2)
+    else:
+        with pytest.raises(ValueError, match="mixes the samples of a batch, which 2 ranks share"):
+            check_ranks(method, trainer, 2)
 
 
 # --- data on disk --------------------------------------------------------------------------------

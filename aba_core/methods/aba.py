@@ -86,6 +86,10 @@ class Augmentation(Method):
         no gradient through to the layers before it."""
         return 1 if self.site == INPUT or self.placebo == "gaussian" else 2
 
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]
+        return self.placebo == "other_sample"
+
     def __post_init__(self) -> None:
         if isinstance(self.adjustments, str):
             object.__setattr__(self, "adjustments", AdjustmentSet.parse(self.adjustments))

@@ -40,7 +40,8 @@ class Method:
     or the layer whose output it changes. Fields that hold a float may differ between replicas that
     train side by side; all others are shared. tasks: those that it is meant for; () for all.
     enlarges: whether `batch` returns more samples than it was given; its `loss` may then return
-    fewer numbers, whose mean is what counts.
+    fewer numbers, whose mean is what counts. mixes: whether what becomes of a sample depends on the
+    others of its batch.
     """
 
     kind: ClassVar[str] = "plain"
@@ -48,6 +49,7 @@ class Method:
     purposes: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = ()
     enlarges: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     site: str = field(default=INPUT, kw_only=True)
 

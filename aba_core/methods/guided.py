@@ -257,6 +257,7 @@ class SaliencyMix(Guided):
 
     kind: ClassVar[str] = "saliencymix"
     purposes: ClassVar[tuple[str, ...]] = (*_OF_MAPS, "saliencymix")
+    mixes: ClassVar[bool] = True
 
     alpha: float = 1.0
 

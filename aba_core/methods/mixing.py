@@ -28,6 +28,7 @@ class Mixup(Method):
 
     kind: ClassVar[str] = "mixup"
     purposes: ClassVar[tuple[str, ...]] = ("mixup",)
+    mixes: ClassVar[bool] = True
 
     alpha: float = 1.0
 
@@ -53,6 +54,7 @@ class CutMix(Method):
 
     kind: ClassVar[str] = "cutmix"
     purposes: ClassVar[tuple[str, ...]] = ("cutmix",)
+    mixes: ClassVar[bool] = True
 
     alpha: float = 1.0
 
@@ -88,6 +90,7 @@ class Mixed(Method):
 
     kind: ClassVar[str] = "mixed"
     purposes: ClassVar[tuple[str, ...]] = ("mixed", "mixed-columns", "mixed-blend")
+    mixes: ClassVar[bool] = True
 
     how: str = "vh-mixup"
     alpha: float = 1.0

@@ -32,6 +32,7 @@ class PuzzleMix(Guided):
 
     kind: ClassVar[str] = "puzzlemix"
     purposes: ClassVar[tuple[str, ...]] = (*Guided.purposes, "puzzlemix")
+    mixes: ClassVar[bool] = True
 
     attribution: str | Use = "gradient"
     alpha: float = 1.0

@@ -70,6 +70,7 @@ class SingleStep:
         self._dropout = torch.tensor(what.seeds["dropout"] + what.ranks.rank)
         self._sites: dict[str, SingleSite] = {}
         self._flat = has_own(self.method, "gradient") or self.method.places() != (INPUT,)
+        self._gathers = what.ranks.count > 1 and mixes(self.method)
         self._forward = self._wrapped()
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         self.average = _Average(self.model, self.trainer.ema) if self.trainer.ema else None
@@ -157,9 +158,12 @@ class SingleStep:
         for turn, (rows, share) in enumerate(parts):
             whole = len(parts) == 1
             inputs, labels = (x, y) if whole else (x[rows], y[rows])
-            inputs, labels = method.batch(
-                self.site(INPUT).tail, inputs, labels, draws if whole else draws.subset(rows)
-            )
+            if self._gathers:
+                inputs, labels = self._mixed(method, inputs, labels, draws)
+            else:
+                inputs, labels = method.batch(
+                    self.site(INPUT).tail, inputs, labels, draws if whole else draws.subset(rows)
+                )
             if self.trainer.channels_last and inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             with self._unsynchronised(turn + 1 < len(parts)):
@@ -175,6 +179,22 @@ class SingleStep:
                 (loss * count if count > 1 else loss).backward()
             total = total + loss.detach()
         return total
+
+    def _mixed(self, method: Method, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """This rank's slice of the whole batch, once its samples are mixed: every rank mixes all,
+        which takes no pass through the model."""
+        batch, ranks = self.what.config.batch_size, self.what.ranks
+        whole = Draws(
+            self._seeds,
+            draws.step,
+            torch.arange(batch, device=x.device),
+            steps=self.steps,
+            rows=None if draws.rows is None else ranks.joined(draws.rows, batch),
+        )
+        x, y = ranks.joined(x, batch), ranks.joined(y, batch)
+        x, y = method.batch(self.site(INPUT).tail, x, y, whole)
+        share = ranks.slice(batch)
+        return x[share], y[share]
 
     def _unsynchronised(self, more: bool) -> AbstractContextManager:
         """Ranks wait for one another in a step's last part alone."""
@@ -287,6 +307,25 @@ def _optimizer(
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, rate, weight_decay=decay)
     return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay)
+
+
+def mixes(method: Method) -> bool:
+    """Whether what becomes of a sample depends on the others of its batch."""
+    return any(part.mixes for part in method.parts())
+
+
+def check_ranks(method: Method | None, trainer: Single, count: int) -> None:
+    """Raises ValueError where ranks would mix the samples of their own slices alone, and so give
+    other numbers than one process."""
+    if count == 1 or method is None or not mixes(method):
+        return
+    alone = method.passes() == 1 and method.places() == (INPUT,) and trainer.accumulate == 1
+    if not alone or method.enlarges or has_own(method, "gradient"):
+        raise ValueError(
+            f"method {method.kind!r} mixes the samples of a batch, which {count} ranks share; "
+            "allowed: one process, or mixing of inputs without maps, gradients of its own or "
+            "accumulate"
+        )
 
 
 def place_rows(rows: Int64[Tensor, "1 batch"], ranks: Ranks) -> tuple[list[int], int]:

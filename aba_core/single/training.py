@@ -25,7 +25,7 @@ from aba_core.replicas import Replicas, observed
 from aba_core.single import checkpoints
 from aba_core.single.loading import Samples, batches, in_order
 from aba_core.single.ranks import Ranks, ranks
-from aba_core.single.step import SingleStep, Trained, place_rows
+from aba_core.single.step import SingleStep, Trained, check_ranks, place_rows
 from aba_core.single.transforms import Transforms, check
 from aba_core.steps import products_in
 from aba_core.trainers import Single
@@ -78,6 +78,7 @@ class _Training:
             from aba_core.card.subject import check_data
 
             check_data(self.setting.splits)
+        check_ranks(method, self.trainer, self.ranks.count)
         if self.ranks.count > 1 and (self.config.card is not None or self.setting.observe):
             what = "observe" if self.config.card is None else "card"
             raise ValueError(f"{what} is given with {self.ranks.count} ranks; allowed: one process")

@@ -93,11 +93,11 @@ ROWS = {
     ),
     "large-efficientnet": Row(
         ("tiny-imagenet", "EfficientB3", "No"), "tiny-imagenet", _library("efficientnet_b3"), 300,
-        0.17, 0.01, _PICTURES, _THIN,
+        0.16, 0.01, _PICTURES, _THIN,
     ),
     "large-efficientnet-ra": Row(
         ("tiny-imagenet", "EfficientB3", "Yes"), "tiny-imagenet", _library("efficientnet_b3"), 300,
-        0.17, 0.01, _PICTURES, _THIN, ("randaugment",),
+        0.16, 0.01, _PICTURES, _THIN, ("randaugment",),
     ),
     "large-vit": Row(
         ("tiny-imagenet", "ViT Base 16", "No"), "tiny-imagenet", _library("vit_b_16"), 50, 2.9, 0.2,
