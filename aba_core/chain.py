@@ -124,10 +124,11 @@ class Chain:
         labels: Tensor,
         divisor: int,
         asked: tuple[bool, bool],
+        to_x: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Each sample's cross-entropy [replica, batch], and the gradients of their sum over
         `divisor` to parameters and inputs, each where it is asked for; None where that is no one
-        call of C."""
+        call of C. to_x: where the last is written (default: a new tensor)."""
         if (
             labels.dtype is not torch.int64
             or labels.shape != x.shape[:2]
@@ -138,7 +139,7 @@ class Chain:
         program = self.program(flat, x)
         if program is None:
             return None
-        return program.slopes(flat, passes.in_one_piece(x), labels, divisor, asked)
+        return program.slopes(flat, passes.in_one_piece(x), labels, divisor, asked, to_x)
 
     def program(self, flat: Tensor, x: Tensor) -> passes.Program | None:
         """This chain as C runs it, if it does, on what it takes."""

@@ -208,7 +208,7 @@ class Split:
 
     def batch(self, index: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes_and_feature"]:
         """Inputs at `index` (int64, any shape [...]): [..., *feature]. Embeds only these."""
-        data = self.data[index]
+        data = self.data.index_select(0, index.flatten()).reshape(index.shape + self.data.shape[1:])
         return data if self.embedding is None else _embed(data, self.embedding)
 
     def first(self, count: int) -> Split:

@@ -40,9 +40,11 @@ class Differentiated(ABC):
         loss: Callable[[Tensor, Tensor], Tensor],
         divisor: int = 1,
         asked: tuple[bool, bool] = (False, True),
+        to_x: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Each sample's loss, and the gradients of their sum over `divisor` to parameters and
-        inputs, each where it is asked for. None where autograd must make them."""
+        inputs, each where it is asked for. to_x: where the last is written, in one piece (default:
+        a new tensor). None where autograd must make them."""
 
 
 class Maker(Protocol):

@@ -397,11 +397,12 @@ class Pass(Differentiated):
         loss: Loss,
         divisor: int = 1,
         asked: tuple[bool, bool] = (False, True),
+        to_x: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         chain = self.replicas._chain
         if chain is None or loss is not cross_entropy:
             return None
-        return chain.slopes(self.flat, x, labels, divisor, asked)
+        return chain.slopes(self.flat, x, labels, divisor, asked, to_x)
 
 
 def observed(

@@ -73,6 +73,7 @@ class Step:
         self._steps = self.config.steps(self.samples)
         # Of the samples of each replica, whose rows follow one another.
         self._last: LastCategories | None = None
+        self._to_x: Tensor | None = None  # kept: fresh memory of this size costs as much as a map
         self._first_rows = self.samples * torch.arange(replicas, device=device)[:, None]
         rates = schedule(self.config, self._steps)
         self._schedule = torch.tensor(rates, dtype=torch.float64, device=device)
@@ -118,9 +119,10 @@ class Step:
             self._last = LastCategories(len(x) * self.samples, self.rows)
         self._last.rows = self.rows + self._first_rows
         self.site.tail.last = self._last
-        to_x = torch.empty_like(x)
-        results = self._losses_and_gradient(x, labels, to_x)
-        self.method.keep(self.site.tail, to_x)
+        if self._to_x is None or self._to_x.shape != x.shape or self._to_x.dtype != x.dtype:
+            self._to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        results = self._losses_and_gradient(x, labels, self._to_x)
+        self.method.keep(self.site.tail, self._to_x)
         return results
 
     def _losses_and_gradient(
@@ -187,12 +189,11 @@ def losses_and_gradient(
             inputs = x[rows]
             if not changed and isinstance(forward, Pass):
                 asked = True, to_x is not None
-                made = forward.slopes(inputs, labels[rows], loss, x.shape[1], asked)
+                into = None if to_x is None else to_x[rows]
+                made = forward.slopes(inputs, labels[rows], loss, x.shape[1], asked, into)
                 if made is not None and made[1] is not None:
                     losses.append(made[0].mean(1))
                     gradients.append(made[1])
-                    if to_x is not None and made[2] is not None:
-                        to_x[rows] = made[2]
                     continue
             if to_x is not None:
                 inputs = inputs.detach().requires_grad_()

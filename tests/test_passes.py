@@ -170,7 +170,7 @@ def test_a_text_cnns_losses_and_gradients_are_those_of_pytorch(
     labels = torch.randint(5, (2, batch), generator=generator)
     expected = by_pytorch(stack, x, labels, 3)
     for asked in ((True, True), (True, False), (False, True)):
-        ((rows, _, whole),) = stack.passes(x, differentiable=False)
+        ((_, _, whole),) = stack.passes(x, differentiable=False)
         losses, *gradients = whole.slopes(x, labels, cross_entropy, 3, asked)
         close(losses, expected[0])
         for wish, gradient, other in zip(asked, gradients, expected[1:], strict=True):

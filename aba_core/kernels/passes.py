@@ -66,14 +66,17 @@ class Program:
         labels: Int64[Tensor, "replica batch"],
         divisor: int,
         asked: Sequence[bool],
+        to_x: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Each sample's cross-entropy, and the gradients of their sum, divided, to parameters and
-        inputs, each where it is asked for. None where a label is no class."""
+        inputs, each where it is asked for. to_x: where the last is written, contiguous (default: a
+        new tensor). None where a label is no class."""
         losses = x.new_empty(labels.shape)
-        to_flat, to_x = (
-            torch.empty_like(value, memory_format=torch.contiguous_format) if wish else None
-            for value, wish in zip((flat, x), asked, strict=True)
-        )
+        to_flat = torch.empty_like(flat) if asked[0] else None
+        if not asked[1]:
+            to_x = None
+        elif to_x is None:
+            to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         sizes, classes = self._sizes_of(flat, x, divisor), labels.contiguous()
         known = self._call(sizes, x, flat, None, None, None, classes, losses, to_flat, to_x)
         return (losses, to_flat, to_x) if known else None
@@ -122,7 +125,7 @@ def program(
             pairs = zip(step.convolutions, begins[::2], begins[1::2], strict=True)
             for branch, *begin in pairs:
                 behind += (0, *(0,) * 3, branch.out_channels, branch.kernel_size[0], 0, 0, *begin)
-            outputs = sum(layer.out_channels for layer in step.convolutions)
+            outputs = sum(branch.out_channels for branch in step.convolutions)
             made += (_READ, *shape[::-1], len(step.convolutions), outputs, *(0,) * 3, begins[0], -1)
             shape, count = (outputs,), count + 1
             continue
