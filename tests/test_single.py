@@ -19,9 +19,9 @@ from oracles.tiny_data import make_splits
 from torch import nn
 
 from aba_core import CHALLENGER, FASTABA, MENDABA, Arm, TrainConfig, method_of, train
-from aba_core.single import transforms
+from aba_core.single import training, transforms
 from aba_core.single.ranks import Ranks
-from aba_core.single.step import check_ranks
+from aba_core.single.step import check_ranks, differs_among_ranks
 from aba_core.single.transforms import Transforms
 from aba_core.streams import streams_from
 from aba_core.trainers import Single
@@ -328,6 +328,17 @@ def test_ranks_refuse_to_mix_their_own_slices_alone(method, accumulate, good):
     else:
         with pytest.raises(ValueError, match="mixes the samples of a batch, which 2 ranks share"):
             check_ranks(method, trainer, 2)
+
+
+def test_what_ranks_compute_otherwise_is_said(monkeypatch, caplog):
+    normed = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Dropout(0.1), nn.Linear(36, 3))
+    assert differs_among_ranks(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0)), "cpu") == []
+    assert differs_among_ranks(normed, "cuda") == ["dropout masks"]
+    monkeypatch.setattr(training, "ranks", lambda device: Ranks(0, 2))
+    # Alone in its group, the rank is told and then finds no other.
+    with pytest.raises(Exception, match="process group"):
+        trained(replace(EXACT, batch_norm=False), build=lambda: normed)
+    assert "not as in one process are dropout masks and batch norm, which takes" in caplog.text
 
 
 # --- data on disk --------------------------------------------------------------------------------

@@ -314,6 +314,17 @@ def mixes(method: Method) -> bool:
     return any(part.mixes for part in method.parts())
 
 
+def differs_among_ranks(model: nn.Module, device: str) -> list[str]:
+    """What several ranks compute otherwise than one process does."""
+    found = []
+    if any(counted(module) for module in model.modules()):
+        found.append("dropout masks")
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    if normed and torch.device(device).type != "cuda":
+        found.append("batch norm, which takes each process's slice")
+    return found
+
+
 def check_ranks(method: Method | None, trainer: Single, count: int) -> None:
     """Raises ValueError where ranks would mix the samples of their own slices alone, and so give
     other numbers than one process."""

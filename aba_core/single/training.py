@@ -25,7 +25,7 @@ from aba_core.replicas import Replicas, observed
 from aba_core.single import checkpoints
 from aba_core.single.loading import Samples, batches, in_order
 from aba_core.single.ranks import Ranks, ranks
-from aba_core.single.step import SingleStep, Trained, check_ranks, place_rows
+from aba_core.single.step import SingleStep, Trained, check_ranks, differs_among_ranks, place_rows
 from aba_core.single.transforms import Transforms, check
 from aba_core.steps import products_in
 from aba_core.trainers import Single
@@ -132,6 +132,12 @@ class _Training:
         if self.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = model.to(setting.device)
+        differs = differs_among_ranks(model, setting.device) if self.ranks.count > 1 else []
+        if differs and self.ranks.first:
+            _log.warning(
+                "arm %r, seed %d: not as in one process are %s",
+                member.arm.name, member.seed, " and ".join(differs),
+            )  # fmt: skip
         if self.ranks.count > 1 and torch.device(setting.device).type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         untrained = member.method is not None and member.method.needs_untrained
