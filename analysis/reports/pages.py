@@ -180,7 +180,8 @@ def _entry(path: Path, notebook: Mapping[str, Any], facts: Mapping[str, Any]) ->
     files = {f"{path.stem}.{kind}": _KINDS[kind] for kind in _KINDS}
     links = {name: kind for name, kind in files.items() if (path.parent / name).is_file()}
     first = next(iter(links))
-    varied = [f"{n} {label}" for n, label in facts.get("varied", {}).items() if n != "dataset"]
+    named = {"study": facts["parameters"].get("study", ""), **facts.get("varied", {})}
+    varied = [f"{name} {label}" for name, label in named.items() if label and name != "dataset"]
     if (path.parent / path.stem).is_dir():
         links[f"{path.stem}/"] = "figures and tables"
     dataset = facts["parameters"].get("dataset", "")

@@ -291,6 +291,8 @@ def _show_differences(collected: Collector, study: StudyResult, look: Look) -> N
     title = f"Difference of each arm to {baseline}"
     interval = f"{collected.level} for all arms together, Student's t (Bonferroni)"
     note = f"{look.label}; the verdict is on whether the arm is better than {baseline}."
+    if set(table["unit"]) == {"run"}:
+        note = f"{note.rstrip('.')}; n counts the runs of both arms."
     named = {f"difference{end}": f"estimate{end}" for end in ("", "_low", "_high")}
     forest = table.rename(columns=named)
     collected.figure(
