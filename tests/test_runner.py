@@ -313,6 +313,28 @@ def command(folder: Path) -> list[str]:
     ]
 
 
+def test_progress_never_goes_back(tmp_path):
+    """Also where an engine says nothing any more of a chunk that it said was under way."""
+    seen = []
+
+    def engine(chunks, report):
+        for chunk in chunks:
+            report(10)
+            report(0)
+            yield chunk, engines.train_chunk(chunk)
+
+    done = runner.run(
+        study(),
+        tmp_path,
+        "cpu",
+        engine=engine,
+        progress=lambda _, now, total: seen.append((now, total)),
+    )
+    steps = [now for now, _ in seen]
+    assert done.computed and steps == sorted(steps) and steps[0] == 10
+    assert seen[-1][0] == seen[-1][1]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_study_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path, stop):
     folder = tmp_path / "stopped"
