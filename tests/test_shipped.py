@@ -172,9 +172,11 @@ SAID = {
             *("augmentation-helps", "attribution-matters", "tension-of-one-best"),
             *("opposed-groups", "set-beats-best-member", "published-methods-help"),
             *("hand-crafted-is-better", "closes-the-same-gap", "fastaba-ce-is-better"),
+            *("augmentation-helps-where-both-are-tuned", "augmentation-beats-tuned-vanilla"),
         ),
         "refuted": (
             *("noise-helps", "tension-best-group", "group-order", "attribution-matters-epsilon"),
+            "tuning-helps",
             *("groups-are-a-tendency", "some-map-beats-gradient-at-equal-time"),
             "hidden-layers-help",
         ),
