@@ -348,7 +348,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
         if harms:
             at = parts.index(f"{counts['refuted']} refuted")
             parts[at] += f" ({harms} surely the other way)"
-        number = sum(counts[name] for name in LOOKS if name in counts)
+        number = int(sum(counts[name] for name in LOOKS if name in counts))
         said = f"{number} verdict{'s' * (number > 1)}"
         lines.append(f"{wording.data_title(dataset)}, {said}: {', '.join(parts)}.")
     return lines

@@ -89,9 +89,13 @@ def declare(results: Path, study: Study, keys: Mapping[str, tuple[str, int]]) ->
         "at": now.isoformat(timespec="microseconds"),
         "study": study.model_dump(mode="json", exclude_none=True),
         "declared": [declared] if undeclared else [],  # not where only keys are new
-        "keys": {key: list(value) for key, value in keys.items()},
     }
-    text = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    # A line a run: indented like the rest, the keys of a large study would take twice the room.
+    rows = (
+        f"{json.dumps(key)}: {json.dumps(run, ensure_ascii=False)}" for key, run in keys.items()
+    )
+    readable = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
+    text = (readable + ',\n "keys": {\n' + ",\n".join(rows) + "\n }\n}\n").encode()
     name = f"{study.name}-{study.dataset}-{study.identity}.{files.digest(text)[:16]}.json"
     files.publish(results, f"studies/{name}", text, line_first=False)
     return merged(_events_of(results, study))
