@@ -141,7 +141,7 @@ def test_group_tables_of_few_adjustments_do_not_fail():
         table = isolation_table(runs[runs["arm"].isin(kept)], rng())
         groups = group_table(table, rng())
         assert len(groups) == 6 and len(association_table(table, rng())) == 3
-        assert "no runs" in isolation_sentence(groups)
+        assert "no run with a number" in isolation_sentence(groups)
 
 
 def test_the_isolation_plot_orders_by_mean_and_colours_by_group():

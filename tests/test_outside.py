@@ -587,7 +587,11 @@ def test_a_target_that_the_task_does_not_have_is_refused(folder, capsys, data, t
         ("none.py", None, "cannot read study none.py: No such file"),
         ("later.py", "1 / 0", "later.py: cannot import 'later' of 'later:__file__': ZeroDivision"),
         ("later.py", "def declare(settings): return 3", "declare gave a int; needed: a Study"),
-        ("later.py", "def declare(settings): return settings.study('a', [], seeds=1)", "arms: "),
+        (
+            "later.py",
+            "def declare(settings): return settings.study('a', [], seeds=1)",
+            "arms is empty",
+        ),
         ("string.py", "def declare(settings): return 3", "another module is called 'string'; ren"),
     ],
 )

@@ -29,7 +29,8 @@ from analysis import results as store
 from analysis.cli import app
 from analysis.hypothesis import Contrast, Hypothesis
 from analysis.results import SHIPPED, ResultsError
-from analysis.study import Study, StudyError, find_study, study_from_yaml
+from analysis.studies import find_study
+from analysis.study import Study, StudyError, study_from_yaml
 
 ATTACKS = (
     "<script>alert('arm')</script>",

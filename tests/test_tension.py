@@ -50,7 +50,7 @@ def test_hypothesis_table_without_runs_keeps_its_rows():
     assert partly.loc["All", "n"] == 0 and np.isnan(partly.loc["All", "difference"])
     empty = hypothesis_table(isolation.iloc[:0], tension.iloc[:0], rng())
     assert len(empty) == 7 and empty["best_member"].isna().all()
-    assert "no runs" in hypothesis_sentences(empty)[0]
+    assert "no run with a number" in hypothesis_sentences(empty)[0]
 
 
 def test_diverged_members_are_counted():
