@@ -246,13 +246,13 @@ def plain_study(**changes: object) -> Study:
         ({"seeds": 10**30}, "seeds; allowed: up to 100000"),
         ({"seeds": True}, "seeds is True"),
         ({"seeds": -2}, "seeds is -2; needed: how many, from 1, or which"),
-        ({"arms": []}, "arms is empty; needed: one or more"),
+        ({"arms": []}, "at least 1 item"),
         ({"arms": [{"nam": "a"}]}, "an arm needs a name; its fields are: nam"),
         ({"seeds": 10**5, "arms": [{"name": f"a{n}", "flip_bit": n > 0} for n in range(11)]},
          "1100000 runs, arms times seeds; allowed: up to 1000000"),
         ({"frozen": {"strengths": [float("nan")]}}, "finite number"),
         ({"frozen": {"strengths": [-0.5]}}, "greater than or equal to 0"),
-        ({"frozen": {"strengths": []}}, "frozen.strengths is empty; needed: one or more"),
+        ({"frozen": {"strengths": []}}, "at least 1 item"),
         ({"tuning": {"strengths": [float("inf")], "seeds": 1}}, "finite number"),
         ({"config": {"mechanism": True}}, "mechanism is true; needed: no true or false"),
         ({"config": {"batch_size": True}}, "batch_size is true"),
@@ -327,6 +327,7 @@ def test_yaml_that_is_larger_inside_than_outside_is_refused(tmp_path, text, mess
         ("name: tension\ndataset: digits\nseeds: 1\narms: [{name: a}]", "choose another, as my-"),
         ("", "is empty; needed: name, dataset, arms, seeds"),
         ("- a", "holds a list; needed: name"),
+        ("name: s\ndataset: digits\nseeds: 1\narms: []", "arms is empty; needed: one or more"),
     ],
 )
 def test_a_file_that_is_no_study_of_your_own_is_refused(tmp_path, text, message):
