@@ -94,6 +94,17 @@ def by_pytorch(stack, x, labels, divisor):
     return [torch.stack(values) for values in (losses, to_flat, to_x)]
 
 
+def gives_what_is_asked_for(whole, x, labels, divisor, expected):
+    """expected: losses, and the gradients to parameters and to inputs."""
+    for asked in ((True, True), (True, False), (False, True)):
+        losses, *gradients = whole.slopes(x, labels, cross_entropy, divisor, asked)
+        close(losses, expected[0])
+        for wish, gradient, other in zip(asked, gradients, expected[1:], strict=True):
+            assert (gradient is None) == (not wish)
+            if wish:
+                close(gradient, other)
+
+
 def close(mine, other):
     scale = other.abs().max().clamp_min(1)
     assert mine.shape == other.shape
@@ -124,13 +135,7 @@ def test_losses_and_gradients_are_those_of_pytorch(drawn, replicas, batch, layou
     labels = torch.randint(classes, (replicas, batch), generator=generator)
     whole = Pass(stack, stack.parameters.detach())
     expected = by_pytorch(stack, x, labels, divisor)
-    for asked in ((True, True), (True, False), (False, True)):
-        losses, *gradients = whole.slopes(x, labels, cross_entropy, divisor, asked)
-        close(losses, expected[0])
-        for wish, gradient, other in zip(asked, gradients, expected[1:], strict=True):
-            assert (gradient is None) == (not wish)
-            if wish:
-                close(gradient, other)
+    gives_what_is_asked_for(whole, x, labels, divisor, expected)
     # Each way by itself, as with any other loss, and forward alone, in parts of the batch.
     flat, at = stack.parameters.detach().requires_grad_(), x.detach().requires_grad_()
     logits = stack.forward(flat)(at)
@@ -169,14 +174,8 @@ def test_a_text_cnns_losses_and_gradients_are_those_of_pytorch(
         x = x.repeat_interleave(2, 1)[:, ::2]
     labels = torch.randint(5, (2, batch), generator=generator)
     expected = by_pytorch(stack, x, labels, 3)
-    for asked in ((True, True), (True, False), (False, True)):
-        ((_, _, whole),) = stack.passes(x, differentiable=False)
-        losses, *gradients = whole.slopes(x, labels, cross_entropy, 3, asked)
-        close(losses, expected[0])
-        for wish, gradient, other in zip(asked, gradients, expected[1:], strict=True):
-            assert (gradient is None) == (not wish)
-            if wish:
-                close(gradient, other)
+    ((_, _, whole),) = stack.passes(x, differentiable=False)
+    gives_what_is_asked_for(whole, x, labels, 3, expected)
     flat, at = stack.parameters.detach().requires_grad_(), x.detach().requires_grad_()
     loss = cross_entropy(stack.forward(flat)(at), labels).sum() / 3
     for again in (True, False):  # to be differentiated once more, by PyTorch, and by C

@@ -315,6 +315,8 @@ def test_two_ranks_are_one_process_up_to_summation(tmp_path, method):
         (["cutmix", "label-smoothing"], 1, True), (["mixup", "fastaba"], 1, False),
         ("saliencymix", 1, False), ({"kind": "mixup", "site": "1"}, 1, False),
         ({"kind": "mendaba", "placebo": "other_sample"}, 1, False),
+        ({"kind": "guided-cutout", "placebo": "other_sample"}, 1, False),
+        ({"kind": "guided-cutout"}, 1, True),
         ({"kind": "during", "method": "mixup", "end": 0.5}, 1, True),
     ],
     ids=str,

@@ -72,6 +72,10 @@ class Guided(Method):
     def needs_untrained(self) -> bool:
         return self.placebo == "untrained"
 
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]
+        return self.placebo == "other_sample"
+
     def passes(self) -> float:
         return 1.0 if self.placebo == "random" else 1.0 + self.maps.passes()
 

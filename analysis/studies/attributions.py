@@ -7,6 +7,7 @@ the map. At equal cost each map is trained for as many passes as another, by mor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -512,36 +513,61 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
     return shown(study, look, "attributions", [*MAPS.values(), LAGGED], COLUMNS)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What `shown` says: the descriptions of its figure and its table, the figure's note, and what
+    the table calls a row."""
+
+    figure: str
+    table: str
+    note: str
+    row: str
+
+
+OF_MAPS = Words(
+    "What all adjustments gain with each attribution map",
+    "Gain over Vanilla with each attribution map, and its cost",
+    "one set, strength and split throughout",
+    "map",
+)
+
+
 def shown(
-    study: StudyResult, look: Look, name: str, titles: Sequence[str], columns: Sequence[str]
+    study: StudyResult,
+    look: Look,
+    name: str,
+    titles: Sequence[str],
+    columns: Sequence[str],
+    words: Words = OF_MAPS,
 ) -> Exhibits:
-    """The verdicts, and a figure and a table of the name. titles: of maps. columns: those of
-    `map_table` that the study has arms for."""
+    """The verdicts, and a figure and a table of the name. titles: of maps, or of what maps lead.
+    columns: those of `map_table` that the study has arms for."""
     verdicts = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
     collector = Collector(study, look)
     table = map_table(study.frame, look.rng(), look.metric, look.confidence, titles, columns)
     over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
     collector.figure(
         name,
-        "What all adjustments gain with each attribution map",
+        words.figure,
         table,
         partial(map_plot, table),
         height=map_height(table),
-        note=f"{look.label}; one set, strength and split throughout.",
+        note=f"{look.label}; {words.note}.",
         interval=over,
         width="double",
     )
-    words = {
+    meant = {
         "score": "score: of target class score, otherwise loss",
         "placebo": "placebo: with another sample's map",
+        "random": "random: with random features",
         "equal_cost": "equal cost: trained for as many passes as with the gradient",
     }
-    said = [words[column] for column in words if column in columns]
+    said = [meant[column] for column in meant if column in columns]
     collector.table(
         name,
-        "Gain over Vanilla with each attribution map, and its cost",
-        table,
-        ["map", *columns, "passes", "seconds", "n_subsets", "n"],
+        words.table,
+        table.rename(columns={"map": words.row}),
+        [words.row, *columns, "passes", "seconds", "n_subsets", "n"],
         note=f"Gains in points. {'; '.join(said).capitalize()}; passes: forward and backward, a "
         "step; seconds: of a run, over those of Vanilla.",
         interval=over,

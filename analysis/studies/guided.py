@@ -8,15 +8,13 @@ subsets that no other study draws.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from aba_core.arms import VANILLA, Arm
-from analysis.exhibits import Collector, Exhibits, Look
+from analysis.exhibits import Exhibits, Look
 from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
 from analysis.results import StudyResult
-from analysis.studies import hypotheses
-from analysis.studies.attributions import map_height, map_plot, map_table, placebo_of, random_of
+from analysis.studies.attributions import Words, placebo_of, random_of, shown
 from analysis.studies.tried import ALL, compared, title_of
 from analysis.study import Settings, Study, TunedClass, Tuning
 from analysis.study import on_fresh_subsets as fresh
@@ -27,6 +25,12 @@ LED = ("guided-cutout", "guided-dropout", "reldrop-block", "reldrop-pixel", "sal
 # Hides what the map finds unimportant, where ICD hides what it finds important.
 AICD = "aicd"
 TUNING_SEEDS = 3
+OF_GUIDED = Words(
+    "What map-guided methods gain with their map, and with placebos in its place",
+    "Gain over Vanilla of map-guided methods, and their cost",
+    "each tuned by itself, the placebos too",
+    "arm",
+)
 PLACEBOS = {"other_sample": placebo_of, "random": random_of}
 
 
@@ -145,33 +149,5 @@ def _average(label: str, titles: list[str], of: Any) -> Contrast:
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:
     """The verdicts, and figure and table guided."""
-    shown = hypotheses.exhibits(study, look, hypotheses.judge(study, look))
-    collector = Collector(study, look)
     titles = [ALL, *map(title_of, (*LED, AICD))]
-    columns = ["gain", "placebo", "random"]
-    table = map_table(study.frame, look.rng(), look.metric, look.confidence, titles, columns)
-    over = f"{collector.level}, studentised bootstrap over training subsets, arms paired within"
-    collector.figure(
-        "guided",
-        "What map-guided methods gain with their map, and with placebos in its place",
-        table,
-        partial(map_plot, table),
-        height=map_height(table),
-        note=f"{look.label}; each tuned by itself, the placebos too.",
-        interval=over,
-        width="double",
-    )
-    collector.table(
-        "guided",
-        "Gain over Vanilla of map-guided methods",
-        table.rename(columns={"map": "arm"}),
-        ["arm", *columns, "passes", "seconds", "n_subsets"],
-        note="Gains in points. Placebo: with another sample's map; random: with random features; "
-        "passes: forward and backward, a step; seconds: of a run, over those of Vanilla.",
-        interval=over,
-        digits=2,
-    )
-    return Exhibits(
-        {**collector.exhibits.figures, **shown.figures},
-        {**collector.exhibits.tables, **shown.tables},
-    )
+    return shown(study, look, "guided", titles, ["gain", "placebo", "random"], OF_GUIDED)

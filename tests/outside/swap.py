@@ -16,6 +16,7 @@ class Swap(Method):
     kind: ClassVar[str] = "swap"
     version: ClassVar[int] = 1
     purposes: ClassVar[tuple[str, ...]] = ("swap",)
+    mixes: ClassVar[bool] = True
 
     share: float = 0.1
     guided: bool = False
