@@ -95,36 +95,60 @@ int64_t NAME(chain_keeps)(const int64_t *s) { return (int64_t)NAME(keeps)(s, s[B
 #define SHARES (64 / sizeof(REAL))
 #define WIDE (64 / VECTOR)
 
-/* to[sample, output] of `samples` by `outputs`: bias + x · w along `inputs` numbers. */
+/* The sum of the SHARES parts, which `parts` vectors hold. */
+INLINE REAL NAME(sum_of)(NAME(vec) *parts)
+{
+    UNROLL
+    for (int half = (int)WIDE / 2; half; half /= 2)
+        UNROLL
+        for (int part = 0; part < half; part++) parts[part] += parts[part + half];
+    NAME(vec) sum = parts[0];
+    UNROLL
+    for (int half = (int)LANES / 2; half; half /= 2) {
+        NAME(vec) above = {0};
+        UNROLL
+        for (int l = 0; l < half; l++) above[l] = sum[l + half];
+        sum += above;
+    }
+    return sum[0];
+}
+
+/* to[sample, output] of `samples` by `outputs`: bias + x · w along `inputs` numbers. A part of the sums
+ * after the other, so that many of them fit into the registers. */
 INLINE void NAME(along)(const REAL *x, const REAL *w, const REAL *bias, int64_t inputs, REAL *to,
                         int64_t stride, const int samples, const int outputs)
 {
-    NAME(vec) sum[16] = {{0}};
-    int64_t i = 0;
-    for (; i + (int64_t)SHARES <= inputs; i += (int64_t)SHARES)
-        UNROLL
-        for (int part = 0; part < (int)WIDE; part++) {
+    NAME(vec) sum[16][WIDE];
+    const int64_t whole = inputs - inputs % (int64_t)SHARES;
+    for (int part = 0; part < (int)WIDE; part++) {
+        NAME(vec) own[16] = {{0}};
+        for (int64_t i = part * (int64_t)LANES; i < whole; i += (int64_t)SHARES) {
             NAME(vec) seen[4];
             UNROLL
-            for (int n = 0; n < samples; n++)
-                seen[n] = NAME(load)(x + n * inputs + i + part * (int64_t)LANES);
+            for (int n = 0; n < samples; n++) seen[n] = HELD(NAME(load)(x + n * inputs + i));
             UNROLL
             for (int o = 0; o < outputs; o++) {
-                const NAME(vec) weight = NAME(load)(w + o * inputs + i + part * (int64_t)LANES);
+                const NAME(vec) weight = HELD(NAME(load)(w + o * inputs + i));
                 UNROLL
-                for (int n = 0; n < samples; n++)
-                    sum[(n * outputs + o) * (int)WIDE + part] += seen[n] * weight;
+                for (int n = 0; n < samples; n++) own[n * outputs + o] += seen[n] * weight;
             }
         }
+        UNROLL
+        for (int n = 0; n < samples * outputs; n++) sum[n][part] = own[n];
+    }
+    UNROLL
     for (int n = 0; n < samples; n++)
+        UNROLL
         for (int o = 0; o < outputs; o++) {
-            REAL share[SHARES];
-            memcpy(share, sum + (n * outputs + o) * (int)WIDE, sizeof share);
-            for (int64_t rest = i; rest < inputs; rest++)
-                share[rest - i] += x[n * inputs + rest] * w[o * inputs + rest];
-            for (size_t half = SHARES / 2; half; half /= 2)
-                for (size_t l = 0; l < half; l++) share[l] += share[l + half];
-            to[n * stride + o] = share[0] + (bias ? bias[o] : 0);
+            NAME(vec) *parts = sum[n * outputs + o];
+            if (whole < inputs) {
+                REAL share[SHARES];
+                memcpy(share, parts, sizeof share);
+                for (int64_t rest = whole; rest < inputs; rest++)
+                    share[rest - whole] += x[n * inputs + rest] * w[o * inputs + rest];
+                memcpy(parts, share, sizeof share);
+            }
+            to[n * stride + o] = NAME(sum_of)(parts) + (bias ? bias[o] : 0);
         }
 }
 
@@ -132,36 +156,24 @@ INLINE void NAME(along)(const REAL *x, const REAL *w, const REAL *bias, int64_t 
 static void NAME(linear)(const REAL *x, const REAL *w, const REAL *bias, int64_t samples,
                          int64_t inputs, int64_t outputs, REAL *y)
 {
+#define MANY (REGISTERS >= 32 ? 4 : 2)
 #define ALONG(m, n)                                                                                \
     NAME(along)(x + i * inputs, w + o * inputs, bias ? bias + o : NULL, inputs,                    \
                 y + i * outputs + o, outputs, m, n)
     for (int64_t o = 0; o < outputs;) {
-        const int four = REGISTERS >= 32 && VECTOR == 64 && outputs - o >= 4;
-        const int two = !four && VECTOR >= 32 && outputs - o >= 2;
+        const int many = outputs - o >= MANY;
         for (int64_t i = 0; i < samples;) {
-            if (four && samples - i >= 4) {
-                ALONG(4, 4);
-                i += 4;
-            } else if (four) {
-                ALONG(1, 4);
-                i += 1;
-            } else if (two && REGISTERS >= 32 && samples - i >= 4) {
-                ALONG(4, 2);
-                i += 4;
-            } else if (two && samples - i >= 2) {
-                ALONG(2, 2);
-                i += 2;
-            } else if (two) {
-                ALONG(1, 2);
-                i += 1;
-            } else {
-                ALONG(1, 1);
-                i += 1;
-            }
+            const int four = samples - i >= 4;
+            if (many && four) ALONG(4, MANY);
+            else if (many) ALONG(1, MANY);
+            else if (four) ALONG(4, 1);
+            else ALONG(1, 1);
+            i += four ? 4 : 1;
         }
-        o += four ? 4 : two ? 2 : 1;
+        o += many ? MANY : 1;
     }
 #undef ALONG
+#undef MANY
 }
 
 /* `rows` by `vectors` of to[m, n] = sum over k of a[k, m] b[k, n], in the order of k. */
@@ -172,7 +184,7 @@ INLINE void NAME(tile)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, i
     for (int64_t k = 0; k < terms; k++, a += a_k, b += b_k) {
         NAME(vec) seen[2];
         UNROLL
-        for (int v = 0; v < vectors; v++) seen[v] = NAME(load)(b + v * (int64_t)LANES);
+        for (int v = 0; v < vectors; v++) seen[v] = HELD(NAME(load)(b + v * (int64_t)LANES));
         UNROLL
         for (int m = 0; m < rows; m++)
             UNROLL
@@ -189,18 +201,22 @@ INLINE void NAME(tile)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, i
 static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, int64_t terms,
                           int64_t many, int64_t columns, REAL *to)
 {
+#define MOST (REGISTERS >= 32 ? 8 : 4) /* lines of a tile, which is two vectors wide */
 #define TILE(rows, vectors)                                                                        \
     NAME(tile)(a + m * a_m, a_k, a_m, b + n, columns, terms, to + m * columns + n, columns, rows,  \
                vectors)
     int64_t n = 0;
     while (columns - n >= (int64_t)LANES) {
-        const int two = REGISTERS >= 32 && columns - n >= 2 * (int64_t)LANES;
+        const int two = columns - n >= 2 * (int64_t)LANES;
         for (int64_t m = 0; m < many;) {
-            if (many - m >= 8) {
-                if (two) TILE(8, 2);
-                else TILE(8, 1);
+            const int64_t left = many - m;
+            if (two && left >= MOST) {
+                TILE(MOST, 2);
+                m += MOST;
+            } else if (!two && left >= 8) {
+                TILE(8, 1);
                 m += 8;
-            } else if (many - m >= 4) {
+            } else if (left >= 4) {
                 if (two) TILE(4, 2);
                 else TILE(4, 1);
                 m += 4;
@@ -213,6 +229,7 @@ static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b
         n += (two ? 2 : 1) * (int64_t)LANES;
     }
 #undef TILE
+#undef MOST
     for (int64_t m = 0; n < columns && m < many; m++) {
         REAL sum[LANES] = {0};
         for (int64_t k = 0; k < terms; k++)

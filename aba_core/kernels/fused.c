@@ -95,7 +95,7 @@ INLINE const REAL *NAME(line_of)(const REAL *upper, const REAL *lower, int64_t c
     for (int64_t j = (from) * channels; j < (to) * channels; j++, w += outputs_padded) {           \
         NAME(vec) weight[4];                                                                       \
         UNROLL                                                                                     \
-        for (int v = 0; v < vectors; v++) weight[v] = NAME(load)(w + v * LANES);                   \
+        for (int v = 0; v < vectors; v++) weight[v] = HELD(NAME(load)(w + v * LANES));             \
         UNROLL                                                                                     \
         for (int p = 0; p < 4 * windows; p++) {                                                    \
             const int column = 2 * (p / 4) + p % 2, line = p % 4 < 2 ? 1 : 2;                      \
