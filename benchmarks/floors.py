@@ -66,10 +66,10 @@ def parts(data: str) -> dict[str, Callable[[], object]]:
     kept = torch.zeros(row.replicas * row.batch, *row.shape, dtype=torch.uint8)
     drawn = adjusting.Drawn(
         torch.rand(shape, dtype=torch.float64),
+        torch.randn(shape, dtype=torch.float64),
         torch.linspace(0, 1, 7, dtype=torch.float64)[1:-1].expand(row.replicas, -1).contiguous(),
         torch.randint(-1, 2, (row.replicas, 6, 3)).float(),
         torch.full((row.replicas,), 0.5, dtype=torch.float64),
-        torch.randn(shape, dtype=torch.float64),
     )
 
     def lagged() -> object:

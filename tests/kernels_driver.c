@@ -284,30 +284,28 @@ CHECK(double, double, 1e-11)
 
 /* Inputs moved by category against the definition, with many ties and NaN, at once and by categories kept. */
 #define MOVED(REAL, TYPE)                                                                          \
-    int64_t adjust_##TYPE(const int64_t *, const REAL *, const REAL *, const REAL *, int64_t *,    \
-                          int64_t, const double *, const double *, const double *, const REAL *,   \
-                          const double *, const int64_t *, REAL *);                                \
-    int64_t categories_##TYPE(const int64_t *, const REAL *, const REAL *, int64_t *, int64_t,     \
-                              const int64_t *, const int64_t *, unsigned char *);                  \
-    int64_t moved_##TYPE(const int64_t *, const REAL *, const unsigned char *, const int64_t *,    \
-                         const double *, const double *, const double *, const REAL *,             \
-                         const double *, REAL *);                                                  \
-    static int TYPE##_ranked(const REAL *map, const int64_t *order, int64_t F, int64_t n)          \
+    int adjust_##TYPE(const int64_t *, const REAL *, const REAL *, const double *, const double *, \
+                      const double *, const REAL *, const double *, const int64_t *, REAL *);      \
+    int categories_##TYPE(const int64_t *, const REAL *, const int64_t *, const int64_t *,         \
+                          unsigned char *);                                                        \
+    int moved_##TYPE(const int64_t *, const REAL *, const unsigned char *, const int64_t *,        \
+                     const double *, const double *, const double *, const REAL *, const double *, \
+                     REAL *);                                                                      \
+    static int TYPE##_ranked(const REAL *map, const int64_t *ranks, int64_t F, int64_t n)          \
     {                                                                                              \
-        int64_t before = 0, here = 0, place = 0;                                                   \
-        for (int64_t m = 0; m < F; m++) here = order[m] == n ? m : here;                           \
+        int64_t before = 0;                                                                        \
         for (int64_t m = 0; m < F; m++) {                                                          \
-            for (place = 0; order[place] != m;) place++;                                           \
-            before += isnan(map[n]) ? !isnan(map[m]) || place < here                               \
-                                    : map[m] < map[n] || (map[m] == map[n] && place < here);       \
+            const int first = ranks[m] < ranks[n];                                                 \
+            before += isnan(map[n]) ? !isnan(map[m]) || first                                      \
+                                    : map[m] < map[n] || (map[m] == map[n] && first);              \
         }                                                                                          \
         return (int)before;                                                                        \
     }                                                                                              \
     static int TYPE##_moved(void)                                                                  \
     {                                                                                              \
-        const int64_t R = drawn(0, 3), B = drawn(0, 4), F = drawn(1, 40), M = drawn(1, 5);         \
+        const int64_t R = drawn(0, 3), B = drawn(0, 4), F = drawn(1, 150), M = drawn(1, 5);        \
         const int64_t cuts = drawn(0, 3), C = cuts ? cuts + 1 : 2, kind = drawn(0, 2);             \
-        const int64_t few = drawn(0, 1), lost = drawn(0, 3), at_once = drawn(0, 1);                \
+        const int64_t few = drawn(0, 1), lost = drawn(0, 3);                                       \
         int64_t s[10] = {R, B, F, M, C, kind, cuts}, wrong = 0;                                    \
         for (int64_t c = 0; c < cuts; c++) s[7 + c] = drawn(c ? s[6 + c] : 0, F);                  \
         REAL *x = TYPE##_numbers(R * B * F), *map = TYPE##_numbers(R * B * F);                     \
@@ -316,7 +314,7 @@ CHECK(double, double, 1e-11)
         double *chosen = double_numbers(R * B), *sizes = double_numbers(R * B);                    \
         double *edges = double_numbers(R * (M - 1)), *strengths = double_numbers(R);               \
         int64_t *rows = malloc((size_t)(R * B) * 8 + 1), *order = malloc((size_t)F * 8);           \
-        int64_t *some = malloc((size_t)(R * B) * 8 + 1);                                           \
+        int64_t *ranks = malloc((size_t)F * 8);                                                    \
         unsigned char *kinds = calloc((size_t)(R * B * F) + 1, 1);                                 \
         for (int64_t n = 0; n < R * B * F; n++) {                                                  \
             map[n] = few ? (REAL)drawn(-1, 1) : map[n];                                            \
@@ -327,30 +325,16 @@ CHECK(double, double, 1e-11)
             const int64_t other = drawn(0, n), held = order[n];                                    \
             order[n] = order[other], order[other] = held;                                          \
         }                                                                                          \
+        for (int64_t n = 0; n < F; n++) ranks[order[n]] = n;                                       \
         for (int64_t i = 0; i < R * B; i++) rows[i] = R * B - 1 - i;                               \
-        for (int call = 0; call < 2; call++) {                                                     \
-            int64_t left = R * B;                                                                  \
-            for (int ways = at_once && cuts ? 1 : 0; ways < 2 && left > 0; ways++) {               \
-                const int64_t count = left;                                                        \
-                int64_t *chosen_ones = at_once && cuts ? NULL : some;                              \
-                for (int64_t k = 0; ways && k < count; k++)                                        \
-                    for (int64_t n = 0; n < F; n++) {                                              \
-                        const REAL *own = map + (chosen_ones ? some[k] : k) * F;                   \
-                        ordered[k * F + TYPE##_ranked(own, order, F, n)] = own[n];                 \
-                    }                                                                              \
-                left = call ? categories_##TYPE(s, map, ways ? ordered : NULL, chosen_ones, count, \
-                                                rows, order, kinds)                                \
-                            : adjust_##TYPE(s, x, map, ways ? ordered : NULL, chosen_ones, count,  \
-                                            chosen, kind ? sizes : NULL, edges, table, strengths,  \
-                                            order, to);                                            \
-            }                                                                                      \
-            wrong += left != 0;                                                                    \
-        }                                                                                          \
+        wrong += adjust_##TYPE(s, x, map, chosen, kind ? sizes : NULL, edges, table, strengths,    \
+                               order, to) != 0;                                                    \
+        wrong += categories_##TYPE(s, map, rows, order, kinds) != 0;                               \
         wrong += moved_##TYPE(s, x, kinds, rows, chosen, kind ? sizes : NULL, edges, table,        \
                               strengths, later) != 0;                                              \
         for (int64_t i = 0; i < R * B; i++)                                                        \
             for (int64_t n = 0; n < F; n++)                                                        \
-                ordered[i * F + TYPE##_ranked(map + i * F, order, F, n)] = map[i * F + n];         \
+                ordered[i * F + TYPE##_ranked(map + i * F, ranks, F, n)] = map[i * F + n];         \
         for (int64_t i = 0; i < R * B; i++) {                                                      \
             const int64_t r = i / B;                                                               \
             int64_t member = 0;                                                                    \
@@ -359,7 +343,7 @@ CHECK(double, double, 1e-11)
             for (int64_t n = 0; n < F; n++) {                                                      \
                 const REAL *own = map + i * F;                                                     \
                 const REAL *change = table + (r * M + member) * C;                                 \
-                const int place = TYPE##_ranked(own, order, F, n);                                 \
+                const int place = TYPE##_ranked(own, ranks, F, n);                                 \
                 double sum = (double)x[i * F + n];                                                 \
                 int before = 0, parts = 0;                                                         \
                 for (int64_t c = 0; c < C; c++) {                                                  \
@@ -377,7 +361,7 @@ CHECK(double, double, 1e-11)
             }                                                                                      \
         }                                                                                          \
         free(x), free(map), free(ordered), free(to), free(table), free(chosen), free(sizes);       \
-        free(edges), free(strengths), free(rows), free(order), free(kinds), free(some), free(later); \
+        free(edges), free(strengths), free(rows), free(order), free(kinds), free(later), free(ranks);\
         return (int)wrong;                                                                         \
     }
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aba_core.kernels import compiling
 from aba_core.kernels.compiling import SOURCES, NoKernels, compile_library
@@ -126,12 +126,9 @@ def _load(path: Path) -> ctypes.CDLL:
             function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 2]
         entropy = getattr(loaded, f"cross_entropy_{number_type}")
         entropy.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 4]
-        for name, before, after in (("adjust", 4, 7), ("categories", 3, 3), ("moved", 9, 0)):
+        for name, tensors in (("adjust", 9), ("categories", 4), ("moved", 9)):
             function = getattr(loaded, f"{name}_{number_type}")
-            many: list[Any] = [ctypes.c_int64] if after else []
-            given: list[Any] = [ctypes.c_void_p] * before + many + [ctypes.c_void_p] * after
-            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *given]
-            function.restype = ctypes.c_int64
+            function.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None

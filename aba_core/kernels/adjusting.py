@@ -2,16 +2,14 @@
 category of each feature, the formula.
 
 The tensor code of `methods.aba` is its twin: the same bits. What parts the categories of a map is
-found by counting how many values are not above a few guesses, or by NumPy's vectorised sort, where
-there are few features or values tie.
+found by counting how many values are not above a few guesses.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
@@ -22,24 +20,23 @@ from aba_core.kernels.blocks import NUMBERS, computable
 from aba_core.selection import Percentiles, Selection, order_of_ties
 
 MOST_CATEGORIES = 64
-# Sorting fewer features takes less time than guessing (64: half, 784: twice; benchmarks/README.md).
-SORTED_BELOW = 128
 _FIXED, _FOLDED, _SIGNED = range(3)  # magnitudes, as adjusting.c has them
+_WHY = {1: "no memory", 2: "a sample has more than 2³¹ features"}
 
 
 class Drawn(NamedTuple):
     """What was drawn for each sample of each replica, and what from. [replica, sample] all through.
 
-    chosen: the number in (0, 1) that chooses a member of the set. edges: where members begin in the
-    unit interval, but for the first. magnitude: normal draws, or None for 1; signed: with their
-    signs.
+    chosen: the number in (0, 1) that chooses a member of the set. magnitude: normal draws, or None
+    for 1; signed: with their signs. edges: where members begin in the unit interval, but for the
+    first. The last three are made ready for C once: the same tensors are to be given at each step.
     """
 
     chosen: Float64[Tensor, "replica sample"]
+    magnitude: Float64[Tensor, "replica sample"] | None
     edges: Float64[Tensor, "replica edge"]
     table: Float[Tensor, "replica member category"]
-    strength: Float64[Tensor, "replica"]
-    magnitude: Float64[Tensor, "replica sample"] | None
+    strength: Float64[Tensor, "*replica"] | float
     signed: bool = False
 
 
@@ -62,11 +59,9 @@ def moved(
     drawn: Drawn,
 ) -> Float[Tensor, "replica sample *feature"]:
     """x plus strength · magnitude · the change of each feature's category."""
-    x = x.detach().contiguous()
-    sizes, order = _sizes(x.shape, drawn.table.shape[-2:], _magnitudes(drawn), split)
-    to = torch.empty_like(x)
-    held = [*_held(drawn), order, to]
-    _by_order(f"adjust_{NUMBERS[x.dtype]}", (sizes, x.data_ptr()), maps, _pointers(held), order)
+    x, to = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    ready = _ready_for(x, split, drawn)
+    _call("adjust", x, ready.sizes, maps, *_given(ready, drawn), ready.order, to)
     return to
 
 
@@ -78,13 +73,9 @@ def moved_by_categories(
     drawn: Drawn,
 ) -> Float[Tensor, "replica sample *feature"]:
     """The same by categories that lie in rows of a longer list: 1 is the lowest, 0 is none."""
-    library = loaded()
-    assert library is not None
-    x = x.detach().contiguous()
-    sizes, _ = _sizes(x.shape, drawn.table.shape[-2:], _magnitudes(drawn), split)
-    to = torch.empty_like(x)
-    held = x, categories, rows.contiguous(), *_held(drawn), to
-    getattr(library, f"moved_{NUMBERS[x.dtype]}")(sizes, *_pointers(held))
+    x, to = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    ready = _ready_for(x, split, drawn)
+    _call("moved", x, ready.sizes, categories, rows.contiguous(), *_given(ready, drawn), to)
     return to
 
 
@@ -95,62 +86,64 @@ def categorise(
     to: UInt8[Tensor, "row *feature"],
 ) -> None:
     """Writes each feature's category into rows of a longer list."""
-    maps = maps.detach().contiguous()
-    sizes, order = _sizes(maps.shape, torch.Size((0, split.categories)), _FIXED, split)
-    held = rows.contiguous(), order, to
-    _by_order(f"categories_{NUMBERS[maps.dtype]}", (sizes,), maps, _pointers(held), order)
+    maps = maps.contiguous()
+    sizes, order = _sizes(maps.shape, (0, split.categories), _FIXED, split)
+    _call("categories", maps, sizes, rows.contiguous(), order, to)
 
 
-def _by_order(
-    name: str,
-    before: Sequence[Any],
-    maps: Float[Tensor, "replica sample *feature"],
-    after: Sequence[int | None],
-    order: Tensor | None,
+def _call(
+    name: str, first: Tensor, sizes: ctypes.Array[ctypes.c_int64], *others: Tensor | None
 ) -> None:
-    """One call of C for all samples, and one more, with their maps in order, for those that cannot
-    do without. before, after: what it is given around the maps."""
-    library = loaded()
-    assert library is not None
-    function = getattr(library, name)
-    flat = maps.detach().reshape(-1, maps.shape[2:].numel())
-    some, left = None, len(flat)
-    if order is None or flat.shape[1] >= SORTED_BELOW:
-        some = torch.empty(len(flat), dtype=torch.int64)
-        left = function(*before, flat.data_ptr(), None, some.data_ptr(), left, *after)
-    if left > 0:
-        ordered = _in_order(flat.clone() if some is None else flat[some[:left]])
-        chosen = None if some is None else some.data_ptr()
-        left = function(*before, flat.data_ptr(), ordered.data_ptr(), chosen, left, *after)
-    if left < 0:
+    """One call of C for all samples, which are contiguous."""
+    outcome = getattr(loaded(), f"{name}_{NUMBERS[first.dtype]}")(
+        sizes, first.data_ptr(), *[None if value is None else value.data_ptr() for value in others]
+    )
+    if outcome:
         raise RuntimeError(
-            "inputs could not be moved: no memory; needed: smaller batches or ABA_KERNELS=off"
+            f"inputs could not be moved: {_WHY[outcome]}; needed: smaller batches or "
+            "ABA_KERNELS=off"
         )
 
 
-def _in_order(maps: Float[Tensor, "sample feature"]) -> Float[Tensor, "sample feature"]:
-    """Each sample's attributions in order, NaN last, in place."""
-    maps.numpy().sort(axis=1)
-    return maps
+class _Ready(NamedTuple):
+    """What C is given at each step of a training."""
+
+    sizes: ctypes.Array[ctypes.c_int64]
+    order: Int64[Tensor, "feature"] | None
+    edges: Tensor
+    table: Tensor
+    strength: Tensor
 
 
-def _held(drawn: Drawn) -> list[Tensor | None]:
-    """What was drawn, in C's order."""
-    given = drawn.chosen, drawn.magnitude, drawn.edges, drawn.table, drawn.strength
-    return [None if value is None else value.contiguous() for value in given]
+def _ready_for(x: Tensor, split: Selection, drawn: Drawn) -> _Ready:
+    magnitudes = _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
+    return _ready(x.shape, x.dtype, split, magnitudes, drawn.edges, drawn.table, drawn.strength)
 
 
-def _pointers(values: Sequence[Tensor | None]) -> list[int | None]:
-    return [None if value is None else value.data_ptr() for value in values]
+@lru_cache(maxsize=64, typed=True)  # tensors are keys by what they are, not by their values
+def _ready(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    split: Selection,
+    magnitudes: int,
+    edges: Tensor,
+    table: Tensor,
+    strength: Tensor | float,
+) -> _Ready:
+    sizes, order = _sizes(shape, tuple(table.shape[-2:]), magnitudes, split)
+    strengths = torch.as_tensor(strength, dtype=torch.float64).flatten()
+    return _Ready(sizes, order, edges.contiguous(), table.to(dtype).contiguous(), strengths)
 
 
-def _magnitudes(drawn: Drawn) -> int:
-    return _FIXED if drawn.magnitude is None else _SIGNED if drawn.signed else _FOLDED
+def _given(ready: _Ready, drawn: Drawn) -> tuple[Tensor | None, ...]:
+    """Draws and what they are from, in C's order."""
+    magnitude = None if drawn.magnitude is None else drawn.magnitude.contiguous()
+    return drawn.chosen.contiguous(), magnitude, ready.edges, ready.table, ready.strength
 
 
 @lru_cache(maxsize=64)
 def _sizes(
-    shape: torch.Size, table: torch.Size, magnitudes: int, split: Selection
+    shape: torch.Size, table: tuple[int, ...], magnitudes: int, split: Selection
 ) -> tuple[ctypes.Array[ctypes.c_int64], Tensor | None]:
     """Sizes as C reads them, and the order of features that tie, where categories go by rank."""
     features = shape[2:].numel()

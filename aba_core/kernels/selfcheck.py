@@ -192,19 +192,21 @@ def _check_adam(library: ctypes.CDLL, name: str, number: Any) -> None:
 def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
     """Two replicas of two samples, whose maps have no ties, nothing but ties, and NaN on a cut. By
     cuts and by sign, at once and by categories that are kept."""
-    nan, features = math.nan, 9
-    maps: list[list[float]] = [[*range(-4, 5)], [3] * 9, [5, *[nan] * 8], [*range(9)]]
-    ties = [5, 0, 8, 3, 1, 7, 2, 6, 4]
+    nan, features = math.nan, 75
+    maps: list[list[float]] = [
+        *([*range(-30, 45)], [3] * features, [5, *[nan] * (features - 1)], [*range(features)])
+    ]
+    ties = [7 * n % features for n in range(features)]
+    ranks = sorted(range(features), key=ties.__getitem__)
     x, chosen = _whole(4 * features, 1), (0.1, 0.7, 0.7, 0.1)
     for counts in ([4], [4, 6], [2, 4, 6], []):
         many = len(counts) + 1 if counts else 2
         table = [10 * 2**n for n in range(2 * many)]
-        expected, ordered, codes = [], [], []
+        expected, codes = [], []
         for i, own in enumerate(maps):
             first, factor = many * (chosen[i] > 0.5), i // 2 + 1
-            keys = [(v != v, v if v == v else 0, ties.index(n)) for n, v in enumerate(own)]
+            keys = [(v != v, v if v == v else 0, ranks[n]) for n, v in enumerate(own)]
             places = sorted(range(features), key=keys.__getitem__)
-            ordered += [own[n] for n in places]
             for n in range(features):
                 below = [
                     n in places[:count] and own[places[count - 1]] == own[places[count - 1]]
@@ -221,30 +223,19 @@ def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
             (ctypes.c_double * 2)(0.5, 0.5), (number * (4 * many))(*table, *table),
             (ctypes.c_double * 2)(1, 2),
         )  # fmt: skip
-        # Those that need no order without it, and then the others with it.
         shared = (ctypes.c_int64 * (7 + len(counts)))(
             2, 2, features, 2, many, 1, len(counts), *counts
         )
         inputs, order = (number * len(x))(*x), (ctypes.c_int64 * features)(*ties)
-        to, kinds, rows = (
-            (number * len(x))(),
-            (ctypes.c_uint8 * len(x))(),
-            (ctypes.c_int64 * 4)(3, 2, 1, 0),
-        )
+        to, kinds = (number * len(x))(), (ctypes.c_uint8 * len(x))()
+        rows = (ctypes.c_int64 * 4)(3, 2, 1, 0)
         adjust, categories, moved = (
             getattr(library, f"{call}_{name}") for call in ("adjust", "categories", "moved")
         )
-        for call, before, after in (
-            (adjust, (shared, inputs), (*given, order, to)),
-            (categories, (shared,), (rows, order, kinds)),
-        ):
-            some = (ctypes.c_int64 * 4)()
-            left = call(*before, values, None, some, 4, *after)
-            if left != (0, 2, 2, 4)[len(counts)]:
-                raise Wrong(f"the compiled adjustment leaves {left} samples, {name}")
-            lines = [ordered[features * i : features * (i + 1)] for i in some[:left]]
-            flat = (number * max(1, features * left))(*(v for own in lines for v in own))
-            call(*before, values, flat, some, left, *after) if left else 0
+        if adjust(shared, inputs, values, *given, order, to):
+            raise Wrong(f"the compiled adjustment failed, {name}")
+        if categories(shared, values, rows, order, kinds):
+            raise Wrong(f"the compiled categories failed, {name}")
         if [*to] != expected or [*kinds] != [
             code for i in reversed(range(4)) for code in codes[features * i : features * (i + 1)]
         ]:

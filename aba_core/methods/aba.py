@@ -232,7 +232,8 @@ class Augmentation(Method):
     def _by_last(self, last: LastCategories, h: Tensor, draws: Draws) -> Tensor:
         """Moved by the categories that were kept."""
         kept = last.by(self.split, h)
-        if adjusting.applies(h, self.split):
+        last.in_c = adjusting.applies(h, self.split)
+        if last.in_c:
             drawn = self._drawn(draws, h)
             return adjusting.moved_by_categories(h, kept, last.rows, self.split, drawn)
         changes, magnitude = self.changes(draws, h)
@@ -246,7 +247,7 @@ class Augmentation(Method):
             return
         last = _last(tail)
         kept = last.by(self.split, gradients)
-        if adjusting.applies(gradients, self.split):
+        if last.in_c or adjusting.applies(gradients, self.split):
             adjusting.categorise(gradients, self.split, last.rows, kept)
             return
         flat = gradients.flatten(0, 1)
@@ -297,13 +298,12 @@ class Augmentation(Method):
         """As `changes`, before it is worked out what was chosen."""
         members = self._members(like)
         draws = draws.shared(self.draw_per)
-        strength = torch.as_tensor(self.strength, dtype=torch.float64).flatten()
         return adjusting.Drawn(
             choosing(self, members.weights, draws),
-            members.edges,
-            members.table.to(like.dtype),
-            strength,
             draws.magnitude(signed=True) if self.randomize else None,
+            members.edges,
+            members.table,
+            self.strength,
             self.signed,
         )
 
