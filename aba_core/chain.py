@@ -36,6 +36,7 @@ from aba_core.kernels.blocks import (
     pools,
     watched,
 )
+from aba_core.kernels.near import Near
 from aba_core.kernels.texts import Branches
 from aba_core.models import TextCNN
 
@@ -108,14 +109,15 @@ class Chain:
         x: Float[Tensor, "replica batch *feature"],
         cut: Cut,
         fixed: Mapping[str, Tensor],
+        near: Near | None = None,
     ) -> Tensor | None:
         """Logits of all replicas; None where vmap must do it. fixed: what is not trained, stacked,
-        by name."""
+        by name. near: what passes leave to one another."""
         if not (self.ready(x.dtype) and computable((flat, x), levels=0) and self.takes(x.shape)):
             return None
         if self.reads and self.program(flat, x) is None:
             return None
-        return _Run.apply(flat, x, self, cut, fixed)
+        return _Run.apply(flat, x, self, cut, fixed, near)
 
     def slopes(
         self,
@@ -125,6 +127,7 @@ class Chain:
         divisor: int,
         asked: tuple[bool, bool],
         to_x: Tensor | None = None,
+        near: Near | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Each sample's cross-entropy [replica, batch], and the gradients of their sum over
         `divisor` to parameters and inputs, each where it is asked for; None where that is no one
@@ -139,7 +142,7 @@ class Chain:
         program = self.program(flat, x)
         if program is None:
             return None
-        return program.slopes(flat, passes.in_one_piece(x), labels, divisor, asked, to_x)
+        return program.slopes(flat, passes.in_one_piece(x), labels, divisor, asked, to_x, near)
 
     def program(self, flat: Tensor, x: Tensor) -> passes.Program | None:
         """This chain as C runs it, if it does, on what it takes."""
@@ -218,13 +221,20 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, flat: Tensor, x: Tensor, chain: Chain, cut: Cut, fixed: Mapping[str, Tensor]
+        ctx: Any,
+        flat: Tensor,
+        x: Tensor,
+        chain: Chain,
+        cut: Cut,
+        fixed: Mapping[str, Tensor],
+        near: Near | None,
     ) -> Tensor:
         returning, to_flat = any(ctx.needs_input_grad), ctx.needs_input_grad[0]
         ctx.chain, ctx.cut, ctx.fixed = chain, cut, fixed
         ctx.program = chain.program(flat, x)
         if ctx.program is not None:
-            logits, remembered = ctx.program.forward(flat, passes.in_one_piece(x), returning)
+            inputs = passes.in_one_piece(x)
+            logits, remembered = ctx.program.forward(flat, inputs, returning, near)
             if returning:
                 ctx.save_for_backward(flat, x, remembered)
             return logits
@@ -268,11 +278,11 @@ class _Run(torch.autograd.Function):
             inputs = [value for value, asked in ((flat, to_flat), (x, to_x)) if asked]
             again = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
             made = [next(again) if asked else None for asked in (to_flat, to_x)]
-            return *made, None, None, None
+            return *made, None, None, None, None
         if ctx.program is not None:
             x = passes.in_one_piece(x)  # only now: what was saved can be differentiated again
             made = ctx.program.backward(flat, x, *kept, gradient, (to_flat, to_x))  # type: ignore[assignment]
-            return *made, None, None, None
+            return *made, None, None, None, None
         total = torch.empty_like(flat) if to_flat else None
         parts = {} if total is None else ctx.cut(total)
         values = ctx.values
@@ -309,7 +319,7 @@ class _Run(torch.autograd.Function):
                 gradient = torch.ops.aten.threshold_backward(gradient, before, 0)
             else:
                 gradient = gradient.reshape(ctx.shapes[place])
-        return total, gradient if to_x else None, None, None, None
+        return total, gradient if to_x else None, None, None, None, None
 
 
 def _parameter(layer: str, part: str) -> str:

@@ -25,6 +25,7 @@ from aba_core.architecture import duplicate, frozen_parameters, trained_paramete
 from aba_core.attribution import Loss, Mode, cross_entropy
 from aba_core.chain import Chain
 from aba_core.dropout import SEED, STEP, Masks, counted, generator_seed, generators
+from aba_core.kernels.near import Near
 from aba_core.layers import channels_last, for_single, for_stacked, fused
 from aba_core.making import Differentiated
 
@@ -100,6 +101,7 @@ class Replicas:
         self._parts = [(model, _alike(model)) for model in models]
         self._plain = not self._drops and self.habits == Habits()
         self._chain = Chain(self.template) if self._plain else None
+        self.near = Near()  # what one pass leaves for another; tells by itself whether it holds
         held = [*self.trained, *self.buffers, *(self.masks if self._drops else ())]
         self._slots = _slots(self._single, held)
         self._views: dict[int, list[Tensor]] = {}
@@ -261,7 +263,7 @@ class Replicas:
 
         if self._chain is not None:
             inputs = x.expand(len(self), *x.shape) if shared_inputs else x
-            logits = self._chain(flat, inputs, self._cut, self.buffers)
+            logits = self._chain(flat, inputs, self._cut, self.buffers, self.near)
             if logits is not None:
                 return logits
         for masks in self._drops:
@@ -399,10 +401,10 @@ class Pass(Differentiated):
         asked: tuple[bool, bool] = (False, True),
         to_x: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-        chain = self.replicas._chain
+        chain, near = self.replicas._chain, self.replicas.near
         if chain is None or loss is not cross_entropy:
             return None
-        return chain.slopes(self.flat, x, labels, divisor, asked, to_x)
+        return chain.slopes(self.flat, x, labels, divisor, asked, to_x, near)
 
 
 def observed(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -63,6 +63,12 @@ class Percentiles:
             accumulate(cuts, max)
         )  # halves round outwards: cuts a hair apart must not cross
 
+    def commonest(self, features: int) -> int:
+        """The category that holds most of so many features."""
+        cuts = (0, *self.boundaries(features), features)
+        sizes = [above - below for below, above in pairwise(cuts)]
+        return sizes.index(max(sizes))
+
     def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
         below = _smallest(flat, self.boundaries(flat.shape[1]))
         between = [upper & ~lower for lower, upper in zip(below, below[1:], strict=False)]
@@ -90,6 +96,10 @@ class SignSplit:
     def covers(self) -> bool:
         """Whether every feature belongs to a category."""
         return False
+
+    def commonest(self, features: int) -> int:
+        """Either: which of the two holds more is seen from a map alone."""
+        return 0
 
     def masks(self, flat: Float[Tensor, "batch feature"]) -> Bool[Tensor, "category batch feature"]:
         return torch.stack([flat < 0, flat > 0])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aba_core.architecture import mixes_samples
 from aba_core.attribution import Attribution, Loss, attribution_map, undisturbed
 from aba_core.cutting import INPUT, halves
+from aba_core.kernels.near import Near
 from aba_core.making import ModuleMaker, ReplicasMaker
 from aba_core.randomness import Draws
 from aba_core.replicas import Replicas
@@ -62,6 +63,8 @@ class Tail:
     saved: float = 0.0
     # Only for methods whose `needs_last_gradient` asks for it.
     last: LastCategories | None = None
+    # What a map's pass leaves for the one that trains; none at a hidden layer.
+    near: Near | None = None
 
     def map(
         self,
@@ -104,7 +107,7 @@ class StackedSite:
             if untrained is not None:
                 _, second, _ = halves(copy.deepcopy(untrained.template), site)
                 self._untrained = _as_part(untrained, second)
-        self.tail = Tail(loss, outputs, self._map)
+        self.tail = Tail(loss, outputs, self._map, near=replicas.near if site == INPUT else None)
 
     def activations(
         self,

@@ -98,7 +98,7 @@ CHECK(double, double, 1e-11)
 
 #define OTHERS(REAL, TYPE)                                                                         \
     int tokens_forward_##TYPE(const int64_t *, const REAL *, const REAL *const *, REAL *,          \
-                              int32_t *, int32_t *);                                               \
+                              int32_t *, int32_t *, REAL *);                                       \
     int tokens_backward_##TYPE(const int64_t *, const REAL *, const REAL *const *, const REAL *,   \
                                const int32_t *, const int32_t *, REAL *, REAL *const *);           \
     void adam_##TYPE(const int64_t *, REAL *, const REAL *, REAL *, REAL *, const REAL *,          \
@@ -117,7 +117,7 @@ CHECK(double, double, 1e-11)
         memset(x, 0, (size_t)(T * L * E / 2) * sizeof(REAL)); /* windows that tie */               \
         const REAL *held[4] = {w, bias, w2, NULL}, *bare[4] = {w, NULL, w2, NULL};                 \
         REAL *to[4] = {gw, gb, gw2, NULL}, *none[4] = {NULL, NULL, NULL, NULL};                    \
-        int wrong = tokens_forward_##TYPE(s, x, held, y, winners, ties);                           \
+        int wrong = tokens_forward_##TYPE(s, x, held, y, winners, ties, NULL);                     \
         wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, gx, none);                   \
         wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, NULL, to);                   \
         wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, gx, to);                     \
@@ -131,6 +131,8 @@ CHECK(double, double, 1e-11)
         free(winners), free(ties), free(first), free(second), free(w2), free(gw2);                 \
         return wrong;                                                                              \
     }
+
+#define PASS(TYPE, ...) chain_##TYPE(__VA_ARGS__, NULL, NULL, NULL)
 
 /* A text CNN of two branches in one pass against loops, forward and both ways back; texts whose end is padded. */
 #define TEXTS(REAL, TYPE)                                                                          \
@@ -152,7 +154,7 @@ CHECK(double, double, 1e-11)
         int64_t *classes = malloc((size_t)(R * B) * sizeof(int64_t));                              \
         for (int64_t n = 0; n < R * B; n++) classes[n] = drawn(0, N - 1);                          \
         for (int64_t n = 0; n < R * B * X; n++) if (n % X >= X / 2) x[n] = 0;                      \
-        int wrong = chain_##TYPE(sizes, x, flat, kept, y, NULL, NULL, NULL, NULL, NULL);           \
+        int wrong = PASS(TYPE, sizes, x, flat, kept, y, NULL, NULL, NULL, NULL, NULL); \
         for (int64_t i = 0; i < R * B; i++) {                                                      \
             const REAL *own = flat + i / B * row, *text = x + i * X;                               \
             double *sums = expected + i / B * row, *back = expected_x + i * X;                     \
@@ -188,13 +190,26 @@ CHECK(double, double, 1e-11)
             }                                                                                      \
             for (int64_t n = 0; n < N; n++) wrong += TYPE##_far(y[i * N + n], logits[n]);          \
         }                                                                                          \
-        wrong += chain_##TYPE(sizes, x, flat, kept, NULL, g, NULL, NULL, to, to_x);                \
+        wrong += PASS(TYPE, sizes, x, flat, kept, NULL, g, NULL, NULL, to, to_x); \
         for (int64_t n = 0; n < R * row; n++) wrong += TYPE##_far(to[n] / 16, expected[n] / 16);   \
         for (int64_t n = 0; n < R * B * X; n++) wrong += TYPE##_far(to_x[n] / 16, expected_x[n] / 16); \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, to_x);        \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, again, NULL);     \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, to, to_x); \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, again, NULL); \
         wrong += memcmp(to, again, (size_t)(R * row) * sizeof(REAL)) != 0;                         \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, NULL, to_x);      \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, NULL, to_x); \
+        /* From what a pass at other texts keeps, few elements or many of which differ. */         \
+        REAL *sums = TYPE##_numbers(R * chain_sums_##TYPE(sizes)), *base = TYPE##_numbers(R * B * X); \
+        REAL *shifts = TYPE##_numbers(R * B), *near = TYPE##_numbers(R * B * N);                   \
+        const int64_t every = drawn(0, 9);                                                         \
+        shifts[0] = 0;                                                                             \
+        for (int64_t n = 0; n < R * B * X; n++)                                                    \
+            x[n] = base[n] + shifts[n / X] + (REAL)!drawn(0, every);                               \
+        wrong += chain_##TYPE(sizes, base, flat, NULL, NULL, NULL, classes, losses, NULL, to_x, sums, NULL, NULL); \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, y, NULL, NULL, NULL, NULL, NULL); \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, near, NULL, NULL, NULL, NULL, NULL, sums, base, shifts); \
+        for (int64_t n = 0; n < R * B * N; n++) wrong += TYPE##_far(near[n], (double)y[n]);        \
+        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL, sums, base, shifts); \
+        free(sums), free(base), free(shifts), free(near);                                          \
         free(x), free(flat), free(kept), free(y), free(g), free(to), free(to_x), free(losses);     \
         free(again), free(expected), free(expected_x), free(classes);                              \
         return wrong;                                                                              \
@@ -243,7 +258,8 @@ CHECK(double, double, 1e-11)
 #define CHAIN(REAL, TYPE)                                                                          \
     int64_t chain_keeps_##TYPE(const int64_t *);                                                   \
     int chain_##TYPE(const int64_t *, const REAL *, const REAL *, REAL *, REAL *, const REAL *,    \
-                     const int64_t *, REAL *, REAL *, REAL *);                                     \
+                     const int64_t *, REAL *, REAL *, REAL *, REAL *, const REAL *, const REAL *); \
+    int64_t chain_sums_##TYPE(const int64_t *);                                                    \
     static int TYPE##_chain(void)                                                                  \
     {                                                                                              \
         const int64_t K = drawn(0, 1) ? 3 : 5, R = drawn(1, 3), B = drawn(1, 90), C = drawn(1, 19);\
@@ -263,20 +279,20 @@ CHECK(double, double, 1e-11)
         REAL *other_x = TYPE##_numbers(R * B * X);                                                 \
         int64_t *classes = malloc((size_t)(R * B) * sizeof(int64_t));                              \
         for (int64_t n = 0; n < R * B; n++) classes[n] = drawn(0, N - 1);                          \
-        int wrong = chain_##TYPE(sizes, x, flat, kept, y, NULL, NULL, NULL, NULL, NULL);           \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, alone, NULL, NULL, NULL, NULL, NULL);          \
+        int wrong = PASS(TYPE, sizes, x, flat, kept, y, NULL, NULL, NULL, NULL, NULL); \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, alone, NULL, NULL, NULL, NULL, NULL); \
         wrong += memcmp(y, alone, (size_t)(R * B * N) * sizeof(REAL)) != 0;                        \
         const int64_t of[2] = {R * B, N};                                                          \
         wrong += cross_entropy_##TYPE(of, y, classes, losses, g);                                  \
         for (int64_t n = 0; n < R * B * N; n++) g[n] *= 1 / (REAL)3;                               \
-        wrong += chain_##TYPE(sizes, x, flat, kept, NULL, g, NULL, NULL, other, other_x);          \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, to_x);        \
+        wrong += PASS(TYPE, sizes, x, flat, kept, NULL, g, NULL, NULL, other, other_x); \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, to, to_x); \
         for (int64_t n = 0; n < R * row; n++) wrong += TYPE##_far(to[n], (double)other[n]);        \
         for (int64_t n = 0; n < R * B * X; n++) wrong += TYPE##_far(to_x[n], (double)other_x[n]);  \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL);        \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, NULL, to_x);      \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL); \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, NULL, to_x); \
         classes[R * B - 1] = N;                                                                    \
-        wrong += chain_##TYPE(sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL) != 3;   \
+        wrong += PASS(TYPE, sizes, x, flat, NULL, NULL, NULL, classes, losses, to, NULL) != 3; \
         free(x), free(flat), free(kept), free(y), free(alone), free(g), free(losses), free(to);    \
         free(to_x), free(other), free(other_x), free(classes);                                     \
         return wrong;                                                                              \

@@ -118,7 +118,7 @@ def _load(path: Path) -> ctypes.CDLL:
         backward = getattr(loaded, f"backward_{number_type}")
         forward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5]
         backward.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 7]
-        for way, tensors in (("forward", 5), ("backward", 7)):
+        for way, tensors in (("forward", 6), ("backward", 7), ("near", 8)):
             tokens = getattr(loaded, f"tokens_{way}_{number_type}")
             tokens.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * tensors]
         for name in ("patches", "unpatched"):
@@ -132,10 +132,11 @@ def _load(path: Path) -> ctypes.CDLL:
         adam = getattr(loaded, f"adam_{number_type}")
         adam.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 6]
         adam.restype = None
-        keeps = getattr(loaded, f"chain_keeps_{number_type}")
-        keeps.argtypes, keeps.restype = [ctypes.POINTER(ctypes.c_int64)], ctypes.c_int64
+        for name in ("chain_keeps", "chain_sums"):
+            keeps = getattr(loaded, f"{name}_{number_type}")
+            keeps.argtypes, keeps.restype = [ctypes.POINTER(ctypes.c_int64)], ctypes.c_int64
         chain = getattr(loaded, f"chain_{number_type}")
-        chain.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 9]
+        chain.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 12]
     return loaded
 
 

@@ -66,7 +66,11 @@ int NAME(forward)(const int64_t *, const REAL *, const REAL *, const REAL *, REA
 int NAME(backward)(const int64_t *, const REAL *, const REAL *, const REAL *, const signed char *,
                    REAL *, REAL *, REAL *);
 int NAME(cross_entropy)(const int64_t *, const REAL *, const int64_t *, REAL *, REAL *);
-int NAME(tokens_forward)(const int64_t *, const REAL *, const REAL *const *, REAL *, int32_t *, int32_t *);
+int64_t NAME(tokens_sums)(const int64_t *);
+int NAME(tokens_forward)(const int64_t *, const REAL *, const REAL *const *, REAL *, int32_t *, int32_t *,
+                         REAL *);
+int NAME(tokens_near)(const int64_t *, const REAL *, const REAL *, const REAL *, const REAL *,
+                      const REAL *const *, REAL *, int32_t *, int32_t *);
 int NAME(tokens_backward)(const int64_t *, const REAL *, const REAL *const *, const REAL *,
                           const int32_t *, const int32_t *, REAL *, REAL *const *);
 
@@ -298,9 +302,25 @@ static void NAME(branches_of)(const int64_t *s, int64_t batch, const REAL *row, 
     }
 }
 
+/* Sums of a text CNN's convolutions, kept at `base`; where that is NULL, they are to be kept at this pass's
+ * inputs. shifts: of most elements of a text from the base, one a text. NULL in `sums` for none of it. */
+typedef struct {
+    REAL *sums;
+    const REAL *base, *shifts;
+} NAME(near);
+
+/* How many sums a replica keeps. */
+int64_t NAME(chain_sums)(const int64_t *s)
+{
+    int64_t sizes[4 + 2 * MOST_BRANCHES];
+    const REAL *values[2 * MOST_BRANCHES];
+    NAME(branches_of)(s, s[BATCH], NULL, sizes, values);
+    return NAME(tokens_sums)(sizes);
+}
+
 /* Steps forward for one replica. Gives its outputs in `y`, 0 in `failed` where all went well. */
 static const REAL *NAME(forwards)(const int64_t *s, int64_t batch, const REAL *x, const REAL *row,
-                                  REAL *kept, int returning, int *failed)
+                                  REAL *kept, int returning, NAME(near) near, int *failed)
 {
     for (int64_t k = 0; k < s[STEPS]; k++) {
         const int64_t *p = step_of(s, k);
@@ -317,7 +337,9 @@ static const REAL *NAME(forwards)(const int64_t *s, int64_t batch, const REAL *x
             NAME(branches_of)(s, batch, row, sizes, values);
             const size_t many = rounded((size_t)(batch * after(p)), 64);
             int32_t *winners = returning ? (int32_t *)(kept + many) : NULL;
-            *failed = NAME(tokens_forward)(sizes, x, values, kept, winners, returning ? winners + many : NULL);
+            int32_t *ties = returning ? winners + many : NULL;
+            *failed = near.base ? NAME(tokens_near)(sizes, x, near.base, near.shifts, near.sums, values, kept, winners, ties)
+                                : NAME(tokens_forward)(sizes, x, values, kept, winners, ties, near.sums);
             if (*failed) return NULL;
         } else if (p[KIND] == LINEAR)
             NAME(linear)(x, weight, bias, batch, p[CHANNELS], p[OUTPUTS], kept);
@@ -386,15 +408,18 @@ static int NAME(backwards)(const int64_t *s, const REAL *x, const REAL *row, con
  *
  * Three uses. Forward: `logits` alone; with `kept`, chain_keeps numbers a replica, for a way back. Back:
  * `slopes`, of the logits, with `kept` of the way forward. Both: `classes` [replica, sample], which gives
- * `losses` too, and the gradients of their sum over DIVISOR. to_flat, to_x: may be NULL. Gives 0, 1 where
- * memory ran out, 2 where a picture is too large, 3 where a class is none. */
+ * `losses` too, and the gradients of their sum over DIVISOR. to_flat, to_x: may be NULL. sums, base, shifts:
+ * see `near`, of all replicas; base as x. Gives 0, 1 where memory ran out, 2 where a picture is too large, 3
+ * where a class is none. */
 int NAME(chain)(const int64_t *s, const REAL *x, const REAL *flat, REAL *kept, REAL *logits,
-                const REAL *slopes, const int64_t *classes, REAL *losses, REAL *to_flat, REAL *to_x)
+                const REAL *slopes, const int64_t *classes, REAL *losses, REAL *to_flat, REAL *to_x,
+                REAL *sums, const REAL *base, const REAL *shifts)
 {
     const int64_t batch = s[BATCH], each = before(step_of(s, 0)), outputs = after(step_of(s, s[STEPS] - 1));
     const int back = slopes || classes;
     /* Without a way back, a part of the batch at a time: it stays in the cache. */
-    const int64_t at_once = kept || back || batch < PART ? batch : PART;
+    const int64_t at_once = kept || back || sums || batch < PART ? batch : PART;
+    const int64_t summed = sums ? NAME(chain_sums)(s) : 0;
     const size_t keeps = NAME(keeps)(s, at_once);
     size_t widest = rounded((size_t)(batch * outputs), 64);
     for (int64_t k = 0; k < s[STEPS]; k++) {
@@ -408,10 +433,13 @@ int NAME(chain)(const int64_t *s, const REAL *x, const REAL *flat, REAL *kept, R
     for (int64_t r = 0; r < s[REPLICAS]; r++) {
         const REAL *mine = x + r * s[X_REPLICA], *row = flat + r * s[PARAMETERS];
         REAL *held = kept ? kept + (size_t)r * keeps : memory, *to = to_flat ? to_flat + r * s[PARAMETERS] : NULL;
+        const NAME(near) near = {sums ? sums + r * summed : NULL, base ? base + r * s[X_REPLICA] : NULL,
+                                 base ? shifts + r * batch : NULL};
         int failed = 0;
         for (int64_t first = 0; !slopes && first < batch; first += at_once) {
             const int64_t many = batch - first < at_once ? batch - first : at_once;
-            const REAL *y = NAME(forwards)(s, many, mine + first * each, row, held, kept || back, &failed);
+            const REAL *y = NAME(forwards)(s, many, mine + first * each, row, held, kept || back, near,
+                                           &failed);
             if (failed) return failed;
             if (classes) {
                 const int64_t sizes[2] = {batch, outputs};

@@ -6,6 +6,7 @@ import ctypes
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from aba_core.kernels import in_use, loaded
 from aba_core.kernels.blocks import NUMBERS, computable
@@ -36,3 +37,4 @@ def adam(
     rates = rates.to(parameters.dtype).contiguous()
     tensors = (value.data_ptr() for value in (parameters, gradient, first, second, rates))
     getattr(library, f"adam_{NUMBERS[parameters.dtype]}")(sizes, *tensors, numbers)
+    increment_version((parameters, first, second))  # as PyTorch's own operations in place do

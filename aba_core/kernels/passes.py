@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aba_core.kernels import loaded
 from aba_core.kernels.blocks import NUMBERS, Block
+from aba_core.kernels.near import Near
 from aba_core.kernels.texts import Branches
 
 _BLOCK, _LINEAR, _RELU, _FLATTEN, _READ = range(5)  # kinds of steps, as chain.c has them
@@ -29,14 +30,18 @@ Inputs = Float[Tensor, "replica batch *feature"]
 @dataclass
 class Program:
     """A chain's steps as C reads them, for inputs [*feature] of one shape. outputs: how many logits
-    it gives."""
+    it gives. A pass of one that reads texts may leave sums for another, or begin at them (`near`).
+    """
 
     steps: tuple[int, ...]
     count: int
     outputs: int
+    reads: bool = False
     _sizes: dict[tuple[int, ...], ctypes.Array[ctypes.c_int64]] = field(default_factory=dict)
 
-    def forward(self, flat: Flat, x: Inputs, returning: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, flat: Flat, x: Inputs, returning: bool, near: Near | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits, and what the way back needs where there is to be one."""
         sizes = self._sizes_of(flat, x)
         logits = x.new_empty(*x.shape[:2], self.outputs)
@@ -44,7 +49,7 @@ class Program:
         if returning:
             count = getattr(_library(), f"chain_keeps_{NUMBERS[x.dtype]}")(sizes)
             kept = x.new_empty(len(x), count)
-        self._call(sizes, x, flat, kept, logits)
+        self._call_near(near, sizes, x, flat, kept, logits, None, None, None, None, None)
         return logits, kept
 
     def backward(
@@ -67,6 +72,7 @@ class Program:
         divisor: int,
         asked: Sequence[bool],
         to_x: Tensor | None = None,
+        near: Near | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
         """Each sample's cross-entropy, and the gradients of their sum, divided, to parameters and
         inputs, each where it is asked for. to_x: where the last is written, contiguous (default: a
@@ -78,7 +84,8 @@ class Program:
         elif to_x is None:
             to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         sizes, classes = self._sizes_of(flat, x, divisor), labels.contiguous()
-        known = self._call(sizes, x, flat, None, None, None, classes, losses, to_flat, to_x)
+        given = None, None, None, classes, losses, to_flat, to_x
+        known = self._call_near(near, sizes, x, flat, *given)
         return (losses, to_flat, to_x) if known else None
 
     def _sizes_of(self, flat: Tensor, x: Tensor, divisor: int = 1) -> ctypes.Array[ctypes.c_int64]:
@@ -88,10 +95,30 @@ class Program:
             self._sizes[head] = (ctypes.c_int64 * len(values))(*values)
         return self._sizes[head]
 
+    def _call_near(
+        self,
+        near: Near | None,
+        sizes: ctypes.Array[ctypes.c_int64],
+        x: Inputs,
+        flat: Flat,
+        *tensors: Tensor | None,
+    ) -> bool:
+        """`_call` that leaves sums for another pass or begins at them, where it may."""
+        kept = None
+        if near is not None and self.reads:
+            sums = getattr(_library(), f"chain_sums_{NUMBERS[x.dtype]}")(sizes)
+            kept = near.room(flat, x, sums)
+        if near is None or kept is None:
+            return self._call(sizes, x, flat, *tensors)
+        known = self._call(sizes, x, flat, *tensors, *kept)
+        if known and kept.base is None:
+            near.keep(flat)
+        return known
+
     @staticmethod
     def _call(sizes: ctypes.Array[ctypes.c_int64], x: Tensor, *tensors: Tensor | None) -> bool:
         """Whether all labels are classes."""
-        tensors = *tensors, *(None,) * (8 - len(tensors))
+        tensors = *tensors, *(None,) * (11 - len(tensors))
         outcome = getattr(_library(), f"chain_{NUMBERS[x.dtype]}")(
             sizes, x.data_ptr(), *(None if t is None else t.data_ptr() for t in tensors)
         )
@@ -152,7 +179,9 @@ def program(
         else:
             return None
         count += 1
-    return Program((*made, *behind), count, shape[0]) if count and len(shape) == 1 else None
+    if not count or len(shape) != 1:
+        return None
+    return Program((*made, *behind), count, shape[0], bool(behind))
 
 
 def _library() -> ctypes.CDLL:

@@ -100,7 +100,8 @@ def _block(
 
 
 def _check_tokens(library: ctypes.CDLL, name: str, number: Any) -> None:
-    """One text of nine tokens and two elements, whose last windows are all alike."""
+    """One text of nine tokens and two elements, whose last windows are all alike; and the same from
+    what is kept at another text, which differs in four elements and by a shift."""
     tokens, elements, outputs, taps = 9, 2, 17, 2
     terms = taps * elements
     x, weight = _whole(tokens * elements, 1), _whole(outputs * terms, 2)
@@ -131,12 +132,22 @@ def _check_tokens(library: ctypes.CDLL, name: str, number: Any) -> None:
     to = numbers([0] * len(x)), numbers([0] * len(weight)), numbers([0] * outputs)
     held = numbers(weight), numbers(bias)
     given = numbers(x), pointers(*held)
-    failed = getattr(library, f"tokens_forward_{name}")(sizes, *given, made, winners, ties)
+    forward = getattr(library, f"tokens_forward_{name}")
+    failed = forward(sizes, *given, made, winners, ties, None)
     ways = numbers(gradient), winners, ties, to[0], pointers(*to[1:])
     failed = failed or getattr(library, f"tokens_backward_{name}")(sizes, *given, *ways)
     near = all(abs(a - b) < 1e-3 for a, b in zip(to[0], to_x, strict=True))  # of thirds
     if failed or [*made] != y or not near or [*to[2]] != to_bias:
         raise Wrong(f"the compiled convolution over tokens is wrong, {name}")
+    base = numbers([value - 2 + (place % 5 == 1) for place, value in enumerate(x)])
+    room = -(-outputs // 16) * 16 * (tokens - taps + 1)  # for the widest vectors
+    sums, others = numbers([0] * room), [(ctypes.c_int32 * outputs)() for _ in "12"]
+    failed = forward(sizes, base, given[1], numbers(y), *others, sums)
+    known = base, numbers([2]), sums, given[1], made, *others
+    failed = failed or getattr(library, f"tokens_near_{name}")(sizes, given[0], *known)
+    same = [*others[0]] == [*winners] and [*others[1]] == [*ties]
+    if failed or [*made] != y or not same:
+        raise Wrong(f"the compiled convolution from another text's is wrong, {name}")
 
 
 def _check_patches(library: ctypes.CDLL, name: str, number: Any) -> None:
@@ -296,8 +307,9 @@ def _check_chain(library: ctypes.CDLL, name: str, number: Any) -> None:
     kept = (number * getattr(library, f"chain_keeps_{name}")(sizes))()
     made, back_to_row, back_to_x = ((number * len(v))() for v in (logits, row, x))
     given, run = (numbers(x), numbers(row), kept), getattr(library, f"chain_{name}")
-    failed = run(sizes, *given, made, None, None, None, None, None)
-    ways = None, numbers(slopes), None, None, back_to_row, back_to_x
+    nothing = (None,) * 3
+    failed = run(sizes, *given, made, *(None,) * 5, *nothing)
+    ways = None, numbers(slopes), None, None, back_to_row, back_to_x, *nothing
     failed = failed or run(sizes, *given, *ways)
     if failed or [*made] != logits or [*back_to_row] != to_row or [*back_to_x] != to_x:
         raise Wrong(f"the compiled chain is wrong, {name}")

@@ -84,7 +84,7 @@ class _Largest(torch.autograd.Function):
         y = x.new_empty(len(x), outputs)
         returning = any(ctx.needs_input_grad)
         winners, ties = torch.empty((2, *y.shape), dtype=torch.int32) if returning else (None, None)
-        _call("forward", x, values, y, winners, ties)
+        _call("forward", x, values, y, winners, ties, None)
         ctx.save_for_backward(x, winners, ties, *values)
         return y
 

@@ -206,6 +206,9 @@ class Augmentation(Method):
         if self.lagged:
             return self._by_last(_last(tail), h, draws), y
         stacked = draws.index.dim() > 1
+        near = None if self.placebo else tail.near
+        if near is not None:
+            near.begin(h)
         changes = None if stacked else self.changes(draws, h)[0]
         maps = self._map(tail, h, y, draws, changes)
         if adjusting.applies(h, self.split, maps):
@@ -213,6 +216,10 @@ class Augmentation(Method):
             changed = adjusting.moved(*at, self.split, self._drawn(draws, h)).reshape(h.shape)
         else:
             changed = self._by_tensors(h, maps, draws)
+        if near is not None and near.kept:
+            changes, magnitude = self.changes(draws, h)
+            most = changes[..., self.split.commonest(h[0, 0].numel())]
+            near.lead(changed, self.strength * magnitude * most)
         if self.placebo == "gaussian":
             changed = in_random_direction(h, changed, draws)
         return changed, y
