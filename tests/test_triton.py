@@ -39,7 +39,9 @@ def tools() -> bool:
     from triton import knobs
 
     try:
-        return all(Path(tool.path).is_file() for tool in (knobs.nvidia.ptxas, knobs.nvidia.cuobjdump))
+        return all(
+            Path(tool.path).is_file() for tool in (knobs.nvidia.ptxas, knobs.nvidia.cuobjdump)
+        )
     except RuntimeError:  # it finds none
         return False
 
@@ -50,7 +52,8 @@ def test_kernels_compile_for_gpus_and_keep_a_sample_in_registers(tmp_path):
     kept 336 bytes a thread in memory."""
     done = subprocess.run(
         [sys.executable, str(HERE / "oracles" / "triton_compiled.py"), "80", "90"],
-        env=environment(TRITON_CACHE_DIR=str(tmp_path)), capture_output=True, text=True, timeout=300,
+        env=environment(TRITON_CACHE_DIR=str(tmp_path)),
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = [line for line in done.stdout.splitlines() if not line.startswith("double")]
