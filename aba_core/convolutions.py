@@ -19,11 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from aba_core.precision import tf32_convolutions
+
 TIMED = "timed"  # in place of a way: the fastest
 # Patches that take more bytes are no way: memory is predicted without them (`demand`).
 MOST_PATCHES = 2**30
 STREAMS = 4
 REPEATS = 3
+SLOW = 0.1  # seconds of a call
 
 Pair = tuple[int, int]
 Convolves = Callable[[Tensor, Tensor, "Tensor | None", Pair, Pair], Tensor]
@@ -125,19 +128,19 @@ WAYS: dict[str, Convolves] = {
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Of one call, after one that is not counted."""
+    """Of one call, after one that is not counted. One call is enough of what is slow."""
 
-    def wait() -> None:
+    def taken(calls: int) -> float:
+        began = time.perf_counter()
+        for _ in range(calls):
+            action()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        return (time.perf_counter() - began) / calls
 
-    action()
-    wait()
-    began = time.perf_counter()
-    for _ in range(REPEATS):
-        action()
-    wait()
-    return (time.perf_counter() - began) / REPEATS
+    taken(1)
+    once = taken(1)
+    return once if once > SLOW else taken(REPEATS)
 
 
 @dataclass
@@ -159,7 +162,7 @@ class Chooser:
         back = torch.is_grad_enabled() and (x.requires_grad, weight.requires_grad)
         key = (
             *(x.device.type, x.dtype, tuple(x.shape), tuple(weight.shape), bias is None),
-            *(stride, padding, back, torch.backends.cudnn.allow_tf32),
+            *(stride, padding, back, tf32_convolutions()),
         )
         if key not in self.chosen:
             if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():

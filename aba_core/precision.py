@@ -5,7 +5,7 @@ Whatever trains, is measured or evaluated does its products inside `products_in`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,15 +37,44 @@ def products_in(
         yield
         return
     matmul: Any = torch.backends.cuda.matmul
-    convolution: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark
+    cudnn: Any = torch.backends.cudnn
     try:
         if kind == "cuda":
-            matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
-            convolution.benchmark = repeated and not convolution.deterministic
+            benchmark = cudnn.benchmark
+            restore_matmul = _put_by(matmul, lambda: [matmul])
+            restore_cudnn = _put_by(cudnn, lambda: [cudnn.conv, cudnn.rnn])
+            matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+            cudnn.benchmark = repeated and not cudnn.deterministic
         # Without the cache of cast weights: a recording would hold on to those of its first run.
         with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
             yield
     finally:
         if kind == "cuda":
-            matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark = before
+            cudnn.benchmark = benchmark
+            restore_matmul()
+            restore_cudnn()
+
+
+def _put_by(library: Any, parts: Callable[[], Sequence[Any]]) -> Callable[[], None]:
+    """What puts a library's precision back as it is now. PyTorch 2.9 has two ways to set it, and
+    refuses to read by the older where the newer was used."""
+    try:
+        allowed = library.allow_tf32
+    except RuntimeError:
+        precisions = [(part, part.fp32_precision) for part in parts()]
+
+        def restore() -> None:
+            for part, precision in precisions:
+                part.fp32_precision = precision
+
+        return restore
+    return lambda: setattr(library, "allow_tf32", allowed)
+
+
+def tf32_convolutions() -> bool:
+    """Whether convolutions may be done in tf32 now, whichever way it was set."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        return bool(cudnn.allow_tf32)
+    except RuntimeError:
+        return cudnn.conv.fp32_precision == "tf32"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -108,6 +108,9 @@ class Step:
             optimizer_step(
                 self.config, parameters, gradient, self._moments, self.learning_rate, now
             )
+
+    def release(self) -> None:
+        """Between its calls a step holds no memory that it could give back, unless `Recorded`."""
 
     def _remembering(
         self, x: Tensor, labels: Tensor
@@ -271,7 +274,9 @@ def optimizer_step(
 class Recorded:
     """A step that is recorded as a CUDA graph after a few ordinary calls, and then replayed.
 
-    The ordinary calls count as steps: what libraries set up at first use must not be recorded.
+    The ordinary calls count as steps: what libraries set up at first use must not be recorded. They
+    run on the stream that is recorded. So the memory that they leave is of one stream, which is
+    emptied before the recording: inside one, the allocator gives nothing of another's back.
     Source: PyTorch's notes on CUDA graphs ("whole-network capture").
     """
 
@@ -285,16 +290,17 @@ class Recorded:
     def __call__(self) -> None:
         self.calls += 1
         if self.calls <= self.ordinary:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
+            aside, usual = _aside(torch.cuda.current_device()), torch.cuda.current_stream()
+            aside.wait_stream(usual)
             with torch.cuda.stream(aside):
                 self.step()
-            torch.cuda.current_stream().wait_stream(aside)
+            usual.wait_stream(aside)
             return
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=_aside(torch.cuda.current_device())):
                 self.step()
+            self.graph = graph
         self.graph.replay()
 
     def release(self) -> None:
@@ -304,3 +310,9 @@ class Recorded:
             self.graph.reset()
             self.graph = None
             torch.cuda.empty_cache()
+
+
+@cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """One stream for all recordings: libraries keep a workspace for each stream that they see."""
+    return torch.cuda.Stream(device)

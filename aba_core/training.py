@@ -366,6 +366,7 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
 
     def look(number: int) -> None:
         if probed_on is not None:
+            take_step.release()
             with products_in("full", setting.device):
                 metrics = measure(replicas, probed_on, setting.loss)
             _record(runs.mechanism_rows, members, setting, number, metrics)
@@ -379,8 +380,10 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
         step.set(number, batch_order(epoch_orders, number, batch, samples))
         take_step()
         if every and ((number + 1) % every == 0 or number + 1 == steps):
+            take_step.release()
             best.look(_validation_loss(replicas, setting))
         if config.curve_every and (number + 1) % config.curve_every == 0 and number + 1 < steps:
+            take_step.release()
             metrics, *_ = _metrics(replicas, setting, step.places)
             _record(runs.curve_rows, members, setting, number + 1, metrics)
         if setting.progress is not None:
@@ -388,8 +391,7 @@ def _train_group(setting: _Setting, members: Sequence[_Member], runs: Runs) -> N
         if setting.observe is not None:
             setting.observe(number + 1, steps, replicas)
     best.restore()
-    if isinstance(take_step, Recorded):
-        take_step.release()  # metrics need the memory
+    take_step.release()  # metrics need the memory
     look(steps)
     _finish(setting, members, runs, step, steps, started)
 

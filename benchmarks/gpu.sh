@@ -50,9 +50,23 @@ for stage in $stages; do
   left=$(( LIMIT - ($(date +%s) - began) ))
   if [ "$left" -lt 15 ]; then echo "stopped before $stage; the same command goes on"; exit 3; fi
   if [ "$stage" = kernels ] && [ "$left" -gt 60 ]; then left=60; fi
-  code=0
-  "$PYTHON" -m benchmarks.on_gpu "$stage" --out "$WORK/out" --device "$DEVICE" --limit "$left" || code=$?
-  if [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then exit "$code"; fi
+  code=4
+  again=--again  # what failed in an earlier call; what broke the device in this one is left alone
+  until=$(( $(date +%s) + left ))
+  while [ "$code" -eq 4 ] && [ "$left" -gt 0 ]; do
+    code=0
+    # A case that does not come back is ended, so that the results are kept.
+    timeout --kill-after=10 $((left + 40)) "$PYTHON" -m benchmarks.on_gpu "$stage" --out "$WORK/out" \
+      --device "$DEVICE" --limit "$left" $again || code=$?
+    if [ "$code" -eq 134 ] || [ "$code" -eq 139 ]; then code=4; fi  # it aborted, or broke off
+    again=
+    left=$(( until - $(date +%s) ))
+  done
+  case $code in
+    0 | 3) ;;
+    4 | 124 | 137) code=3 ;;
+    *) exit "$code" ;;
+  esac
   unfinished=$(( code > unfinished ? code : unfinished ))
 done
 exit "$unfinished"

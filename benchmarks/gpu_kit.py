@@ -25,7 +25,11 @@ CODE = (
     "analysis",
     "benchmarks",
     "data/reference",
-    "tests",
+    # Those that ask a GPU, and what they share.
+    "tests/conftest.py",
+    "tests/oracles",
+    "tests/test_gpu.py",
+    "tests/test_triton.py",
     "pyproject.toml",
     "Makefile",
 )

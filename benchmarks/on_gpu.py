@@ -2,20 +2,25 @@
 they stopped: whether its numbers are right, what recording changes, which kernels are fast, how
 fast it is, and the published studies.
 
-    python -m benchmarks.on_gpu STAGE --out FOLDER [--device cuda] [--limit SECONDS]
+    python -m benchmarks.on_gpu STAGE --out FOLDER [--device cuda] [--limit SECONDS] [--again]
 
-Each stage writes FOLDER/STAGE.json after every case, and skips the cases that are in it. With
---device cpu everything is rehearsed at tiny sizes.
+Each stage writes FOLDER/STAGE.json around every case, and skips the cases that are in it; --again
+tries those that failed once more. With --device cpu everything is rehearsed at tiny sizes. It ends
+with 0 when the stage is done, with 3 at its limit, and with 4 when a case broke the device for this
+process: the next one goes on behind it.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +31,13 @@ import torch
 from aba_core import METHODS, Arm, TrainConfig, convolutions, train
 from aba_core.architecture import first_line
 from aba_core.datasets import Splits
+from aba_core.kernels import on_gpu
+from aba_core.methods.aba import adjust
 from aba_core.methods.base import stand_ins
 from aba_core.models import MODELS
+from aba_core.randomness import _bits, _unit_interval
+from aba_core.selection import Percentiles, order_of_ties
+from aba_core.threads import usable_cores
 from benchmarks import gpu
 from benchmarks.workloads import MENDABA, made_up
 
@@ -55,13 +65,25 @@ TINY = ["--set", "epochs=1", "--seeds", "2"]
 
 
 def parity(device: str) -> Iterator[Case]:
-    """Every model with every optimiser, and every method, in float64 against this machine's CPU."""
-    for model in MODELS:
-        for optimizer in ("sgd", "adam"):
-            for norm in (False, True) if model not in ("linear", "text_cnn") else (False,):
-                config = TrainConfig(model=model, optimizer=optimizer, batch_norm=norm, **PRECISE)
-                name = f"{model}, {optimizer}{', batch norm' * norm}"
-                yield name, lambda c=config: agreement(c, Arm("all", MENDABA), device)
+    """Triton's kernels at the sizes of the published data; then every method, and every model with
+    every optimiser, in float64 against this machine's CPU. What takes the CPU longest comes last.
+    """
+    if device == "cuda":
+        yield "Triton: small examples", lambda: alike(on_gpu.disagreements(device))
+        for features in (784, 3072, on_gpu.MOST_FEATURES):
+            for rows in (7, 6750):
+                name = f"Triton: {rows} samples of {features} features"
+                yield name, lambda r=rows, f=features: alike(kernels_apart(r, f, device))
+    compared = dict(_compared())
+    expected = References(compared)
+    try:
+        for name, (config, arm) in compared.items():
+            yield name, lambda n=name, c=config, a=arm: agreement(c, a, device, expected(n))
+    finally:
+        expected.close()
+
+
+def _compared() -> Iterator[tuple[str, tuple[TrainConfig, Arm]]]:
     for kind in METHODS:
         model = "text_cnn" if kind == "word-dropout" else "small_cnn"
         options = {"size": 5} if kind == "ghost-batch-norm" else {}
@@ -69,7 +91,61 @@ def parity(device: str) -> Iterator[Case]:
         # Batch norm for all: some methods act on it alone.
         norm = model != "text_cnn"
         config = TrainConfig(model=model, optimizer="adam", batch_norm=norm, **PRECISE)
-        yield f"method {kind}", lambda c=config, a=arm: agreement(c, a, device)
+        yield f"method {kind}", (config, arm)
+    for model in sorted(MODELS, key=lambda name: name.startswith("vgg")):
+        steps = {"epochs": 0.2} if model.startswith("vgg") else {}
+        for optimizer in ("sgd", "adam"):
+            for norm in (False, True) if model not in ("linear", "text_cnn") else (False,):
+                changes = {"optimizer": optimizer, "batch_norm": norm, **PRECISE, **steps}
+                name = f"{model}, {optimizer}{', batch norm' * norm}"
+                yield name, (TrainConfig(model=model, **changes), Arm("all", MENDABA))
+
+
+class References:
+    """What the CPU gives for each case, made by its other cores while the device works. They begin
+    with the first case that is asked for."""
+
+    def __init__(self, compared: dict[str, tuple[TrainConfig, Arm]]) -> None:
+        self.compared = compared
+        self._made: dict[str, Future[pd.DataFrame]] = {}
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, name: str) -> pd.DataFrame:
+        if self._pool is None:
+            # Not forked: this process may hold the device already.
+            count = max(1, usable_cores() - 1)
+            self._pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+            names = list(self.compared)
+            for later in names[names.index(name) :]:
+                self._made[later] = self._pool.submit(metrics, *self.compared[later], "cpu")
+        return self._made[name].result()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def alike(differing: list[str]) -> dict[str, Any]:
+    return {"differing": differing, "good": not differing}
+
+
+def kernels_apart(rows: int, features: int, device: str) -> list[str]:
+    """Which of Triton's kernels differ from the tensor code for so many samples."""
+    generator = torch.Generator().manual_seed(features)
+    x, maps = (torch.randn(rows, features, generator=generator).to(device) for _ in range(2))
+    maps[:, ::7] = 0.0  # ties
+    split, changes = Percentiles(0.1, 0.9), torch.randn(rows, 3, generator=generator).to(device)
+    ones, numbers = torch.ones(rows, device=device), torch.arange(rows * 3, device=device)
+    differing = []
+    ranks, counts = order_of_ties(features, x.device)[1], split.boundaries(features)
+    expected = adjust(x, split.masks(maps), changes, 1.0, ones)
+    if not torch.equal(on_gpu.moved(x, maps, ranks, changes, counts), expected):
+        differing.append("selection")
+    drawn = on_gpu.uniforms(numbers * 2**40 - 5, 3, numbers).cpu()
+    numbers = numbers.cpu()
+    if not torch.equal(drawn, _unit_interval(_bits(numbers * 2**40 - 5, 3, numbers))):
+        differing.append("draws, from the CPU's")
+    return differing
 
 
 def _splits(config: TrainConfig, device: str) -> Splits:
@@ -90,8 +166,8 @@ def apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
     return float(((one - other).abs() / other.abs().clip(lower=1e-12)).to_numpy().max())
 
 
-def agreement(config: TrainConfig, arm: Arm, device: str) -> dict[str, Any]:
-    difference = apart(metrics(config, arm, device), metrics(config, arm, "cpu"))
+def agreement(config: TrainConfig, arm: Arm, device: str, expected: pd.DataFrame) -> dict[str, Any]:
+    difference = apart(metrics(config, arm, device), expected)
     return {"difference": difference, "good": difference < 1e-6}
 
 
@@ -149,10 +225,21 @@ def kernels(device: str) -> Iterator[Case]:
 
 
 def speed(device: str) -> Iterator[Case]:
-    """The engine against the plain loop in the same precision."""
-    cases = gpu.GPU_CASES if device == "cuda" else [gpu.REHEARSED]
-    for case in cases:
+    """What the device reaches; the engine against the plain loop in the same precision; one model
+    compiled and captured."""
+    yield "peaks", lambda: gpu.peaks(device)
+    real = device == "cuda"
+    for case in gpu.GPU_CASES if real else [gpu.REHEARSED]:
         yield ", ".join(map(str, case)), lambda c=case: gpu.measured(c, rounds=1, device=device)
+    for model, data, steps in (
+        [("small_cnn", "MNIST 28×28", 100), ("vgg11", "MNIST 28×28", 50)]
+        if real
+        else [("small_cnn", "digits 8×8", 8)]
+    ):
+        for precision in ("full", "tf32", "bf16") if real else ("full",):
+            case = model, data, steps, precision, device
+            name = f"{model}, {precision}, compiled and captured"
+            yield name, lambda c=case: gpu.measured_captured(*c)
 
 
 CASES: dict[str, Callable[[str], Iterator[Case]]] = {
@@ -166,28 +253,58 @@ CASES: dict[str, Callable[[str], Iterator[Case]]] = {
 # --- running them --------------------------------------------------------------------------------
 
 
-def run_cases(stage: str, device: str, out: Path, until: float) -> bool:
-    """Whether all cases of the stage are done. A case that fails is one that says how."""
+class DeviceLost(RuntimeError):
+    """A process whose device answers nothing any more, as after an access to memory out of bounds:
+    whatever it tries next fails as well."""
+
+
+def run_cases(stage: str, device: str, out: Path, until: float, again: bool = False) -> bool:
+    """Whether all cases of the stage are done. A case that fails is one that says how; again: such
+    ones are tried once more. Raises DeviceLost."""
     path = out / f"{stage}.json"
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if again:
+        done = {name: found for name, found in done.items() if not bad(found)}
+
+    def keep(name: str, found: dict[str, Any]) -> None:
+        done[name] = found
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(done, indent=1) + "\n")
+        temporary.replace(path)
+
     for name, case in CASES[stage](device):
         if name in done:
             continue
         if time.monotonic() > until:
             return False
         began = time.monotonic()
+        keep(name, {"error": "it ended its process, or was ended with it"})
         try:
             found = case()
         except Exception as error:  # whatever an untried device says
             found = {"error": f"{type(error).__name__}: {first_line(error)[:200]}"}
-        done[name] = {**found, "seconds_taken": round(time.monotonic() - began, 2)}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(done, indent=1) + "\n")
-        temporary.replace(path)
+        keep(name, {**found, "seconds_taken": round(time.monotonic() - began, 2)})
         print(f"{stage}: {name}: {found}", flush=True)
-    bad = [name for name, found in done.items() if "error" in found or found.get("good") is False]
-    print(f"{stage}: {len(done)} cases, {len(bad)} bad: {bad}", flush=True)
+        if "error" in found and device == "cuda":
+            gc.collect()  # after an error for want of memory
+            check_device()
+    failed = {name: found.get("error", found) for name, found in done.items() if bad(found)}
+    print(f"{stage}: {len(done)} cases, {len(failed)} bad: {failed}", flush=True)
     return True
+
+
+def bad(found: dict[str, Any]) -> bool:
+    return "error" in found or found.get("good") is False
+
+
+def check_device() -> None:
+    """Raises DeviceLost where the device answers nothing any more."""
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.zeros(1, device="cuda").item()
+    except RuntimeError as error:
+        raise DeviceLost(first_line(error)) from error
 
 
 def run_studies(stage: str, device: str, out: Path, until: float) -> bool:
@@ -212,7 +329,10 @@ def run_studies(stage: str, device: str, out: Path, until: float) -> bool:
             code = process.wait(timeout=left)
         except subprocess.TimeoutExpired:
             process.send_signal(2)  # what is finished stays
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
             return False
         if code:
             print(f"{study} on {dataset} ended with {code}", flush=True)
@@ -232,13 +352,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of all results")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--limit", type=float, default=520.0, help="seconds for this call")
+    parser.add_argument("--again", action="store_true", help="try what failed once more")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no GPU is visible to torch here; --device cpu rehearses")
     options.out.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + options.limit
-    run = run_cases if options.stage in CASES else run_studies
-    whole = run(options.stage, options.device, options.out, until)
+    given = options.stage, options.device, options.out, until
+    try:
+        whole = run_cases(*given, options.again) if options.stage in CASES else run_studies(*given)
+    except DeviceLost as lost:
+        print(f"{options.stage}: the device is lost to this process: {lost}", flush=True)
+        return 4
     print(f"{options.stage}: {'done' if whole else 'not done; the same command goes on'}")
     return 0 if whole else 3
 

@@ -5,7 +5,9 @@ one step, on the tensors they were done on, and refuses where Python asks for a 
 in by mistake makes the replay differ.
 """
 
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from aba_core import (
     selection,
     steps,
     train,
+    training,
 )
 from aba_core.architecture import initial_model
 from aba_core.attribution import cross_entropy
@@ -181,6 +184,7 @@ def test_what_is_baked_in_shows(tiny_splits, like_a_gpu):
     step, _ = step_of(CONFIG, ALL, tiny_splits)
     before = [value.clone() for value in state(step)]
     step.set(0, rows(0))
+    step()  # which makes what is kept
     real, step.number = step.number, torch.zeros(1, dtype=torch.int64)
     replay = make_fx(lambda: step())()
     step.number = real
@@ -224,16 +228,23 @@ def test_graphs_are_refused_where_there_is_no_gpu(tiny_splits):
         train(CONFIG, [Arm("vanilla")], [0], "cpu", splits=tiny_splits, graphs=True)
 
 
-def test_a_recorded_step_runs_first_and_is_then_replayed(monkeypatch):
-    """The order of calls, with a graph that only notes what it is asked."""
+@pytest.fixture
+def notes(monkeypatch):
+    """What a pretended CUDA is asked for, in order, on which stream."""
     notes = []
 
     class Stream:
+        made = 0
+
+        def __init__(self, device=None):
+            self.name = "usual" if device is None else "aside"
+            Stream.made += self.name == "aside"
+
         def wait_stream(self, other):
-            pass
+            notes.append(f"{self.name} waits for {other.name}")
 
         def __enter__(self):
-            notes.append("aside")
+            notes.append(f"on {self.name}")
 
         def __exit__(self, *error):
             pass
@@ -242,18 +253,73 @@ def test_a_recorded_step_runs_first_and_is_then_replayed(monkeypatch):
         def replay(self):
             notes.append("replay")
 
-        def __enter__(self):
-            notes.append("record")
+        def reset(self):
+            notes.append("reset")
 
-        def __exit__(self, *error):
-            pass
+    @contextmanager
+    def graph(graph, stream):
+        notes.append(f"record on {stream.name}")
+        yield
 
     for name, value in {
         "Stream": Stream, "current_stream": Stream, "stream": lambda stream: stream,
-        "CUDAGraph": Graph, "graph": lambda graph: graph,
+        "CUDAGraph": Graph, "graph": graph, "current_device": lambda: 0,
+        "empty_cache": lambda: notes.append("empty"),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
+    steps._aside.cache_clear()
+    yield notes
+    assert Stream.made <= 1
+    steps._aside.cache_clear()
+
+
+FIRST = ["aside waits for usual", "on aside", "step", "usual waits for aside"]
+
+
+def test_a_recorded_step_runs_first_and_is_then_replayed(notes):
+    """On one stream: what others leave cannot be had back in a recording."""
     step = Recorded(lambda: notes.append("step"))
     for _ in range(Recorded.ordinary + 2):
         step()
-    assert notes == ["aside", "step"] * 3 + ["record", "step", "replay", "replay"]
+    assert notes == FIRST * 3 + ["record on aside", "step", "replay", "replay"]
+
+
+def test_a_recording_gives_its_memory_back_and_is_made_anew(notes):
+    step = Recorded(lambda: notes.append("step"))
+    for _ in range(Recorded.ordinary + 1):
+        step()
+    notes.clear()
+    step.release()
+    step.release()
+    step()
+    assert notes == ["reset", "empty", "record on aside", "step", "replay"]
+
+
+def test_a_recording_that_fails_is_no_recording(notes):
+    def fail():
+        raise RuntimeError("CUDA error: out of memory")
+
+    step = Recorded(lambda: notes.append("step"))
+    for _ in range(Recorded.ordinary):
+        step()
+    step.step = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        step()
+    assert step.graph is None
+
+
+def test_metrics_on_the_way_find_the_recording_gone(tiny_splits, monkeypatch):
+    """Once a curve's and early stopping's needed memory beside it, which `demand` counts not."""
+    order = []
+    monkeypatch.setattr(Step, "release", lambda self: order.append("release"))
+    for name in ("_metrics", "_validation_loss"):
+        made = getattr(training, name)
+        monkeypatch.setattr(
+            training, name, lambda *given, n=name, made=made: order.append(n) or made(*given)
+        )
+    arms = [Arm("stopped", {"kind": "early-stopping"})]
+    config = replace(CONFIG, epochs=1, curve_every=1, mechanism=1)
+    train(config, arms, [0], splits=tiny_splits)
+    assert order.count("_metrics") >= 2 and order.count("_validation_loss") >= 1
+    for before, now in pairwise(order):
+        assert "release" in (before, now)

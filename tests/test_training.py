@@ -413,6 +413,7 @@ def test_a_flipped_bit_is_one_weight_changed_by_one_unit_in_the_last_place(tiny_
     assert len(changed) > 1
 
 
+@pytest.mark.filterwarnings("ignore:precision is .bf16., which this processor emulates")
 def test_half_precision_moves_little_and_leaves_parameters_whole(tiny_splits):
     config = replace(exact, model="small_cnn", dtype="float32", learning_rate=0.01)
     arms = [Arm("vanilla"), Arm("aba", replace(MENDABA, strength=0.3, target="loss"))]

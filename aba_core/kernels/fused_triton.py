@@ -1,7 +1,7 @@
 """Kernels for a GPU, in Triton: hashed draws, selection with moving, Adam; each in one pass.
 
 Importable without Triton, where nothing of it can be called. `on_gpu` decides when they are used;
-tests run them in Triton's interpreter on a CPU. Untried on a GPU.
+tests run them in Triton's interpreter on a CPU, and compile them for GPUs. Untried on a GPU.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def moved(  # type: ignore[no-untyped-def]
     key = tl.where(inside, key, 1 << BITS)
     change = tl.load(changes + row * (CUTS + 1) + CUTS)
     change = tl.zeros([BLOCK], dtype=tl.float32) + change
-    for number in tl.static_range(CUTS):
-        cut: tl.constexpr = CUTS - 1 - number
+    for cut in tl.static_range(CUTS - 1, -1, -1):
         count = (COUNTS >> (32 * cut)) & 0xFFFFFFFF
         # The largest number that fewer than `count` keys are below: the count-th smallest key.
         threshold = tl.zeros([1], dtype=tl.int64)
@@ -90,21 +89,22 @@ def moved(  # type: ignore[no-untyped-def]
 
 @_jit
 def adam(  # type: ignore[no-untyped-def]
-    parameters, gradient, first, second, rates, correction, width, decay, share_1, share_2, small,
-    BLOCK: tl.constexpr,
+    parameters, gradient, first, second, rates, correction, width, DECAY: tl.constexpr,
+    SHARE_1: tl.constexpr, SHARE_2: tl.constexpr, SMALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One step of a part of one replica's parameters, in place."""
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """One step of a part of one replica's parameters, in place. Numbers that are no constants would
+    come in single precision, whatever the parameters are in."""
+    row = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
     place = row * width + at
     value = tl.load(parameters + place, mask=inside, other=0.0)
-    slope = tl.load(gradient + place, mask=inside, other=0.0) + decay * value
+    slope = tl.load(gradient + place, mask=inside, other=0.0) + DECAY * value
     one = tl.load(first + place, mask=inside, other=0.0)
     two = tl.load(second + place, mask=inside, other=0.0)
-    one = one + share_1 * (slope - one)
-    two = two - share_2 * two + share_2 * slope * slope
+    one = one + SHARE_1 * (slope - one)
+    two = two - SHARE_2 * two + SHARE_2 * slope * slope
     tl.store(first + place, one, mask=inside)
     tl.store(second + place, two, mask=inside)
-    scale = tl.sqrt(two) / tl.load(correction) + small
+    scale = tl.sqrt(two) / tl.load(correction) + SMALL
     tl.store(parameters + place, value - tl.load(rates + row) * one / scale, mask=inside)
