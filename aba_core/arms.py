@@ -219,7 +219,7 @@ class MethodInfo(NamedTuple):
 
     title: str
     where: str
-    given: Mapping[str, Any] = {}  # noqa: RUF012, a named tuple's default is never changed
+    given: Mapping[str, Any] = {}
 
 
 _BY_LRP = {"attribution": "lrp_composite"}  # ε-z⁺, the relevance that RelDrop was published with

@@ -10,9 +10,6 @@ from typing import Any, ClassVar
 from aba_core.identity import meant
 from aba_core.quantities import ASPECTS
 
-# Aspects, or parts of them, that train models anew.
-RETRAIN = ("memory", "ensembles")
-
 
 @dataclass(frozen=True)
 class CardSettings:

@@ -97,20 +97,6 @@ def drawn_subset(splits: Splits, size: int, seed: int) -> Tensor:
     return torch.from_numpy(drawn)
 
 
-def training_subset(splits: Splits, size: int, seed: int) -> Splits:
-    """The same splits with the training samples of `drawn_subset` alone. Raises DatasetError."""
-    pool, at = splits.train, drawn_subset(splits, size, seed)
-    index = pool.index[at] if pool.index is not None else None
-    part = replace(pool, data=pool.data[at], y=pool.y[at], index=index)
-    return replace(
-        splits,
-        train=part,
-        subset=f"{size} of {len(pool)}",
-        subset_seed=seed,
-        fingerprint=f"{splits.fingerprint}, {size} drawn from {seed}",
-    )
-
-
 def _given_arrays(
     x: Any, y: Any, shares: dict[str, Any], task: str
 ) -> dict[str, tuple[Tensor, np.ndarray]]:

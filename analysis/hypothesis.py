@@ -100,6 +100,13 @@ def minus_best(arm: str, reference: str, others: Iterable[str]) -> Contrast:
     return Contrast(label=f"{arm} − {reference}", weights={arm: 1.0}, minus_best_of=best)
 
 
+def mean_minus(label: str, pairs: Iterable[tuple[str, str]]) -> Contrast:
+    """The mean difference of pairs, of an arm and the other one each."""
+    first, other = zip(*pairs, strict=True)
+    each = 1 / len(first)
+    return Contrast(label=label, weights=dict.fromkeys(first, each) | dict.fromkeys(other, -each))
+
+
 class Slope(_Declared):
     """How mean accuracy changes with one property of arms (points a unit), the others held.
 

@@ -62,7 +62,7 @@ def properties(members: Sequence[int]) -> dict[str, float]:
     }
 
 
-def random_sets(per_cell: int, seed: int = 0) -> list[tuple[int, ...]]:
+def random_sets(per_cell: int) -> list[tuple[int, ...]]:
     """Random sets for size × opposition: all 26 single adjustments, then `per_cell` of each kind
     in `SET_SIZES`, without repeats. A list of sets; members in the published order.
 
@@ -70,7 +70,7 @@ def random_sets(per_cell: int, seed: int = 0) -> list[tuple[int, ...]]:
     mean direction is beyond ±1/2 are drawn again: opposed pairs have none, and sets without them
     would differ by it too.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # the sets are part of the study: always the same
     drawn: list[tuple[int, ...]] = [(i,) for i in range(1, 27)]
     for size, kinds in SET_SIZES.items():
         for pairs in kinds:
