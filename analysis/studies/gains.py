@@ -204,7 +204,7 @@ def best_plot(
     ax: Axes | None = None,
     *,
     of: pd.DataFrame | None = None,
-    label: str = "Less the best other (points)",
+    label: str = "Difference to the best other (points)",
 ) -> Axes:
     """Each method less the best of the others; filled where it may be the best, the best on top.
 
