@@ -87,7 +87,7 @@ def short_hash(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Use:
-    """Something of one's own, by name: "module:name", with options for it.
+    """Something of your own, by name: "module:name", with options for it.
 
     In a study file: {use: "module:name", option: value}.
     """

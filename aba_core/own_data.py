@@ -1,4 +1,4 @@
-"""Data of one's own as three splits in standard units, for any of the tasks."""
+"""Data of your own as three splits in standard units, for any of the tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def splits_from(
     name: str = "own",
     task: str = "multiclass",
 ) -> Splits:
-    """Data of one's own as three splits, stratified by class, for `train` and `frozen`.
+    """Data of your own as three splits, stratified by class, for `train` and `frozen`.
 
     x, y: tensors or arrays [n, *feature] and [n]; or x alone, a PyTorch Dataset (or a list) of
     pairs (input, label). task: "multiclass"; "multilabel", with y [n, label] of 0 and 1; or

@@ -211,7 +211,7 @@ def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: in
 
 def load_splits(config: TrainConfig) -> Splits:
     """The data of a configuration, read once in each process. Raises StudyError where a function of
-    one's own gives none, and the data sets' own errors."""
+    your own gives none, and the data sets' own errors."""
     try:
         return _cached_splits(config.dataset, str(config.subset), config.subset_seed, config.tokens)
     except ValueError as error:

@@ -415,13 +415,13 @@ def _adjusted(
 
 
 class ABA:
-    """Attribution-based augmentation for anybody's own training loop.
+    """Attribution-based augmentation for your own training loop.
 
     >>> aba = ABA("mendaba", strength=0.5, seed=0)
     >>> x = aba(model, x, y)          # then train on x as usual
 
     augmentation: an `Augmentation` or a preset's name (challenger, mendaba, fastaba, fastaba-ce).
-    changes: fields of `Augmentation` that are to be others, as strength=0.5 or top_k=2.
+    changes: fields of `Augmentation` to change, such as strength=0.5 or top_k=2.
     untrained: the model that makes the maps of placebo "untrained", freshly initialised.
     Each call is one step; draws depend on (seed, step, place in the batch), so setting `step`
     continues a stopped training exactly. Works wherever x and the model are, CPU or CUDA.

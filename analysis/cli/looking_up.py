@@ -107,12 +107,12 @@ AXIOMS_FROM, AXIOMS_TO = "<!-- axioms: from here on written by the command -->",
 @app.command()
 def axioms(
     csv: Annotated[
-        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
+        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
     ] = False,
     page: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, writable=True, help="Write it into this Markdown page."
+            exists=True, dir_okay=False, writable=True, help="Write the table into this page."
         ),
     ] = None,
 ) -> None:
