@@ -9,7 +9,6 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,12 +32,7 @@ LONG = "An arm whose author described every single one of its choices in its nam
 SIZES = [("single", "paper"), ("double", "paper"), ("slide", "talk"), ("double", "talk")]
 
 
-@pytest.fixture(autouse=True)
-def _no_window_and_no_leftovers():
-    with mpl.rc_context({"backend": "agg"}):
-        plt.switch_backend("agg")
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def own_study(arms: int, seeds: int = 3) -> Study:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from aba_core.arms import METHODS
 from aba_core.attribution import Loss
-from aba_core.identity import Use, load, meant, plain
+from aba_core.identity import Use, check_fields, load, meant, plain
 from aba_core.randomness import Draws
 from aba_core.sites import INPUT, Tail
 
@@ -359,12 +359,7 @@ def method_of(data: Any) -> Method | None:
         where = use.where if use else METHODS[kind].where
         raise ValueError(f"{where!r} is no Method; needed: a class or an instance of one")
     known = [entry.name for entry in fields(cls) if entry.init]
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"unknown field {name!r}{meant(name, known)} of {cls.kind!r}; known: "
-                f"{', '.join(known)}"
-            )
+    check_fields(given, known, f" of {cls.kind!r}")
     values = {**preset, **{name: _typed(cls, name, value) for name, value in given.items()}}
     if isinstance(made, type):
         needed = [e.name for e in fields(cls) if e.init and _required(e) and e.name not in values]
