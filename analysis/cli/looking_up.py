@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Out, Results, app
+from analysis.cli.options import Csv, Out, Results, app
 
 
 @app.command("adjustments")
 def adjustments_(
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
-    ] = False,
+    csv: Csv = False,
 ) -> None:
     """List the 27 adjustments: changes, group, offset form.
 
@@ -106,9 +104,7 @@ AXIOMS_FROM, AXIOMS_TO = "<!-- axioms: from here on written by the command -->",
 
 @app.command()
 def axioms(
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
-    ] = False,
+    csv: Csv = False,
     page: Annotated[
         Path | None,
         typer.Option(
