@@ -248,7 +248,14 @@ def test_a_figure_comes_with_its_data_caption_checksum_and_command(complete, tmp
         "--style paper"
     )
     assert facts["size_mm"] == [175.0, 118.0]
-    for words in ("n = 5 runs", "digits (tiny)", "small_cnn", "95 %", "bootstrap", "135 in all"):
+    for words in (
+        "n = 5 runs",
+        "Digits, subset tiny",
+        "small CNN",
+        "95 %",
+        "bootstrap",
+        "135 in all",
+    ):
         assert words in facts["caption"]
     assert {"toolkit", "model", "interval", "runs", "runs_missing"} <= set(facts)
     data = rooms.data("isolation", complete, "digits")

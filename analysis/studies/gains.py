@@ -423,7 +423,7 @@ def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
         "training subsets"
     )
     words = "A method whose interval ends at 0 from below is surely not the best."
-    title = "Each method less the best of the others"
+    title = "Each method compared with the best of the others"
     collector.figure(
         name,
         title,
