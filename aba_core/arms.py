@@ -82,9 +82,9 @@ class TrainConfig:
     mechanism: at how many evenly spaced steps gradients and curvature are measured, the first
     before the first step, the last after the last one (0: never; see `aba_core.mechanism`).
     probe_strength: of the adjustments that arms without augmentation are measured with.
-    dataset, model: a name, or {"use": "module:function", option: value} for one's own; see
+    dataset, model: a name, or {"use": "module:function", option: value} for your own; see
     docs/guides. metrics: measured besides the loss and the task's primary quantity: names of
-    `quantities.QUANTITIES`, or "module:function" of one's own. card: the report card of every
+    `quantities.QUANTITIES`, or "module:function" of your own. card: the report card of every
     trained model: aspects (see `quantities.ASPECTS`), or fields of `aspects.CardSettings`.
     dtype: "float32", or "float64" for comparisons. precision of products and convolutions while
     training: "full", that of dtype; "bf16", 8 bits of fraction (autocast; parameters, optimiser and
@@ -219,7 +219,7 @@ class MethodInfo(NamedTuple):
 
     title: str
     where: str
-    given: Mapping[str, Any] = {}  # noqa: RUF012, a named tuple's default is never changed
+    given: Mapping[str, Any] = {}
 
 
 _BY_LRP = {"attribution": "lrp_composite"}  # ε-z⁺, the relevance that RelDrop was published with
@@ -454,7 +454,7 @@ class Arm:
         """The arm as plain data, its name included, without what is at its default."""
         content = plain(self)
         if not isinstance(self.method, Mapping | list | None) and self.method.kind not in METHODS:
-            cls = type(self.method)  # of one's own: known by its place, as in a study file
+            cls = type(self.method)  # of your own: known by its place, as in a study file
             given = {n: v for n, v in content["method"].items() if n not in ("kind", "version")}
             content["method"] = {"use": f"{cls.__module__}:{cls.__qualname__}", **given}
         return {name: content[name] for name in content if name not in ("kind", "version")}

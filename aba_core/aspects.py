@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from aba_core.identity import meant
+from aba_core.identity import check_fields, meant
 from aba_core.quantities import ASPECTS
-
-# Aspects, or parts of them, that train models anew.
-RETRAIN = ("memory", "ensembles")
 
 
 @dataclass(frozen=True)
@@ -80,13 +77,7 @@ class CardSettings:
         if isinstance(given, bool):
             return cls() if given else None
         if isinstance(given, Mapping):
-            known = [entry.name for entry in fields(cls)]
-            for name in given:
-                if name not in known:
-                    raise ValueError(
-                        f"unknown field {name!r} of card{meant(name, known)}; known: "
-                        f"{', '.join(known)}"
-                    )
+            check_fields(given, [entry.name for entry in fields(cls)], " of card")
             return cls(**given)
         if isinstance(given, str | list | tuple) and all(isinstance(one, str) for one in given):
             return cls(aspects=(given,) if isinstance(given, str) else tuple(given))

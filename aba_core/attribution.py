@@ -55,7 +55,7 @@ class Attribution:
     """How maps are made. Each field is a choice that published code makes silently.
 
     method: a name in `MAPS`, as gradient (docs/attributions.md has all); or "module:function" or
-        {use: "module:function", option: value}, a function of one's own with the arguments of
+        {use: "module:function", option: value}, a function of your own with the arguments of
         `MapFunction`, and its options; those of the toolkit are in `aba_core.maps`.
     target: "loss", the loss of the true class; "class_score", the score of one of the `top_k`
         highest-scoring classes drawn at random; "true_class", of several labels one that is drawn;
@@ -342,7 +342,7 @@ def attribution_map(
 
     forward: inputs to logits. maker: the model behind it, which some maps need. draws: where the
     class of target "class_score" and smoothgrad's noise come from.
-    Raises ValueError where a function of one's own gives another shape.
+    Raises ValueError where a function of your own gives another shape.
     """
     name = attribution.method
     function = name.function() if isinstance(name, Use) else MAPS[name].function

@@ -50,9 +50,9 @@ class ABAClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> ABAClassifier:  # noqa: N803, scikit-learn's name
+    def fit(self, X: Any, y: Any) -> ABAClassifier:
         """X: [sample, feature]; y: one label a sample, numbers or text."""
-        X, y = validate_data(self, X, y, dtype=np.float32)  # noqa: N806
+        X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -84,14 +84,14 @@ class ABAClassifier(ClassifierMixin, BaseEstimator):
         takes = self.strength is not None and str(given["kind"]) in PRESETS
         return Arm("classifier", {**({"strength": self.strength} if takes else {}), **given})
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities [sample, class], in the order of `classes_`."""
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, dtype=np.float32, reset=False)  # noqa: N806
+        X = validate_data(self, X, dtype=np.float32, reset=False)
         with torch.no_grad():
             return torch.softmax(self.model_(torch.from_numpy(X.copy())).double(), -1).numpy()
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each sample."""
         most = self.predict_proba(X).argmax(1)
         return self.classes_[most]

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
@@ -87,7 +87,7 @@ def short_hash(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Use:
-    """Something of one's own, by name: "module:name", with options for it.
+    """Something of your own, by name: "module:name", with options for it.
 
     In a study file: {use: "module:name", option: value}.
     """
@@ -210,6 +210,15 @@ def meant(name: object, known: Iterable[str], close_from: float = 0.6) -> str:
     """
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=close_from)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_fields(given: Iterable[object], known: Sequence[str], of: str = "") -> None:
+    """Raises ValueError for the first name that is no field. of: whose fields, as " of card"."""
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"unknown field {name!r}{meant(name, known)}{of}; known: {', '.join(known)}"
+            )
 
 
 def in_short(names: Iterable[str], most: int = 12) -> str:

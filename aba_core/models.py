@@ -78,7 +78,7 @@ def mlp(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Modu
 
 
 def linear(input_shape: tuple[int, ...], classes: int, batch_norm: bool) -> nn.Module:
-    """Softmax regression on the flattened input: one minimum, whatever the initialisation. Batch
+    """Softmax regression on the flattened input: one minimum for every initialisation. Batch
     norm, where asked for, acts on the input."""
     width = math.prod(input_shape)
     normalised = [nn.BatchNorm1d(width)] if batch_norm else []

@@ -1,4 +1,4 @@
-"""Data of one's own as three splits in standard units, for any of the tasks."""
+"""Data of your own as three splits in standard units, for any of the tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def splits_from(
     name: str = "own",
     task: str = "multiclass",
 ) -> Splits:
-    """Data of one's own as three splits, stratified by class, for `train` and `frozen`.
+    """Data of your own as three splits, stratified by class, for `train` and `frozen`.
 
     x, y: tensors or arrays [n, *feature] and [n]; or x alone, a PyTorch Dataset (or a list) of
     pairs (input, label). task: "multiclass"; "multilabel", with y [n, label] of 0 and 1; or
@@ -95,20 +95,6 @@ def drawn_subset(splits: Splits, size: int, seed: int) -> Tensor:
         )
     drawn, _ = stratified(pool.y.numpy(), size, splits.name, "subset", seed)
     return torch.from_numpy(drawn)
-
-
-def training_subset(splits: Splits, size: int, seed: int) -> Splits:
-    """The same splits with the training samples of `drawn_subset` alone. Raises DatasetError."""
-    pool, at = splits.train, drawn_subset(splits, size, seed)
-    index = pool.index[at] if pool.index is not None else None
-    part = replace(pool, data=pool.data[at], y=pool.y[at], index=index)
-    return replace(
-        splits,
-        train=part,
-        subset=f"{size} of {len(pool)}",
-        subset_seed=seed,
-        fingerprint=f"{splits.fingerprint}, {size} drawn from {seed}",
-    )
 
 
 def _given_arrays(

@@ -181,7 +181,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 
 
 def quantity_of(column: str) -> Quantity:
-    """What a column of runs measures: of "validation_accuracy", accuracy; a metric of one's own is
+    """What a column of runs measures: of "validation_accuracy", accuracy; a metric of your own is
     called as its function.
 
     Raises ValueError for a column that is no quantity of a split.

@@ -158,9 +158,9 @@ class Draws:
 
     seeds: one tensor a purpose, broadcast against index. index: [*lead], a sample's place in its
     batch, where lead is [batch] for one model and [replica, batch] for stacked ones. step: its
-    number, or a tensor of it; steps: how many the training has, 0 where nobody knows. made:
-    `usual`, where it was made beforehand. rows: each sample's place in the training set, None where
-    nobody knows.
+    number, or a tensor of it; steps: how many the training has, 0 if unknown. made:
+    `usual`, where it was made beforehand. rows: each sample's place in the training set, None if
+    unknown.
     """
 
     seeds: Mapping[str, Int64[Tensor, "*any"]]

@@ -22,7 +22,7 @@ class Percentiles:
     """Categories by rank within each sample, cut at the given quantiles.
 
     `Percentiles(0.1, 0.9)` makes three: the lowest tenth, the middle, the highest tenth. The sizes
-    are exact whatever the values: `quantile · features`, rounded half up seen from the nearer end,
+    are exact for all values: `quantile · features`, rounded half up from the nearer end,
     so that `Percentiles(q, 1 − q)` has low and high categories of one size. Equal values on a cut
     are told apart by a fixed pseudo-random order of the features: a constant map then selects
     scattered features and no corner of the picture.

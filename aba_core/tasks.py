@@ -117,7 +117,7 @@ class Task:
 
 
 def column_of(metric: str | Use) -> str:
-    """A metric's name as a column: of one's own, the function's."""
+    """A metric's name as a column: of your own, the function's."""
     return metric.where.rpartition(":")[2] if isinstance(metric, Use) else metric
 
 
@@ -198,7 +198,7 @@ def task_of(name: str) -> Task:
 
 
 def used(use: Use, **given: Any) -> Any:
-    """What a function of one's own makes of those of the given arguments that it takes, and of its
+    """What a function of your own makes of those of the given arguments that it takes, and of its
     options. Raises ValueError for an option that it does not take, and where it fails."""
     function = use.load()
     if not callable(function):

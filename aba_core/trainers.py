@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from aba_core.identity import meant
+from aba_core.identity import check_fields, meant
 
 REPLICAS = "replicas"
 # Random changes of pictures before a method sees them (`single.transforms`), and their options.
@@ -107,11 +107,5 @@ def trainer_of(given: Any) -> str | Single:
         kind = given.get("kind") if isinstance(given, Mapping) else given
         raise ValueError(f"unknown trainer {kind!r}; known: replicas, single")
     options = {str(name): value for name, value in given.items() if name not in ("kind", "version")}
-    known = [entry.name for entry in fields(Single)]
-    for name in options:
-        if name not in known:
-            raise ValueError(
-                f"unknown field {name!r}{meant(name, known)} of trainer 'single'; known: "
-                f"{', '.join(known)}"
-            )
+    check_fields(options, [entry.name for entry in fields(Single)], " of trainer 'single'")
     return Single(**options)

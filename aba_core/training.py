@@ -99,7 +99,7 @@ class _Member:
         return purpose_seeds(self.seed + self.arm.seed_offset, dict(self.arm.held), more)
 
 
-# Fifteen arguments: what is trained, then what of one's own takes a standard part's place.
+# Fifteen arguments: what is trained, then what of your own takes a standard part's place.
 def train(
     config: TrainConfig,
     arms: Sequence[Arm],
@@ -294,7 +294,7 @@ def _method_of(arm: Arm) -> Method | None:
 
 def load_splits(config: TrainConfig) -> Splits:
     """The data that a configuration names. Raises ValueError (DatasetError) where they cannot be
-    had, and where a function of one's own gives no `Splits`."""
+    had, and where a function of your own gives no `Splits`."""
     if not isinstance(config.dataset, Use):
         return load_dataset(
             config.dataset, str(config.subset), subset_seed=config.subset_seed, tokens=config.tokens

@@ -59,10 +59,11 @@ def _lacks_study(verdict: Verdict) -> bool:
     return any(getattr(c, "unit", "") == "measured" for c in verdict.hypothesis.comparisons)
 
 
-def with_looks(study: Study, most: int, looks: int = 0) -> Study:
-    """The study, its hypotheses declared for at most so many subsets and judged so many times.
+def with_looks(study: Study, most: int) -> Study:
+    """The study, its hypotheses declared for at most so many subsets, and judged as many times as
+    they say, or `LOOKS`.
 
-    looks: by default what the hypotheses say, or `LOOKS`. Raises StudyError for a study without
+    Raises StudyError for a study without
     hypotheses, one whose runs share training subsets, and fewer subsets than two at a look.
     """
     if not study.hypotheses:
@@ -73,7 +74,7 @@ def with_looks(study: Study, most: int, looks: int = 0) -> Study:
             f"arm {shared[0]!r} has no fresh training subset for each seed; needed to add subsets: "
             "fresh_subsets: 1"
         )
-    looks = looks or max(one.looks for one in study.hypotheses) or LOOKS
+    looks = max(one.looks for one in study.hypotheses) or LOOKS
     if most < 2 * looks:
         raise StudyError(
             f"--max-seeds {most} for {looks} looks; allowed: whole numbers from {2 * looks}"

@@ -1,4 +1,4 @@
-"""Studies of one's own by name: which there are in a results folder, and on which data sets."""
+"""Studies of your own by name: which there are in a results folder, and on which data sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def study_name(given: str) -> str:
 
 
 def own_studies(names: Sequence[str], results: str | Path) -> list[str]:
-    """The studies of one's own in a results folder that the names, or files, are of."""
+    """The studies of your own in a results folder that the names, or files, are of."""
     known = {name for names in studies_by_dataset(results).values() for name in names}
     return [name for name in map(study_name, names) if name in known - {*STANDARD}]
 

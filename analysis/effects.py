@@ -15,8 +15,6 @@ from analysis.statistics import Interval
 
 POWER = 0.8
 
-EFFECTS = ("worth having", "exists", "negligible", "reversed", "open")
-
 
 def effect_of(interval: Interval, margin: float, direction: str) -> str:
     """What an interval says of an effect, in one or two words.

@@ -1,7 +1,7 @@
 """Engines train chunks: an engine is a function (chunks, report) → iterator of (chunk, rows).
 
 `processes` trains one chunk after another in a single-threaded process per core, `gpu` one after
-another in one process, cut to the memory there is and to two minutes. An engine of one's own is any
+another in one process, cut to the memory there is and to two minutes. An engine of your own is any
 such function, named as "module:function"; `train_chunk` does the work, here or on another machine.
 Engines write nothing and know nothing of where results are kept.
 

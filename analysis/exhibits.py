@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 
 from aba_core.identity import meant
 from aba_core.quantities import metric_label, metrics_in
-from analysis import figures, tables, toolkit_version
+from analysis import figures, tables, toolkit_version, wording
 from analysis.results import StudyResult
 
 FORMATS = ("pdf", "svg", "png")
@@ -156,7 +156,8 @@ class Collector:
         parts = [
             f"{description.rstrip('.')}.",
             note,
-            f"Data: {facts['dataset']} ({facts['subset']}); model: {facts['model']}{norm}, "
+            f"Data: {wording.data_title(facts['dataset'])}, subset {facts['subset']}; "
+            f"model: {wording.model_title(facts['model'])}{norm}, "
             f"{facts['epochs']:g} {'epoch' if facts['epochs'] == 1 else 'epochs'}; "
             f"n = {self.n} {'run (seed)' if self.n == '1' else 'runs (seeds)'} an arm, "
             f"{facts['runs']} in all.",

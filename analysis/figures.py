@@ -208,8 +208,8 @@ def panel_size(ax: Axes) -> tuple[float, float]:
 
 
 def wrapped(text: str, width: float, size: float, lines: int = 3) -> str:
-    """Text of `size` points broken to fit a width in points; what is too long loses words of its
-    middle, or letters where there are too few words."""
+    """Text of `size` points broken to fit a width in points, in lines of about equal length. What
+    is too long loses words of its middle, or letters where there are too few words."""
     characters = max(6, int(width / (0.55 * size)))
     shown, keep, words = text, len(text), text.split()
     for kept in range(len(words), 2, -1):
@@ -218,12 +218,24 @@ def wrapped(text: str, width: float, size: float, lines: int = 3) -> str:
         shorter = " ".join([*words[: kept - tail], *gap, *words[len(words) - tail :]])
         parts = textwrap.wrap(shorter, characters)
         if len(parts) <= lines:
-            return "\n".join(parts)
+            return "\n".join(_evened(parts, characters))
     while len(parts := textwrap.wrap(shown, characters) or [""]) > lines:
         keep -= 1
         tail = keep // 3
         shown = text[: keep - tail].rstrip() + "…" + text[len(text) - tail :].lstrip()
     return "\n".join(parts)
+
+
+def _evened(parts: list[str], characters: int) -> list[str]:
+    """The same lines, broken earlier where no more of them come of it: no word ends alone."""
+    text = " ".join(parts)
+    while characters > 1:
+        characters -= 1
+        narrower = textwrap.wrap(text, characters, break_long_words=False)
+        if len(narrower) > len(parts) or max(map(len, narrower)) > characters:
+            break
+        parts = narrower
+    return parts
 
 
 def group_handles(groups: Sequence[str], marker_size: float) -> list[Line2D]:

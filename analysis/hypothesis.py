@@ -100,6 +100,13 @@ def minus_best(arm: str, reference: str, others: Iterable[str]) -> Contrast:
     return Contrast(label=f"{arm} − {reference}", weights={arm: 1.0}, minus_best_of=best)
 
 
+def mean_minus(label: str, pairs: Iterable[tuple[str, str]]) -> Contrast:
+    """The mean difference of pairs, of an arm and the other one each."""
+    first, other = zip(*pairs, strict=True)
+    each = 1 / len(first)
+    return Contrast(label=label, weights=dict.fromkeys(first, each) | dict.fromkeys(other, -each))
+
+
 class Slope(_Declared):
     """How mean accuracy changes with one property of arms (points a unit), the others held.
 
@@ -185,7 +192,7 @@ class Hypothesis(_Declared):
 
     statement, estimand: in words. comparisons: the family. rule: "all" of them must hold, "any"
     may, or "at least K"; the levels make a wrong verdict of the family as rare as of one (see
-    `rules.at_least`). Or a function of one's own as "module:function". direction, margin: see
+    `rules.at_least`). Or a function of your own as "module:function". direction, margin: see
     `statistics.decide`; effects below the margin (points) are not worth having. n: seeds planned
     for each arm. looks: how often it may be judged while runs are added, 0 where the number of runs
     is fixed; see `sequential`. quantity: the column of results that it is about, where it is not
@@ -233,7 +240,7 @@ class Hypothesis(_Declared):
     @property
     def identity(self) -> str:
         """Short hash of all that is declared, with the version of the rules and that of a rule of
-        one's own."""
+        your own."""
         content = hashed(self)
         if needed_of(self.rule, len(self.comparisons)) is None:
             try:
@@ -252,7 +259,7 @@ def hashed(hypothesis: Hypothesis) -> dict[str, Any]:
 
 
 def rule_at(where: str) -> Callable[..., Any]:
-    """A rule of one's own, "module:function". Raises ValueError, one line, where there is none."""
+    """A rule of your own, "module:function". Raises ValueError, one line, where there is none."""
     try:
         rule = load_for_results(where)
     except ValueError as error:
@@ -265,7 +272,7 @@ def rule_at(where: str) -> Callable[..., Any]:
 
 
 def needed_of(rule: str, m: int) -> int | None:
-    """How many of m comparisons must hold by a rule of words; None for a rule of one's own."""
+    """How many of m comparisons must hold by a rule of words; None for a rule of your own."""
     if rule in ("all", "any"):
         return m if rule == "all" else 1
     counted = _AT_LEAST.fullmatch(rule)

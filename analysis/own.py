@@ -1,4 +1,4 @@
-"""Does attribution-based augmentation help on data of one's own? One call, and a plain answer.
+"""Does attribution-based augmentation help on data of your own? One call, and a plain answer.
 
     data, model → arms tuned alike on tuning subsets → fresh subsets and seeds → rules → Answer
 

@@ -1,4 +1,4 @@
-"""Data of one's own for `aba try`: a CSV or NPZ file, or a function "module:function"."""
+"""Data of your own for `aba try`: a CSV or NPZ file, or a function "module:function"."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -99,14 +98,6 @@ class Plan:
     def steps(self, chunk: Chunk) -> int:
         """Of all the runs of a chunk."""
         return len(chunk.runs) * chunk.config.steps(self.samples[str(chunk.config.subset)])
-
-    def unfinished(self, finished: AbstractSet[tuple[str, int]]) -> list[Chunk]:
-        """The chunks that still have something to compute, without the finished (arm, seed)."""
-        lacking = [
-            replace(chunk, runs=tuple(run for run in chunk.runs if run[:2] not in finished))
-            for chunk in self.chunks
-        ]
-        return [chunk for chunk in lacking if chunk.runs]
 
 
 def resolve(
@@ -220,7 +211,7 @@ def _cached_splits(dataset: str | Use, subset: str, subset_seed: int, tokens: in
 
 def load_splits(config: TrainConfig) -> Splits:
     """The data of a configuration, read once in each process. Raises StudyError where a function of
-    one's own gives none, and the data sets' own errors."""
+    your own gives none, and the data sets' own errors."""
     try:
         return _cached_splits(config.dataset, str(config.subset), config.subset_seed, config.tokens)
     except ValueError as error:

@@ -6,7 +6,7 @@ A rule is a function `rule(hypothesis, compare) -> Ruling`. `compare(share)` jud
 with bounds that leave out 1 / share of what one may leave out, where they are to support, and the
 share that goes with it where they are to refute; the rule chooses the share that its claim needs,
 and makes one verdict of the comparisons' verdicts. "all", "any" and "at least K" are such
-functions; anybody's own is declared as "module:function".
+functions; your own is declared as "module:function".
 
 These are version 2 of the rules (`study.RULES_VERSION`); docs/statistics.md tells what changed.
 """
@@ -108,7 +108,8 @@ def at_least(needed: int, hypothesis: Hypothesis, compare: Compare) -> Ruling:
         strength = -strength
     if hypothesis.direction == "equivalent":
         strength = -np.abs(strength)  # the largest difference is the weakest case
-    strength = np.where(np.isnan(strength), -np.inf, strength)
+    # Rounded, so that of equal estimates the first one decides whatever the machine's last bits.
+    strength = np.where(np.isnan(strength), -np.inf, strength.round(9))
     with_verdict = np.flatnonzero(verdicts == verdict)
     turned_at = np.sort(strength[with_verdict])[-place]
     decisive = next(row for row in with_verdict if strength[row] == turned_at)

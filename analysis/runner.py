@@ -224,7 +224,7 @@ def _keep(results: Path, part: object) -> Chunk:
 
 
 def own_splits(x: Any, y: Any = None, **given: Any) -> Splits:
-    """Data of one's own as splits: as they are, or by `splits_from`. Raises DatasetError."""
+    """Data of your own as splits: as they are, or by `splits_from`. Raises DatasetError."""
     from aba_core import Splits, splits_from
 
     if isinstance(x, Splits):

@@ -239,7 +239,7 @@ def show_answer(page: Page, answer: Answer) -> None:
 
 def explore(page: Page, start: Choice, models: Any) -> None:
     """The explorer over `aba_core.lessons.SmallModels`, beside the isolation study's table where
-    the results have one. It begins with the map of one's own, where the models have it."""
+    the results have one. It begins with the map of your own, where the models have it."""
     start = replace(start, method=models.own_map or start.method)
 
     @cache

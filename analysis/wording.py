@@ -29,6 +29,17 @@ _DATA = {
     "ptb-xl-superclass-25hz": "PTB-XL, superclasses at 25 Hz",
 }
 
+# {model: how captions call it}; others have the name that studies give them
+_MODELS = {
+    "linear": "linear model",
+    "mlp": "MLP",
+    "small_cnn": "small CNN",
+    "larger_cnn": "larger CNN",
+    "vgg11": "VGG-11",
+    "vgg16": "VGG-16",
+    "text_cnn": "text CNN",
+}
+
 # {unit: what is counted}
 _UNITS = {
     "run": "runs in all",
@@ -43,6 +54,11 @@ _UNITS = {
 def data_title(dataset: str) -> str:
     """How prose and figures call a data set; one of a user's own has the name that it was given."""
     return _DATA.get(dataset, dataset)
+
+
+def model_title(model: str) -> str:
+    """How captions call a model."""
+    return _MODELS.get(model, model)
 
 
 def published_title(experiment: str) -> str:

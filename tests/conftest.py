@@ -42,6 +42,18 @@ def unchecked_shapes() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_windows() -> Iterator[None]:
+    """Figures are drawn without a window, and closed."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context({"backend": "agg"}):
+        plt.switch_backend("agg")
+        yield
+        plt.close("all")
+
+
+@pytest.fixture
 def kernels_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kernels in C whatever the environment says, and one thread, as they are used."""
     monkeypatch.setenv("ABA_KERNELS", "on")

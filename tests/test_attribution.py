@@ -75,24 +75,6 @@ def test_the_gradient_is_what_finite_differences_say(name, target):
             torch.testing.assert_close(fast[:, feature], rise / (2 * step), rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_map_does_not_depend_on_the_rest_of_the_batch(method):
-    model, x, y = probe("picture")
-    whole = attribute(model, x, y, method, samples=2)
-    draws = Draws.single(0, 0, len(x), "cpu")
-    for sample in range(len(x)):
-        only = torch.arange(len(x)) == sample
-        alone = attribute(model, x[only], y[only], method, samples=2, draws=draws.subset(only))
-        torch.testing.assert_close(alone, whole[only], rtol=1e-11, atol=1e-13)
-
-
-def test_float32_stays_float32():
-    model, x, y = probe("picture")
-    for method in METHODS:
-        result = attribute(model.float(), x.float(), y, method, samples=2)
-        assert result.dtype == torch.float32 and result.shape == x.shape
-
-
 @pytest.mark.parametrize("target", ("loss", "true_class"))
 @pytest.mark.parametrize("name", ("smooth_mlp", "text", "picture"))
 def test_integrated_gradients_sum_to_the_change_from_the_zero_input(name, target):

@@ -771,7 +771,7 @@ def test_settings_are_read_from_plain_data_in_one_order():
     ("given", "message"),
     [
         (["calibraton"], "unknown aspect 'calibraton' .did you mean 'calibration'.*; known:"),
-        ({"sample": 3}, "unknown field 'sample' of card"),
+        ({"sample": 3}, "unknown field 'sample' .did you mean 'samples'.. of card; known: "),
         ({"samples": 0}, "samples is 0; allowed: whole numbers from 1"),
         ({"epsilon": -1.0}, "epsilon is -1.0; allowed: finite numbers above 0"),
         ([], "no aspects; known: calibration"),

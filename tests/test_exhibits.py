@@ -9,7 +9,6 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,12 +32,7 @@ LONG = "An arm whose author described every single one of its choices in its nam
 SIZES = [("single", "paper"), ("double", "paper"), ("slide", "talk"), ("double", "talk")]
 
 
-@pytest.fixture(autouse=True)
-def _no_window_and_no_leftovers():
-    with mpl.rc_context({"backend": "agg"}):
-        plt.switch_backend("agg")
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def own_study(arms: int, seeds: int = 3) -> Study:
@@ -254,7 +248,14 @@ def test_a_figure_comes_with_its_data_caption_checksum_and_command(complete, tmp
         "--style paper"
     )
     assert facts["size_mm"] == [175.0, 118.0]
-    for words in ("n = 5 runs", "digits (tiny)", "small_cnn", "95 %", "bootstrap", "135 in all"):
+    for words in (
+        "n = 5 runs",
+        "Digits, subset tiny",
+        "small CNN",
+        "95 %",
+        "bootstrap",
+        "135 in all",
+    ):
         assert words in facts["caption"]
     assert {"toolkit", "model", "interval", "runs", "runs_missing"} <= set(facts)
     data = rooms.data("isolation", complete, "digits")

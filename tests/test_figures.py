@@ -21,13 +21,7 @@ from analysis.studies.isolation import group_plot, group_table, isolation_plot
 from analysis.studies.tension import hypothesis_plot
 from analysis.studies.verdicts import verdict_plot
 
-
-@pytest.fixture(autouse=True)
-def _no_window_and_no_leftovers():
-    with mpl.rc_context({"backend": "agg"}):
-        plt.switch_backend("agg")
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
 from oracles.made_results import make_study, standard
 from oracles.made_runs import make_frozen, rng
 
@@ -28,12 +26,7 @@ from analysis.studies.isolation import arm_name
 STRENGTHS = (0.05, 0.2, 1.0)
 
 
-@pytest.fixture(autouse=True)
-def _no_window_and_no_leftovers():
-    with mpl.rc_context({"backend": "agg"}):
-        plt.switch_backend("agg")
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def test_measured_groups_follow_the_change_of_loss():

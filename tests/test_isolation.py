@@ -1,6 +1,5 @@
 """Isolation: what is counted, what is compared, and that figures draw what the tables say."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,13 +18,7 @@ from analysis.studies.isolation import (
     isolation_table,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_window_and_no_leftovers():
-    with mpl.rc_context({"backend": "agg"}):
-        plt.switch_backend("agg")
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def test_isolation_table_summarises_every_adjustment():

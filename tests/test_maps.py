@@ -130,7 +130,7 @@ def test_maps_of_chance_are_those_of_captum_by_the_same_draws(name, monkeypatch)
 
     class Tunnel(attr.NoiseTunnel):
         @staticmethod
-        def _add_noise_to_input(input, stdev, nt_samples_partition):  # noqa: A002
+        def _add_noise_to_input(input, stdev, nt_samples_partition):
             assert nt_samples_partition == copies
             noisy = [slow_maps.noisy_inputs(one, i, copies, stdev) for i, one in enumerate(input)]
             return torch.stack([one for of_sample in noisy for one in of_sample])

@@ -16,8 +16,8 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from torch import nn
 
 from aba_core import Arm, TrainConfig, build_model, splits_from, train
-from aba_core.datasets import DatasetError
-from aba_core.own_data import drawn_subset, training_subset
+from aba_core.datasets import DatasetError, Splits
+from aba_core.own_data import drawn_subset
 from aba_core.runs import Runs
 from analysis import own, own_data
 from analysis.own import ABA_ARMS, Answer, compare, declared, usual_training
@@ -25,6 +25,13 @@ from analysis.study import FRESH_SEED, TUNING_SEED, StudyError
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"replicates": 5, "tuning_subsets": 1, "seed": 3}
+
+
+def drawn(splits: Splits, size: int, seed: int) -> Splits:
+    """The same splits with the training samples of `drawn_subset` alone."""
+    pool, at = splits.train, drawn_subset(splits, size, seed)
+    part = replace(pool, data=pool.data[at], y=pool.y[at], index=None)
+    return replace(splits, train=part, subset=f"{size} of {len(pool)}", subset_seed=seed)
 
 
 def quick(samples: int) -> TrainConfig:
@@ -45,7 +52,7 @@ def test_runs_are_those_of_training_each_subset_by_hand(cancer: Answer):
     x, y = load_breast_cancer(return_X_y=True)
     splits = splits_from(x, y, seed=3, name="cancer")
     seed = FRESH_SEED + 2
-    part = training_subset(splits, 60, seed)
+    part = drawn(splits, 60, seed)
     for arm in cancer.study.arms[:3]:
         alone = train(
             replace(quick(60), subset_seed=seed),
@@ -68,16 +75,16 @@ def test_runs_on_subsets_side_by_side_are_those_of_each_subset_alone(member_per)
     subsets = {seed: drawn_subset(splits, 40, seed) for seed in (4, 5, 6)}
     build = partial(build_model, "mlp", (13,), 3)
     together = train(config, arms, [4, 5, 6], splits=splits, subsets=subsets, build=build)
-    drawn = ["subset", "subset_seed"]
+    named = ["subset", "subset_seed"]
     metrics = ["validation_loss", "test_loss", "train_loss", "train_accuracy", "test_accuracy"]
     for seed in subsets:
-        part = training_subset(splits, 40, seed)
+        part = drawn(splits, 40, seed)
         own = replace(config, subset_seed=seed)
         alone = train(own, arms, [seed], splits=part, build=build)
         for table in (Runs.frame, Runs.curves):
             one, several = table(alone), table(together)
             several = several[several["seed"] == seed].reset_index(drop=True)
-            assert (several[drawn] == one[drawn]).to_numpy().all()
+            assert (several[named] == one[named]).to_numpy().all()
             pd.testing.assert_frame_equal(several[["arm", *metrics]], one[["arm", *metrics]])
 
 
@@ -394,9 +401,8 @@ def test_the_command_answers_and_leaves_a_plot_and_a_table(tmp_path: Path):
 
 def test_subsets_are_stratified_distinct_and_follow_their_seed():
     splits = splits_from(*load_wine(return_X_y=True))
-    one, two, again = (training_subset(splits, 30, seed) for seed in (1, 2, 1))
+    one, two, again = (drawn(splits, 30, seed) for seed in (1, 2, 1))
     assert torch.equal(one.train.x, again.train.x) and not torch.equal(one.train.x, two.train.x)
     counts = torch.bincount(one.train.y).double() / 30
     assert torch.allclose(counts, torch.bincount(splits.train.y).double() / 106, atol=1 / 30)
     assert torch.equal(one.test.x, splits.test.x)
-    assert len({one.fingerprint, two.fingerprint, splits.fingerprint}) == 3

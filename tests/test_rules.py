@@ -153,6 +153,14 @@ def test_at_least_some_of_a_family_follows_from_counting(needed, seed):
         assert (better & (ruling.table["verdict"] != "refuted")).sum() == needed - 1
 
 
+def test_of_equal_estimates_the_first_decides_whatever_their_last_bits():
+    one = claim(A_B, A_C)
+    for estimates in ([0.3, 0.1 + 0.2], [0.1 + 0.2, 0.3]):
+        table = pd.DataFrame({"estimate": estimates, "verdict": "refuted"})
+        assert rules.at_least(2, one, lambda *_, table=table: table).decisive == 0
+        assert rules.at_least(1, one, lambda *_, table=table: table).decisive == 0
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [

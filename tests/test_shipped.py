@@ -311,7 +311,7 @@ def epsilon_less_neutral(runs):
 
 
 def stated_beside_the_published_tables(place):
-    section = RESULTS[RESULTS.index("**Beside the published tables**") :]
+    section = RESULTS[RESULTS.index("## Beside the published tables") :]
     number = r"(−?\d+\.\d)"
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
     return [float(n.replace("−", "-")) for n in stated]
@@ -361,7 +361,7 @@ def test_the_results_state_how_small_a_sets_margin_is_on_news_at_the_weaker_stre
     ],
 )
 def test_the_results_state_how_the_27_rank_beside_the_published(dataset, epochs, strength, place):
-    section = RESULTS[RESULTS.index("**Beside the published tables**") :]
+    section = RESULTS[RESULTS.index("## Beside the published tables") :]
     number = r"(−?\.\d\d)"
     stated = re.findall(rf"{number}\s*\[{number},\s*{number}\]", section)[place]
     isolation = isolation_table(

@@ -95,7 +95,7 @@ def card(
     landscape: bool = False,
     **settings: Any,
 ) -> Card:
-    """The report card of a trained model, anybody's own.
+    """The report card of any trained model.
 
     retrain: trains a model of the same kind, called with other splits and a seed; seed 0 is the
     model's own. Without it, what needs further models is NaN. What watches a training needs one

@@ -61,7 +61,7 @@ def penultimate(
         layers[-1].register_forward_pre_hook(lambda _, args: entered.append(args[0]))
         if layers
         else None
-    )  # noqa: E501
+    )
     outputs = []
     try:
         with torch.no_grad():
@@ -144,7 +144,7 @@ def measure(subject: Subject) -> Measured:
     return {
         f"{measure}_{score}": torch.stack(
             [row[f"{measure}_{score}"] for row in table.values()]
-        ).mean(0)  # noqa: E501
+        ).mean(0)
         for measure in ("auroc", "aupr", "fpr95")
         for score in SCORES
     }

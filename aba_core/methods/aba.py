@@ -26,7 +26,7 @@ from aba_core.attribution import (
     map_of,
 )
 from aba_core.checks import warn_of_units
-from aba_core.identity import Use, fields_by_name, meant
+from aba_core.identity import Use, check_fields, fields_by_name, meant
 from aba_core.kernels import adjusting, on_gpu
 from aba_core.methods.base import Method
 from aba_core.methods.lagged import LaggedMaps
@@ -422,20 +422,20 @@ def _adjusted(
 
 
 class ABA:
-    """Attribution-based augmentation for anybody's own training loop.
+    """Attribution-based augmentation for your own training loop.
 
     >>> aba = ABA("mendaba", strength=0.5, seed=0)
     >>> x = aba(model, x, y)          # then train on x as usual
 
     augmentation: an `Augmentation` or a preset's name (challenger, mendaba, fastaba, fastaba-ce).
-    changes: fields of `Augmentation` that are to be others, as strength=0.5 or top_k=2.
+    changes: fields of `Augmentation` to change, such as strength=0.5 or top_k=2.
     untrained: the model that makes the maps of placebo "untrained", freshly initialised.
     Each call is one step; draws depend on (seed, step, place in the batch), so setting `step`
     continues a stopped training exactly. Works wherever x and the model are, CPU or CUDA.
 
-    With lagged=True a step costs nearly one pass: each call is told which samples it is given, and
-    the training step on what it returned leaves their maps for the next time. Until then a sample
-    stays as it is, also where a stopped training goes on.
+    With lagged=True a step costs little more than one pass. Each call is told which samples it has,
+    and the training step on its result leaves their maps for the next time. A sample without a map
+    stays as it is, also after a stopped training continues.
 
     >>> aba = ABA("fastaba-ce", strength=0.5, lagged=True)
     >>> x = aba(model, x, y, rows)    # rows: places in the training set; then loss.backward()
@@ -467,13 +467,7 @@ class ABA:
             if not isinstance(strength, int | float):
                 raise ValueError(f"strength is {strength!r}; needed: a number, as 0.5")
             changes["strength"] = strength
-        known = [entry.name for entry in fields(Augmentation)]
-        for name in changes:
-            if name not in known:
-                raise ValueError(
-                    f"unknown field {name!r}{meant(name, ['seed', 'loss', *known])}; "
-                    f"known: seed, loss, {', '.join(known)}"
-                )
+        check_fields(changes, ["seed", "loss", *(entry.name for entry in fields(Augmentation))])
         augmentation = replace(augmentation, **changes)
         if augmentation.site != INPUT:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The seam: what a method of training is, to the replica engine and to anybody's own loop.
+"""The seam: what a method of training is, to the replica engine and to your own loop.
 
 A step is h = head(x), then h', y' = method.batch(tail, h, y, draws), then the mean of
 method.loss(tail(h'), y'), differentiated by method.gradient. A method is a frozen dataclass that
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from aba_core.arms import METHODS
 from aba_core.attribution import Loss
-from aba_core.identity import Use, load, meant, plain
+from aba_core.identity import Use, check_fields, load, meant, plain
 from aba_core.randomness import Draws
 from aba_core.sites import INPUT, Tail
 
@@ -40,8 +40,8 @@ class Method:
     or the layer whose output it changes. Fields that hold a float may differ between replicas that
     train side by side; all others are shared. tasks: those that it is meant for; () for all.
     enlarges: whether `batch` returns more samples than it was given; its `loss` may then return
-    fewer numbers, whose mean is what counts. mixes: whether what becomes of a sample depends on the
-    others of its batch.
+    fewer numbers, whose mean is what counts. mixes: whether a sample's result depends on the others
+    of its batch.
     """
 
     kind: ClassVar[str] = "plain"
@@ -330,7 +330,7 @@ def method_of(data: Any) -> Method | None:
     """The method that plain data say, as a study file has them; None for training as usual.
 
     data: None, a `Method`, a kind ("mixup"), {kind: ..., field: value, ...}, {use: "module:name",
-    field: value, ...} for a class or a ready method of one's own, or a list of these, applied in
+    field: value, ...} for a class or a ready method of your own, or a list of these, applied in
     turn. Raises ValueError naming the kind, field or value that is wrong.
     """
     if data is None or isinstance(data, Method):
@@ -359,12 +359,7 @@ def method_of(data: Any) -> Method | None:
         where = use.where if use else METHODS[kind].where
         raise ValueError(f"{where!r} is no Method; needed: a class or an instance of one")
     known = [entry.name for entry in fields(cls) if entry.init]
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"unknown field {name!r}{meant(name, known)} of {cls.kind!r}; known: "
-                f"{', '.join(known)}"
-            )
+    check_fields(given, known, f" of {cls.kind!r}")
     values = {**preset, **{name: _typed(cls, name, value) for name, value in given.items()}}
     if isinstance(made, type):
         needed = [e.name for e in fields(cls) if e.init and _required(e) and e.name not in values]

@@ -1,4 +1,4 @@
-"""Any method in anybody's own training loop."""
+"""Any method in your own training loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aba_core.sites import INPUT, SingleSite
 
 
 class Regularizer:
-    """A method for anybody's own training loop; `ABA` is its shorter form for inputs alone.
+    """A method for your own training loop; `ABA` is its shorter form for inputs alone.
 
     >>> regularizer = Regularizer("mixup", seed=0)
     >>> loss = regularizer.backward(model, x, y)    # fills .grad; then optimizer.step()

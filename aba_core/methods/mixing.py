@@ -166,11 +166,9 @@ class _Canvas(NamedTuple):
         # Half a pixel keeps what is rounded down from falling short.
         return (low + whole(self.draws.uniform("mixed", copy), high - low + 1) + 0.5) / length
 
-    def coins(
-        self, rows: int, columns: int, copy: int = 310
-    ) -> Float64[Tensor, "*lead row column"]:
+    def coins(self, rows: int, columns: int) -> Float64[Tensor, "*lead row column"]:
         """One uniform number for each place."""
-        return self.draws.uniforms("mixed", rows * columns, copy).unflatten(-1, (rows, columns))
+        return self.draws.uniforms("mixed", rows * columns, 310).unflatten(-1, (rows, columns))
 
     def shaped(self, weights: Tensor, like: Tensor) -> Tensor:
         """Weights [*lead, height or 1, width or 1] so that they broadcast against samples."""

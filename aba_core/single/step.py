@@ -310,7 +310,7 @@ def _optimizer(
 
 
 def mixes(method: Method) -> bool:
-    """Whether what becomes of a sample depends on the others of its batch."""
+    """Whether a sample's result depends on the others of its batch."""
     return any(part.mixes for part in method.parts())
 
 

@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from analysis import terminal
-from analysis.cli.options import Out, Results, app
+from analysis.cli.options import Csv, Out, Results, app
 
 
 @app.command("adjustments")
 def adjustments_(
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
-    ] = False,
+    csv: Csv = False,
 ) -> None:
     """List the 27 adjustments: changes, group, offset form.
 
@@ -106,13 +104,11 @@ AXIOMS_FROM, AXIOMS_TO = "<!-- axioms: from here on written by the command -->",
 
 @app.command()
 def axioms(
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Comma-separated, for other programs.")
-    ] = False,
+    csv: Csv = False,
     page: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, writable=True, help="Write it into this Markdown page."
+            exists=True, dir_okay=False, writable=True, help="Write the table into this page."
         ),
     ] = None,
 ) -> None:

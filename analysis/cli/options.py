@@ -67,6 +67,14 @@ def _named(value: str | None) -> str | None:
 Results = Annotated[Path, typer.Option(callback=_whose, help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
 Metric = Annotated[str, typer.Option(help="Metric, such as test_accuracy or train_loss.")]
+Csv = Annotated[
+    bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
+]
+Confidence = Annotated[float, typer.Option(help="Confidence of every interval.")]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
+]
 OfDataset = Annotated[
     str | None,
     typer.Option(callback=_named, help="Data set; `aba datasets` lists them.  [default: digits]"),
@@ -74,6 +82,9 @@ OfDataset = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(help="Preset: quick, standard, med, reduced or published.  [default: quick]"),
+]
+OfPreset = Annotated[
+    str, typer.Option(help="Preset of the studies.  [default: the one with most runs]")
 ]
 Seeds = Annotated[int | None, typer.Option(help="Runs for each arm.  [default: the preset's]")]
 Set = Annotated[

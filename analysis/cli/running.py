@@ -147,7 +147,7 @@ def card(
     seeds: Seeds = None,
     others: Annotated[
         str | None,
-        typer.Option(metavar="NAME,...", help="Data sets to tell apart from the study's."),
+        typer.Option(metavar="NAME,...", help="Data sets that serve as unfamiliar inputs."),
     ] = None,
     set_: Set = None,
     results: Results = Path("results"),
@@ -208,7 +208,7 @@ def try_(
         int | None, typer.Option(help="Samples of a subset.  [default: half of those there are]")
     ] = None,
     steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 150,
-    seed: Annotated[int, typer.Option(help="Of the split and the bootstrap.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and the bootstrap.", min=0)] = 0,
     out: Out = Path("reports"),
 ) -> None:
     """Answer whether ABA helps on your own data.
@@ -216,7 +216,7 @@ def try_(
     The answer is one sentence, a table and a forest plot.
 
     The presets, placebos and other regularisers are tuned alike on training subsets that are not
-    reported, then compared on fresh subsets with new seeds. Takes some ten seconds on a
+    reported, then compared on fresh subsets with new seeds. Takes about ten seconds on a
     thousand rows. In Python: analysis.own.compare(x, y, build).
 
     \b
@@ -278,7 +278,7 @@ def plan_(
 
     Uses the spread of pilot runs: those in the results folder, or else the shipped ones. Nothing is
     trained. Without a pilot, exits with code 2 and names the command that makes one. For a study of
-    large models, prints their published table beside ours, with what open cells would cost.
+    large models, prints their published table beside ours, with the cost of open cells.
 
     \b
     Examples:

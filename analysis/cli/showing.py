@@ -12,8 +12,12 @@ import typer
 from analysis import terminal
 from analysis.cli.options import (
     START,
+    Confidence,
+    Csv,
+    Datasets,
     Format,
     Metric,
+    OfPreset,
     Out,
     Results,
     Trust,
@@ -115,10 +119,7 @@ def figures_(
     ] = None,
     results: Results = Path("results"),
     out: Out = Path("reports"),
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
-    ] = None,
+    dataset: Datasets = None,
     format: Annotated[str, typer.Option(help="Formats, separated by commas.")] = "pdf,svg,png",
     width: Annotated[
         str | None,
@@ -131,11 +132,9 @@ def figures_(
         str | None, typer.Option(help="Style: paper or talk.  [default: talk for slides]")
     ] = None,
     metric: Metric = "validation_accuracy",
-    confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
+    confidence: Confidence = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
-    preset: Annotated[
-        str, typer.Option(help="Preset of the studies.  [default: the one with most runs]")
-    ] = "",
+    preset: OfPreset = "",
     trust: Trust = None,
 ) -> None:
     """Write every standard figure and table, without a notebook.
@@ -186,15 +185,10 @@ def compare(
         typer.Argument(metavar="STUDY", help="Studies of your own, compared arm by arm."),
     ] = None,
     results: Results = Path("results"),
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
-    ] = None,
+    dataset: Datasets = None,
     metric: Metric = "validation_accuracy",
-    confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
-    preset: Annotated[
-        str, typer.Option(help="Preset of the studies.  [default: the one with most runs]")
-    ] = "",
+    confidence: Confidence = 0.95,
+    preset: OfPreset = "",
     baseline: Annotated[
         str, typer.Option(help="Arm that others are compared with.  [default: without method]")
     ] = "",
@@ -264,15 +258,10 @@ def compare(
 @app.command("claims")
 def claims_(
     results: Results = Path("results"),
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Data set; repeatable.  [default: all]"),
-    ] = None,
+    dataset: Datasets = None,
     metric: Metric = "validation_accuracy",
-    confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Print comma-separated values, for other programs.")
-    ] = False,
+    confidence: Confidence = 0.95,
+    csv: Csv = False,
 ) -> None:
     """Show what the results say about the 36 published claims.
 

@@ -154,9 +154,9 @@ def _short(text: str, length: int = 16) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _scores(ax: Axes, like: View, most: int = 10) -> Update:
+def _scores(ax: Axes, like: View) -> Update:
     """Class scores before and after: all classes, or those that matter."""
-    count = min(most, len(like.class_names))
+    count = min(10, len(like.class_names))
     places = np.arange(count)[::-1]
     ways = ax.hlines([], [], [], color="0.75", lw=1.2, zorder=1)
     (befores,) = ax.plot([], [], "o", ms=3.5, mfc="white", mec="0.3", ls="none", zorder=2)

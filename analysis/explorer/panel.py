@@ -236,7 +236,7 @@ def _controls(start: Choice, samples: Mapping[str, int], models: Sequence[str]) 
             start.sample, 0, samples[start.dataset] - 1, description="Sample", **wide
         ),
         "model": menu("model", tuple(models)),
-        "method": menu("method", tuple(dict.fromkeys((*METHODS, start.method)))),  # or one's own
+        "method": menu("method", tuple(dict.fromkeys((*METHODS, start.method)))),  # or your own
         "target": menu("target", TARGETS),
         "split": menu("split", SPLITS),
         "low": slider("Low below", 0.01, 0.49, 0.01, start.quantiles[0]),

@@ -16,7 +16,7 @@ COLUMNS = 7
 
 
 def spaced(method: str) -> str:
-    """A method's name as people write it; that of one's own, "module:function", as it is."""
+    """A method's name as people write it; that of your own, "module:function", as it is."""
     if ":" in method:
         return method
     return method.replace("_x_", " × ").replace("_plus_plus", "++").replace("_", " ")

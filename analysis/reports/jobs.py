@@ -182,7 +182,7 @@ def refuse_others(jobs: Sequence[Job]) -> None:
 def _difference(job: Job) -> str:
     """In what the report in the way differs from the one to come, "" where in nothing.
 
-    One of the shipped results is a stand-in for results of one's own, as the demo makes them.
+    One of the shipped results is a stand-in for results of your own, as the demo makes them.
     """
     from analysis.results import SHIPPED
 

@@ -55,7 +55,7 @@ OWN = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")
 
 
 def environment(runtime: str) -> dict[str, str]:
-    """One thread, inline figures, this `analysis`, code of one's own in the current folder, and
+    """One thread, inline figures, this `analysis`, code of your own in the current folder, and
     nothing of the user's IPython profile."""
     paths = (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"), os.getcwd())
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

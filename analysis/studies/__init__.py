@@ -201,7 +201,7 @@ def only_studies_of(dataset: str) -> tuple[str, ...]:
     """The studies of a data set that has no standard ones; () for all others."""
     try:
         return settings_of(dataset).studies
-    except StudyError:  # without settings, as that of a study of one's own
+    except StudyError:  # without settings, as that of a study of your own
         return ()
 
 

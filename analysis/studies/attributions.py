@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from aba_core.arms import PLACEBO_TITLES, VANILLA, WITH_SAMPLES, Arm
 from analysis import figures, statistics, tables
 from analysis.exhibits import Collector, Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
+from analysis.hypothesis import Hypothesis, mean_minus, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies import costs, hypotheses
 from analysis.study import FRESH_SEED, Settings, Study
@@ -308,13 +308,7 @@ def _of_maps(maps: Mapping[str, str]) -> list[dict[str, Any]]:
             statement="The class score is a better target than the loss, on average over maps.",
             estimand="mean over one map of each family of the accuracy with target class score "
             "less that with loss",
-            comparisons=(
-                Contrast(
-                    label="class score − loss",
-                    weights={scored(title): 1 / len(both) for title in both}
-                    | {title: -1 / len(both) for title in both},
-                ),
-            ),
+            comparisons=(mean_minus("class score − loss", [(scored(t), t) for t in both]),),
         ),
     ]
 

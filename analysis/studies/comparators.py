@@ -15,7 +15,7 @@ from typing import Any
 
 from aba_core.arms import PUBLISHED_METHODS, VANILLA, Arm
 from analysis.exhibits import Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
+from analysis.hypothesis import Contrast, Hypothesis, mean_minus, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies import costs, hypotheses
 from analysis.studies.tried import (
@@ -267,13 +267,18 @@ def _of_comparators(kinds: list[str]) -> list[dict[str, Any]]:
             name="adds-to-comparators",
             statement="All adjustments still help where another regulariser is used, on average.",
             estimand="mean over comparators of the accuracy with All less that without",
-            comparisons=(_average("with All − without", titles, gained=False),),
+            comparisons=(_added(titles),),
         ),
         dict(
             name="closes-the-same-gap",
             statement="All adjustments add less where another regulariser is used.",
             estimand="mean over comparators of the gain of All beside them, less that over Vanilla",
-            comparisons=(_average("gain beside others − gain alone", titles, gained=True),),
+            comparisons=(
+                Contrast(
+                    label="gain beside others − gain alone",
+                    weights={**_added(titles).weights, ALL: -1.0, VANILLA: 1.0},
+                ),
+            ),
             direction="less",
         ),
     ]
@@ -290,10 +295,8 @@ def _of_comparators(kinds: list[str]) -> list[dict[str, Any]]:
     return said
 
 
-def _average(label: str, titles: list[str], gained: bool) -> Contrast:
-    weights = {with_all(title): 1 / len(titles) for title in titles}
-    weights |= {title: -1 / len(titles) for title in titles}
-    return Contrast(label=label, weights=weights | ({ALL: -1.0, VANILLA: 1.0} if gained else {}))
+def _added(titles: list[str]) -> Contrast:
+    return mean_minus("with All − without", [(with_all(title), title) for title in titles])
 
 
 def _of_layers(layers: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -344,7 +347,7 @@ def _of_rest(found: tuple[Rest, ...]) -> list[dict[str, Any]]:
             name="adds-to-further-comparators",
             statement="All adjustments still help where a further regulariser is used, on average.",
             estimand="mean over comparators of the accuracy with All less that without",
-            comparisons=(_average("with All − without", joined, gained=False),),
+            comparisons=(_added(joined),),
         ),
         dict(
             name="helps-with-batch-norm",

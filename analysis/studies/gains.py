@@ -26,7 +26,8 @@ from analysis.results import ResultsError, StudyResult
 from analysis.studies import baselines
 from analysis.studies.tried import ALL, NOISE, VANILLA_NORM, title_of, with_all
 
-OURS, OTHERS = figures.OTHER_COLOURS[0], "#333333"
+# Symbol and colour; the symbols tell them apart in print without colours.
+OURS, OTHERS = ("s", figures.OTHER_COLOURS[0]), ("o", "#333333")
 
 
 def gain_table(
@@ -131,8 +132,8 @@ def gain_plot(
 ) -> Axes:
     """Gains over Vanilla with intervals, alone (filled) and with All (open), the best on top.
 
-    table: from `gain_table`. ABA's own arms are dark blue. of: the table whose range the axis
-    has, where this is a part of one.
+    table: from `gain_table`. ABA's own arms are dark blue squares. of: the table whose range the
+    axis has, where this is a part of one.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
     columns = [name for name in ("gain", "with_all") if name in table]
@@ -140,14 +141,14 @@ def gain_plot(
     limits = _limits(whole, columns)
     places = figures.named_rows(ax, table["arm"], limits, label)
     for place, row in zip(places, table.to_dict("records"), strict=True):
-        colour = OURS if ours(row["arm"]) else OTHERS
+        symbol, colour = OURS if ours(row["arm"]) else OTHERS
         beside = 0.14 if "with_all" in table else 0.0
-        figures.mark_in_row(ax, place + beside, row, "gain", ("o", colour, colour))
-        figures.mark_in_row(ax, place - 0.22, row, "with_all", ("o", colour, "white"))
+        figures.mark_in_row(ax, place + beside, row, "gain", (symbol, colour, colour))
+        figures.mark_in_row(ax, place - 0.22, row, "with_all", (symbol, colour, "white"))
     handles = [
-        figures.legend_key(ax, "alone", "o", OTHERS, OTHERS),
-        *[figures.legend_key(ax, "with All", "o", OTHERS, "white")] * ("with_all" in table),
-        *[figures.legend_key(ax, "ABA, alone", "o", OURS, OURS)] * any(map(ours, whole["arm"])),
+        figures.legend_key(ax, "alone", *OTHERS, OTHERS[1]),
+        *[figures.legend_key(ax, "with All", *OTHERS, "white")] * ("with_all" in table),
+        *[figures.legend_key(ax, "ABA, alone", *OURS, OURS[1])] * any(map(ours, whole["arm"])),
     ]
     if len(handles) > 1:
         figures.legend_above(ax, handles, ncols=len(handles))
@@ -203,24 +204,24 @@ def best_plot(
     ax: Axes | None = None,
     *,
     of: pd.DataFrame | None = None,
-    label: str = "Less the best other (points)",
+    label: str = "Difference to the best other (points)",
 ) -> Axes:
     """Each method less the best of the others; filled where it may be the best, the best on top.
 
-    table: from `best_table`. ABA's own arms are dark blue. of: the table whose range the axis
-    has, where this is a part of one.
+    table: from `best_table`. ABA's own arms are dark blue squares. of: the table whose range the
+    axis has, where this is a part of one.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, gain_height(table))
     limits = _limits(table if of is None else of, ["behind"])
     places = figures.named_rows(ax, table["arm"], limits, label)
     for place, row in zip(places, table.to_dict("records"), strict=True):
-        colour = OURS if ours(row["arm"]) else OTHERS
+        symbol, colour = OURS if ours(row["arm"]) else OTHERS
         face = colour if row["may_be_best"] != "no" else "white"
-        figures.mark_in_row(ax, place, row, "behind", ("o", colour, face))
+        figures.mark_in_row(ax, place, row, "behind", (symbol, colour, face))
     handles = [
-        figures.legend_key(ax, "may be the best", "o", OTHERS, OTHERS),
-        figures.legend_key(ax, "is not", "o", OTHERS, "white"),
-        figures.legend_key(ax, "ABA", "o", OURS, OURS),
+        figures.legend_key(ax, "may be the best", *OTHERS, OTHERS[1]),
+        figures.legend_key(ax, "is not", *OTHERS, "white"),
+        figures.legend_key(ax, "ABA", *OURS, OURS[1]),
     ]
     figures.legend_above(ax, handles, ncols=3)
     return ax
@@ -291,17 +292,17 @@ def cost_plot(
     and All.
 
     table: from `gain_table`. Passes are counted, so that they are the same on every machine. ABA's
-    own arms are dark blue.
+    own arms are dark blue squares.
     """
     ax = figures.given_or_new(ax, figures.TWO_COLUMNS, COST_HEIGHT)
     text, width, marker = figures.sizes(ax)
     start, ticks, named = 0.0, {}, []
     for passes, group in table.sort_values("gain").groupby(table["passes"].round(2)):
         for place, (_, row) in enumerate(group.iterrows()):
-            at, colour = start + place, OURS if ours(row["arm"]) else OTHERS
+            at, (symbol, colour) = start + place, OURS if ours(row["arm"]) else OTHERS
             ends = [row["gain_low"], row["gain_high"]]
             ax.plot([at, at], ends, color=colour, lw=0.6 * width, alpha=0.6)
-            ax.plot(at, row["gain"], "o", color=colour, ms=0.6 * marker)
+            ax.plot(at, row["gain"], symbol, color=colour, ms=0.6 * marker)
             last = place == len(group) - 1
             if not last and row["arm"] != ALL:
                 continue
@@ -325,7 +326,7 @@ def cost_plot(
     ax.set_xlim(-2, start - 2)
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.tick_params(axis="x", length=0)
-    ax.set_xlabel("Passes a step, and methods sorted by gain")
+    ax.set_xlabel("Passes per step; within each, methods sorted by gain")
     ax.set_ylabel(label)
     _lift_apart(named, ax)
     return ax
@@ -402,7 +403,7 @@ def exhibits(study: StudyResult, look: Look) -> Exhibits:
             table,
             partial(cost_plot, table),
             height=COST_HEIGHT,
-            note="Passes: forward and backward, a step.",
+            note="Passes: forward and backward, per step. Squares: forms of ABA, or their noise.",
             interval=over,
             width="double",
         )
@@ -422,7 +423,7 @@ def _add_best(collector: Collector, study: StudyResult, look: Look) -> None:
         "training subsets"
     )
     words = "A method whose interval ends at 0 from below is surely not the best."
-    title = "Each method less the best of the others"
+    title = "Each method compared with the best of the others"
     collector.figure(
         name,
         title,

@@ -12,7 +12,7 @@ from typing import Any
 
 from aba_core.arms import VANILLA, Arm
 from analysis.exhibits import Exhibits, Look
-from analysis.hypothesis import Contrast, Hypothesis, minus, minus_best
+from analysis.hypothesis import Hypothesis, mean_minus, minus, minus_best
 from analysis.results import StudyResult
 from analysis.studies.attributions import Words, placebo_of, random_of, shown
 from analysis.studies.tried import ALL, compared, title_of
@@ -90,8 +90,8 @@ def _of_guided(titles: list[str], hides_the_rest: bool) -> list[dict[str, Any]]:
             estimand="mean over methods of the accuracy with the model's own map less that with "
             "another sample's, and less that with random features, each tuned by itself",
             comparisons=(
-                _average("own map − another sample's", titles, placebo_of),
-                _average("own map − random features", titles, random_of),
+                mean_minus("own map − another sample's", [(t, placebo_of(t)) for t in titles]),
+                mean_minus("own map − random features", [(t, random_of(t)) for t in titles]),
             ),
         ),
         dict(
@@ -137,14 +137,6 @@ def _of_guided(titles: list[str], hides_the_rest: bool) -> list[dict[str, Any]]:
             )
         )
     return said
-
-
-def _average(label: str, titles: list[str], of: Any) -> Contrast:
-    each = 1 / len(titles)
-    return Contrast(
-        label=label,
-        weights={title: each for title in titles} | {of(title): -each for title in titles},
-    )
 
 
 def exhibits(study: StudyResult, look: Look) -> Exhibits:

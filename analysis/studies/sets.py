@@ -62,7 +62,7 @@ def properties(members: Sequence[int]) -> dict[str, float]:
     }
 
 
-def random_sets(per_cell: int, seed: int = 0) -> list[tuple[int, ...]]:
+def random_sets(per_cell: int) -> list[tuple[int, ...]]:
     """Random sets for size × opposition: all 26 single adjustments, then `per_cell` of each kind
     in `SET_SIZES`, without repeats. A list of sets; members in the published order.
 
@@ -70,7 +70,7 @@ def random_sets(per_cell: int, seed: int = 0) -> list[tuple[int, ...]]:
     mean direction is beyond ±1/2 are drawn again: opposed pairs have none, and sets without them
     would differ by it too.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # the sets are part of the study: always the same
     drawn: list[tuple[int, ...]] = [(i,) for i in range(1, 27)]
     for size, kinds in SET_SIZES.items():
         for pairs in kinds:
@@ -235,8 +235,8 @@ def sets_plot(
 
 
 _TERMS = {
-    "size": "Size, beyond what else explains it (doublings)",
-    "opposition": "Opposition, beyond what else explains it (share)",
+    "size": "Size, adjusted for other properties (doublings)",
+    "opposition": "Opposition, adjusted for other properties (share)",
 }
 
 
@@ -268,10 +268,10 @@ def adjusted_panels(
         ax.plot(ends, slope * ends, color="black", lw=line)
         ax.axhline(0, color="0.7", lw=0.6 * line, zorder=-1)
         ax.set_xlabel(words)
-        step = "a doubling" if term == "size" else "from none to all"
+        step = "per doubling" if term == "size" else "from none to all"
         ax.set_title(f"{slope:.2f} points {step}".replace("-", "−"))
     for ax in axes[:, 0]:
-        ax.set_ylabel(f"{label},\nbeyond what else explains it")
+        ax.set_ylabel(f"{label},\nadjusted for other properties")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
     return figure

@@ -39,7 +39,7 @@ def write(path: Path, samples: int) -> None:
             file.write(sample.tobytes())
 
 
-def load(path: str, samples: int, subset: str = "", subset_seed: int = 0):  # noqa: ANN201
+def load(path: str, samples: int, subset: str = "", subset_seed: int = 0):
     from aba_core.streams import streams_from
 
     parts = [(0, samples), (samples, 100), (samples + 100, 100)]
