@@ -122,6 +122,8 @@ class References:
 
     def close(self) -> None:
         if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()  # what is begun is not waited for
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
