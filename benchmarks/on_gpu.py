@@ -122,6 +122,8 @@ class References:
 
     def close(self) -> None:
         if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()  # what is begun is not waited for
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -307,8 +309,8 @@ def check_device() -> None:
         raise DeviceLost(first_line(error)) from error
 
 
-def run_studies(stage: str, device: str, out: Path, until: float) -> bool:
-    """Whether all studies of the stage are finished. Results lie in out/results."""
+def run_studies(stage: str, device: str, out: Path, until: float, results: Path) -> bool:
+    """Whether all studies of the stage are finished."""
     wanted = MNIST if stage == "mnist" else REST
     recorded = ["--graphs"] * (device == "cuda" and _graphs_agree(out))
     for study, dataset, preset, precision in wanted if device == "cuda" else wanted[:1]:
@@ -321,7 +323,7 @@ def run_studies(stage: str, device: str, out: Path, until: float) -> bool:
             *(sys.executable, "-m", "analysis.cli", "run", study),
             *("--dataset", dataset if device == "cuda" else "digits"),
             *("--preset", preset if device == "cuda" else "quick", "--device", device),
-            *("--results", str(out / "results"), *recorded, *chosen, *small),
+            *("--results", str(results), *recorded, *chosen, *small),
         ]
         print(" ".join(command[2:]), flush=True)
         process = subprocess.Popen(command)
@@ -351,6 +353,9 @@ def main() -> int:
     parser.add_argument("stage", choices=(*CASES, "mnist", "rest"))
     parser.add_argument("--out", type=Path, required=True, help="folder of all results")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument(
+        "--results", type=Path, help="folder of studies' runs; default: OUT/results"
+    )
     parser.add_argument("--limit", type=float, default=520.0, help="seconds for this call")
     parser.add_argument("--again", action="store_true", help="try what failed once more")
     options = parser.parse_args()
@@ -360,7 +365,10 @@ def main() -> int:
     until = time.monotonic() + options.limit
     given = options.stage, options.device, options.out, until
     try:
-        whole = run_cases(*given, options.again) if options.stage in CASES else run_studies(*given)
+        if options.stage in CASES:
+            whole = run_cases(*given, options.again)
+        else:
+            whole = run_studies(*given, options.results or options.out / "results")
     except DeviceLost as lost:
         print(f"{options.stage}: the device is lost to this process: {lost}", flush=True)
         return 4

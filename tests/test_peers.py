@@ -14,7 +14,7 @@ from aba_core.architecture import initial_model
 from aba_core.arms import Arm
 from aba_core.datasets import Splits
 from aba_core.models import build_model
-from benchmarks import tables, turns
+from benchmarks import gpu, tables, turns
 from benchmarks.peers import PEERS, Unavailable
 from benchmarks.tables import Raced
 from benchmarks.workloads import MENDABA, Work, Workload, bytes_touched, flops, made_up
@@ -104,6 +104,17 @@ def test_a_peer_makes_the_parameters_that_the_oracle_makes(name, expected, monke
     ready.run(1, STEPS)
     torch.testing.assert_close(ready.parameters(), parameters, rtol=1e-7, atol=1e-9)
     assert (parameters - start).abs().max() > 1e-3  # there was something to get wrong
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_the_peer_of_a_gpu_makes_them_as_well(expected, monkeypatch):
+    """Of one model; on a CPU its step is called and not recorded."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    workload, splits, parameters = expected
+    ready = gpu.compiled_and_captured(work_of_the_oracle(workload, splits))
+    ready.run(0, STEPS)
+    torch.testing.assert_close(ready.parameters(), parameters[:1], rtol=1e-7, atol=1e-9)
 
 
 def test_a_race_has_everybody_take_turns_and_says_who_could_not(monkeypatch):
