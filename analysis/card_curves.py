@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -83,11 +82,7 @@ def curves_plot(cards: Mapping[str, Curves], width: str = "double") -> Figure:
     if not names:
         raise ValueError(f"no curves to draw; needed: any of {', '.join(_PANELS)}")
     rows = -(-len(names) // 2)
-    size = figures.size_of(width, 14.0 + 56.0 * rows)
-    figure, axes = plt.subplots(
-        rows, min(2, len(names)), figsize=tuple(s / figures.MILLIMETRES_PER_INCH for s in size),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+    figure, axes = figures.panels(width, 14.0 + 56.0 * rows, rows, min(2, len(names)))
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
     for ax, name in zip(axes.flat, names, strict=False):

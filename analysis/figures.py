@@ -114,6 +114,12 @@ def sized_axes(width: str, height: float) -> Axes:
     return new_axes(*size_of(width, height))
 
 
+def panels(width: str, height: float, rows: int, columns: int, **shared: Any) -> tuple[Figure, Any]:
+    """A new figure, sized as by `sized_axes`, and its axes [row, column]. shared: sharex, ..."""
+    size = tuple(np.array(size_of(width, height)) / MILLIMETRES_PER_INCH)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
+
+
 def size_of(width: str, height: float) -> tuple[float, float]:
     """Width and height in mm. See `sized_axes`."""
     if width not in WIDTHS:
@@ -350,14 +356,13 @@ def in_halves(
     if width == "single" or len(table) <= MOST_ROWS:
         return figure_of(plot(table, sized_axes(width, height_of(table)), of=table))
     half = -(-len(table) // 2)
-    size = np.array(size_of(width, height_of(table[:half]))) / MILLIMETRES_PER_INCH
-    whole, panels = plt.subplots(1, 2, figsize=tuple(size), layout="constrained")
-    for ax, part in zip(panels, (table[:half], table[half:]), strict=True):
+    whole, ((left, right),) = panels(width, height_of(table[:half]), 1, 2)
+    for ax, part in zip((left, right), (table[:half], table[half:]), strict=True):
         plot(part.reset_index(drop=True), ax, of=table)
-    low, high = panels[0].get_ylim()
-    top = panels[1].get_ylim()[1]
-    panels[1].set_ylim(top - (high - low), top)  # lines as far apart, also where there is one less
-    panels[1].get_legend().remove()
+    low, high = left.get_ylim()
+    top = right.get_ylim()[1]
+    right.set_ylim(top - (high - low), top)  # lines as far apart, also where there is one less
+    right.get_legend().remove()
     return whole
 
 

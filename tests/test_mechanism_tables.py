@@ -17,6 +17,7 @@ from analysis.studies.mechanism import measured as mechanism
 from analysis.study import Study
 
 ARMS = ("Vanilla", "Delta", "All")
+pytestmark = pytest.mark.usefixtures("no_windows")
 
 
 def rng():
@@ -168,7 +169,6 @@ def test_curves_draw_every_arm_with_its_intervals(seeds, log):
     ax = curves.metric_curves(table, metric="trace_clean", log=log, level=1.0)
     assert len(ax.get_legend_handles_labels()[1]) == 4
     assert ax.get_ylabel() == "Trace, clean"
-    curves.plt.close(ax.figure)
 
 
 def test_curves_refuse_what_is_not_there():
@@ -182,10 +182,9 @@ def test_all_numbers_may_be_missing():
     table = mechanism.metric_table(frame, rng())
     figure = curves.metric_panels(table, ("trace_clean", "trace_augmented"), log=True)
     assert len(figure.axes) == 2
-    curves.plt.close(figure)
     mediated = mechanism.mediation_table(runs(), frame, rng(), control="Vanilla")
     assert set(mediated["verdict"]) == {"inconclusive"}
-    curves.plt.close(curves.mediation_plot(mediated).figure)
+    curves.mediation_plot(mediated)
 
 
 # --- studies and results -------------------------------------------------------------------------
@@ -277,4 +276,3 @@ def test_the_control_is_the_arm_without_augmentation_under_any_name(tmp_path):
         if line.get_label() == "untouched"
     ]
     assert line.get_color() == figures.COLOURS["vanilla"] and line.get_linestyle() == "--"
-    curves.plt.close("all")

@@ -399,11 +399,8 @@ def aspect_plot(table: pd.DataFrame, width: str = "double") -> Figure:
     compared = table[table["verdict"] != ""]
     quantities = list(dict.fromkeys(compared["quantity"]))
     arms = list(dict.fromkeys(compared["arm"]))
-    size = figures.size_of(width, 26.0 + 5.0 * len(arms))
-    figure, axes = plt.subplots(
-        1, len(quantities), figsize=tuple(s / figures.MILLIMETRES_PER_INCH for s in size),
-        layout="constrained", sharey=True, squeeze=False,
-    )  # fmt: skip
+    height = 26.0 + 5.0 * len(arms)
+    figure, axes = figures.panels(width, height, 1, len(quantities), sharey=True)
     for ax, name in zip(axes[0], quantities, strict=True):
         _panel(ax, compared[compared["quantity"] == name], arms)
     marker = figures.sizes(axes[0, 0])[2]

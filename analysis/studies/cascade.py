@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -183,11 +182,8 @@ def cascade_panels(table: pd.DataFrame, width: str = "double") -> Figure:
     map is at 0 layers. Bars: intervals.
     """
     families = [name for name in FAMILIES if (table["family"] == name).any()]
-    size = np.array(figures.size_of(width, 150)) / figures.MILLIMETRES_PER_INCH
-    figure, axes = plt.subplots(
-        len(SHOWN), len(families), figsize=tuple(size), layout="constrained", sharex=True,
-        sharey=True, squeeze=False,
-    )  # fmt: skip
+    shared = {"sharex": True, "sharey": True}
+    figure, axes = figures.panels(width, 150, len(SHOWN), len(families), **shared)
     for line, ((way, measure), words) in zip(axes, SHOWN.items(), strict=True):
         chosen = table[(table["way"] == way) & (table["measure"] == MEASURES[measure])]
         for ax, family in zip(line, families, strict=True):

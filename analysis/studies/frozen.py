@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -342,16 +341,8 @@ def frozen_panels(
     """
     across = width != "slide"
     rows, columns = (len(values), len(arms)) if across else (len(arms), len(values))
-    size = np.array(figures.size_of(width, 56.0 * rows)) / figures.MILLIMETRES_PER_INCH
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=tuple(size),
-        layout="constrained",
-        sharex=True,
-        sharey="row" if across else "col",
-        squeeze=False,
-    )
+    shared = {"sharex": True, "sharey": "row" if across else "col"}
+    figure, axes = figures.panels(width, 56.0 * rows, rows, columns, **shared)
     grid = axes if across else axes.T
     for line, value in zip(grid, values, strict=True):
         for ax, arm in zip(line, arms, strict=True):

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -248,11 +247,8 @@ def adjusted_panels(
     table: rows of `slopes.adjusted` with the columns term and opposition (0 to 1).
     """
     columns = 1 if width == "single" else 2
-    size = np.array(figures.size_of(width, 66.0 if columns == 2 else 120.0))
-    figure, axes = plt.subplots(
-        2 // columns, columns, figsize=tuple(size / figures.MILLIMETRES_PER_INCH),
-        layout="constrained", sharey=True, squeeze=False,
-    )  # fmt: skip
+    height = 66.0 if columns == 2 else 120.0
+    figure, axes = figures.panels(width, height, 2 // columns, columns, sharey=True)
     for ax, (term, words) in zip(axes.flat, _TERMS.items(), strict=True):
         _, line, marker = figures.sizes(ax)
         part = table[table["term"] == term]

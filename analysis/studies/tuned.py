@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -193,10 +192,7 @@ def response_plot(
     names = list(dict.fromkeys(table["class"]))
     columns = {"single": 2, "double": 4, "slide": 6}[width]
     rows = -(-len(names) // columns)
-    size = np.array(figures.size_of(width, response_height(rows))) / figures.MILLIMETRES_PER_INCH
-    figure, axes = plt.subplots(
-        rows, columns, figsize=tuple(size), layout="constrained", sharey=True, squeeze=False
-    )
+    figure, axes = figures.panels(width, response_height(rows), rows, columns, sharey=True)
     axes[0, 0].set_ylim(_scale(table))
     for ax, name in zip(axes.flat, names, strict=False):
         _response(ax, table[table["class"] == name].reset_index(drop=True))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -114,16 +113,8 @@ def metric_panels(
     """
     columns = 1 if width == "single" else min(len(metrics), 2 if len(metrics) == 4 else 3)
     rows = -(-len(metrics) // columns)
-    size = np.array(figures.size_of(width, 52.0 * rows + 10)) / figures.MILLIMETRES_PER_INCH
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=tuple(size),
-        layout="constrained",
-        sharex=True,
-        sharey=share,
-        squeeze=False,
-    )
+    shared = {"sharex": True, "sharey": share}
+    figure, axes = figures.panels(width, 52.0 * rows + 10, rows, columns, **shared)
     for number, (ax, metric) in enumerate(zip(axes.flat, metrics, strict=False)):
         level = levels[number] if levels else None
         metric_curves(table, ax, metric=metric, log=log, level=level, control=control)
