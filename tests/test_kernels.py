@@ -226,7 +226,12 @@ for shape in (1, 8, 8), (2, 9, 11), (50,), (9, 6):
     models = [build_model(name, shape, 7) for _ in "abc"]
     stack, x = Replicas.stack(models), torch.randn(3, 5, *shape)
     whole, labels = Pass(stack, stack.parameters), torch.arange(15).reshape(3, 5) % 7
-    for made in whole.slopes(x, labels, cross_entropy, 5, (True, True)):
+    moved, shifts = torch.where(torch.rand_like(x) < 0.2, x + 1, x + 0.5), torch.full((3, 5), 0.5)
+    stack.near.begin(x)
+    makes = [whole.slopes(x, labels, cross_entropy, 5, (True, True))]
+    stack.near.lead(moved, shifts)
+    makes.append(whole.slopes(moved, labels, cross_entropy, 5, (True, True)))
+    for made in (value for values in makes for value in values):
         seen.update(made.contiguous().numpy().tobytes())
 print(seen.hexdigest(), kernels.path_taken())
 """

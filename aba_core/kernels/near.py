@@ -2,8 +2,8 @@
 elements, as those that a map has moved.
 
 A convolution is linear: what it makes of moved inputs is what it made of them before, plus what it
-makes of the change. MendABA moves a tenth of a text's elements by one adjustment in three, another
-tenth by the next, and all but a fifth alike by the last. C multiplies what differs alone.
+makes of the change. Of MendABA's six adjustments four move a tenth of a text's elements, and two
+move all but a fifth alike. C multiplies only what differs from what most elements were moved by.
 """
 
 from __future__ import annotations
