@@ -171,6 +171,7 @@ INLINE void NAME(tile)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, i
     NAME(vec) sum[16] = {{0}};
     for (int64_t k = 0; k < terms; k++, a += a_k, b += b_k) {
         NAME(vec) seen[2];
+        __builtin_prefetch(b + 64 / sizeof(REAL)); /* rows lie apart: no processor foresees the next columns */
         UNROLL
         for (int v = 0; v < vectors; v++) seen[v] = NAME(load)(b + v * (int64_t)LANES);
         UNROLL
@@ -185,7 +186,8 @@ INLINE void NAME(tile)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, i
             NAME(store)(to + m * stride + v * (int64_t)LANES, sum[m * vectors + v]);
 }
 
-/* to[m, n] = sum over k of a[k, m] b[k, n]; b and to have rows of `columns` numbers. */
+/* to[m, n] = sum over k of a[k, m] b[k, n]; b and to have rows of `columns` numbers. Tiles of 16 registers are
+ * 5 by 2: ten sums hide a product's latency, and batches of 20 and 50 leave no rows over. */
 static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, int64_t terms,
                           int64_t many, int64_t columns, REAL *to)
 {
@@ -194,12 +196,16 @@ static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b
                vectors)
     int64_t n = 0;
     while (columns - n >= (int64_t)LANES) {
-        const int two = REGISTERS >= 32 && columns - n >= 2 * (int64_t)LANES;
+        const int two = columns - n >= 2 * (int64_t)LANES;
         for (int64_t m = 0; m < many;) {
-            if (many - m >= 8) {
+            if (REGISTERS >= 32 && many - m >= 8) {
                 if (two) TILE(8, 2);
                 else TILE(8, 1);
                 m += 8;
+            } else if (REGISTERS < 32 && many - m >= 5) {
+                if (two) TILE(5, 2);
+                else TILE(5, 1);
+                m += 5;
             } else if (many - m >= 4) {
                 if (two) TILE(4, 2);
                 else TILE(4, 1);
