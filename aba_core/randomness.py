@@ -217,6 +217,10 @@ class Draws:
         drawn = _uniforms(streams, self.step, places)
         return torch.cat([drawn, _box_muller(drawn[2], drawn[3])[None]])
 
+    @cached_property
+    def _rows(self) -> tuple[Float64[Tensor, "*lead"], ...]:
+        return self.usual.unbind()
+
     def shared(self, per: str) -> Draws:
         """These draws, or one for the whole batch where `per` is "batch"."""
         return (
@@ -233,7 +237,7 @@ class Draws:
     def uniform(self, purpose: str, copy: int = 0) -> Float64[Tensor, "*lead"]:
         """One number in (0, 1) a sample; copies are independent of one another."""
         if purpose in ("adjustment", "target") and copy == 0:
-            return self.usual[_USUAL.index(purpose)]
+            return self._rows[_USUAL.index(purpose)]
         return uniform(self._seed(purpose), purpose, self._counter(copy), self.index)
 
     def lasting(self, purpose: str, of_run: bool = False) -> Float64[Tensor, "*lead"]:
@@ -304,7 +308,7 @@ class Draws:
 
     def magnitude(self, signed: bool = False) -> Float64[Tensor, "*lead"]:
         """|N(0, 1)| a sample: mean √(2/π) ≈ 0.798. signed: the same numbers with their signs."""
-        return self.usual[4] if signed else self.usual[4].abs()
+        return self._rows[4] if signed else self._rows[4].abs()
 
     def noise(self, purpose: str, copy: int, features: int) -> Float64[Tensor, "*lead feature"]:
         """Standard normal noise for every feature of the `copy`-th noisy copy of each sample."""

@@ -71,6 +71,9 @@ class Step:
         self._moments = [torch.zeros_like(parameters) for _ in range(moments)]
         self.samples = len(self.train) if self.places is None else self.places.shape[1]
         self._steps = self.config.steps(self.samples)
+        # One for all steps: what it holds is refilled.
+        given = self.seeds, self.number, self._place, self.drawn, self._steps, self.rows
+        self._draws = Draws(*given)
         # Of the samples of each replica, whose rows follow one another.
         self._last: LastCategories | None = None
         self._to_x: Tensor | None = None  # kept: fresh memory of this size costs as much as a map
@@ -137,8 +140,7 @@ class Step:
         if method is None or site is None:
             return losses_and_gradient(replicas, x, labels, self.loss)
         site = self.sites.get(method.site, site)
-        draws = Draws(self.seeds, self.number, self._place, self.drawn, self._steps, self.rows)
-        hidden = method.site != INPUT
+        draws, hidden = self._draws, method.site != INPUT
         if not hidden:
             x, labels = method.batch(site.tail, x, labels, draws)
 

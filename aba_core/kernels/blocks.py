@@ -66,9 +66,11 @@ def computable(values: Sequence[Tensor], levels: int) -> bool:
     """Whether C may compute with these. levels: how many of torch.func's transformations the caller
     knows of."""
     dtype = values[0].dtype
+    for value in values:
+        if not value.is_cpu or value.dtype != dtype or not _plain(value):
+            return False
     return (
         dtype in NUMBERS
-        and all(v.device.type == "cpu" and v.dtype == dtype and _plain(v) for v in values)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch.get_num_threads() == 1  # which PyTorch shares out and C does not

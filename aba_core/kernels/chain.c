@@ -187,6 +187,7 @@ INLINE void NAME(tile)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, i
     NAME(vec) sum[16] = {{0}};
     for (int64_t k = 0; k < terms; k++, a += a_k, b += b_k) {
         NAME(vec) seen[2];
+        __builtin_prefetch(b + 64 / sizeof(REAL)); /* rows lie apart: no processor foresees the next columns */
         UNROLL
         for (int v = 0; v < vectors; v++) seen[v] = HELD(NAME(load)(b + v * (int64_t)LANES));
         UNROLL
@@ -201,11 +202,11 @@ INLINE void NAME(tile)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, i
             NAME(store)(to + m * stride + v * (int64_t)LANES, sum[m * vectors + v]);
 }
 
-/* to[m, n] = sum over k of a[k, m] b[k, n]; b and to have rows of `columns` numbers. */
+/* to[m, n] = sum over k of a[k, m] b[k, n]; b and to have rows of `columns` numbers. Tiles of 16 registers are
+ * 5 by 2: ten sums hide a product's latency, and batches of 20 and 50 leave no rows over. */
 static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b, int64_t terms,
                           int64_t many, int64_t columns, REAL *to)
 {
-#define MOST (REGISTERS >= 32 ? 8 : 4) /* lines of a tile, which is two vectors wide */
 #define TILE(rows, vectors)                                                                        \
     NAME(tile)(a + m * a_m, a_k, a_m, b + n, columns, terms, to + m * columns + n, columns, rows,  \
                vectors)
@@ -213,14 +214,15 @@ static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b
     while (columns - n >= (int64_t)LANES) {
         const int two = columns - n >= 2 * (int64_t)LANES;
         for (int64_t m = 0; m < many;) {
-            const int64_t left = many - m;
-            if (two && left >= MOST) {
-                TILE(MOST, 2);
-                m += MOST;
-            } else if (!two && left >= 8) {
-                TILE(8, 1);
+            if (REGISTERS >= 32 && many - m >= 8) {
+                if (two) TILE(8, 2);
+                else TILE(8, 1);
                 m += 8;
-            } else if (left >= 4) {
+            } else if (REGISTERS < 32 && many - m >= 5) {
+                if (two) TILE(5, 2);
+                else TILE(5, 1);
+                m += 5;
+            } else if (many - m >= 4) {
                 if (two) TILE(4, 2);
                 else TILE(4, 1);
                 m += 4;
@@ -233,7 +235,6 @@ static void NAME(product)(const REAL *a, int64_t a_k, int64_t a_m, const REAL *b
         n += (two ? 2 : 1) * (int64_t)LANES;
     }
 #undef TILE
-#undef MOST
     for (int64_t m = 0; n < columns && m < many; m++) {
         REAL sum[LANES] = {0};
         for (int64_t k = 0; k < terms; k++)
