@@ -161,6 +161,7 @@ def test_a_compiled_pass_makes_the_same_steps():
     torch.testing.assert_close(compiled, usual, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:precision is 'bf16', which this processor emulates")
 @pytest.mark.parametrize("method", [None, MENDABA])
 def test_bf16_is_a_plain_loop_under_autocast(method):
     config = replace(EXACT, dtype="float32", precision="bf16", batch_norm=False)
@@ -368,6 +369,7 @@ def on_disk(folder: Path, units=(0.0, 1.0)):
     return streams_from(*parts, classes=3, units=units)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_data_on_disk_train_like_data_in_memory(tmp_path, workers):
     config = single(replace(EXACT, curve_every=0), workers=workers)
