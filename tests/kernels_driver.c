@@ -121,7 +121,7 @@ CHECK(double, double, 1e-11)
         wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, gx, none);                   \
         wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, NULL, to);                   \
         wrong += tokens_backward_##TYPE(s, x, held, g, winners, ties, gx, to);                     \
-        wrong += tokens_forward_##TYPE(s, x, bare, y, NULL, NULL);                                 \
+        wrong += tokens_forward_##TYPE(s, x, bare, y, NULL, NULL, NULL);                           \
         const int64_t sizes[2] = {O, E * K};                                                       \
         REAL *first = calloc((size_t)(sizes[0] * sizes[1]), sizeof(REAL));                         \
         REAL *second = calloc((size_t)(sizes[0] * sizes[1]), sizeof(REAL));                        \
