@@ -31,13 +31,15 @@ class LastCategories:
 
     samples: of all replicas, whose rows follow one another. rows: where those of the present batch
     are. kept: by split; 1 is the lowest category, 0 none, as where a sample was never trained on.
-    in_c: whether C moved the present batch, so that it keeps its categories too.
+    in_c: whether C moved the present batch, so that it keeps its categories too. own: a batch that
+    nobody else needs, which may be moved in place: it is in the cache, and another place is not.
     """
 
     samples: int
     rows: Int64[Tensor, "replica batch"]
     kept: dict[Selection, UInt8[Tensor, "row *feature"]] = field(default_factory=dict)
     in_c: bool = False
+    own: Float[Tensor, "replica batch *feature"] | None = None
 
     def by(self, split: Selection, like: Tensor) -> UInt8[Tensor, "row *feature"]:
         """Those of all samples. like: inputs [replica, batch, *feature]."""

@@ -123,7 +123,7 @@ class Step:
         assert self.site is not None and self.method is not None
         if self._last is None:
             self._last = LastCategories(len(x) * self.samples, self.rows)
-        self._last.rows = self.rows + self._first_rows
+        self._last.rows, self._last.own = self.rows + self._first_rows, x
         self.site.tail.last = self._last
         if self._to_x is None or self._to_x.shape != x.shape or self._to_x.dtype != x.dtype:
             self._to_x = torch.empty_like(x, memory_format=torch.contiguous_format)

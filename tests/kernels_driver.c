@@ -376,6 +376,8 @@ CHECK(double, double, 1e-11)
                 wrong += parts < 2 && TYPE##_far(later[i * F + n], sum); /* with NaN, two */       \
             }                                                                                      \
         }                                                                                          \
+        moved_##TYPE(s, x, kinds, rows, chosen, kind ? sizes : NULL, edges, table, strengths, x);  \
+        wrong += memcmp(x, later, (size_t)(R * B * F) * sizeof(REAL)) != 0;                        \
         free(x), free(map), free(ordered), free(to), free(table), free(chosen), free(sizes);       \
         free(edges), free(strengths), free(rows), free(order), free(kinds), free(later), free(ranks);\
         return (int)wrong;                                                                         \

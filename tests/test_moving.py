@@ -164,6 +164,9 @@ def test_lagged_categories_are_kept_and_move_inputs_as_by_tensors(
     assert not kept[others].any()
     made = batch_of(augmentation, dtype, arms, h, tail)
     assert torch.equal(*made)
+    last.own = own = h.clone()  # moved where it lies
+    in_place = batch_of(augmentation, dtype, arms, own, tail)[0]
+    assert in_place.data_ptr() == own.data_ptr() and torch.equal(in_place, made[0])
     if kind == "nan":
         return
     # As maps that were made just now move them.

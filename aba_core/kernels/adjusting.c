@@ -216,18 +216,18 @@ static void NAME(change)(const int64_t *s, int64_t i, const double *chosen, cons
     for (int64_t c = 0; c < categories; c++) changes[c + 1] = (REAL)(factor * (double)table[member * categories + c]);
 }
 
-/* x plus the change of each feature's category. */
-static void NAME(by_kinds)(const int64_t *s, const REAL *restrict x, const unsigned char *restrict kinds,
-                           const REAL *changes, REAL *restrict to)
+/* The change of each feature's category is added. */
+static void NAME(by_kinds)(const int64_t *s, const unsigned char *restrict kinds, const REAL *restrict changes,
+                           REAL *restrict to)
 {
     const int64_t features = s[FEATURES];
     const REAL lowest = changes[1], second = changes[2], third = s[CATEGORIES] > 2 ? changes[3] : 0;
     if (s[CATEGORIES] > 3)
-        for (int64_t n = 0; n < features; n++) to[n] = x[n] + changes[kinds[n]];
+        for (int64_t n = 0; n < features; n++) to[n] += changes[kinds[n]];
     else
         for (int64_t n = 0; n < features; n++) {
             const WHOLE kind = kinds[n];
-            to[n] = x[n] + (kind == 1 ? lowest : kind == 2 ? second : kind == 3 ? third : 0);
+            to[n] += kind == 1 ? lowest : kind == 2 ? second : kind == 3 ? third : 0;
         }
 }
 
@@ -300,17 +300,18 @@ int NAME(categories)(const int64_t *s, const REAL *restrict map, const int64_t *
     return 0;
 }
 
-/* x moved by categories that were kept, `rows` of a longer list. The rest as above. */
-int NAME(moved)(const int64_t *s, const REAL *restrict x, const unsigned char *kinds, const int64_t *rows,
+/* x moved by categories that were kept, `rows` of a longer list; `to` may be x. The rest as above. */
+int NAME(moved)(const int64_t *s, const REAL *x, const unsigned char *kinds, const int64_t *rows,
                 const double *chosen, const double *magnitudes, const double *edges, const REAL *table,
-                const double *strengths, REAL *restrict to)
+                const double *strengths, REAL *to)
 {
     const int64_t features = s[FEATURES];
     if (s[CATEGORIES] > MOST_CATEGORIES) return TOO_MANY;
     for (int64_t i = 0; i < s[REPLICAS] * s[BATCH]; i++) {
         REAL changes[MOST_CATEGORIES + 1];
         NAME(change)(s, i, chosen, magnitudes, edges, table, strengths, changes);
-        NAME(by_kinds)(s, x + i * features, kinds + rows[i] * features, changes, to + i * features);
+        if (to != x) memcpy(to + i * features, x + i * features, (size_t)features * sizeof(REAL));
+        NAME(by_kinds)(s, kinds + rows[i] * features, changes, to + i * features);
     }
     return 0;
 }

@@ -71,9 +71,11 @@ def moved_by_categories(
     rows: Int64[Tensor, "replica sample"],
     split: Selection,
     drawn: Drawn,
+    in_place: bool = False,
 ) -> Float[Tensor, "replica sample *feature"]:
     """The same by categories that lie in rows of a longer list: 1 is the lowest, 0 is none."""
-    x, to = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    x = x.contiguous()
+    to = x if in_place else torch.empty(x.shape, dtype=x.dtype)
     ready = _ready_for(x, split, drawn)
     _call("moved", x, ready.sizes, categories, rows.contiguous(), *_given(ready, drawn), to)
     return to

@@ -255,6 +255,9 @@ def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
             value != wanted for value, wanted, code in zip(to, expected, codes, strict=True) if code
         ):
             raise Wrong(f"inputs are moved wrongly by kept categories: {[*to]}, {name}")
+        moved(shared, inputs, kinds, rows, *given, inputs)
+        if [*inputs] != [*to]:
+            raise Wrong(f"inputs are moved wrongly in place: {[*inputs]}, {name}")
 
 
 def _check_uniforms(library: ctypes.CDLL) -> None:

@@ -241,8 +241,8 @@ class Augmentation(Method):
         kept = last.by(self.split, h)
         last.in_c = adjusting.applies(h, self.split)
         if last.in_c:
-            drawn = self._drawn(draws, h)
-            return adjusting.moved_by_categories(h, kept, last.rows, self.split, drawn)
+            drawn, own = self._drawn(draws, h), h is last.own
+            return adjusting.moved_by_categories(h, kept, last.rows, self.split, drawn, own)
         changes, magnitude = self.changes(draws, h)
         kinds = kept.index_select(0, last.rows.flatten())
         masks = torch.stack([kinds == kind + 1 for kind in range(self.split.categories)])
