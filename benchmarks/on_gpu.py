@@ -65,9 +65,8 @@ TINY = ["--set", "epochs=1", "--seeds", "2"]
 
 
 def parity(device: str) -> Iterator[Case]:
-    """Triton's kernels at the sizes of the published data; then every method, and every model with
-    every optimiser, in float64 against this machine's CPU. What takes the CPU longest comes last.
-    """
+    """Triton's kernels at the sizes of the published data; then every model with every optimiser,
+    and every method, in float64 against this machine's CPU. What takes that longest comes last."""
     if device == "cuda":
         yield "Triton: small examples", lambda: alike(on_gpu.disagreements(device))
         for features in (784, 3072, on_gpu.MOST_FEATURES):
@@ -84,6 +83,10 @@ def parity(device: str) -> Iterator[Case]:
 
 
 def _compared() -> Iterator[tuple[str, tuple[TrainConfig, Arm]]]:
+    deep = [model for model in MODELS if model.startswith("vgg")]
+    for model in MODELS:
+        if model not in deep:
+            yield from _with_each_optimizer(model)
     for kind in METHODS:
         model = "text_cnn" if kind == "word-dropout" else "small_cnn"
         options = {"size": 5} if kind == "ghost-batch-norm" else {}
@@ -92,13 +95,18 @@ def _compared() -> Iterator[tuple[str, tuple[TrainConfig, Arm]]]:
         norm = model != "text_cnn"
         config = TrainConfig(model=model, optimizer="adam", batch_norm=norm, **PRECISE)
         yield f"method {kind}", (config, arm)
-    for model in sorted(MODELS, key=lambda name: name.startswith("vgg")):
-        steps = {"epochs": 0.2} if model.startswith("vgg") else {}
-        for optimizer in ("sgd", "adam"):
-            for norm in (False, True) if model not in ("linear", "text_cnn") else (False,):
-                changes = {"optimizer": optimizer, "batch_norm": norm, **PRECISE, **steps}
-                name = f"{model}, {optimizer}{', batch norm' * norm}"
-                yield name, (TrainConfig(model=model, **changes), Arm("all", MENDABA))
+    for model in deep:
+        yield from _with_each_optimizer(model, epochs=0.2)
+
+
+def _with_each_optimizer(
+    model: str, **changes: Any
+) -> Iterator[tuple[str, tuple[TrainConfig, Arm]]]:
+    for optimizer in ("sgd", "adam"):
+        for norm in (False, True) if model not in ("linear", "text_cnn") else (False,):
+            fields = {"optimizer": optimizer, "batch_norm": norm, **PRECISE, **changes}
+            name = f"{model}, {optimizer}{', batch norm' * norm}"
+            yield name, (TrainConfig(model=model, **fields), Arm("all", MENDABA))
 
 
 class References:
