@@ -204,8 +204,8 @@ def _check_adjust(library: ctypes.CDLL, name: str, number: Any) -> None:
     """Two replicas of two samples, whose maps have no ties, nothing but ties, and NaN on a cut. By
     cuts and by sign, at once and by categories that are kept."""
     nan, features = math.nan, 75
-    maps: list[list[float]] = [[*range(-30, 45)], [3] * features]
-    maps += [[5, *[nan] * (features - 1)], [*range(features)]]
+    maps: list[list[float]] = [[*range(-30, 45)], [3] * features, [5, *[nan] * (features - 1)]]
+    maps.append([*range(features)])
     ties = [7 * n % features for n in range(features)]
     ranks = sorted(range(features), key=ties.__getitem__)
     x, chosen = _whole(4 * features, 1), (0.1, 0.7, 0.7, 0.1)
