@@ -2,12 +2,12 @@
 the table of benchmarks/README.md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.fused            about 8 minutes
-    OMP_NUM_THREADS=1 python -m benchmarks.fused --quick    one turn of the small ones, prints only
+    OMP_NUM_THREADS=1 python -m benchmarks.fused --quick    one round of the small ones, prints only
 
-Five trainings take turns in one process with one thread. Processor time is counted, so that a busy
-machine disturbs little. Medians of the turns; of ratios, medians and ranges of the turns' own.
-Data loading, initialisation and the first quarter of the steps, in which lagged maps are not there
-yet, are left out.
+Five trainings take turns of a few steps in one process, each in a thread of its own, and processor
+time is counted: a busy machine disturbs all of them alike. Medians of several rounds; of ratios,
+medians and ranges of the rounds' own. Data loading, initialisation and the first quarter of the
+steps, in which lagged maps are not there yet, are left out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -30,6 +32,7 @@ from benchmarks.engine import config
 from benchmarks.workloads import MENDABA, arms, made_up
 
 MARK = "fused and not"
+TURN = 4  # steps
 
 
 class Row(NamedTuple):
@@ -59,27 +62,68 @@ HEAD = (
 )
 
 
-def seconds(data: str, augmentation: Augmentation | None, fused: bool, **changes: object) -> float:
-    """Processor seconds of a model-step."""
+def seconds(
+    data: str, methods: Mapping[str, tuple[Augmentation | None, bool]], **changes: object
+) -> dict[str, float]:
+    """Processor seconds of a model-step of each. methods: an augmentation and whether with kernels,
+    by name."""
     row = ROWS[data]
-    times: list[float] = []
-    with nullcontext() if fused else kernels.unfused():
-        train(
-            config(row.steps, row.batch, model=row.model, **changes),
-            arms(row.replicas, augmentation), [0], "cpu",
-            splits=made_up(row.shape), progress=lambda _: times.append(time.process_time()),
-        )  # fmt: skip
-    warm = len(times) // 4
-    return (times[-1] - times[warm]) / (len(times) - 1 - warm) / row.replicas
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    failed: list[BaseException] = []
+    waiting, change = deque(methods), threading.Condition()  # the first one's turn
+
+    def take_turn(name: str) -> None:
+        with change:
+            change.wait_for(lambda: waiting[0] == name)
+
+    def run(name: str, augmentation: Augmentation | None, fused: bool) -> None:
+        def stepped(_: int) -> None:
+            times[name].append(time.thread_time())
+            if len(times[name]) % TURN == 0:
+                with change:
+                    waiting.rotate(-1)
+                    change.notify_all()
+                take_turn(name)
+
+        take_turn(name)
+        torch.set_num_threads(1)  # each thread has a number of its own
+        try:
+            with nullcontext() if fused else kernels.unfused():
+                train(
+                    config(row.steps, row.batch, model=row.model, **changes),
+                    arms(row.replicas, augmentation), [0], "cpu",
+                    splits=made_up(row.shape), progress=stepped,
+                )  # fmt: skip
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            with change:
+                waiting.remove(name)
+                change.notify_all()
+
+    threads = [threading.Thread(target=run, args=(name, *how)) for name, how in methods.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    found = {}
+    for name, ends in times.items():
+        warm = len(ends) // 4
+        found[name] = (ends[-1] - ends[warm]) / (len(ends) - 1 - warm) / row.replicas
+    return found
 
 
 def line(data: str, turns: int, without: bool) -> str:
     """A row of the table. without: whether the engine without kernels is measured too."""
-    found: dict[tuple[str, bool], list[float]] = {}
+    methods = {name: (method, True) for name, method in METHODS.items()}
+    plain = {name: f"{name} without" for name in ("vanilla", "MendABA") if without}
+    methods |= {other: (METHODS[name], False) for name, other in plain.items()}
+    found: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(turns):
-        for name, method in METHODS.items():
-            for fused in (True, False) if without and name != "lagged" else (True,):
-                found.setdefault((name, fused), []).append(seconds(data, method, fused))
+        for name, spent in seconds(data, methods).items():
+            found[name].append(spent)
 
     def ratio(one: Sequence[float], other: Sequence[float]) -> str:
         ratios = [a / b for a, b in zip(one, other, strict=True)]
@@ -88,14 +132,13 @@ def line(data: str, turns: int, without: bool) -> str:
     row = ROWS[data]
     cells = [data, str(row.batch), str(row.replicas)]
     for name in ("vanilla", "MendABA"):
-        mine, plain = found[name, True], found.get((name, False), [])
+        mine, other = found[name], found.get(plain.get(name, ""), [])
         cells += [
-            f"{1e3 * statistics.median(plain):.3f}" if plain else "",
+            f"{1e3 * statistics.median(other):.3f}" if other else "",
             f"{1e3 * statistics.median(mine):.3f}",
-            ratio(plain, mine) if plain else "",
+            ratio(other, mine) if other else "",
         ]
-    vanilla = found["vanilla", True]
-    cells += [ratio(found[name, True], vanilla) for name in ("MendABA", "lagged")]
+    cells += [ratio(found[name], found["vanilla"]) for name in ("MendABA", "lagged")]
     return f"| {' | '.join(cells)} |"
 
 
@@ -124,7 +167,7 @@ def main() -> None:
         said = (
             f"Measured on {time.strftime('%Y-%m-%d')}: {tables.cpu_name()}, one thread, {load} "
             f"when it began; kernels {status.why}; torch {torch.__version__}; medians of "
-            f"{chosen.turns} turns, ranges in brackets.\n"
+            f"{chosen.turns} rounds, ranges in brackets.\n"
         )
         tables.write_between_marks(tables.README, MARK, "\n".join([said, *lines]))
 
