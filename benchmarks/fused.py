@@ -62,9 +62,7 @@ HEAD = (
 )
 
 
-def seconds(
-    data: str, methods: Mapping[str, tuple[Augmentation | None, bool]], **changes: object
-) -> dict[str, float]:
+def seconds(data: str, methods: Mapping[str, tuple[Augmentation | None, bool]]) -> dict[str, float]:
     """Processor seconds of a model-step of each. methods: an augmentation and whether with kernels,
     by name."""
     row = ROWS[data]
@@ -90,7 +88,7 @@ def seconds(
         try:
             with nullcontext() if fused else kernels.unfused():
                 train(
-                    config(row.steps, row.batch, model=row.model, **changes),
+                    config(row.steps, row.batch, model=row.model),
                     arms(row.replicas, augmentation), [0], "cpu",
                     splits=made_up(row.shape), progress=stepped,
                 )  # fmt: skip
